@@ -1,0 +1,13 @@
+"""Dense training: every weight is active. The reference that the others are held against."""
+
+from __future__ import annotations
+
+from baselines.method import Method
+
+
+class Dense(Method):
+    """No mask at all; the requested sparsity is taken as 0."""
+
+    name = "dense"
+    family = "dense"
+    paper = "-"

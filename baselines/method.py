@@ -1,0 +1,109 @@
+"""Method: how a training becomes sparse. One file a method, found by being in this folder.
+
+A method knows the network only as a `SparseModel` and the run only as a `Plan`. Each hook does
+nothing by default, and a method that does nothing is dense training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+import baselines
+from baselines.errors import unknown
+from baselines.sparse_model import SparseModel
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method may know of the run it is part of.
+
+    Attributes:
+        sparsity: requested, over the prunable weights, in [0, 1).
+        seed: for whatever the method draws at random; equal on all ranks.
+    """
+
+    sparsity: float
+    epochs: int
+    steps_per_epoch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """A method's knobs. Each method that has any defines its own subclass."""
+
+
+class Method:
+    """Base class. Subclasses set `name`, `family`, `paper` and override hooks.
+
+    Hooks are called in the order in which they stand here. Masks must come out equal on all
+    ranks: decide them from `plan.seed`, or from quantities that are equal on all ranks (weights, and
+    gradients once DDP has averaged them).
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    options: ClassVar[type[Options]] = Options
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        self.plan = plan
+        self.opt: Any = self.options() if options is None else options
+
+    def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
+        """Once, before the first step of a fresh run (not of a resumed one).
+
+        Args:
+            batches: makes an iterator over training batches (inputs, labels) on the device.
+        """
+
+    def before_epoch(self, net: SparseModel, epoch: int) -> None:
+        """Before the first step of each epoch (from 0)."""
+
+    def after_backward(self, net: SparseModel, step: int) -> bool:
+        """Sees dense gradients. Returning True replaces this step's update."""
+        return False
+
+    def after_step(self, net: SparseModel, step: int) -> None:
+        """After each update. Steps are counted from 0 over the whole run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides masks: tensors, numbers, strings, lists, dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name, in alphabetical order."""
+    for module in pkgutil.iter_modules(baselines.__path__):
+        importlib.import_module(f"baselines.{module.name}")
+    found = {cls.name: cls for cls in _subclasses(Method) if "name" in vars(cls)}
+    return dict(sorted(found.items()))
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        UserError: there is none; the text lists the known ones and the nearest.
+    """
+    known = methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]
+
+
+def _subclasses(cls: type[Method]) -> Iterable[type[Method]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)

@@ -1,0 +1,109 @@
+"""Which weights of a model can be pruned."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedTensorMixin
+
+from baselines.errors import UserError
+
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's module inside DDP, DataParallel and torch.compile wrappers."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            inner = model.module
+        else:  # torch.compile's wrapper; its class is not named, for importing it takes a second
+            inner = getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def all_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All Conv, Linear and attention weights by parameter name, shared ones once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, module, attribute in _slots(model):
+        weight = getattr(module, attribute)
+        if weight is not None:
+            found.setdefault(id(weight), (name, weight))
+    return dict(found.values())
+
+
+def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+    """Those of `all_weights` that are trained and not excluded, checked for what is not handled.
+
+    Args:
+        exclude: glob patterns over parameter names, with or without a closing ".weight".
+
+    Raises:
+        UserError: nothing is left, a pattern matches nothing, or a weight is shared with a module
+            of another kind, computed by a parametrization, sharded or of another special
+            kind, not yet initialised, or not laid out densely in memory.
+    """
+    weights = all_weights(model)
+    excluded: set[str] = set()
+    for pattern in exclude:
+        matches = {name for name in weights if _matches(name, pattern)}
+        if not matches:
+            raise UserError(f"exclude: {pattern!r} matches none of {', '.join(weights)}.")
+        excluded |= matches
+    chosen = {
+        name: _checked(name, weight)
+        for name, weight in weights.items()
+        if name not in excluded and (weight.requires_grad or not weight.is_leaf)
+    }
+    if not chosen:
+        raise UserError("nothing to prune: no trained Conv or Linear weight that is not excluded.")
+    _check_sharing(model, chosen)
+    return chosen
+
+
+def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Where prunable weights may stand: parameter name, module, attribute."""
+    for path, module in model.named_modules():
+        attributes: tuple[str, ...] = ()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            attributes = ("weight",)
+        elif isinstance(module, nn.MultiheadAttention):
+            attributes = _ATTENTION
+        for attribute in attributes:
+            yield f"{path}.{attribute}" if path else attribute, module, attribute
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
+
+
+def _checked(name: str, weight: Tensor) -> nn.Parameter:
+    if isinstance(weight, UninitializedTensorMixin):
+        raise UserError(f"{name} is not initialised yet: run a batch through the model first.")
+    if not isinstance(weight, nn.Parameter):
+        raise UserError(f"{name} is computed by a parametrization: remove or exclude it.")
+    if type(weight.data) is not Tensor:
+        raise UserError(f"{name} is a {type(weight.data).__name__}: exclude it.")
+    if not weight.is_floating_point():
+        raise UserError(f"{name} is of type {weight.dtype}, not a floating-point type: exclude it.")
+    if torch.empty_like(weight).stride() != weight.stride():
+        raise UserError(f"{name} does not lie densely in memory: make it contiguous.")
+    return weight
+
+
+def _check_sharing(model: nn.Module, chosen: dict[str, nn.Parameter]) -> None:
+    slots = {(id(module), attribute) for _, module, attribute in _slots(model)}
+    names = {id(weight): name for name, weight in chosen.items()}
+    for path, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            name = names.get(id(parameter))
+            if name is not None and (id(module), attribute) not in slots:
+                raise UserError(
+                    f"{name} is shared with {path}.{attribute} of a {type(module).__name__}, "
+                    f"which would be pruned too: exclude {name!r}."
+                )

@@ -1,0 +1,41 @@
+"""Random pruning at initialisation: a mask drawn at random, kept for the whole training.
+
+Liu et al. 2022 (arXiv 2202.02643), Gadhikar et al. 2023 (arXiv 2210.02412). The paper's "Random"
+row has balanced densities, so they are the default here.
+
+Differs from the published codes: each layer keeps an exact number of weights (they draw each
+weight independently), and the densities are solved exactly, so that the network has the requested
+sparsity to the weight (theirs come out sparser than asked for; see `baselines.density`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from baselines.density import layer_counts, random_mask
+from baselines.method import Batches, Method, Options
+from baselines.sparse_model import SparseModel
+
+
+@dataclass(frozen=True)
+class RandomOptions(Options):
+    density: Literal["balanced", "erk", "uniform"] = "balanced"
+    """How many weights each layer keeps."""
+
+
+class Random(Method):
+    """A fixed random mask."""
+
+    name = "random"
+    family = "pruning at initialisation"
+    paper = "Liu et al. 2022; Gadhikar et al. 2023"
+    options = RandomOptions
+
+    def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
+        shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
+        counts = layer_counts(self.opt.density, shapes, self.plan.sparsity)
+        net.set_masks(
+            {name: random_mask(shapes[name], k, self.plan.seed, name) for name, k in counts.items()}
+        )

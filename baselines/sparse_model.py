@@ -1,0 +1,408 @@
+"""SparseModel: the prunable weights of any nn.Module, their masks, and what is stepped for them.
+
+The model stays plain: no layer is replaced and nothing is added to the forward pass. By the
+chain rule all work can be done around `optimizer.step()`:
+
+    before the step   g = weight.grad, gathered at the active positions
+                      storage.pull_back(g) becomes the gradient of the latents
+                      the optimizer is shown the latents in place of the weights
+    after it          weight ← storage.merge(latents), scattered to the active positions
+                      the optimizer is shown the model's own weights again
+
+So latents and their optimizer state exist only where the mask is one, masked weights are zero at
+all times, `weight.grad` is the dense gradient (averaged over ranks by DDP), and between steps
+model and optimizer look as they do in any PyTorch program: `zero_grad`, gradient clipping,
+GradScaler, autocast, DDP and torch.compile need no change.
+
+Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RMSprop, Lion, …).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from baselines.errors import UserError
+from baselines.prunable import all_weights, prunable_weights, unwrap
+from baselines.storage import Plain, Storage
+
+
+@dataclass(eq=False)
+class Layer:
+    """One prunable weight tensor.
+
+    Attributes:
+        mask: True at the active positions, of the weight's shape; None where all are.
+        index: offsets in memory of the active positions, in row-major order; None with the mask.
+        latents: what is stepped: vectors over the active positions, or of the weight's shape
+            where all are. The weight itself where the storage is the identity and all are.
+    """
+
+    name: str
+    weight: nn.Parameter
+    mask: Tensor | None = None
+    index: Tensor | None = None
+    latents: tuple[nn.Parameter, ...] = ()
+
+    @property
+    def nnz(self) -> int:
+        return self.weight.numel() if self.index is None else self.index.numel()
+
+    @property
+    def in_place(self) -> bool:
+        return self.latents[0] is self.weight
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Entries of a tensor of the weight's shape at the active positions."""
+        if self.index is None:
+            return dense
+        if dense.stride() != self.weight.stride():
+            dense = torch.empty_like(self.weight, dtype=dense.dtype).copy_(dense)
+        return _in_memory_order(dense).index_select(0, self.index)
+
+    def scatter(self, values: Tensor, dense: Tensor) -> Tensor:
+        """Writes values at the active positions into a tensor laid out like the weight."""
+        if self.index is None:
+            return dense.copy_(values)
+        _in_memory_order(dense).index_copy_(0, self.index, values)
+        return dense
+
+    def with_mask(self, mask: Tensor | None) -> Layer:
+        """The layer under another mask, its latents still to be made."""
+        if mask is None or bool(mask.all()):
+            return Layer(self.name, self.weight)
+        mask = mask.to(self.weight.device, torch.bool, copy=True)
+        offsets = torch.empty_like(self.weight, dtype=torch.int64)
+        _in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
+        return Layer(self.name, self.weight, mask, offsets[mask])
+
+
+class SparseModel:
+    """Masks and latents for the prunable weights of a model.
+
+    Prunable are the weights of all Conv1d/2d/3d and Linear modules and the input projections of
+    nn.MultiheadAttention that require a gradient, except those excluded. Prunable modules that
+    share a weight count as one layer.
+
+    Args:
+        model: any module, before or after it is wrapped by DDP or torch.compile; on its final
+            device and in its final memory format.
+        storage: what the optimizer steps on; `Plain()`, the weights themselves, by default.
+        exclude: glob patterns over parameter names (`"*head*"`) of weights that stay dense.
+
+    Raises:
+        UserError: nothing is prunable, a pattern matches nothing, or a weight cannot be handled
+            (see `prunable_weights`).
+    """
+
+    def __init__(
+        self, model: nn.Module, storage: Storage | None = None, exclude: Iterable[str] = ()
+    ) -> None:
+        self.model = unwrap(model)
+        self.storage = Plain() if storage is None else storage
+        weights = prunable_weights(self.model, exclude)
+        self.layers = {name: Layer(name, weight) for name, weight in weights.items()}
+        self._optimizer: Optimizer | None = None
+        self._handles: list[Any] = []
+        with torch.no_grad():
+            for layer in self:
+                self._make_latents(layer, self.storage.split([layer.weight.detach()]))
+
+    # ---- looking
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers.values())
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Effective weights by name; zero where masked."""
+        return {layer.name: layer.weight for layer in self}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean masks by name, True where active."""
+        return {
+            layer.name: torch.ones_like(layer.weight, dtype=torch.bool)
+            if layer.mask is None
+            else layer.mask
+            for layer in self
+        }
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return {layer.name: layer.weight.shape for layer in self}
+
+    @property
+    def nnz(self) -> int:
+        """Number of active weights."""
+        return sum(layer.nnz for layer in self)
+
+    @property
+    def numel(self) -> int:
+        """Number of prunable weights."""
+        return sum(layer.weight.numel() for layer in self)
+
+    def sparsity(self) -> float:
+        """Fraction of the prunable weights that are exactly zero, counted in the weights."""
+        return _fraction_of_zeros(self.weights.values())
+
+    def sparsity_all(self) -> float:
+        """The same over all Conv and Linear weights, excluded and frozen ones too."""
+        return _fraction_of_zeros(all_weights(self.model).values())
+
+    # ---- changing
+
+    @torch.no_grad()
+    def set_masks(self, masks: Mapping[str, Tensor | None]) -> None:
+        """Changes the masks of the named layers (None: all active).
+
+        Weights that stay keep their latents and optimizer state to the bit. Weights that go
+        become zero. Weights that come start at zero, with the latents that the storage gives to a
+        zero and with cleared optimizer state.
+
+        Raises:
+            UserError: an unknown layer, or a mask of another shape. Nothing is changed then.
+        """
+        for name, mask in masks.items():
+            self._check(name, mask)
+        for name, mask in masks.items():
+            self._set_mask(self.layers[name], mask)
+
+    @torch.no_grad()
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets effective weights (masked positions stay zero). Optimizer state is kept.
+
+        Raises:
+            UserError: an unknown layer, or a tensor of another shape. Nothing is changed then.
+        """
+        for name, value in weights.items():
+            self._check(name, value)
+        for name, value in weights.items():
+            layer = self.layers[name]
+            layer.weight.copy_(value)
+            if layer.mask is not None:
+                layer.weight.mul_(layer.mask)
+        self._split_again([self.layers[name] for name in weights])
+
+    @torch.no_grad()
+    def rescale(self, reset_state: bool = False) -> None:
+        """Splits the effective weights afresh: Product's β is set again, θ does not change.
+
+        Args:
+            reset_state: also clear the latents' optimizer state. The paper's listing keeps it.
+        """
+        self._split_again(self._stepped)
+        if reset_state and self._optimizer is not None:
+            for layer in self._stepped:
+                for latent in layer.latents:
+                    self._optimizer.state.pop(latent, None)
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Zeroes gradients where masked. Call it before clipping by a norm; else not needed."""
+        for layer in self:
+            if layer.mask is not None and layer.weight.grad is not None:
+                layer.weight.grad.mul_(layer.mask)
+
+    # ---- stepping
+
+    def attach(self, optimizer: Optimizer) -> SparseModel:
+        """Makes every step of the optimizer a step on the latents.
+
+        State that the optimizer holds already is taken over with `Plain`, else dropped.
+
+        Raises:
+            UserError: the optimizer lacks a prunable weight, or one is attached already.
+        """
+        if self._optimizer is not None:
+            raise UserError("an optimizer is attached already; detach() it first.")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [layer.name for layer in self if id(layer.weight) not in held]
+        if missing:
+            raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+        self._optimizer = optimizer
+        for layer in self._stepped:
+            state = optimizer.state.pop(layer.weight, {})
+            if self.storage.is_identity:
+                dense = Layer(layer.name, layer.weight)
+                optimizer.state[layer.latents[0]] = _moved(state, layer.weight, dense, layer)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_pre_hook(self._show_latents),
+            optimizer.register_state_dict_post_hook(self._show_weights),
+            optimizer.register_load_state_dict_pre_hook(self._show_latents),
+            optimizer.register_load_state_dict_post_hook(self._show_weights),
+        ]
+        return self
+
+    def detach(self) -> nn.Module:
+        """Takes the hooks off and drops the latents' optimizer state.
+
+        Returns:
+            The plain model: its weights are the sparse network, θ = S ⊙ m ⊙ w for Product.
+        """
+        for handle in self._handles:
+            handle.remove()
+        if self._optimizer is not None:
+            for layer in self._stepped:
+                for latent in layer.latents:
+                    self._optimizer.state.pop(latent, None)
+        self._optimizer, self._handles = None, []
+        return self.model
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
+            raise UserError("SparseModel cannot serve optimizer.step(closure).")
+        layers = [layer for layer in self._stepped if layer.weight.grad is not None]
+        if layers:
+            grads = [_gather_grad(layer) for layer in layers]
+            latents = _latents(layers)
+            for tensors, parts in zip(
+                latents, self.storage.pull_back(grads, latents), strict=True
+            ):
+                for latent, grad in zip(tensors, parts, strict=True):
+                    latent.grad = grad
+        self._show_latents(optimizer)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._show_weights(optimizer)
+        self._push(self._stepped)
+        for layer in self._stepped:
+            for latent in layer.latents:
+                latent.grad = None
+
+    @property
+    def _stepped(self) -> list[Layer]:
+        """The layers whose latents are not simply their weights."""
+        return [layer for layer in self if not layer.in_place]
+
+    def _show_latents(self, optimizer: Optimizer, *_: Any) -> None:
+        _replace(optimizer, {id(layer.weight): layer.latents for layer in self._stepped})
+
+    def _show_weights(self, optimizer: Optimizer, *_: Any) -> None:
+        shown: dict[int, tuple[nn.Parameter, ...]] = {}
+        for layer in self._stepped:
+            first, *rest = layer.latents
+            shown |= {id(first): (layer.weight,), **{id(latent): () for latent in rest}}
+        _replace(optimizer, shown)
+
+    # ---- keeping
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and latents. With the model's and the optimizer's own, all there is to resume."""
+        return {
+            "masks": {layer.name: layer.mask for layer in self},
+            "latents": {
+                layer.name: [latent.detach() for latent in layer.latents]
+                for layer in self._stepped
+            },
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The reverse. Load the model's own before this one, and the optimizer's after it."""
+        self.set_masks(state["masks"])
+        for layer in self._stepped:
+            saved = state["latents"][layer.name]
+            torch._foreach_copy_(list(layer.latents), saved)
+        self._push(self._stepped)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no optimizer: hooks belong to the one that they were registered with."""
+        return {**self.__dict__, "_optimizer": None, "_handles": []}
+
+    # ---- bookkeeping of the latents, here and nowhere else
+
+    def _check(self, name: str, tensor: Tensor | None) -> None:
+        if name not in self.layers:
+            raise UserError(f"no prunable layer {name!r}; there are {', '.join(self.layers)}.")
+        shape = tuple(self.layers[name].weight.shape)
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise UserError(f"{name} has shape {shape}, not {tuple(tensor.shape)}.")
+
+    def _make_latents(self, layer: Layer, parts: tuple[Any, ...]) -> None:
+        if self.storage.is_identity and layer.mask is None:
+            layer.latents = (layer.weight,)
+        else:
+            layer.latents = tuple(nn.Parameter(part) for (part,) in parts)
+
+    def _set_mask(self, old: Layer, mask: Tensor | None) -> None:
+        """Re-indexes latents and their optimizer state: spread out dense, gathered again."""
+        new = old.with_mask(mask)
+        zeros = self.storage.split([torch.zeros_like(old.weight)])
+        dense = [
+            old.scatter(latent.detach(), zero)
+            for latent, (zero,) in zip(old.latents, zeros, strict=True)
+        ]
+        self._make_latents(new, tuple([new.gather(latent).clone()] for latent in dense))
+        if self._optimizer is not None:
+            states = [self._optimizer.state.pop(latent, {}) for latent in old.latents]
+            for before, after, state in zip(old.latents, new.latents, states, strict=True):
+                if state:
+                    self._optimizer.state[after] = _moved(state, before, old, new)
+        if new.mask is not None:
+            new.weight.mul_(new.mask)
+        self.layers[new.name] = new
+
+    def _split_again(self, layers: list[Layer]) -> None:
+        if not layers:
+            return
+        parts = self.storage.split([layer.gather(layer.weight) for layer in layers])
+        for latents, values in zip(_latents(layers), parts, strict=True):
+            torch._foreach_copy_(latents, list(values))
+        self._push(layers)
+
+    def _push(self, layers: list[Layer]) -> None:
+        """Writes the merged latents to the weights."""
+        if layers:
+            for layer, value in zip(layers, self.storage.merge(_latents(layers)), strict=True):
+                layer.scatter(value, layer.weight)
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """A dense tensor of any layout (channels_last, say) as the vector that lies in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:
+    """A list a latent, with an entry a layer."""
+    return tuple(map(list, zip(*(layer.latents for layer in layers), strict=True)))
+
+
+def _gather_grad(layer: Layer) -> Tensor:
+    grad = layer.weight.grad
+    assert grad is not None
+    if layer.latents[0].device != layer.weight.device:
+        raise UserError("the model was moved after SparseModel was made; move it before.")
+    return layer.gather(grad)
+
+
+def _moved(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer) -> dict[str, Any]:
+    """Optimizer state of a latent after a change of mask: zero for weights that come."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != latent.shape:
+            return value
+        dense = torch.zeros_like(old.weight, dtype=value.dtype)
+        return new.gather(old.scatter(value, dense))
+
+    return {key: move(value) for key, value in state.items()}
+
+
+def _replace(optimizer: Optimizer, by: Mapping[int, tuple[nn.Parameter, ...]]) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
+
+
+def _fraction_of_zeros(tensors: Iterable[Tensor]) -> float:
+    tensors = list(tensors)
+    nonzero = sum(int(tensor.count_nonzero()) for tensor in tensors)
+    return 1 - nonzero / sum(tensor.numel() for tensor in tensors)

@@ -1,0 +1,1 @@
+"""From the description of a run to a finished run, anywhere."""

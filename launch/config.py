@@ -1,0 +1,237 @@
+"""The description of a run: frozen dataclasses, and the name of its folder.
+
+`Recipe` holds what all methods of a comparison share, `Run` one run's choices, `Machine` what has
+no influence on its result. Every field is a command-line flag of the same name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from baselines.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from baselines.method import Options
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """Settings of Sign-In (the paper's Table 7); without effect on runs that do not use it."""
+
+    beta: float = 1.0
+    """Inner scaling β = m² − w² that a rescale sets."""
+    rescale_period: int = 1
+    """Rescale every p epochs; 0: never, which is plain m ⊙ w. The paper does not state its p."""
+    rescale_until: float = 0.5
+    """T₂ as a fraction of the epochs: no rescale from there on."""
+    frobenius_decay: float = 1e-4
+    """λ of the decay on θ = m ⊙ w, in the convention of weight decay (λθ joins the gradient)."""
+    sign_in_weight_decay: float = 0.0
+    """Weight decay of a Sign-In run, in place of the recipe's."""
+    sign_in_decay_scope: Literal["all", "factors"] = "all"
+    """What that replaces: the decay of all parameters, or of the factors m and w only."""
+    rescale_resets_state: bool = False
+    """Clear the factors' momentum at a rescale. The paper's listing keeps it."""
+
+    def __post_init__(self) -> None:
+        _positive(beta=self.beta)
+        _not_negative(
+            rescale_period=self.rescale_period,
+            frobenius_decay=self.frobenius_decay,
+            sign_in_weight_decay=self.sign_in_weight_decay,
+        )
+        _in_unit(rescale_until=self.rescale_until)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods of one comparison share. The defaults are those of the digits recipe."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, or a folder DIR with DIR/train/<class>/ and DIR/{val,test}/<class>/."""
+    model: str = "digits-cnn"
+    """One of the suite's models, or any model of timm by name."""
+    image_size: int = 8
+    """Side of the images in pixels. Sets of up to 64 pixels are held on the device."""
+    crop_padding: int = 0
+    """Random crops after padding by so many pixels (sets held on the device)."""
+    flip: bool = False
+    """Random horizontal flips."""
+    epochs: int = 30
+    """Length of the training; every schedule scales with it."""
+    batch_size: int = 64
+    """Over all ranks together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """What steps the weights, or the factors."""
+    lr: float = 0.2
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Of SGD."""
+    nesterov: bool = False
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    """On what the optimizer steps."""
+    decay_norm_and_bias: bool = True
+    """Weight decay also on parameters of one dimension."""
+    warmup: float = 0.2
+    """Fraction of the steps in which the triangular learning rate rises."""
+    lr_start: float = 0.2
+    """Its first value, as a fraction of the peak."""
+    label_smoothing: float = 0.0
+    """Of the cross entropy."""
+    clip_norm: float = 0.0
+    """Clip the gradient to this norm, masked entries not counted; 0: do not."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast."""
+    channels_last: bool = False
+    """Memory format of model and images."""
+    sign_in: SignIn = field(default_factory=SignIn)
+
+    def __post_init__(self) -> None:
+        _positive(
+            image_size=self.image_size, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr
+        )
+        _not_negative(
+            crop_padding=self.crop_padding,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+        _in_unit(
+            warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
+        )
+        if self.nesterov and self.momentum == 0:
+            raise UserError("nesterov needs a momentum above 0.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. Equal runs share a folder; a run that differs in any field has another one."""
+
+    recipe: str
+    method: str
+    options: Options
+    settings: Recipe
+    sparsity: float = 0.9
+    """Fraction of the prunable weights that end at zero, in [0, 1)."""
+    sign_in: bool = False
+    """Train with the re-parameterisation θ = m ⊙ w."""
+    seed: int = 0
+    """Of initialisation, masks, data order and augmentation."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of parameter names that stay dense."""
+    keep_epochs: tuple[int, ...] = ()
+    """Snapshots after these epochs, besides 0, the warm-up's end and the last."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, not {self.seed}.")
+        beyond = [e for e in self.keep_epochs if not 0 <= e <= self.settings.epochs]
+        if beyond:
+            raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {self.settings.epochs}.")
+
+    @classmethod
+    def make(cls, recipe: str, method: str, **choices: Any) -> Run:
+        """A run from names and any fields of Run, Recipe, SignIn and the method's options.
+
+        Raises:
+            UserError: an unknown name or field, or a value that is not allowed.
+        """
+        from baselines.method import find_method
+        from launch.recipes import find_recipe
+
+        settings, options = find_recipe(recipe), find_method(method).options()
+        if method == "dense":
+            choices["sparsity"] = 0.0
+        homes: list[Any] = [options, settings.sign_in, settings]
+        for i, home in enumerate(homes):
+            names = {f.name for f in dataclasses.fields(home)} - {"sign_in"}
+            mine = {key: choices.pop(key) for key in names & choices.keys()}
+            homes[i] = dataclasses.replace(home, **mine)
+        options, sign_in, settings = homes
+        settings = dataclasses.replace(settings, sign_in=sign_in)
+        own = {f.name for f in dataclasses.fields(cls)} - {"options", "settings"}
+        for key in choices.keys() - own:
+            known = own | {f.name for home in homes for f in dataclasses.fields(home)}
+            raise unknown("field", key, known)
+        return cls(recipe, method, options, settings, **choices)
+
+    def differences(self) -> dict[str, Any]:
+        """Every field that is not at its class default, by dotted name.
+
+        What this leaves out may be added to the classes later without a change to any run's name.
+        """
+        found = {"recipe": self.recipe, "method": self.method}
+        found |= _differences(self.options, type(self.options)(), "options.")
+        found |= _differences(self.settings, Recipe(), "settings.", leave=("sign_in",))
+        if self.sign_in:
+            found |= _differences(self.settings.sign_in, SignIn(), "settings.sign_in.")
+        for spec in dataclasses.fields(self):
+            if spec.default is not dataclasses.MISSING and getattr(self, spec.name) != spec.default:
+                found[spec.name] = getattr(self, spec.name)
+        return found
+
+    @property
+    def name(self) -> str:
+        """The folder's name: readable, and unique by a hash of `differences`."""
+        text = json.dumps(self.differences(), sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        sign_in = "-signin" if self.sign_in else ""
+        sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
+        return f"{self.recipe}-{self.method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens; none of it is part of the run's identity."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    data_dir: Path = Path("data")
+    """Where data sets are looked for and downloaded to."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N. auto is a GPU where there is one."""
+    workers: int = 4
+    """Processes (or threads) that read image files, a rank."""
+    threads: int = 0
+    """CPU threads of the computation; 0: as many as torch takes."""
+    compile: bool = False
+    """torch.compile the model."""
+
+    def __post_init__(self) -> None:
+        _not_negative(workers=self.workers, threads=self.threads)
+
+
+def _differences(
+    value: Any, default: Any, prefix: str, leave: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {
+        prefix + spec.name: getattr(value, spec.name)
+        for spec in dataclasses.fields(value)
+        if spec.name not in leave and getattr(value, spec.name) != getattr(default, spec.name)
+    }
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{name} must be positive, not {value}.")
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise UserError(f"{name} must not be negative, not {value}.")
+
+
+def _in_unit(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} must be in [0, 1], not {value}.")

@@ -1,0 +1,408 @@
+"""Data: batches whose order and augmentation are functions of (seed, epoch) alone.
+
+Small images are held as one uint8 tensor on the training device, with crops and flips done a
+batch at a time there (`Resident`); larger ones stream from an image folder (`Streamed`). Both
+give each rank its slice of one global order, so that the ranks' batches together are the batch
+that a single process sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.errors import UserError
+from launch.config import Recipe
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8, labels (N,)
+
+RESIDENT_MAX_SIZE = 64
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Batches(Protocol):
+    """One split. Batches are (normalised float images (B, C, H, W), labels (B,)) on the device."""
+
+    def __len__(self) -> int:
+        """Batches an epoch, on this rank."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    train: Batches
+    test: Batches
+    classes: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch is this rank's."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        return batch.tensor_split(self.world)[self.rank]
+
+
+def load_data(
+    recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    """Both splits of the recipe's data.
+
+    Args:
+        root: where data sets lie, or are downloaded to.
+        workers: processes (streamed) or threads (resident, while loading) that decode images.
+
+    Raises:
+        UserError: missing or empty folders, classes without images, unreadable images, or a
+            training set smaller than one batch.
+    """
+    if recipe.batch_size % share.world:
+        raise UserError(
+            f"batch_size {recipe.batch_size} does not divide over {share.world} ranks."
+        )
+    builtin = recipe.data in _BUILTIN
+    if builtin or recipe.image_size <= RESIDENT_MAX_SIZE:
+        return _resident(recipe, root, device, seed, share, workers)
+    return _streamed(recipe, _folder(recipe.data, root), device, seed, share, workers)
+
+
+# ---- sets that are held on the device
+
+
+class Resident:
+    """A split held as one uint8 tensor on the device.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        padding, flip: augmentation; 0 and False for a test set.
+        shuffle: a training split: shuffled, incomplete last batch dropped.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+        seed: int = 0,
+        share: Share | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        shuffle: bool = False,
+    ) -> None:
+        padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        self._pixels = torch.from_numpy(padded).to(device)
+        self._labels = torch.from_numpy(labels).long().to(device)
+        self._size = images.shape[1]
+        self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
+        self._padding, self._flip, self._shuffle = padding, flip, shuffle
+        # (x/255 − mean)/std as one multiplication and one addition
+        self._scale = (1 / (255 * std)).view(-1, 1, 1).to(device)
+        self._shift = (-mean / std).view(-1, 1, 1).to(device)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._labels), self._batch_size)
+        return full if self._shuffle else full + (rest > 0)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        n, device = len(self._labels), self._labels.device
+        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
+        order = torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
+        corner = torch.randint(2 * self._padding + 1, (n, 2), generator=generator)
+        mirror = torch.randint(2, (n,), generator=generator, dtype=torch.bool) & self._flip
+        order, corner, mirror = order.to(device), corner.to(device), mirror.to(device)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            at = self._share.of(torch.arange(start, min(start + self._batch_size, n)))
+            part = slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
+            yield self._batch(order[part], corner[part], mirror[part])
+
+    def _batch(self, index: Tensor, corner: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self._pixels
+        if self._padding or self._flip:
+            _, height, width, channels = pixels.shape
+            along = torch.arange(self._size, device=index.device)
+            rows = corner[:, :1] + along
+            columns = corner[:, 1:] + torch.where(mirror[:, None], self._size - 1 - along, along)
+            at = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+            images = pixels.view(-1, channels).index_select(0, at.flatten())
+            images = images.view(*at.shape, channels)
+        else:
+            images = pixels.index_select(0, index)
+        x = images.permute(0, 3, 1, 2).to(torch.float32)
+        return x.mul_(self._scale).add_(self._shift), self._labels.index_select(0, index)
+
+
+def _resident(
+    recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    train, test, classes = _load_arrays(recipe.data, root, recipe.image_size, workers)
+    if len(train[1]) < recipe.batch_size:
+        raise UserError(
+            f"batch_size {recipe.batch_size} is above the {len(train[1])} training images."
+        )
+    pixels = torch.from_numpy(train[0]).flatten(0, 2)
+    std, mean = torch.std_mean(pixels[:: max(1, len(pixels) // 10_000_000)].double() / 255, 0)
+    make = partial(
+        Resident,
+        mean=mean.float(),
+        std=std.float().clamp_min(1e-6),
+        device=device,
+        batch_size=recipe.batch_size,
+        share=share,
+    )
+    return Data(
+        make(*train, seed=seed, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True),
+        make(*test),
+        classes,
+        train[0].shape[3],
+    )
+
+
+@lru_cache(maxsize=2)  # runs that follow each other in one process share what was read
+def _load_arrays(
+    data: str, root: Path, image_size: int, workers: int
+) -> tuple[Arrays, Arrays, int]:
+    if data in _BUILTIN:
+        return _BUILTIN[data](root)
+    folder = _folder(data, root)
+    train = scan(folder / "train")
+    test = scan(test_folder(folder), classes=train.classes)
+    read = partial(_read_all, size=image_size, workers=workers)
+    return (
+        (read(train.paths), np.array(train.labels)),
+        (read(test.paths), np.array(test.labels)),
+        len(train.classes),
+    )
+
+
+def _digits(root: Path) -> tuple[Arrays, Arrays, int]:
+    """scikit-learn's 1,797 handwritten digits of 8×8 pixels; a third of each class is the test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
+    x, x_test, y, y_test = train_test_split(
+        images, labels, test_size=1 / 3, stratify=labels, random_state=0
+    )
+    return (x, y), (x_test, y_test), 10
+
+
+def _cifar(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
+    """torchvision's CIFAR10 or CIFAR100, which it downloads and checks."""
+    from torchvision import datasets
+
+    parts = []
+    for train in (True, False):
+        try:
+            part = getattr(datasets, name)(root, train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"cannot get {name} in {root}: {error}. Put its archive there, or use --data DIR "
+                "with a folder of images."
+            ) from error
+        parts.append((part.data, np.array(part.targets)))
+    return parts[0], parts[1], len(part.classes)
+
+
+_BUILTIN = {
+    "digits": _digits,
+    "cifar10": partial(_cifar, name="CIFAR10"),
+    "cifar100": partial(_cifar, name="CIFAR100"),
+}
+
+
+# ---- image folders
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The files of one split. Labels are positions in the sorted list of classes."""
+
+    classes: tuple[str, ...]
+    paths: list[Path]
+    labels: list[int]
+
+
+def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
+    """Lists FOLDER/<class>/**/<image>.
+
+    Args:
+        classes: those of the training split, which a test split must have too.
+
+    Raises:
+        UserError: no such folder, no classes, a class without images, or an unknown class.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; an image set has DIR/train/<class>/ and DIR/test/.")
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not found:
+        raise UserError(f"{folder} has no class folders.")
+    classes = found if classes is None else classes
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise UserError(f"{folder / unknown[0]} is a class that the training set does not have.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = sorted(
+            path for path in (folder / name).rglob("*") if path.suffix.lower() in _IMAGE_ENDINGS
+        )
+        if not images:
+            raise UserError(f"{folder / name} has no images ({', '.join(_IMAGE_ENDINGS)}).")
+        paths += images
+        labels += [label] * len(images)
+    return ImageFolder(classes, paths, labels)
+
+
+def _folder(data: str, root: Path) -> Path:
+    """The data's own path, or the folder of that name among the data sets."""
+    given = Path(data).expanduser()
+    return given if given.is_dir() or given.is_absolute() else root / data
+
+
+def test_folder(folder: Path) -> Path:
+    return folder / "test" if (folder / "test").is_dir() else folder / "val"
+
+
+test_folder.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks
+
+
+def read_image(path: Path) -> Any:
+    """A PIL image in RGB, whatever the file's mode.
+
+    Raises:
+        UserError: not an image, or a truncated one; names the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
+
+
+def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:
+    from PIL import ImageOps
+
+    def read(path: Path) -> np.ndarray:
+        image = read_image(path)
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size))  # crops to a square, then resizes
+        return np.asarray(image)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return np.stack(list(pool.map(read, paths)))
+
+
+# ---- sets that stream
+
+
+class _Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Decoded, transformed uint8 images. Keys are (epoch, index): augmentation depends on both."""
+
+    def __init__(self, files: ImageFolder, transform: Any, seed: int) -> None:
+        self.files, self.transform, self.seed = files, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        image = read_image(self.files.paths[index])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, epoch, index))
+            return self.transform(image), self.files.labels[index]
+
+
+class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """This rank's slices of an epoch's global batches, as lists of (epoch, index)."""
+
+    def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int, share: Share) -> None:
+        self.n, self.batch_size, self.shuffle = n, batch_size, shuffle
+        self.seed, self.share = seed, share
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.n, self.batch_size)
+        return full if self.shuffle else full + (rest > 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.n, generator=generator)
+        order = order if self.shuffle else torch.arange(self.n)
+        for batch in order.split(self.batch_size)[: len(self)]:
+            yield [(self.epoch, index) for index in self.share.of(batch).tolist()]
+
+
+class Streamed:
+    """A split read from files by worker processes that live as long as the run."""
+
+    def __init__(
+        self, files: _Files, order: _Order, device: torch.device, workers: int
+    ) -> None:
+        self._order, self._device = order, device
+        self._loader = torch.utils.data.DataLoader(
+            files,
+            batch_sampler=order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        self._scale = (1 / (255 * torch.tensor(_IMAGENET_STD))).view(-1, 1, 1).to(device)
+        self._shift = -(torch.tensor(_IMAGENET_MEAN) / torch.tensor(_IMAGENET_STD))
+        self._shift = self._shift.view(-1, 1, 1).to(device)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self._order.epoch = epoch
+        for images, labels in self._loader:
+            x = images.to(self._device, non_blocking=True).float()
+            yield x.mul_(self._scale).add_(self._shift), labels.to(self._device, non_blocking=True)
+
+
+def _streamed(
+    recipe: Recipe, folder: Path, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    from torchvision.transforms import v2
+
+    size = recipe.image_size
+    flip = [v2.RandomHorizontalFlip()] if recipe.flip else []
+    augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *flip, v2.PILToTensor()])
+    centre = v2.Compose(
+        [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
+    )
+    train = scan(folder / "train")
+    test = scan(test_folder(folder), classes=train.classes)
+    if len(train.paths) < recipe.batch_size:
+        raise UserError(
+            f"batch_size {recipe.batch_size} is above the {len(train.paths)} training images."
+        )
+
+    def split(files: ImageFolder, transform: Any, shuffle: bool) -> Streamed:
+        order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
+        return Streamed(_Files(files, transform, seed), order, device, workers)
+
+    return Data(split(train, augment, True), split(test, centre, False), len(train.classes), 3)
+
+
+def mix(*numbers: int) -> int:
+    """A seed from several numbers, such as (seed, epoch, index)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,121 @@
+"""Models by name: the paper's, a small one for digits, and any of timm's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.errors import unknown
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, which is a 1×1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """ResNet of depth 6n + 2 for small images (He et al. 2016, §4.2), with 1×1 shortcuts.
+
+    With n = 3, ResNet20: 270,896 prunable weights for 10 classes.
+    """
+
+    def __init__(self, blocks: int, classes: int, channels: int, width: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(blocks, width, width, 1)
+        self.layer2 = self._stage(blocks, width, 2 * width, 2)
+        self.layer3 = self._stage(blocks, 2 * width, 4 * width, 2)
+        self.fc = nn.Linear(4 * width, classes)
+        _he_init(self)
+
+    @staticmethod
+    def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        rest = [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def digits_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
+    """A narrow ResNet with one block a stage, small enough to train in seconds on a CPU."""
+    return CifarResNet(1, classes, channels, width=8)
+
+
+def resnet20(classes: int, channels: int, image_size: int) -> nn.Module:
+    return CifarResNet(3, classes, channels)
+
+
+def resnet18_cifar(classes: int, channels: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet18 with a 3×3 stem and no pooling: 11,210,432 prunable for 100 classes."""
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=classes)
+    model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model  # type: ignore[no-any-return]
+
+
+def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet50: 25,502,912 prunable weights for 1,000 classes."""
+    from torchvision.models import resnet50 as torchvision_resnet50
+
+    return torchvision_resnet50(num_classes=classes)  # type: ignore[no-any-return]
+
+
+MODELS = {
+    "digits-cnn": digits_cnn,
+    "resnet20": resnet20,
+    "resnet18-cifar": resnet18_cifar,
+    "resnet50": resnet50,
+}
+
+
+def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """A freshly initialised model (from torch's global generator).
+
+    Raises:
+        UserError: the name is neither one of MODELS nor one of timm's.
+    """
+    if name in MODELS:
+        return MODELS[name](classes, channels, image_size)
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown("model", name, [*MODELS, *timm.list_models()])
+    sized = {}
+    if timm.models.get_pretrained_cfg(name).fixed_input_size:
+        sized["img_size"] = image_size  # transformers have position embeddings of that size
+    return timm.create_model(name, num_classes=classes, in_chans=channels, **sized)  # type: ignore[no-any-return]
+
+
+def _he_init(model: nn.Module) -> None:
+    """Kaiming normal, fan out, for convolutions (as torchvision's ResNets); torch's for the rest."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,227 @@
+"""The folder of one run: what is in it, and how it is written so that a kill leaves it whole.
+
+    config.json          the run, with versions and git revision
+    epochs.csv           a row an epoch
+    layers.csv           a row a layer and epoch
+    snapshots/epoch-*.safetensors   effective weights and masks of kept epochs
+    last.pt previous.pt  to go on from; plain tensors and numbers
+    failure.json         why the run stopped, if it did
+    result.json          written last: its presence means finished
+
+Every file is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from baselines.errors import UserError
+from launch.config import Run
+
+Row = dict[str, Any]
+State = dict[str, Any]
+
+
+class RunFolder:
+    """Reads and writes one run's folder.
+
+    Raises:
+        UserError: the folder cannot be written, or holds another run.
+    """
+
+    def __init__(self, run: Run, runs: Path) -> None:
+        self.path = runs / run.name
+        self._run = run
+
+    @property
+    def result(self) -> Row | None:
+        """What a finished run found; None for any other."""
+        return _read_json(self.path / "result.json")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Holds the folder for this process alone.
+
+        Raises:
+            UserError: another process holds it, it cannot be written, or it holds another run.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.path} is in use by another process.") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
+        with lock:
+            for leftover in self.path.rglob("*.tmp"):
+                leftover.unlink()
+            self._write_config()
+            (self.path / "failure.json").unlink(missing_ok=True)
+            yield
+
+    # ---- rows
+
+    def read_rows(self, file: str, before: int) -> list[Row]:
+        """Rows of the epochs before the given one."""
+        path = self.path / file
+        if not path.exists():
+            return []
+        with path.open(newline="") as stream:
+            return [row for row in csv.DictReader(stream) if int(row["epoch"]) < before]
+
+    def write_rows(self, file: str, rows: list[Row]) -> None:
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+
+        if rows:
+            _write(self.path / file, write)
+
+    # ---- states
+
+    def save_state(self, state: State) -> None:
+        """Keeps the state before as previous.pt."""
+        last = self.path / "last.pt"
+        if last.exists():
+            last.replace(self.path / "previous.pt")
+        _write(last, lambda path: torch.save(state, path))
+
+    def newest_state(self) -> State | None:
+        """The newest state that can be read. Files that cannot are set aside with a warning."""
+        for file in ("last.pt", "previous.pt"):
+            path = self.path / file
+            if not path.exists():
+                continue
+            try:
+                state: State = torch.load(path, map_location="cpu", weights_only=True)
+                if state.keys() >= {"epoch", "model", "net", "optimizer", "method"}:
+                    return state
+                reason = "entries are missing"
+            except Exception as error:  # whatever garbage makes torch.load raise
+                reason = str(error).split("\n", 1)[0]
+            path.replace(path.with_name(f"{file}.unreadable"))
+            warnings.warn(
+                f"{path} cannot be read ({reason}); set aside as {file}.unreadable.", stacklevel=2
+            )
+        return None
+
+    def drop_states(self) -> None:
+        """A finished run needs none."""
+        for file in ("last.pt", "previous.pt"):
+            (self.path / file).unlink(missing_ok=True)
+
+    # ---- snapshots and ends
+
+    def snapshot(self, epoch: int, model: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        """Writes the model's state dict, and the masks under "mask:<name>"."""
+        from safetensors.torch import save_file
+
+        (self.path / "snapshots").mkdir(exist_ok=True)
+        tensors = {**model, **{f"mask:{name}": mask for name, mask in masks.items()}}
+        # clones: safetensors takes neither other layouts nor memory that tensors share
+        whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        _write(self.snapshot_path(epoch), lambda path: save_file(whole, path))
+
+    def snapshot_path(self, epoch: int) -> Path:
+        return self.path / "snapshots" / f"epoch-{epoch}.safetensors"
+
+    def finish(self, result: Row) -> None:
+        _write_json(self.path / "result.json", result)
+        self.drop_states()
+
+    def fail(self, reason: str) -> None:
+        _write_json(self.path / "failure.json", {"reason": reason})
+
+    def _write_config(self) -> None:
+        path = self.path / "config.json"
+        run = json.loads(json.dumps(dataclasses.asdict(self._run)))
+        there = _read_json(path)
+        if there is None:
+            _write_json(path, {"run": run, **_environment()})
+        elif not _agree(run, there.get("run", {})):
+            raise UserError(f"{self.path} holds a run with other settings; see its config.json.")
+
+
+def _agree(new: Any, old: Any) -> bool:
+    """Equal in all fields that both have: fields may be added in later versions."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return all(_agree(new[key], old[key]) for key in new.keys() & old.keys())
+    return bool(new == old)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, lambda temporary: _dump(value, temporary))
+
+
+def _dump(value: Any, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _read_json(path: Path) -> Row | None:
+    try:
+        value: Row = json.loads(path.read_text())
+        return value
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _environment() -> Row:
+    packages = ("torch", "torchvision", "timm", "numpy", "signbench")
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+        "git": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "host": platform.node(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Of the checkout that this file is in; None outside one."""
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

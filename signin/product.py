@@ -1,0 +1,68 @@
+"""Product storage θ = m ⊙ w: the re-parameterisation behind Sign-In.
+
+"Sign-In to the Lottery" (arXiv 2504.12801), §4, Algorithm 1 and Appendix B. One step of gradient
+descent on the factors, with g = ∂L/∂θ and rate η, moves θ by −η(m² + w²)g + η²θg², where
+m² + w² = √(4θ² + β²), and takes the inner scaling β = m² − w² to β(1 − η²g²). (Eq. 1 of the paper
+writes the metric as √(θ² + β); the exact one is above. At θ = 0 and β = 1 it is 1: the learning
+rate need not be changed.) Gradient noise and weight decay shrink β, and with it the chance
+to flip a sign; splitting afresh resets it without changing θ.
+
+Differs from the paper's listing: factors exist only where the mask is one, the numerically stable
+form is used throughout, and nothing is done in the forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from baselines.errors import UserError
+from baselines.storage import Storage, Tensors
+
+
+@dataclass(frozen=True)
+class Product(Storage):
+    """Keeps θ as m ⊙ w with m² − w² = β when split.
+
+    Args:
+        beta: the inner scaling β > 0 that a split sets.
+        frobenius: λ of the decay on θ itself. λθ is added to the gradient, as SGD's
+            `weight_decay` does; for the penalty λ‖θ‖² of gradient 2λθ, give twice as much.
+    """
+
+    beta: float = 1.0
+    frobenius: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise UserError(f"beta must be positive, not {self.beta}.")
+        if not self.frobenius >= 0:
+            raise UserError(f"frobenius must not be negative, not {self.frobenius}.")
+
+    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
+        """m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""
+        alpha = torch.tensor(self.beta / 2)
+        m = [(x.hypot(alpha.to(x)) + alpha.to(x)).sqrt() for x in thetas]
+        return m, torch._foreach_div(list(thetas), m)
+
+    def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
+        m, w = latents
+        return torch._foreach_mul(list(m), list(w))
+
+    def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        """∂m = (g + λθ) ⊙ w and ∂w = (g + λθ) ⊙ m."""
+        g, (m, w) = list(grads), latents
+        if self.frobenius:
+            torch._foreach_addcmul_(g, list(m), list(w), value=self.frobenius)
+        return torch._foreach_mul(g, list(w)), torch._foreach_mul(g, list(m))
+
+
+def is_rescale_epoch(epoch: int, period: int, until: int) -> bool:
+    """Whether Algorithm 1 rescales before the epoch (counted from 0; the paper counts i = epoch + 1).
+
+    Args:
+        period: p, in epochs; 0 never rescales, which is plain m ⊙ w (Table 11).
+        until: T₂, in epochs: rescaling stops at i = T₂.
+    """
+    return period > 0 and (epoch + 1) % period == 0 and epoch + 1 < until
