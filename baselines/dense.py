@@ -6,8 +6,9 @@ from baselines.method import Method
 
 
 class Dense(Method):
-    """No mask at all; the requested sparsity is taken as 0."""
+    """No mask at all."""
 
     name = "dense"
     family = "dense"
     paper = "-"
+    is_sparse = False

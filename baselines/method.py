@@ -44,6 +44,9 @@ class Options:
 class Method:
     """Base class. Subclasses set `name`, `family`, `paper` and override hooks.
 
+    `options` is the class of its knobs, `variants` the settings of them that overview grids show,
+    and `is_sparse` is False for a method that keeps every weight.
+
     Hooks are called in the order in which they stand here. Masks must come out equal on all
     ranks: decide them from `plan.seed`, or from quantities that are equal on all ranks (weights, and
     gradients once DDP has averaged them).
@@ -53,6 +56,8 @@ class Method:
     family: ClassVar[str]
     paper: ClassVar[str]
     options: ClassVar[type[Options]] = Options
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    is_sparse: ClassVar[bool] = True
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         self.plan = plan

@@ -32,6 +32,7 @@ class Random(Method):
     family = "pruning at initialisation"
     paper = "Liu et al. 2022; Gadhikar et al. 2023"
     options = RandomOptions
+    variants = ({"density": "balanced"}, {"density": "erk"}, {"density": "uniform"})
 
     def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
         shapes = {name: tuple(shape) for name, shape in net.shapes.items()}

@@ -11,12 +11,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from baselines.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from baselines.method import Options
+from baselines.method import Options, find_method
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,8 @@ class Run:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        if self.sparsity and not find_method(self.method).is_sparse:
+            raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, not {self.seed}.")
         beyond = [e for e in self.keep_epochs if not 0 <= e <= self.settings.epochs]
@@ -144,12 +144,11 @@ class Run:
         Raises:
             UserError: an unknown name or field, or a value that is not allowed.
         """
-        from baselines.method import find_method
         from launch.recipes import find_recipe
 
         settings, options = find_recipe(recipe), find_method(method).options()
-        if method == "dense":
-            choices["sparsity"] = 0.0
+        if not find_method(method).is_sparse:
+            choices.setdefault("sparsity", 0.0)
         homes: list[Any] = [options, settings.sign_in, settings]
         for i, home in enumerate(homes):
             names = {f.name for f in dataclasses.fields(home)} - {"sign_in"}
@@ -177,6 +176,13 @@ class Run:
             if spec.default is not dataclasses.MISSING and getattr(self, spec.name) != spec.default:
                 found[spec.name] = getattr(self, spec.name)
         return found
+
+    @property
+    def label(self) -> str:
+        """The method as tables name it: with the options that are not at their defaults."""
+        own = _differences(self.options, type(self.options)(), "")
+        values = ", ".join(f"{value}" for value in own.values())
+        return f"{self.method} ({values})" if own else self.method
 
     @property
     def name(self) -> str:
@@ -207,6 +213,37 @@ class Machine:
 
     def __post_init__(self) -> None:
         _not_negative(workers=self.workers, threads=self.threads)
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Train one network. --recipe and --method choose the defaults of the other options."""
+
+    run: Run
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass(frozen=True)
+class GridCommand:
+    """Run a named grid on this machine, print its table and write it as CSV and LaTeX."""
+
+    recipe: str = "digits"
+    """The recipe of all its runs."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A run a seed."""
+    epochs: int | None = None
+    """In place of the recipe's."""
+    sparsity: float | None = None
+    """In place of the grid's."""
+    slots: int = 0
+    """Runs at a time; 0: one a CPU core, or one where there is a GPU."""
+    machine: Machine = field(default_factory=Machine)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What the runs take over."""
+        given = {key: getattr(self, key) for key in ("recipe", "seeds", "epochs", "sparsity")}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 def _differences(

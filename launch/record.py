@@ -155,7 +155,7 @@ class RunFolder:
         run = json.loads(json.dumps(dataclasses.asdict(self._run)))
         there = _read_json(path)
         if there is None:
-            _write_json(path, {"run": run, **_environment()})
+            _write_json(path, {"run": run, "label": self._run.label, **_environment()})
         elif not _agree(run, there.get("run", {})):
             raise UserError(f"{self.path} holds a run with other settings; see its config.json.")
 

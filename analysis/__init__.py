@@ -1,0 +1,1 @@
+"""From run folders to tables and pictures. Imports nothing of the code that trains."""

@@ -1,0 +1,227 @@
+"""The command line: `signbench COMMAND …`, or `python -m launch COMMAND …`.
+
+Flags come from the dataclasses in `launch.config`. What a command needs is imported when
+it is run, so that `signbench --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from launch.config import Machine, Run
+    from launch.local import Outcome
+
+T = TypeVar("T")
+
+USAGE = """usage: signbench COMMAND [OPTIONS]
+
+Sparse training in PyTorch: baselines and Sign-In under one recipe.
+
+commands:
+  run       train one network:  signbench run --recipe digits --method random --sign-in
+  grid      run a named grid and print its table:  signbench grid quick
+  methods   list the methods
+  recipes   list the recipes
+  bench     measure what a training step costs, against a bare PyTorch loop
+
+signbench COMMAND --help shows a command's options.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns the exit code: 0 done, 1 a run failed, 2 bad input."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    _check_packages()
+    from baselines.errors import UserError, unknown
+
+    try:
+        if args[0] not in COMMANDS:
+            raise unknown("command", args[0], COMMANDS)
+        return COMMANDS[args[0]](args[1:])
+    except UserError as error:
+        print(f"signbench: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("signbench: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def run_command(args: list[str]) -> int:
+    """Trains one network."""
+    run, machine = parse_run(args)
+    from launch.train import Diverged, run_training
+
+    try:
+        result = run_training(run, machine)
+    except Diverged as error:
+        print(f"signbench: stopped: {error}", file=sys.stderr)
+        return 1
+    print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
+    return 0
+
+
+def grid_command(args: list[str]) -> int:
+    """Runs a grid and prints its table."""
+    from launch.config import GridCommand
+    from launch.grid import find_grid
+    from launch.local import run_all
+
+    name, rest = (args[0], args[1:]) if args and args[0][0] != "-" else ("", args)
+    given = parse(GridCommand(), rest, "signbench grid NAME")
+    runs = find_grid(name, **given.choices)
+    outcomes = run_all(runs, given.machine, given.slots)
+    return show(name, outcomes, given.machine)
+
+
+def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
+    """Prints and writes a grid's table, then what failed and why."""
+    from analysis.runs import load_runs
+    from analysis.tables import compare, to_text, write
+
+    done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
+    if done:
+        table = compare(load_runs(done))
+        print(to_text(table, colour=sys.stdout.isatty()))
+        print("written:", *write(table, machine.runs / "tables", name))
+    failed = [o for o in outcomes if o.result is None]
+    for outcome in failed:
+        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def methods_command(args: list[str]) -> int:
+    """Lists the methods, a line each."""
+    from baselines.method import methods
+
+    for name, method in methods().items():
+        print(f"{name:12} {method.family:28} {method.paper}")
+    return 0
+
+
+def recipes_command(args: list[str]) -> int:
+    """Lists the recipes, a line each."""
+    from launch.recipes import RECIPES, describe
+
+    for name, recipe in RECIPES.items():
+        print(f"{name:20} {describe(recipe)}")
+    return 0
+
+
+def bench_command(args: list[str]) -> int:
+    """Measures the cost of a step."""
+    from launch.bench import Bench, bench
+
+    return bench(parse(Bench(), args, "signbench bench"))
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run_command,
+    "grid": grid_command,
+    "methods": methods_command,
+    "recipes": recipes_command,
+    "bench": bench_command,
+}
+
+
+def parse_run(args: list[str]) -> tuple[Run, Machine]:
+    """The run that the flags describe. Recipe and method give the defaults of all the others."""
+    from launch.config import Run, RunCommand
+
+    default = Run.make(_value(args, "recipe", "digits"), _value(args, "method", "dense"))
+    flags = parse(RunCommand(default), args, "signbench run")
+    return flags.run, flags.machine
+
+
+def parse(default: T, args: list[str], prog: str) -> T:
+    """Flags for every field of a dataclass (nested ones too), typed by it.
+
+    Raises:
+        UserError: flags or values that do not fit, in one line.
+    """
+    import tyro
+
+    from baselines.errors import UserError
+
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=_split_commas(args),
+                prog=prog,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(errors.getvalue())} See {prog} --help.") from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's message, and its guess at what was meant, without the box around them."""
+    lines = [re.sub(r"^\s*│|│\s*$", "", line).strip() for line in box.splitlines()[1:]]
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if set(line) <= set("─╰╯├┤"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    message = " ".join(parts[0]).removeprefix("Error parsing run: ").rstrip(".") + "."
+    guess = parts[1] if len(parts) > 1 else []
+    if guess and guess[0].startswith("Perhaps you meant"):
+        message += f" {guess[0]} {guess[1]}."
+    return message
+
+
+def _split_commas(args: list[str]) -> list[str]:
+    """`--seeds 0,1,2` as `--seeds 0 1 2`."""
+    out: list[str] = []
+    listed = False
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if arg.startswith("--"):
+            listed = flag in ("--seeds", "--keep-epochs", "--exclude")
+            out += [flag, *value.split(",")] if listed and equals else [arg]
+        else:
+            out += arg.split(",") if listed else [arg]
+    return out
+
+
+def _value(args: list[str], name: str, default: str) -> str:
+    """The value of one flag, before the others can be known."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"--{name}="):
+            return arg.partition("=")[2]
+    return default
+
+
+def _check_packages() -> None:
+    """The names of our packages are common: refuse to run with somebody else's."""
+    import importlib.util
+
+    home = Path(__file__).resolve().parent.parent
+    for name in ("analysis", "baselines", "signin"):
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != home:
+            sys.exit(
+                f"signbench: error: package {name!r} comes from {origin}, not from {home}; "
+                "install signbench in a virtual environment of its own."
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
