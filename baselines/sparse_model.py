@@ -49,6 +49,9 @@ class Layer:
     index: Tensor | None = None
     latents: tuple[nn.Parameter, ...] = ()
 
+    def __post_init__(self) -> None:
+        self.stride = self.weight.stride()  # what the index was made for
+
     @property
     def nnz(self) -> int:
         return self.weight.numel() if self.index is None else self.index.numel()
@@ -380,8 +383,10 @@ def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:
 def _gather_grad(layer: Layer) -> Tensor:
     grad = layer.weight.grad
     assert grad is not None
-    if layer.latents[0].device != layer.weight.device:
-        raise UserError("the model was moved after SparseModel was made; move it before.")
+    if layer.latents[0].device != layer.weight.device or layer.stride != layer.weight.stride():
+        raise UserError(
+            "the model was moved, or its memory format changed, after SparseModel was made."
+        )
     return layer.gather(grad)
 
 

@@ -42,8 +42,8 @@ class Product(Storage):
 
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
         """m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""
-        alpha = torch.tensor(self.beta / 2)
-        m = [(x.hypot(alpha.to(x)) + alpha.to(x)).sqrt() for x in thetas]
+        alpha = self.beta / 2
+        m = [(x.hypot(x.new_tensor(alpha)) + alpha).sqrt() for x in thetas]
         return m, torch._foreach_div(list(thetas), m)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:

@@ -1,0 +1,80 @@
+"""The slow obvious formulation that everything is held against.
+
+The whole re-parameterisation stands in the forward pass, over weights of full size, and autograd
+does the rest: θ = S ⊙ w, or θ = S ⊙ m ⊙ w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+def tiny_net(channels_last: bool = False) -> nn.Module:
+    """A convolution, a grouped and a depthwise one, batch normalisation and a classifier."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
+        nn.Conv2d(8, 12, 3, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 4 * 4, 5),
+    )
+    return net.to(memory_format=torch.channels_last) if channels_last else net
+
+
+def batches(n: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(16, 3, 6, 6, generator=generator).to(dtype),
+            torch.randint(5, (16,), generator=generator),
+        )
+        for _ in range(n)
+    ]
+
+
+def loss_of(output: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, y)
+
+
+def train_literally(
+    model: nn.Module,
+    masks: dict[str, Tensor],
+    make_optimizer: MakeOptimizer,
+    data: Iterable[tuple[Tensor, Tensor]],
+    beta: float | None = None,
+    frobenius: float = 0.0,
+) -> list[dict[str, Tensor]]:
+    """Effective weights after each step; with factors of inner scaling beta, or plain (None)."""
+    others = {k: p for k, p in model.named_parameters() if k not in masks}
+    w = {k: nn.Parameter(model.get_parameter(k).detach().clone()) for k in masks}
+    m: dict[str, nn.Parameter] = {}
+    if beta is not None:
+        for k, x in w.items():
+            u = (beta / 2 + (x.detach() ** 2 + beta**2 / 4).sqrt()).sqrt()
+            m[k] = nn.Parameter(u)
+            w[k] = nn.Parameter(x.detach() / u)
+
+    def theta() -> dict[str, Tensor]:
+        return {k: masks[k] * (m[k] * w[k] if m else w[k]) for k in masks}
+
+    optimizer = make_optimizer([*others.values(), *m.values(), *w.values()])
+    history = []
+    for x, y in data:
+        optimizer.zero_grad()
+        effective = theta()
+        loss = loss_of(functional_call(model, effective, (x,)), y)
+        penalty = sum((t**2).sum() for t in effective.values())
+        (loss + frobenius / 2 * penalty).backward()
+        optimizer.step()
+        history.append({k: t.detach().clone() for k, t in theta().items()})
+    return history
