@@ -363,6 +363,7 @@ class Streamed:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else each epoch draws from the global one
         )
         self._scale = (1 / (255 * torch.tensor(_IMAGENET_STD))).view(-1, 1, 1).to(device)
         self._shift = -(torch.tensor(_IMAGENET_MEAN) / torch.tensor(_IMAGENET_STD))
@@ -373,9 +374,13 @@ class Streamed:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._order.epoch = epoch
-        for images, labels in self._loader:
-            x = images.to(self._device, non_blocking=True).float()
-            yield x.mul_(self._scale).add_(self._shift), labels.to(self._device, non_blocking=True)
+        try:
+            for images, labels in self._loader:
+                x = images.to(self._device, non_blocking=True).float()
+                x = x.mul_(self._scale).add_(self._shift)
+                yield x, labels.to(self._device, non_blocking=True)
+        except UserError as error:  # from a worker it comes with the worker's traceback
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def _streamed(

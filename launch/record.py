@@ -191,7 +191,7 @@ def _read_json(path: Path) -> Row | None:
     try:
         value: Row = json.loads(path.read_text())
         return value
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
 
 

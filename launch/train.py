@@ -100,12 +100,13 @@ class Training:
         self.net, self.optimizer = build(run, self.data, r.device)
         plan = Plan(run.sparsity, recipe.epochs, self.steps, run.seed)
         self.method: Method = find_method(run.method)(plan, run.options)
-        self.model: nn.Module = self.net.model
+        self.model: nn.Module = self.net.model  # what training calls
         if r.world > 1:
             ids = [r.device.index] if r.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.model, device_ids=ids)
         if machine.compile:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
+        self.initial_signs: dict[str, Tensor] = {}
         self.epochs: list[Row] = []
         self.layers: list[Row] = []
 
@@ -183,20 +184,23 @@ class Training:
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Loss (without label smoothing) and accuracy on the whole test set."""
-        if self.ranks.world > 1:  # running statistics differ by rank: rank 0's count
+        if self.ranks.world > 1:  # running statistics differ by rank: rank 0's are the run's
             for buffer in self.net.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        self.model.eval()
+        # DDP's own forward would wait for ranks that have fewer batches
+        model = self.net.model if self.ranks.world > 1 else self.model
+        model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         for x, y in self.data.test.epoch(0):
             if not len(y):
                 continue
             with autocast(self.recipe, x.device):
-                output = self.net.model(x)
+                output = model(x)
             loss = F.cross_entropy(output.float(), y, reduction="sum")
-            totals += torch.stack([loss, (output.argmax(1) == y).sum(), torch.tensor(len(y))])
-        loss_sum, correct, n = self.ranks.sum(totals).tolist()
-        return loss_sum / n, correct / n
+            correct = (output.argmax(1) == y).sum()
+            totals += torch.stack([loss, correct, torch.full_like(correct, len(y))])
+        loss_sum, hits, n = self.ranks.sum(totals).tolist()
+        return loss_sum / n, hits / n
 
     # ---- what is kept of it
 

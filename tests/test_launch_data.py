@@ -1,0 +1,245 @@
+"""Data: functions of (seed, epoch), slices of one global batch, and errors that name the file."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from baselines.errors import UserError
+from launch.data import Resident, Share, load_data, mix, read_image, scan
+from launch.recipes import RECIPES
+
+CPU = torch.device("cpu")
+
+
+def load(recipe, root=Path("."), seed=0, share=None, workers=0):
+    return load_data(recipe, Path(root), CPU, seed, share or Share(), workers)
+
+
+def resident(n=50, batch_size=8, seed=0, share=None, **augmentation):
+    images = np.arange(n * 6 * 6 * 3, dtype=np.int64).reshape(n, 6, 6, 3) * 7 % 251
+    labels = np.arange(n)
+    return Resident(
+        images.astype(np.uint8),
+        labels,
+        batch_size,
+        torch.tensor([0.4, 0.5, 0.6]),
+        torch.tensor([0.2, 0.3, 0.4]),
+        CPU,
+        seed,
+        share,
+        shuffle=True,
+        **augmentation,
+    )
+
+
+def images_of(n=50):
+    values = np.arange(n * 6 * 6 * 3, dtype=np.int64).reshape(n, 6, 6, 3) * 7 % 251
+    return values.astype(np.uint8)
+
+
+def test_augmentation_equals_slow_crops_and_flips():
+    data = resident(padding=2, flip=True)
+    generator = torch.Generator().manual_seed(mix(0, 3))
+    order = torch.randperm(50, generator=generator)
+    corner = torch.randint(5, (50, 2), generator=generator)
+    mirror = torch.randint(2, (50,), generator=generator, dtype=torch.bool)
+    at = 0
+    for x, y in data.epoch(3):
+        for image, label in zip(x, y, strict=True):
+            source = images_of()[order[at]]
+            assert int(label) == int(order[at])
+            padded = np.pad(source, ((2, 2), (2, 2), (0, 0)))
+            top, left = corner[at].tolist()
+            crop = padded[top : top + 6, left : left + 6]
+            crop = crop[:, ::-1] if mirror[at] else crop
+            expected = (crop / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
+            np.testing.assert_allclose(image.permute(1, 2, 0), expected, rtol=1e-4, atol=1e-5)
+            at += 1
+    assert at == 48 == 8 * len(data)
+
+
+def test_order_and_augmentation_are_functions_of_seed_and_epoch():
+    def first(seed, epoch):
+        return next(resident(seed=seed, padding=2, flip=True).epoch(epoch))[0]
+
+    data = resident(padding=2, flip=True)
+    for _ in data.epoch(0):  # what was read before does not matter
+        pass
+    assert torch.equal(next(data.epoch(5))[0], first(0, 5))
+    assert not torch.equal(first(0, 5), first(0, 6))
+    assert not torch.equal(first(0, 5), first(1, 5))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_ranks_batches_together_are_the_single_batch(world):
+    whole = list(resident(padding=1, flip=True).epoch(2))
+    parts = [
+        list(resident(padding=1, flip=True, share=Share(rank, world)).epoch(2))
+        for rank in range(world)
+    ]
+    for i, (x, y) in enumerate(whole):
+        assert torch.equal(torch.cat([part[i][0] for part in parts]), x)
+        assert torch.equal(torch.cat([part[i][1] for part in parts]), y)
+
+
+def test_digits_are_split_and_normalised():
+    data = load(RECIPES["digits"])
+    x, y = map(torch.cat, zip(*data.train.epoch(0), strict=True))
+    assert x.shape[1:] == (1, 8, 8) and data.classes == 10
+    assert x.mean().abs() < 0.05 and (x.std() - 1).abs() < 0.05
+    labels = torch.cat([labels for _, labels in data.test.epoch(0)])
+    assert len(labels) == 599 and labels.bincount().min() > 50
+
+
+def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
+    base = tmp_path / datasets.CIFAR10.base_folder
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    lists = {"train_list": [], "test_list": []}
+    for key, names in (("train_list", ("data_batch_1",)), ("test_list", ("test_batch",))):
+        for name in names:
+            entry = {
+                "data": rng.integers(0, 256, (20, 3072), dtype=np.uint8),
+                "labels": list(range(10)) * 2,
+            }
+            (base / name).write_bytes(pickle.dumps(entry))
+            lists[key].append([name, None])
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", lists["train_list"])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", lists["test_list"])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    data = load(replace(RECIPES["cifar10-resnet20"], batch_size=10), tmp_path)
+    assert (len(data.train), data.classes, data.channels) == (2, 10, 3)
+    assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
+
+
+def test_cifar_that_cannot_be_had_is_named(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets.CIFAR100, "download", refuse)
+    with pytest.raises(UserError, match="cannot get CIFAR100 in .*no route to host"):
+        load(RECIPES["cifar100-resnet18"], tmp_path)
+
+
+def small(folder, **changes):
+    return replace(RECIPES["imagefolder"], data=str(folder), batch_size=4, **changes)
+
+
+def test_small_images_of_a_folder_are_held_on_the_device(image_folder):
+    data = load(small(image_folder, image_size=16))
+    assert isinstance(data.train, Resident)
+    x, y = next(data.train.epoch(0))
+    assert x.shape == (4, 3, 16, 16) and data.classes == 3
+    # the class is the brightest channel, also after the normalisation
+    assert torch.equal(x.mean((2, 3)).argmax(1), y)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_large_images_stream_alike_from_any_number_of_workers(image_folder, workers):
+    recipe = small(image_folder, image_size=96)
+    data = load(recipe, workers=workers)
+    again = load(recipe, workers=1)
+    assert (len(data.train), len(data.test)) == (6, 3)
+    for epoch in (0, 1):
+        for (x, y), (x2, y2) in zip(data.train.epoch(epoch), again.train.epoch(epoch), strict=True):
+            assert x.shape == (4, 3, 96, 96)
+            assert torch.equal(x, x2) and torch.equal(y, y2)
+    one, two = (next(data.train.epoch(e))[0] for e in (0, 1))
+    assert not torch.equal(one, two)
+    labels = torch.cat([y for _, y in data.test.epoch(0)])
+    assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_streamed_ranks_share_one_order(image_folder):
+    recipe = small(image_folder, image_size=96)
+    whole = [y for _, y in load(recipe).train.epoch(1)]
+    parts = [[y for _, y in load(recipe, share=Share(r, 2)).train.epoch(1)] for r in (0, 1)]
+    for y, *halves in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat(halves), y)
+
+
+def test_streaming_leaves_the_global_generator_alone(image_folder):
+    data = load(small(image_folder, image_size=96))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    next(data.train.epoch(0))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "1"])
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
+    path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
+    Image.new("RGB", (9, 7), (200, 10, 10)).convert(mode).save(path)
+    assert read_image(path).mode == "RGB"
+
+
+def test_a_png_named_jpeg_is_read(image_folder):
+    Image.new("RGB", (9, 7)).save(image_folder / "train" / "ant" / "z.JPEG", format="PNG")
+    assert load(small(image_folder, image_size=16)).classes == 3
+
+
+def broken(folder, what):
+    if what == "no train folder":
+        (folder / "train").rename(folder / "other")
+    if what == "empty train folder":
+        (folder / "train").rename(folder / "other")
+        (folder / "train").mkdir()
+    if what == "class without images":
+        (folder / "train" / "dog").mkdir()
+    if what == "class only in test":
+        (folder / "test" / "bee").rename(folder / "test" / "dog")
+    if what == "truncated image":
+        path = folder / "train" / "bee" / "3.jpg"
+        path.write_bytes(path.read_bytes()[:200])
+    if what == "not an image":
+        (folder / "test" / "cat" / "1.jpg").write_text("hello")
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("no train folder", "no folder .*images/train"),
+        ("empty train folder", "has no class folders"),
+        ("class without images", "dog has no images"),
+        ("class only in test", "test/dog is a class that the training set does not have"),
+        ("truncated image", "cannot read image .*bee/3.jpg"),
+        ("not an image", "cannot read image .*cat/1.jpg"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_named(image_folder, what, message):
+    broken(image_folder, what)
+    with pytest.raises(UserError, match=message):
+        load(small(image_folder, image_size=16))
+
+
+def test_a_truncated_image_in_a_stream_is_named(image_folder):
+    broken(image_folder, "truncated image")
+    for workers in (0, 2):
+        data = load(small(image_folder, image_size=96), workers=workers)
+        with pytest.raises(UserError, match="^cannot read image .*bee/3.jpg") as error:
+            list(data.train.epoch(0))
+        assert "\n" not in str(error.value)
+
+
+def test_sizes_that_do_not_fit_are_named(image_folder):
+    with pytest.raises(UserError, match="above the 24 training images"):
+        load(replace(small(image_folder, image_size=16), batch_size=25))
+    with pytest.raises(UserError, match="does not divide over 3 ranks"):
+        load(small(image_folder, image_size=16), share=Share(0, 3))
+
+
+def test_class_order_is_alphabetical_and_val_is_a_test_split(image_folder):
+    (image_folder / "test").rename(image_folder / "val")
+    assert scan(image_folder / "train").classes == ("ant", "bee", "cat")
+    assert len(load(small(image_folder, image_size=16)).test) == 3

@@ -1,0 +1,387 @@
+"""A run: it goes on bit-identically after any kill, and stops with a reason when it must."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import launch.train
+from baselines.errors import UserError
+from launch.config import Run
+from launch.data import Share, mix
+from launch.record import RunFolder
+from launch.train import Diverged, Training, run_training
+from signin.signs import count_flips, signs
+
+SIGN_IN = {"method": "random", "sparsity": 0.9, "sign_in": True}
+
+
+def quiet(_line):
+    pass
+
+
+def train(run, machine):
+    return run_training(run, machine, report=quiet, bar=False)
+
+
+def what_it_left(run, machine):
+    """Everything in the folder that must not depend on interruptions."""
+    folder = machine.runs / run.name
+    rows = {}
+    for file in ("epochs.csv", "layers.csv"):
+        with (folder / file).open() as stream:
+            rows[file] = [
+                {k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)
+            ]
+    snapshots = {p.name: load_file(p) for p in (folder / "snapshots").iterdir()}
+    result = json.loads((folder / "result.json").read_text())
+    return rows, snapshots, {k: v for k, v in result.items() if "seconds" not in k}
+
+
+def assert_same(run, one, other):
+    (rows, snapshots, result), (rows2, snapshots2, result2) = (
+        what_it_left(run, machine) for machine in (one, other)
+    )
+    assert rows == rows2
+    assert result == result2
+    assert snapshots.keys() == snapshots2.keys()
+    for name, tensors in snapshots.items():
+        assert tensors.keys() == snapshots2[name].keys()
+        assert all(torch.equal(t, snapshots2[name][k]) for k, t in tensors.items())
+
+
+def interrupt_after(epochs, monkeypatch, error=RuntimeError("pulled the plug")):
+    """Makes the next training stop at the beginning of an epoch."""
+    original = Training._train_epoch
+
+    def stopping(self, epoch):
+        if epoch == epochs:
+            raise error
+        return original(self, epoch)
+
+    monkeypatch.setattr(Training, "_train_epoch", stopping)
+
+
+def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
+    run = Run.make("digits", epochs=30, optimizer="adamw", lr=0.01, **SIGN_IN)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(replace(run, seed=1), other)  # imports what has to be imported
+    began = time.perf_counter()
+    train(run, other)
+    whole = time.perf_counter() - began
+
+    context = multiprocessing.get_context("fork")
+    kills, rng = 0, random.Random(0)
+    while kills < 10:
+        worker = context.Process(target=train, args=(run, machine))
+        worker.start()
+        time.sleep(rng.uniform(0, whole / 6))
+        if worker.exitcode == 0:
+            break
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        kills += 1
+    assert kills == 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no file was left in a state that needs setting aside
+        train(run, machine)
+    assert_same(run, machine, other)
+
+
+@pytest.mark.parametrize("after", ["backward", "save"])
+def test_killed_in_the_middle_of_an_epoch_or_between_its_files(machine, monkeypatch, after):
+    run = Run.make("digits", epochs=4, **SIGN_IN)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    calls = 0
+
+    def stop(*_args):
+        nonlocal calls
+        calls += 1
+        if calls == (30 if after == "backward" else 3):
+            raise RuntimeError("pulled the plug")
+        return original(*_args)
+
+    owner, name = (Training, "_update") if after == "backward" else (RunFolder, "save_state")
+    original = getattr(owner, name)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        patch.setattr(owner, name, stop)
+        train(run, machine)
+    assert "plug" in (machine.runs / run.name / "failure.json").read_text()
+    train(run, machine)
+    assert not (machine.runs / run.name / "failure.json").exists()
+    assert_same(run, machine, other)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/signbench-was-here",)
+
+
+def spoil(path, how):
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if how == "garbage":
+        path.write_bytes(b"\x00garbage" * 100)
+    if how == "empty":
+        path.write_bytes(b"")
+    if how == "foreign":
+        torch.save({"something": 1}, path)
+    if how == "malicious":
+        path.write_bytes(pickle.dumps(Malicious()))
+
+
+@pytest.mark.parametrize("how", ["truncated", "garbage", "empty", "foreign", "malicious"])
+def test_an_unreadable_state_is_set_aside_and_the_one_before_is_used(machine, monkeypatch, how):
+    run = Run.make("digits", epochs=4, **SIGN_IN)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        interrupt_after(3, patch)
+        train(run, machine)
+    folder = machine.runs / run.name
+    spoil(folder / "last.pt", how)
+    with pytest.warns(UserWarning, match=r"last.pt cannot be read .* set aside"):
+        train(run, machine)
+    assert (folder / "last.pt.unreadable").exists()
+    assert not Path("/tmp/signbench-was-here").exists()
+    assert_same(run, machine, other)
+
+
+def test_with_no_readable_state_it_starts_over(machine, monkeypatch):
+    run = Run.make("digits", epochs=3, **SIGN_IN)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        interrupt_after(2, patch)
+        train(run, machine)
+    for file in ("last.pt", "previous.pt"):
+        (machine.runs / run.name / file).write_bytes(b"no")
+    with pytest.warns(UserWarning) as warned:
+        train(run, machine)
+    assert len(warned) == 2
+    assert_same(run, machine, other)
+
+
+def test_a_finished_run_is_not_trained_again(machine, monkeypatch):
+    run = Run.make("digits", "dense", epochs=1)
+    result = train(run, machine)
+    monkeypatch.setattr(launch.train, "Training", None)
+    assert train(run, machine) == result
+
+
+def test_a_run_that_another_process_holds_is_refused(machine):
+    run = Run.make("digits", "dense", epochs=1)
+    with RunFolder(run, machine.runs).opened():
+        with pytest.raises(UserError, match="in use by another process"):
+            train(run, machine)
+    assert train(run, machine)["epochs"] == 1
+
+
+def test_a_folder_of_another_run_is_refused(machine):
+    run = Run.make("digits", "dense", epochs=1)
+    with RunFolder(run, machine.runs).opened():
+        pass
+    path = machine.runs / run.name / "config.json"
+    config = json.loads(path.read_text())
+    config["run"]["settings"]["lr"] = 7.0
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="other settings"):
+        train(run, machine)
+    config["run"]["settings"].pop("lr")  # written by a version that did not have the field
+    path.write_text(json.dumps(config))
+    assert train(run, machine)["epochs"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(machine, monkeypatch):
+    run = Run.make("digits", epochs=4, **SIGN_IN)
+    original = launch.train.forward
+    calls = 0
+
+    def forward(*args):
+        nonlocal calls
+        calls += 1
+        output, loss = original(*args)
+        return output, loss * float("nan") if calls == 18 * 2 + 6 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.train, "forward", forward)
+        with pytest.raises(Diverged, match=r"loss is nan at epoch 2, step 5, lr 0\.1"):
+            train(run, machine)
+    folder = RunFolder(run, machine.runs)
+    assert "nan at epoch 2, step 5" in (folder.path / "failure.json").read_text()
+    assert folder.result is None
+    state = folder.newest_state()
+    assert state["epoch"] == 1
+    assert all(bool(t.isfinite().all()) for t in state["model"].values())
+    assert train(run, machine)["epochs"] == 4
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
+    run = Run.make("digits", "dense", epochs=2)
+    original = Training._train_epoch
+
+    def spoiling(self, epoch):
+        values = original(self, epoch)
+        if epoch == 1:
+            self.net.weights["fc.weight"].data[0, 0] = float("inf")
+        return values
+
+    monkeypatch.setattr(Training, "_train_epoch", spoiling)
+    with pytest.raises(Diverged, match="not finite after epoch 1"):
+        train(run, machine)
+    assert RunFolder(run, machine.runs).newest_state()["epoch"] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(machine):
+    machine.runs.parent.mkdir(exist_ok=True)
+    machine.runs.write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cannot write to"):
+        train(Run.make("digits", "dense", epochs=1), machine)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"optimizer": "adamw", "lr": 0.01, "decay_norm_and_bias": False},
+        {"clip_norm": 0.5, "label_smoothing": 0.1, "nesterov": True},
+        {"precision": "bfloat16", "channels_last": True, "crop_padding": 1, "flip": True},
+        {"model": "test_vit", "image_size": 160, "exclude": ("head", "patch_embed*"), "epochs": 1},
+        {"warmup": 0.0, "batch_size": 1000, "keep_epochs": (2,)},
+    ],
+)
+def test_settings_are_honoured_in_plain_and_sign_in_runs(machine, image_folder, choices):
+    if "model" in choices:
+        choices = {**choices, "data": str(image_folder), "batch_size": 8}
+    for sign_in in (False, True):
+        run = Run.make("digits", "random", sign_in=sign_in, **{"epochs": 2, **choices})
+        result = train(run, machine)
+        assert result["active"] == result["prunable"] - round(0.9 * result["prunable"])
+        epochs = {0, 1, result["epochs"], *run.keep_epochs}
+        kept = {f"epoch-{e}.safetensors" for e in epochs}
+        assert {p.name for p in (machine.runs / run.name / "snapshots").iterdir()} == kept
+
+
+def test_snapshots_hold_the_effective_network_and_its_masks(machine):
+    plain = Run.make("digits", "random", epochs=2, seed=3)
+    sign_in = replace(plain, sign_in=True)
+    states = {}
+    for run in (plain, sign_in):
+        train(run, machine)
+        folder = RunFolder(run, machine.runs)
+        states[run.sign_in] = [load_file(folder.snapshot_path(e)) for e in (0, 2)]
+    assert states[True][0].keys() == states[False][0].keys()
+    for key, start in states[False][0].items():  # the same network and mask to start from
+        assert torch.equal(start, states[True][0][key])
+    for first, last in states.values():
+        masks = {k.removeprefix("mask:"): m for k, m in last.items() if k.startswith("mask:")}
+        for name, mask in masks.items():
+            assert torch.equal(first["mask:" + name], mask)
+            assert torch.equal(last[name] != 0, mask)
+
+
+def test_rows_say_what_the_snapshots_show(machine):
+    run = Run.make("digits", epochs=3, **SIGN_IN)
+    result = train(run, machine)
+    rows, snapshots, _ = what_it_left(run, machine)
+    first, last = (snapshots[f"epoch-{e}.safetensors"] for e in (0, 3))
+    layers = [row for row in rows["layers.csv"] if row["epoch"] == "2"]
+    total = 0
+    for row in layers:
+        mask = last["mask:" + row["layer"]]
+        before, after = first[row["layer"]], last[row["layer"]]
+        flips = sum(
+            a * b < 0 for a, b in zip(before[mask].tolist(), after[mask].tolist(), strict=True)
+        )
+        assert int(row["flips"]) == flips
+        assert int(row["active"]) == int(mask.sum())
+        total += flips
+    assert float(rows["epochs.csv"][-1]["flips"]) == pytest.approx(total / result["active"])
+    assert [row["epoch"] for row in rows["epochs.csv"]] == ["0", "1", "2"]
+    lrs = [float(row["lr"]) for row in rows["epochs.csv"]]
+    assert lrs[0] > lrs[1] > lrs[2] > 0
+
+
+def test_flips_do_not_count_what_is_or_was_zero():
+    before = {"a": torch.tensor([1.0, -2.0, 0.0, 3.0, -1.0])}
+    after = {"a": torch.tensor([-1.0, -2.0, 5.0, 0.0, 4.0])}
+    masks = {"a": torch.tensor([True, True, True, True, False])}
+    assert count_flips(signs(before), after, masks) == {"a": 1}
+
+
+def test_sign_in_rescales_until_t2(machine, monkeypatch):
+    epochs = []
+    original = launch.train.SparseModel.rescale
+
+    def rescale(self, reset_state=False):
+        original(self, reset_state)
+        epochs.append(len(epochs))
+
+    monkeypatch.setattr(launch.train.SparseModel, "rescale", rescale)
+    train(Run.make("digits", epochs=10, rescale_until=0.5, **SIGN_IN), machine)
+    assert len(epochs) == 4  # before i = 1, 2, 3, 4 < T2 = 5
+    epochs.clear()
+    train(Run.make("digits", epochs=10, rescale_period=0, **SIGN_IN), machine)
+    assert not epochs
+
+
+def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
+    def decays(**choices):
+        run = Run.make("digits", "random", weight_decay=0.3, **choices)
+        data = launch.train.load_data(
+            run.settings, machine.data_dir, torch.device("cpu"), 0, Share(), 0
+        )
+        _, optimizer = launch.train.build(run, data, torch.device("cpu"))
+        return [group["weight_decay"] for group in optimizer.param_groups]
+
+    assert decays() == [0.3, 0.3]
+    assert decays(decay_norm_and_bias=False) == [0.3, 0.0]
+    assert decays(sign_in=True, sign_in_weight_decay=0.1) == [0.1, 0.1]
+    both = {"sign_in_weight_decay": 0.1, "sign_in_decay_scope": "factors"}
+    assert decays(sign_in=True, **both) == [0.1, 0.3]
+
+
+def test_the_seed_decides_everything(machine):
+    a = Run.make("digits", "random", epochs=1, seed=1)
+    result = train(a, machine)
+    again = train(a, replace(machine, runs=machine.runs / "again"))
+    other = train(replace(a, seed=2), machine)
+    assert result["mask_hash"] == again["mask_hash"] != other["mask_hash"]
+    assert result["accuracy"] == again["accuracy"]
+    assert mix(1, 2) != mix(2, 1)
+
+
+def test_two_ranks_hold_the_same_network_and_share_its_record(machine, tmp_path):
+    script = Path(__file__).with_name("two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run(
+        [*command, "--nproc-per-node=2", str(script), str(tmp_path)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    one, two = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    assert one.keys() == two.keys()
+    for key in one:
+        assert torch.equal(one[key], two[key]), key
+    alone = torch.load(tmp_path / "alone.pt", weights_only=True)
+    for key, value in alone.items():
+        torch.testing.assert_close(value, one[f"joint.{key}"], rtol=1e-5, atol=1e-7)
+    finished = list((tmp_path / "runs").glob("*/result.json"))
+    assert [json.loads(f.read_text())["ranks"] for f in finished] == [2]

@@ -1,0 +1,65 @@
+"""Run by torchrun: trains on two ranks and writes what each of them holds at the end."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from baselines.density import random_mask
+from baselines.sparse_model import SparseModel
+from launch.config import Machine, Run
+from launch.ranks import Ranks, ranks
+from launch.record import RunFolder
+from launch.train import Training
+from signin import Product
+
+
+def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
+    """A run of the suite; parameters and masks at its end."""
+    run = Run.make("digits", "random", sign_in=True, epochs=2)
+    machine = Machine(runs=out / "runs", device="cpu", threads=1)
+    folder = RunFolder(run, machine.runs)
+    with folder.opened() if r.is_first else nullcontext():
+        training = Training(run, machine, r, folder, print, False)
+        training.finish()
+    return {**dict(training.net.model.named_parameters()), **mask_entries(training.net)}
+
+
+def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
+    return {f"mask.{name}": mask for name, mask in net.masks.items()}
+
+
+def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
+    """A net without batch statistics: halves on two ranks must be the whole batch on one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 3))
+    net = SparseModel(model, Product())
+    net.set_masks({n: random_mask(tuple(s), s.numel() // 2, 0, n) for n, s in net.shapes.items()})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    net.attach(optimizer)
+    called = DistributedDataParallel(model) if r.world > 1 else model
+    for _ in range(10):
+        x, y = torch.randn(8, 10), torch.randint(3, (8,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(called(r.share.of(x)), r.share.of(y)).backward()
+        optimizer.step()
+    return dict(model.named_parameters())
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with ranks("cpu") as r:
+        state = {**train_run(r, out), **{f"joint.{k}": v for k, v in train_joint(r).items()}}
+        torch.save({k: v.detach() for k, v in state.items()}, out / f"rank{r.rank}.pt")
+        if r.is_first:
+            alone = train_joint(Ranks(0, 1, r.device))
+            torch.save({k: v.detach() for k, v in alone.items()}, out / "alone.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
