@@ -23,7 +23,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
             continue
         try:
             rows.append(_row(folder))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"{folder} is left out: {error}", stacklevel=2)
     return pd.DataFrame(rows)
 

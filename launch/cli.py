@@ -170,13 +170,15 @@ def parse(default: T, args: list[str], prog: str) -> T:
 
 def _one_line(box: str) -> str:
     """tyro's message, and its guess at what was meant, without the box around them."""
-    lines = [re.sub(r"^\s*│|│\s*$", "", line).strip() for line in box.splitlines()[1:]]
-    parts: list[list[str]] = [[]]
-    for line in lines:
-        if set(line) <= set("─╰╯├┤"):
-            parts.append([])
-        else:
-            parts[-1].append(line)
+    parts: list[list[str]] = []
+    rule = True
+    for line in box.splitlines()[1:]:  # the first one is the title
+        text = re.sub(r"^\s*[│|]|[│|]\s*$", "", line).strip()
+        if not set(text) <= set("─╰╯├┤-+"):
+            parts = [*parts, []] if rule else parts
+            parts[-1].append(text)
+        rule = set(text) <= set("─╰╯├┤-+")
+    parts = parts or [[" ".join(box.split())]]
     message = " ".join(parts[0]).removeprefix("Error parsing run: ").rstrip(".") + "."
     guess = parts[1] if len(parts) > 1 else []
     if guess and guess[0].startswith("Perhaps you meant"):

@@ -168,10 +168,10 @@ class Run:
         What this leaves out may be added to the classes later without a change to any run's name.
         """
         found = {"recipe": self.recipe, "method": self.method}
-        found |= _differences(self.options, type(self.options)(), "options.")
-        found |= _differences(self.settings, Recipe(), "settings.", leave=("sign_in",))
+        found |= _differences(self.options, "options.")
+        found |= _differences(self.settings, "settings.", leave=("sign_in",))
         if self.sign_in:
-            found |= _differences(self.settings.sign_in, SignIn(), "settings.sign_in.")
+            found |= _differences(self.settings.sign_in, "settings.sign_in.")
         for spec in dataclasses.fields(self):
             if spec.default is not dataclasses.MISSING and getattr(self, spec.name) != spec.default:
                 found[spec.name] = getattr(self, spec.name)
@@ -180,7 +180,7 @@ class Run:
     @property
     def label(self) -> str:
         """The method as tables name it: with the options that are not at their defaults."""
-        own = _differences(self.options, type(self.options)(), "")
+        own = _differences(self.options, "")
         values = ", ".join(f"{value}" for value in own.values())
         return f"{self.method} ({values})" if own else self.method
 
@@ -246,9 +246,8 @@ class GridCommand:
         return {key: value for key, value in given.items() if value is not None}
 
 
-def _differences(
-    value: Any, default: Any, prefix: str, leave: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def _differences(value: Any, prefix: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    default = type(value)()
     return {
         prefix + spec.name: getattr(value, spec.name)
         for spec in dataclasses.fields(value)

@@ -1,0 +1,92 @@
+"""What every method must do, plain and with Sign-In. A new method is tested by being there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_launch_train import assert_same, interrupt_after, train
+
+from baselines.density import keep_count
+from baselines.errors import UserError
+from baselines.method import Method, methods
+from launch.config import Run
+from launch.train import Training
+
+CASES = [
+    pytest.param(name, variant, sign_in, id=f"{name}-{variant}-{'signin' if sign_in else 'plain'}")
+    for name, method in methods().items()
+    for variant in method.variants
+    for sign_in in (False, True)
+]
+
+
+def make(name, variant, sign_in, **choices):
+    sparsity = {"sparsity": 0.9} if methods()[name].is_sparse else {}
+    return Run.make("digits", name, sign_in=sign_in, **{**variant, **sparsity, **choices})
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Looks at every step: masked weights are zero, and the model is what the latents say."""
+    original = Training._update
+    steps = []
+
+    def update(self, step):
+        original(self, step)
+        for layer in self.net:
+            if layer.mask is not None:
+                assert not layer.weight[~layer.mask].any()
+        steps.append(step)
+
+    monkeypatch.setattr(Training, "_update", update)
+    return steps
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_a_run_ends_at_the_requested_sparsity(machine, checked, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=5)
+    result = train(run, machine)
+    assert result["active"] == keep_count(result["prunable"], run.sparsity)
+    assert result["sparsity"] == pytest.approx(1 - result["active"] / result["prunable"], abs=1e-9)
+    assert checked == list(range(5 * 18))
+    assert result["accuracy"] > 0.3  # 0.1 is chance: it has learned
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_an_interrupted_run_ends_bit_identically(machine, monkeypatch, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=4)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    for epoch in (1, 3):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            interrupt_after(epoch, patch)
+            train(run, machine)
+    train(run, machine)
+    assert_same(run, machine, other)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_describes_itself_and_refuses_unknown_options(name):
+    method = methods()[name]
+    assert issubclass(method, Method) and method.name == name
+    assert method.family and method.paper and method.__doc__
+    with pytest.raises(UserError, match="unknown field 'no_such_option'"):
+        make(name, {}, False, no_such_option=1)
+
+
+@pytest.mark.parametrize("name", [n for n, m in methods().items() if "init" in m.family])
+def test_pruning_at_initialisation_finds_the_same_mask_with_sign_in(machine, name):
+    hashes = {train(make(name, {}, s, epochs=1), machine)["mask_hash"] for s in (False, True)}
+    assert len(hashes) == 1
+
+
+def test_the_global_generator_does_not_decide_masks(machine):
+    torch.manual_seed(1)
+    one = train(make("random", {}, False, epochs=1), machine)
+    torch.manual_seed(2)
+    two = train(
+        make("random", {}, False, epochs=1), replace(machine, runs=machine.runs / "other")
+    )
+    assert one["mask_hash"] == two["mask_hash"]

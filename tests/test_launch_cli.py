@@ -1,0 +1,152 @@
+"""The command line: what it prints, and that no mistake ends in a traceback."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines.method import methods
+from launch.cli import main, parse_run
+from launch.recipes import RECIPES
+
+
+def test_help_needs_none_of_the_heavy_libraries():
+    code = (
+        "import sys; from launch.cli import main; main(['--help']); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'tyro', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "signbench COMMAND" in done.stdout
+
+
+def test_listings_have_a_line_each(capsys):
+    assert main(["methods"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(methods())
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
+
+
+def test_flags_become_a_run():
+    run, machine = parse_run(
+        "--recipe cifar10-resnet20 --method=random --sparsity 0.95 --sign-in --seed 3 --epochs 5 "
+        "--density erk --beta 2 --keep-epochs 0,2 --exclude fc conv1 --workers 7".split()
+    )
+    assert (run.recipe, run.method, run.sparsity, run.sign_in, run.seed) == (
+        "cifar10-resnet20",
+        "random",
+        0.95,
+        True,
+        3,
+    )
+    assert run.settings.epochs == 5 and run.settings.model == "resnet20"
+    assert run.options.density == "erk" and run.settings.sign_in.beta == 2.0
+    assert run.keep_epochs == (0, 2) and run.exclude == ("fc", "conv1")
+    assert machine.workers == 7
+
+
+@pytest.mark.parametrize("module", [[], ["-m", "launch"]])
+def test_one_run_from_the_shell(tmp_path, module):
+    script = str(Path(sys.executable).with_name("signbench"))
+    command = [sys.executable, *module] if module else [script]
+    flags = "run --method random --sign-in --epochs 1 --threads 1 --runs"
+    done = subprocess.run(
+        [*command, *flags.split(), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch   1/1" in done.stdout and "accuracy" in done.stdout
+    again = subprocess.run(
+        [*command, *flags.split(), str(tmp_path)], capture_output=True, text=True
+    )
+    assert "finished before" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--sparsity 1.2 --method random", "sparsity must be in [0, 1), not 1.2"),
+        ("--sparsity lots", "could not convert string to float"),
+        ("--method randm", "unknown method 'randm', did you mean random?"),
+        ("--recipe digts", "unknown recipe 'digts', did you mean digits?"),
+        ("--model resnet51", "unknown model 'resnet51', did you mean"),
+        ("--epoch 5", "Perhaps you meant: --epochs"),
+        ("--method random --density dense", "invalid choice 'dense'"),
+        ("--data nowhere", "no folder data/nowhere/train"),
+        ("--epochs -1", "epochs must be positive"),
+        ("--seed", "Missing value for argument '--seed'"),
+        ("--device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
+        ("--batch-size 99999", "above the 1198 training images"),
+        ("--exclude nothing", "'nothing' matches none of"),
+        ("--runs /proc/no", "cannot write to /proc/no"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *flags.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1 and error.startswith("signbench: error: ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(capsys, tmp_path):
+    assert main(["run", "--device", "cuda", "--runs", str(tmp_path)]) == 2
+    assert "no GPU 0: this machine has 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["grid"], "unknown grid ''"),
+        (["grid", "quik"], "did you mean quick?"),
+        (["grid", "quick", "--recipe", "x"], "unknown recipe 'x'"),
+        (["grid", "quick", "--seeds", "a"], "invalid"),
+    ],
+)
+def test_other_commands_name_mistakes_too(capsys, args, message):
+    assert main(args) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_quick_grid_runs_every_method_and_ends_in_a_table(capsys, tmp_path):
+    args = ["grid", "quick", "--epochs", "1", "--seeds", "0,1", "--runs", str(tmp_path)]
+    assert main([*args, "--slots", "2"]) == 0
+    out = capsys.readouterr().out
+    for name in methods():
+        assert name in out
+    with (tmp_path / "tables" / "quick.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    variants = sum(len(method.variants) for method in methods().values())
+    assert len(rows) == 2 * variants
+    assert all(row["runs"] == "2" for row in rows)
+    assert "\\toprule" in (tmp_path / "tables" / "quick.tex").read_text()
+
+
+def test_a_run_that_fails_does_not_stop_the_grid(capsys, tmp_path):
+    flags = ["--epochs", "1", "--seeds", "0", "--runs", str(tmp_path), "--slots", "2"]
+    assert main(["grid", "quick", *flags]) == 0
+    broken = next(p for p in tmp_path.iterdir() if "dense-seed0" in p.name)
+    (broken / "result.json").unlink()
+    (broken / "config.json").write_text('{"run": {"seed": 7}}')
+    capsys.readouterr()
+    assert main(["grid", "quick", *flags]) == 1
+    output = capsys.readouterr()
+    assert f"failed: {broken.name}: " in output.err and "other settings" in output.err
+    assert "random" in output.out
+
+
+def test_packages_of_the_same_name_from_elsewhere_are_refused(tmp_path):
+    (tmp_path / "signin").mkdir()
+    (tmp_path / "signin" / "__init__.py").write_text("")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from launch.cli import main; main(['run'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"package 'signin' comes from {tmp_path}" in done.stderr
