@@ -52,7 +52,7 @@ def uniform(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def erk(shapes: Shapes, density: float) -> dict[str, float]:
-    """Erdős-Rényi-Kernel: ∝ (sum of the dimensions) / (their product), kernel dimensions included."""
+    """Erdős-Rényi-Kernel: ∝ (sum of the dimensions) / (their product), kernel included."""
     raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
     return fill(raw, _sizes(shapes), density)
 
@@ -133,7 +133,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
 def global_top_k_masks(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     """Masks with exactly k ones in all, at the largest scores over all layers together."""
     flat = torch.cat([score.flatten() for score in scores.values()])
-    parts = top_k_mask(flat, k).split([score.numel() for score in scores.values()])
+    parts = torch.split(top_k_mask(flat, k), [score.numel() for score in scores.values()])
     return {
         name: part.view(score.shape)
         for (name, score), part in zip(scores.items(), parts, strict=True)

@@ -48,7 +48,7 @@ class Method:
     and `is_sparse` is False for a method that keeps every weight.
 
     Hooks are called in the order in which they stand here. Masks must come out equal on all
-    ranks: decide them from `plan.seed`, or from quantities that are equal on all ranks (weights, and
+    ranks: decide them from `plan.seed`, or from what is equal on all ranks (weights, and
     gradients once DDP has averaged them).
     """
 

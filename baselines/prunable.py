@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 from baselines.errors import UserError
 
@@ -83,7 +83,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _checked(name: str, weight: Tensor) -> nn.Parameter:
-    if isinstance(weight, UninitializedTensorMixin):
+    if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised yet: run a batch through the model first.")
     if not isinstance(weight, nn.Parameter):
         raise UserError(f"{name} is computed by a parametrization: remove or exclude it.")

@@ -267,9 +267,7 @@ class SparseModel:
         if layers:
             grads = [_gather_grad(layer) for layer in layers]
             latents = _latents(layers)
-            for tensors, parts in zip(
-                latents, self.storage.pull_back(grads, latents), strict=True
-            ):
+            for tensors, parts in zip(latents, self.storage.pull_back(grads, latents), strict=True):
                 for latent, grad in zip(tensors, parts, strict=True):
                     latent.grad = grad
         self._show_latents(optimizer)
@@ -304,8 +302,7 @@ class SparseModel:
         return {
             "masks": {layer.name: layer.mask for layer in self},
             "latents": {
-                layer.name: [latent.detach() for latent in layer.latents]
-                for layer in self._stepped
+                layer.name: [latent.detach() for latent in layer.latents] for layer in self._stepped
             },
         }
 

@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(args: list[str]) -> int:
     """Trains one network."""
     run, machine = parse_run(args)
-    from launch.train import Diverged, run_training
+    from launch.loop import Diverged
+    from launch.train import run_training
 
     try:
         result = run_training(run, machine)

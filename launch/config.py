@@ -51,7 +51,7 @@ class Recipe:
     """What all methods of one comparison share. The defaults are those of the digits recipe."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, or a folder DIR with DIR/train/<class>/ and DIR/{val,test}/<class>/."""
+    """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/ (or val/)."""
     model: str = "digits-cnn"
     """One of the suite's models, or any model of timm by name."""
     image_size: int = 8
@@ -100,9 +100,7 @@ class Recipe:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
-        _in_unit(
-            warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
-        )
+        _in_unit(warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing)
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum above 0.")
 

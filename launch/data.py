@@ -8,7 +8,7 @@ that a single process sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -72,9 +72,7 @@ def load_data(
             training set smaller than one batch.
     """
     if recipe.batch_size % share.world:
-        raise UserError(
-            f"batch_size {recipe.batch_size} does not divide over {share.world} ranks."
-        )
+        raise UserError(f"batch_size {recipe.batch_size} does not divide over {share.world} ranks.")
     builtin = recipe.data in _BUILTIN
     if builtin or recipe.image_size <= RESIDENT_MAX_SIZE:
         return _resident(recipe, root, device, seed, share, workers)
@@ -222,7 +220,7 @@ def _cifar(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
     return parts[0], parts[1], len(part.classes)
 
 
-_BUILTIN = {
+_BUILTIN: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
     "digits": _digits,
     "cifar10": partial(_cifar, name="CIFAR10"),
     "cifar100": partial(_cifar, name="CIFAR100"),
@@ -346,16 +344,14 @@ class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         order = torch.randperm(self.n, generator=generator)
         order = order if self.shuffle else torch.arange(self.n)
-        for batch in order.split(self.batch_size)[: len(self)]:
+        for batch in torch.split(order, self.batch_size)[: len(self)]:
             yield [(self.epoch, index) for index in self.share.of(batch).tolist()]
 
 
 class Streamed:
     """A split read from files by worker processes that live as long as the run."""
 
-    def __init__(
-        self, files: _Files, order: _Order, device: torch.device, workers: int
-    ) -> None:
+    def __init__(self, files: _Files, order: _Order, device: torch.device, workers: int) -> None:
         self._order, self._device = order, device
         self._loader = torch.utils.data.DataLoader(
             files,

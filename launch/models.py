@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,7 +68,7 @@ def resnet20(classes: int, channels: int, image_size: int) -> nn.Module:
 
 
 def resnet18_cifar(classes: int, channels: int, image_size: int) -> nn.Module:
-    """torchvision's ResNet18 with a 3×3 stem and no pooling: 11,210,432 prunable for 100 classes."""
+    """torchvision's ResNet18, 3×3 stem, no pooling: 11,210,432 prunable for 100 classes."""
     from torchvision.models import resnet18
 
     model = resnet18(num_classes=classes)
@@ -104,18 +105,14 @@ def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.M
 
     if not timm.is_model(name):
         raise unknown("model", name, [*MODELS, *timm.list_models()])
-    sized = {}
-    if timm.models.get_pretrained_cfg(name).fixed_input_size:
+    sized: dict[str, Any] = {}
+    if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
         sized["img_size"] = image_size  # transformers have position embeddings of that size
-    return timm.create_model(name, num_classes=classes, in_chans=channels, **sized)  # type: ignore[no-any-return]
+    return timm.create_model(name, num_classes=classes, in_chans=channels, **sized)
 
 
 def _he_init(model: nn.Module) -> None:
-    """Kaiming normal, fan out, for convolutions (as torchvision's ResNets); torch's for the rest."""
+    """Kaiming normal, fan out, for convolutions, as torchvision's ResNets; torch's for the rest."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

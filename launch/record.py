@@ -112,7 +112,7 @@ class RunFolder:
                 continue
             try:
                 state: State = torch.load(path, map_location="cpu", weights_only=True)
-                if state.keys() >= {"epoch", "model", "net", "optimizer", "method"}:
+                if state.keys() >= {"epoch", "loop", "initial_signs"}:
                     return state
                 reason = "entries are missing"
             except Exception as error:  # whatever garbage makes torch.load raise
@@ -130,7 +130,9 @@ class RunFolder:
 
     # ---- snapshots and ends
 
-    def snapshot(self, epoch: int, model: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    def snapshot(
+        self, epoch: int, model: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> None:
         """Writes the model's state dict, and the masks under "mask:<name>"."""
         from safetensors.torch import save_file
 

@@ -59,7 +59,7 @@ class Product(Storage):
 
 
 def is_rescale_epoch(epoch: int, period: int, until: int) -> bool:
-    """Whether Algorithm 1 rescales before the epoch (counted from 0; the paper counts i = epoch + 1).
+    """Whether Algorithm 1 rescales before the epoch, counted from 0 (the paper's i = epoch + 1).
 
     Args:
         period: p, in epochs; 0 never rescales, which is plain m ⊙ w (Table 11).

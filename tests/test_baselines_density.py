@@ -119,9 +119,7 @@ def test_published_networks(model, classes, numel, layers, full_balanced, full_e
             assert sum(d == 1 for d in got.values()) == full
             counts = layer_counts(kind, shapes, 1 - density)
             assert sum(counts.values()) == keep_count(numel, 1 - density)
-            assert all(
-                abs(counts[k] - got[k] * math.prod(shapes[k])) <= 1.001 for k in shapes
-            )
+            assert all(abs(counts[k] - got[k] * math.prod(shapes[k])) <= 1.001 for k in shapes)
 
 
 def test_resnet50_erk_densities():

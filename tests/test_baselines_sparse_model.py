@@ -122,9 +122,7 @@ class Dense:
 @pytest.mark.parametrize("storage", ["plain", "product"])
 @settings(max_examples=40, deadline=None)
 @given(
-    masks=st.lists(
-        st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=5
-    ),
+    masks=st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=5),
     seed=st.integers(0, 1000),
 )
 def test_mask_changes_keep_what_stays_and_clear_what_comes(storage, masks, seed):
@@ -167,7 +165,7 @@ def test_latents_and_state_exist_at_active_positions_only(storage):
 
 
 def test_a_full_mask_with_plain_is_the_model_itself():
-    net, opt = make(density=1.0)
+    net, _ = make(density=1.0)
     assert all(layer.latents == (layer.weight,) for layer in net)
     assert not net.state_dict()["latents"]
 
@@ -309,7 +307,7 @@ def test_rescale_keeps_the_outputs_and_restores_beta():
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_set_weights_writes_what_is_trained(storage):
-    net, opt = make(STORAGES[storage])
+    net, _ = make(STORAGES[storage])
     values = {name: torch.randn(shape) for name, shape in net.shapes.items()}
     net.set_weights(values)
     for layer in net:
@@ -333,7 +331,9 @@ def test_detach_gives_the_plain_network_back():
 def test_sparsity_is_counted_in_the_weights():
     net = SparseModel(tiny_net(), exclude=["7"])
     assert "7.weight" not in net.layers
-    net.set_masks({name: torch.zeros(shape, dtype=torch.bool) for name, shape in net.shapes.items()})
+    net.set_masks(
+        {name: torch.zeros(shape, dtype=torch.bool) for name, shape in net.shapes.items()}
+    )
     assert net.sparsity() == 1.0
     prunable, everything = net.numel, net.numel + 12 * 16 * 5
     assert net.sparsity_all() == pytest.approx(prunable / everything)

@@ -12,7 +12,7 @@ from baselines.density import keep_count
 from baselines.errors import UserError
 from baselines.method import Method, methods
 from launch.config import Run
-from launch.train import Training
+from launch.loop import Loop
 
 CASES = [
     pytest.param(name, variant, sign_in, id=f"{name}-{variant}-{'signin' if sign_in else 'plain'}")
@@ -30,17 +30,17 @@ def make(name, variant, sign_in, **choices):
 @pytest.fixture
 def checked(monkeypatch):
     """Looks at every step: masked weights are zero, and the model is what the latents say."""
-    original = Training._update
+    original = Loop.step
     steps = []
 
-    def update(self, step):
-        original(self, step)
+    def step(self, epoch, i, *rest):
+        original(self, epoch, i, *rest)
         for layer in self.net:
             if layer.mask is not None:
                 assert not layer.weight[~layer.mask].any()
-        steps.append(step)
+        steps.append(epoch * self.steps + i)
 
-    monkeypatch.setattr(Training, "_update", update)
+    monkeypatch.setattr(Loop, "step", step)
     return steps
 
 
@@ -86,7 +86,5 @@ def test_the_global_generator_does_not_decide_masks(machine):
     torch.manual_seed(1)
     one = train(make("random", {}, False, epochs=1), machine)
     torch.manual_seed(2)
-    two = train(
-        make("random", {}, False, epochs=1), replace(machine, runs=machine.runs / "other")
-    )
+    two = train(make("random", {}, False, epochs=1), replace(machine, runs=machine.runs / "other"))
     assert one["mask_hash"] == two["mask_hash"]

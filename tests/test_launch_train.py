@@ -20,12 +20,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import launch.loop
 import launch.train
 from baselines.errors import UserError
+from baselines.sparse_model import SparseModel
 from launch.config import Run
-from launch.data import Share, mix
+from launch.data import Share, load_data, mix
+from launch.loop import Diverged, Loop, build
 from launch.record import RunFolder
-from launch.train import Diverged, Training, run_training
+from launch.train import run_training
 from signin.signs import count_flips, signs
 
 SIGN_IN = {"method": "random", "sparsity": 0.9, "sign_in": True}
@@ -65,16 +68,16 @@ def assert_same(run, one, other):
         assert all(torch.equal(t, snapshots2[name][k]) for k, t in tensors.items())
 
 
-def interrupt_after(epochs, monkeypatch, error=RuntimeError("pulled the plug")):
+def interrupt_after(epochs, monkeypatch):
     """Makes the next training stop at the beginning of an epoch."""
-    original = Training._train_epoch
+    original = Loop.train_epoch
 
     def stopping(self, epoch):
         if epoch == epochs:
-            raise error
+            raise RuntimeError("pulled the plug")
         return original(self, epoch)
 
-    monkeypatch.setattr(Training, "_train_epoch", stopping)
+    monkeypatch.setattr(Loop, "train_epoch", stopping)
 
 
 def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
@@ -117,7 +120,7 @@ def test_killed_in_the_middle_of_an_epoch_or_between_its_files(machine, monkeypa
             raise RuntimeError("pulled the plug")
         return original(*_args)
 
-    owner, name = (Training, "_update") if after == "backward" else (RunFolder, "save_state")
+    owner, name = (Loop, "step") if after == "backward" else (RunFolder, "save_state")
     original = getattr(owner, name)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
         patch.setattr(owner, name, stop)
@@ -187,9 +190,9 @@ def test_a_finished_run_is_not_trained_again(machine, monkeypatch):
 
 def test_a_run_that_another_process_holds_is_refused(machine):
     run = Run.make("digits", "dense", epochs=1)
-    with RunFolder(run, machine.runs).opened():
-        with pytest.raises(UserError, match="in use by another process"):
-            train(run, machine)
+    holder = RunFolder(run, machine.runs).opened()
+    with holder, pytest.raises(UserError, match="in use by another process"):
+        train(run, machine)
     assert train(run, machine)["epochs"] == 1
 
 
@@ -210,7 +213,7 @@ def test_a_folder_of_another_run_is_refused(machine):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(machine, monkeypatch):
     run = Run.make("digits", epochs=4, **SIGN_IN)
-    original = launch.train.forward
+    original = launch.loop.forward
     calls = 0
 
     def forward(*args):
@@ -220,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
         return output, loss * float("nan") if calls == 18 * 2 + 6 else loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch.train, "forward", forward)
+        patch.setattr(launch.loop, "forward", forward)
         with pytest.raises(Diverged, match=r"loss is nan at epoch 2, step 5, lr 0\.1"):
             train(run, machine)
     folder = RunFolder(run, machine.runs)
@@ -228,13 +231,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
     assert folder.result is None
     state = folder.newest_state()
     assert state["epoch"] == 1
-    assert all(bool(t.isfinite().all()) for t in state["model"].values())
+    assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values())
     assert train(run, machine)["epochs"] == 4
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
     run = Run.make("digits", "dense", epochs=2)
-    original = Training._train_epoch
+    original = Loop.train_epoch
 
     def spoiling(self, epoch):
         values = original(self, epoch)
@@ -242,7 +245,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
             self.net.weights["fc.weight"].data[0, 0] = float("inf")
         return values
 
-    monkeypatch.setattr(Training, "_train_epoch", spoiling)
+    monkeypatch.setattr(Loop, "train_epoch", spoiling)
     with pytest.raises(Diverged, match="not finite after epoch 1"):
         train(run, machine)
     assert RunFolder(run, machine.runs).newest_state()["epoch"] == 0
@@ -326,13 +329,13 @@ def test_flips_do_not_count_what_is_or_was_zero():
 
 def test_sign_in_rescales_until_t2(machine, monkeypatch):
     epochs = []
-    original = launch.train.SparseModel.rescale
+    original = SparseModel.rescale
 
     def rescale(self, reset_state=False):
         original(self, reset_state)
         epochs.append(len(epochs))
 
-    monkeypatch.setattr(launch.train.SparseModel, "rescale", rescale)
+    monkeypatch.setattr(SparseModel, "rescale", rescale)
     train(Run.make("digits", epochs=10, rescale_until=0.5, **SIGN_IN), machine)
     assert len(epochs) == 4  # before i = 1, 2, 3, 4 < T2 = 5
     epochs.clear()
@@ -343,10 +346,8 @@ def test_sign_in_rescales_until_t2(machine, monkeypatch):
 def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
     def decays(**choices):
         run = Run.make("digits", "random", weight_decay=0.3, **choices)
-        data = launch.train.load_data(
-            run.settings, machine.data_dir, torch.device("cpu"), 0, Share(), 0
-        )
-        _, optimizer = launch.train.build(run, data, torch.device("cpu"))
+        data = load_data(run.settings, machine.data_dir, torch.device("cpu"), 0, Share(), 0)
+        _, optimizer = build(run, data, torch.device("cpu"))
         return [group["weight_decay"] for group in optimizer.param_groups]
 
     assert decays() == [0.3, 0.3]

@@ -1,0 +1,305 @@
+"""What a training step costs, beside a bare PyTorch loop on the same model and batch.
+
+Every variant takes its steps in turn with all the others in one process, so that whatever else
+the machine does hits all alike. Peak memory is measured in a process of its own for each variant,
+and counted too: parameters, gradients, optimizer state, factors, indices and masks.
+
+    bare         model, loss, backward, fused SGD; batches that lie ready in the model's format
+    dense        the suite's loop: data, augmentation, learning rate, accuracy, checks, the method
+    random       the same with a random mask
+    … + Sign-In  the same with factors around the step
+    in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from tqdm import tqdm
+
+from baselines.density import layer_counts, random_mask
+from baselines.errors import UserError, unknown
+from baselines.prunable import prunable_weights
+from launch.config import Recipe, Run
+from launch.data import Data, Resident
+from launch.loop import Loop, Meter, autocast
+from launch.models import build_model
+from launch.ranks import Ranks, ranks
+from launch.recipes import RECIPES
+from signin.product import Product
+
+Step = Callable[[], None]
+
+MODELS = {"resnet20": ("cifar10-resnet20", 10), "resnet18": ("cifar100-resnet18", 100)}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure what a training step costs, against a bare PyTorch loop."""
+
+    models: tuple[str, ...] = ("resnet20", "resnet18")
+    """resnet20 and resnet18, at their CIFAR recipes."""
+    sparsity: float = 0.9
+    """Of the sparse variants."""
+    batch_size: int = 128
+    """Images a step."""
+    steps: int = 30
+    """Measured steps of each variant, after two that are not."""
+    memory: bool = True
+    """Measure peak memory too, each variant in its own process."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16: autocast."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads; 0: as many as torch takes."""
+    output: Path = Path("bench.csv")
+    """Where the table is written."""
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in MODELS:
+                raise unknown("model", name, MODELS)
+        if self.steps < 1 or self.batch_size < 1:
+            raise UserError("steps and batch_size must be positive.")
+        if not 0 < self.sparsity < 1:
+            raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+
+
+def bench(options: Bench) -> int:
+    """Prints the table and writes it as CSV."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = []
+    with ranks(options.device) as r:
+        for model in options.models:
+            rows += _bench_model(options, model, r.device)
+    columns = list(rows[0])
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(_text(rows))
+    print("written:", options.output)
+    return 0
+
+
+def _bench_model(options: Bench, model: str, device: torch.device) -> list[dict[str, Any]]:
+    names = list(variants(options))
+    steps = {name: make_step(options, model, name, device) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    rounds = tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty())
+    for i in rounds:
+        for name, step in steps.items():
+            seconds = _timed(step, device)
+            if i >= 2:
+                times[name].append(seconds)
+    del steps
+    base = statistics.median(times["bare"])
+    rows = []
+    for name in names:
+        # each round's own ratio: what slows the machine slows both halves of it
+        ratios = [t / b for t, b in zip(times[name], times["bare"], strict=True)]
+        rows.append(
+            {
+                "model": model,
+                "variant": name,
+                "ms min": 1e3 * min(times[name]),
+                "ms median": 1e3 * statistics.median(times[name]),
+                "ms max": 1e3 * max(times[name]),
+                "median / bare": statistics.median(times[name]) / base,
+                "paired ratio": statistics.median(ratios),
+                **(_memory(options, model, name) if options.memory else {}),
+            }
+        )
+    return rows
+
+
+def _timed(step: Step, device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# ---- the variants
+
+
+def variants(options: Bench) -> dict[str, dict[str, Any]]:
+    """Choices of the suite's runs by variant; those without any are the bare loops."""
+    sparse = {"method": "random", "sparsity": options.sparsity}
+    s = f"s={options.sparsity:g}"
+    return {
+        "bare": {},
+        "dense": {"method": "dense"},
+        "dense + Sign-In": {"method": "dense", "sign_in": True},
+        f"random {s}": sparse,
+        f"random {s} + Sign-In": {**sparse, "sign_in": True},
+        f"in-forward {s}": {},
+    }
+
+
+def make_step(options: Bench, model: str, variant: str, device: torch.device) -> Step:
+    """A function that takes one training step."""
+    recipe_name, classes = MODELS[model]
+    recipe = replace(
+        RECIPES[recipe_name], batch_size=options.batch_size, precision=options.precision
+    )
+    choices = variants(options)[variant]
+    if choices:
+        return _suite_step(recipe_name, recipe, choices, classes, device)
+    return _bare_step(options, recipe, classes, device, in_forward=variant != "bare")
+
+
+def _suite_step(
+    name: str, recipe: Recipe, choices: dict[str, Any], classes: int, device: torch.device
+) -> Step:
+    run = Run.make(name, batch_size=recipe.batch_size, precision=recipe.precision, **choices)
+    loop = Loop(run, _random_data(recipe, classes, device), Ranks(0, 1, device), bar=False)
+    loop.prepare()
+
+    def forever() -> Iterator[None]:
+        for epoch in range(recipe.epochs):
+            loop.begin_epoch(epoch)
+            meter = Meter(loop.steps, device)
+            for i, (x, y) in enumerate(loop.data.train.epoch(epoch)):
+                loop.step(epoch, i, x, y, meter)
+                yield
+
+    steps = forever()
+    return lambda: next(steps)
+
+
+def _bare_step(
+    options: Bench, recipe: Recipe, classes: int, device: torch.device, in_forward: bool
+) -> Step:
+    torch.manual_seed(0)
+    model = build_model(recipe.model, classes, 3, 32)
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if in_forward:
+        _parametrize(model, options.sparsity)
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=1e-4, fused=True
+    )
+    x = torch.randn(recipe.batch_size, 3, 32, 32, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.randint(classes, (recipe.batch_size,), device=device)
+    model.train()
+
+    def step() -> None:
+        with autocast(recipe, device):
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class _Factors(nn.Module):
+    """θ = S ⊙ m ⊙ w as torch's parametrize wants it."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", mask.float())
+
+    def forward(self, m: Tensor, w: Tensor) -> Tensor:
+        return self.mask * m * w
+
+    def right_inverse(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        (m,), (w,) = Product().split([theta])
+        return m, w
+
+
+def _parametrize(model: nn.Module, sparsity: float) -> None:
+    weights = prunable_weights(model)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    counts = layer_counts("balanced", shapes, sparsity)
+    for name, k in counts.items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        mask = random_mask(shapes[name], k, 0, name).to(weights[name].device)
+        parametrize.register_parametrization(module, "weight", _Factors(mask))
+
+
+def _random_data(recipe: Recipe, classes: int, device: torch.device) -> Data:
+    rng = np.random.default_rng(0)
+    n = 40 * recipe.batch_size
+    images = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, classes, n)
+    half = torch.full((3,), 0.5)
+    make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
+    train = make(images, labels, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True)
+    return Data(train, make(images[:1], labels[:1]), classes, 3)
+
+
+# ---- memory
+
+
+def _memory(options: Bench, model: str, variant: str) -> dict[str, float]:
+    """Peak of a process that takes three steps of one variant, above what it had before."""
+    code = "import sys; from launch.bench import measure_memory; measure_memory(*sys.argv[1:])"
+    arguments = [model, variant, json.dumps(_plain(options))]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _plain(options: Bench) -> dict[str, Any]:
+    return {**vars(options), "output": str(options.output)}
+
+
+def measure_memory(model: str, variant: str, options_json: str) -> None:
+    """Prints, as JSON, the peak and what is held between steps, in MiB."""
+    options = Bench(**json.loads(options_json))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with ranks(options.device) as r:
+        step = make_step(options, model, variant, r.device)
+        step()  # libraries allocate on their first step
+        before = _resident_mib("VmRSS", r.device)
+        for _ in range(3):
+            step()
+        peak = _resident_mib("VmHWM", r.device)
+    print(json.dumps({"peak MiB": peak, "after one step MiB": before}))
+
+
+def _resident_mib(field: str, device: torch.device) -> float:
+    if device.type == "cuda":
+        peak = field == "VmHWM"
+        read = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return read(device) / 2**20
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise UserError("memory can be measured on Linux only.")
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    import pandas as pd
+
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format)
