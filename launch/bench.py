@@ -1,8 +1,9 @@
 """What a training step costs, beside a bare PyTorch loop on the same model and batch.
 
 Every variant takes its steps in turn with all the others in one process, so that whatever else
-the machine does hits all alike. Peak memory is measured in a process of its own for each variant,
-and counted too: parameters, gradients, optimizer state, factors, indices and masks.
+the machine does hits all alike; their order changes from round to round. Memory is measured in
+processes of its own for each variant, as the peak above what the imports take, and it is counted:
+parameters, gradients, optimizer state, factors and their gradients, indices, masks and buffers.
 
     bare         model, loss, backward, fused SGD; batches that lie ready in the model's format
     dense        the suite's loop: data, augmentation, learning rate, accuracy, checks, the method
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -35,6 +37,7 @@ from tqdm import tqdm
 from baselines.density import layer_counts, random_mask
 from baselines.errors import UserError, unknown
 from baselines.prunable import prunable_weights
+from baselines.sparse_model import SparseModel
 from launch.config import Recipe, Run
 from launch.data import Data, Resident
 from launch.loop import Loop, Meter, autocast
@@ -43,8 +46,16 @@ from launch.ranks import Ranks, ranks
 from launch.recipes import RECIPES
 from signin.product import Product
 
-Step = Callable[[], None]
 
+@dataclass(frozen=True)
+class Step:
+    """One variant, ready to go: `take` takes a training step, `held` counts bytes."""
+
+    take: Callable[[], None]
+    held: Callable[[], int]
+
+
+MEMORY_PROCESSES = 3
 MODELS = {"resnet20": ("cifar10-resnet20", 10), "resnet18": ("cifar100-resnet18", 100)}
 
 
@@ -102,13 +113,13 @@ def bench(options: Bench) -> int:
 
 def _bench_model(options: Bench, model: str, device: torch.device) -> list[dict[str, Any]]:
     names = list(variants(options))
-    steps = {name: make_step(options, model, name, device) for name in names}
+    steps = {name: make_step(options, model, name, device).take for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
-    rounds = tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty())
-    for i in rounds:
-        for name, step in steps.items():
-            seconds = _timed(step, device)
-            if i >= 2:
+    order = random.Random(0)
+    for i in tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty()):
+        for name in order.sample(names, len(names)):
+            seconds = _timed(steps[name], device)
+            if i >= 2:  # the first ones compile, choose kernels and fill caches
                 times[name].append(seconds)
     del steps
     base = statistics.median(times["bare"])
@@ -131,7 +142,7 @@ def _bench_model(options: Bench, model: str, device: torch.device) -> list[dict[
     return rows
 
 
-def _timed(step: Step, device: torch.device) -> float:
+def _timed(step: Callable[[], None], device: torch.device) -> float:
     _wait(device)
     began = time.perf_counter()
     step()
@@ -162,7 +173,7 @@ def variants(options: Bench) -> dict[str, dict[str, Any]]:
 
 
 def make_step(options: Bench, model: str, variant: str, device: torch.device) -> Step:
-    """A function that takes one training step."""
+    """A variant's model, data and optimizer, built."""
     recipe_name, classes = MODELS[model]
     recipe = replace(
         RECIPES[recipe_name], batch_size=options.batch_size, precision=options.precision
@@ -189,7 +200,7 @@ def _suite_step(
                 yield
 
     steps = forever()
-    return lambda: next(steps)
+    return Step(lambda: next(steps), lambda: _held(loop.net.model, loop.optimizer, loop.net))
 
 
 def _bare_step(
@@ -215,7 +226,7 @@ def _bare_step(
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return Step(step, lambda: _held(model, optimizer))
 
 
 class _Factors(nn.Module):
@@ -258,45 +269,58 @@ def _random_data(recipe: Recipe, classes: int, device: torch.device) -> Data:
 # ---- memory
 
 
+def _held(
+    model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None
+) -> int:
+    """Bytes that training holds besides activations, at its largest, within the step."""
+    parameters = list(model.parameters())
+    state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+    tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients
+    for layer in net or ():
+        tensors += [t for t in (layer.mask, layer.index) if t is not None]
+        tensors += [] if layer.in_place else 2 * layer.latents
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 def _memory(options: Bench, model: str, variant: str) -> dict[str, float]:
-    """Peak of a process that takes three steps of one variant, above what it had before."""
+    """Median over processes that take a few steps of one variant."""
     code = "import sys; from launch.bench import measure_memory; measure_memory(*sys.argv[1:])"
-    arguments = [model, variant, json.dumps(_plain(options))]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    settings = json.dumps({**vars(options), "output": str(options.output)})
+    found = []
+    for _ in range(MEMORY_PROCESSES):
+        done = subprocess.run(
+            [sys.executable, "-c", code, model, variant, settings],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {key: statistics.median(f[key] for f in found) for key in found[0]}
 
 
-def _plain(options: Bench) -> dict[str, Any]:
-    return {**vars(options), "output": str(options.output)}
-
-
-def measure_memory(model: str, variant: str, options_json: str) -> None:
-    """Prints, as JSON, the peak and what is held between steps, in MiB."""
-    options = Bench(**json.loads(options_json))
+def measure_memory(model: str, variant: str, settings: str) -> None:
+    """Prints, as JSON, what one variant holds (counted) and takes at its peak, in MiB."""
+    options = Bench(**json.loads(settings))
     if options.threads:
         torch.set_num_threads(options.threads)
     with ranks(options.device) as r:
+        before = _used_mib(r.device, peak=False)
         step = make_step(options, model, variant, r.device)
-        step()  # libraries allocate on their first step
-        before = _resident_mib("VmRSS", r.device)
-        for _ in range(3):
-            step()
-        peak = _resident_mib("VmHWM", r.device)
-    print(json.dumps({"peak MiB": peak, "after one step MiB": before}))
+        for _ in range(4):
+            step.take()
+        peak = _used_mib(r.device, peak=True) - before
+    print(json.dumps({"counted MiB": step.held() / 2**20, "peak MiB": peak}))
 
 
-def _resident_mib(field: str, device: torch.device) -> float:
+def _used_mib(device: torch.device, peak: bool) -> float:
     if device.type == "cuda":
-        peak = field == "VmHWM"
         read = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
         return read(device) / 2**20
+    field = "VmHWM" if peak else "VmRSS"
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
-    raise UserError("memory can be measured on Linux only.")
+    raise UserError("memory can be measured on Linux only: --no-memory leaves it out.")
 
 
 def _text(rows: list[dict[str, Any]]) -> str:
