@@ -19,7 +19,7 @@ Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,13 @@ class Layer:
     """One prunable weight tensor.
 
     Attributes:
-        mask: True at the active positions, of the weight's shape; None where all are.
-        index: offsets in memory of the active positions, in row-major order; None with the mask.
+        index: offsets in memory of the active positions, in row-major order; None where all are.
         latents: what is stepped: vectors over the active positions, or of the weight's shape
             where all are. The weight itself where the storage is the identity and all are.
     """
 
     name: str
     weight: nn.Parameter
-    mask: Tensor | None = None
     index: Tensor | None = None
     latents: tuple[nn.Parameter, ...] = ()
 
@@ -57,6 +55,15 @@ class Layer:
         return self.weight.numel() if self.index is None else self.index.numel()
 
     @property
+    def mask(self) -> Tensor | None:
+        """True at the active positions, of the weight's shape; None where all are."""
+        if self.index is None:
+            return None
+        mask = torch.zeros_like(self.weight, dtype=torch.bool)
+        _in_memory_order(mask)[self.index] = True
+        return mask
+
+    @property
     def in_place(self) -> bool:
         return self.latents[0] is self.weight
 
@@ -64,25 +71,35 @@ class Layer:
         """Entries of a tensor of the weight's shape at the active positions."""
         if self.index is None:
             return dense
-        if dense.stride() != self.weight.stride():
-            dense = torch.empty_like(self.weight, dtype=dense.dtype).copy_(dense)
-        return _in_memory_order(dense).index_select(0, self.index)
+        return _in_memory_order(self._laid_out(dense)).index_select(0, self.index)
 
     def scatter(self, values: Tensor, dense: Tensor) -> Tensor:
-        """Writes values at the active positions into a tensor laid out like the weight."""
+        """Writes values at the active positions into a tensor of the weight's shape."""
         if self.index is None:
             return dense.copy_(values)
-        _in_memory_order(dense).index_copy_(0, self.index, values)
-        return dense
+        target = self._laid_out(dense)
+        _in_memory_order(target).index_copy_(0, self.index, values)
+        return dense if target is dense else dense.copy_(target)
+
+    def _laid_out(self, dense: Tensor) -> Tensor:
+        """The tensor itself, or a copy that lies in memory as the weight does."""
+        if dense.stride() == self.weight.stride():
+            return dense
+        return torch.empty_like(self.weight, dtype=dense.dtype).copy_(dense)
 
     def with_mask(self, mask: Tensor | None) -> Layer:
         """The layer under another mask, its latents still to be made."""
         if mask is None or bool(mask.all()):
             return Layer(self.name, self.weight)
-        mask = mask.to(self.weight.device, torch.bool, copy=True)
         offsets = torch.empty_like(self.weight, dtype=torch.int64)
         _in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
-        return Layer(self.name, self.weight, mask, offsets[mask])
+        return Layer(self.name, self.weight, offsets[mask.to(offsets.device, torch.bool)])
+
+    def clear_masked(self, dense: Tensor) -> None:
+        """Zeroes a tensor of the weight's shape where masked."""
+        if self.index is not None:
+            active = self.gather(dense)
+            self.scatter(active, dense.zero_())
 
 
 class SparseModel:
@@ -130,10 +147,8 @@ class SparseModel:
     def masks(self) -> dict[str, Tensor]:
         """Boolean masks by name, True where active."""
         return {
-            layer.name: torch.ones_like(layer.weight, dtype=torch.bool)
-            if layer.mask is None
-            else layer.mask
-            for layer in self
+            layer.name: torch.ones_like(layer.weight, dtype=torch.bool) if mask is None else mask
+            for layer, mask in ((layer, layer.mask) for layer in self)
         }
 
     @property
@@ -188,8 +203,7 @@ class SparseModel:
         for name, value in weights.items():
             layer = self.layers[name]
             layer.weight.copy_(value)
-            if layer.mask is not None:
-                layer.weight.mul_(layer.mask)
+            layer.clear_masked(layer.weight)
         self._split_again([self.layers[name] for name in weights])
 
     @torch.no_grad()
@@ -209,8 +223,8 @@ class SparseModel:
     def mask_gradients(self) -> None:
         """Zeroes gradients where masked. Call it before clipping by a norm; else not needed."""
         for layer in self:
-            if layer.mask is not None and layer.weight.grad is not None:
-                layer.weight.grad.mul_(layer.mask)
+            if layer.weight.grad is not None:
+                layer.clear_masked(layer.weight.grad)
 
     # ---- stepping
 
@@ -263,22 +277,21 @@ class SparseModel:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
             raise UserError("SparseModel cannot serve optimizer.step(closure).")
-        layers = [layer for layer in self._stepped if layer.weight.grad is not None]
-        if layers:
-            grads = [_gather_grad(layer) for layer in layers]
-            latents = _latents(layers)
-            for tensors, parts in zip(latents, self.storage.pull_back(grads, latents), strict=True):
-                for latent, grad in zip(tensors, parts, strict=True):
-                    latent.grad = grad
+        for layer in self._stepped:
+            if layer.weight.grad is None:
+                for latent in layer.latents:
+                    latent.grad = None
+        for block in _blocks([layer for layer in self._stepped if layer.weight.grad is not None]):
+            latents = _latents(block)
+            parts = self.storage.pull_back([_gather_grad(layer) for layer in block], latents)
+            for tensors, grads in zip(latents, parts, strict=True):
+                _set_grads(tensors, grads)
         self._show_latents(optimizer)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._show_weights(optimizer)
         self._push(self._stepped)
-        for layer in self._stepped:
-            for latent in layer.latents:
-                latent.grad = None
 
     @property
     def _stepped(self) -> list[Layer]:
@@ -329,7 +342,7 @@ class SparseModel:
             raise UserError(f"{name} has shape {shape}, not {tuple(tensor.shape)}.")
 
     def _make_latents(self, layer: Layer, parts: tuple[Any, ...]) -> None:
-        if self.storage.is_identity and layer.mask is None:
+        if self.storage.is_identity and layer.index is None:
             layer.latents = (layer.weight,)
         else:
             layer.latents = tuple(nn.Parameter(part) for (part,) in parts)
@@ -348,22 +361,20 @@ class SparseModel:
             for before, after, state in zip(old.latents, new.latents, states, strict=True):
                 if state:
                     self._optimizer.state[after] = _moved(state, before, old, new)
-        if new.mask is not None:
-            new.weight.mul_(new.mask)
+        new.clear_masked(new.weight)
         self.layers[new.name] = new
 
     def _split_again(self, layers: list[Layer]) -> None:
-        if not layers:
-            return
-        parts = self.storage.split([layer.gather(layer.weight) for layer in layers])
-        for latents, values in zip(_latents(layers), parts, strict=True):
-            torch._foreach_copy_(latents, list(values))
+        for block in _blocks(layers):
+            parts = self.storage.split([layer.gather(layer.weight) for layer in block])
+            for latents, values in zip(_latents(block), parts, strict=True):
+                torch._foreach_copy_(latents, list(values))
         self._push(layers)
 
     def _push(self, layers: list[Layer]) -> None:
         """Writes the merged latents to the weights."""
-        if layers:
-            for layer, value in zip(layers, self.storage.merge(_latents(layers)), strict=True):
+        for block in _blocks(layers):
+            for layer, value in zip(block, self.storage.merge(_latents(block)), strict=True):
                 layer.scatter(value, layer.weight)
 
 
@@ -372,9 +383,25 @@ def _in_memory_order(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
+def _blocks(layers: list[Layer]) -> list[list[Layer]]:
+    """Layers to work on together. On a GPU all, for few launches; elsewhere one at a time, so
+    that what is computed in between stays in the cache and in memory that was used before."""
+    return [layers] if layers and layers[0].weight.is_cuda else [[layer] for layer in layers]
+
+
 def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:
     """A list a latent, with an entry a layer."""
     return tuple(map(list, zip(*(layer.latents for layer in layers), strict=True)))
+
+
+def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    """Into the memory of the step before: to ask for it anew costs more than to write it."""
+    kept: list[Tensor] = []
+    for latent in latents:
+        if latent.grad is None:
+            latent.grad = torch.empty_like(latent)
+        kept.append(latent.grad)
+    torch._foreach_copy_(kept, list(grads))
 
 
 def _gather_grad(layer: Layer) -> Tensor:

@@ -3,7 +3,7 @@
 Every variant takes its steps in turn with all the others in one process, so that whatever else
 the machine does hits all alike; their order changes from round to round. Memory is measured in
 processes of its own for each variant, as the peak above what the imports take, and it is counted:
-parameters, gradients, optimizer state, factors and their gradients, indices, masks and buffers.
+parameters, gradients, optimizer state, factors and their gradients, indices and buffers.
 
     bare         model, loss, backward, fused SGD; batches that lie ready in the model's format
     dense        the suite's loop: data, augmentation, learning rate, accuracy, checks, the method
@@ -277,7 +277,7 @@ def _held(
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
     tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients
     for layer in net or ():
-        tensors += [t for t in (layer.mask, layer.index) if t is not None]
+        tensors += [] if layer.index is None else [layer.index]
         tensors += [] if layer.in_place else 2 * layer.latents
     return sum(t.numel() * t.element_size() for t in tensors)
 

@@ -36,7 +36,7 @@ def checked(monkeypatch):
     def step(self, epoch, i, *rest):
         original(self, epoch, i, *rest)
         for layer in self.net:
-            if layer.mask is not None:
+            if layer.index is not None:
                 assert not layer.weight[~layer.mask].any()
         steps.append(epoch * self.steps + i)
 
