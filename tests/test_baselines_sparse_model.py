@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 
 import pytest
 import torch
@@ -265,12 +266,16 @@ def test_autocast_and_gradient_scaler(storage):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_torch_compile_sees_an_ordinary_module():
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
+def test_torch_compile_sees_an_ordinary_module(backend):
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-        run = torch.compile(model) if compiled else model
+        run = torch.compile(model, backend=backend) if compiled else model
         net = SparseModel(run, Product())
         assert list(net.layers) == ["0.weight", "2.weight"]
         net.set_masks(masks_for(net, 0.5))

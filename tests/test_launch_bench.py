@@ -1,0 +1,75 @@
+"""The benchmark measures what it says. Its speeds are no test's business."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from launch.bench import Bench, make_step, measure_memory, variants
+from launch.cli import main
+
+SMALL = Bench(models=("resnet20",), batch_size=4, steps=1, threads=1, device="cpu")
+
+
+def test_the_table_has_every_variant(tmp_path, capsys):
+    output = tmp_path / "out" / "bench.csv"
+    flags = "--models resnet20 --batch-size 4 --steps 2 --no-memory --threads 1 --device cpu"
+    assert main(["bench", *flags.split(), "--output", str(output)]) == 0
+    with output.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["variant"] for row in rows] == list(variants(Bench()))
+    for row in rows:
+        assert float(row["ms min"]) <= float(row["ms median"]) <= float(row["ms max"])
+    assert float(rows[0]["median / bare"]) == 1.0
+    printed = capsys.readouterr().out
+    assert all(variant in printed for variant in variants(Bench()))
+
+
+def test_bytes_are_counted_by_hand():
+    n, rest = 270_896, 1386  # prunable weights of ResNet20, and what else it trains
+    buffers = 19  # batch normalisations, each with 2 running statistics and an 8-byte counter
+    statistics = 4 * 2 * (rest - 10) // 2 + 8 * buffers
+    active = n - round(0.9 * n)
+    indexed = active - 1584  # three layers are full at this density and need no index
+    expected = {
+        "bare": 4 * 3 * (n + rest),
+        "random s=0.9": 4 * (2 * n + 3 * rest) + 4 * active + (4 + 4 + 8) * indexed,
+        "random s=0.9 + Sign-In": 4 * (2 * n + 3 * rest) + 2 * (4 + 4 + 4) * active + 8 * indexed,
+    }
+    for variant, trained in expected.items():
+        step = make_step(SMALL, "resnet20", variant, torch.device("cpu"))
+        step.take()
+        assert step.held() == pytest.approx(trained + statistics, rel=2e-3)
+
+
+def test_the_in_forward_variant_trains_masked_factors():
+    step = make_step(SMALL, "resnet20", "in-forward s=0.9", torch.device("cpu"))
+    step.take()
+    bare = make_step(SMALL, "resnet20", "bare", torch.device("cpu"))
+    bare.take()
+    # m, their gradients and momentum, and a float mask, each of full size
+    assert step.held() - bare.held() == 4 * 4 * 270_896
+
+
+def test_memory_is_measured_in_mib(capsys):
+    settings = {**vars(SMALL), "output": "x"}
+    measure_memory("resnet20", "random s=0.9 + Sign-In", json.dumps(settings))
+    found = json.loads(capsys.readouterr().out)
+    assert 2 < found["counted MiB"] < 5
+    assert found["peak MiB"] >= 0
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--models resnet21", "unknown model 'resnet21', did you mean resnet20"),
+        ("--steps 0", "must be positive"),
+        ("--sparsity 1", "sparsity must be in (0, 1)"),
+    ],
+)
+def test_wrong_values_are_named(capsys, flags, message):
+    assert main(["bench", *flags.split()]) == 2
+    assert message in capsys.readouterr().err
