@@ -49,6 +49,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         self.stride = self.weight.stride()  # what the index was made for
+        self.version = self.weight._version  # counts writes: a higher one was somebody else's
 
     @property
     def nnz(self) -> int:
@@ -108,6 +109,9 @@ class SparseModel:
     Prunable are the weights of all Conv1d/2d/3d and Linear modules and the input projections of
     nn.MultiheadAttention that require a gradient, except those excluded. Prunable modules that
     share a weight count as one layer.
+
+    Weights may be written from outside at any time (by `load_state_dict`, say, or when DDP
+    broadcasts rank 0's): the next step starts from them, and clears what is masked.
 
     Args:
         model: any module, before or after it is wrapped by DDP or torch.compile; on its final
@@ -188,6 +192,7 @@ class SparseModel:
         """
         for name, mask in masks.items():
             self._check(name, mask)
+        self._follow()
         for name, mask in masks.items():
             self._set_mask(self.layers[name], mask)
 
@@ -201,10 +206,8 @@ class SparseModel:
         for name, value in weights.items():
             self._check(name, value)
         for name, value in weights.items():
-            layer = self.layers[name]
-            layer.weight.copy_(value)
-            layer.clear_masked(layer.weight)
-        self._split_again([self.layers[name] for name in weights])
+            self.layers[name].weight.copy_(value)
+        self._follow()
 
     @torch.no_grad()
     def rescale(self, reset_state: bool = False) -> None:
@@ -277,6 +280,9 @@ class SparseModel:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
             raise UserError("SparseModel cannot serve optimizer.step(closure).")
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+        self._follow()
         for layer in self._stepped:
             if layer.weight.grad is None:
                 for latent in layer.latents:
@@ -310,8 +316,10 @@ class SparseModel:
 
     # ---- keeping
 
+    @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
         """Masks and latents. With the model's and the optimizer's own, all there is to resume."""
+        self._follow()
         return {
             "masks": {layer.name: layer.mask for layer in self},
             "latents": {
@@ -362,7 +370,18 @@ class SparseModel:
                 if state:
                     self._optimizer.state[after] = _moved(state, before, old, new)
         new.clear_masked(new.weight)
+        new.version = new.weight._version
         self.layers[new.name] = new
+
+    def _follow(self) -> None:
+        """Takes over weights that somebody else has written."""
+        written = [layer for layer in self._stepped if layer.weight._version != layer.version]
+        for layer in written:
+            layer.clear_masked(layer.weight)
+            (value,) = self.storage.merge(_latents([layer]))
+            if not torch.equal(value, layer.gather(layer.weight)):
+                self._split_again([layer])
+            layer.version = layer.weight._version
 
     def _split_again(self, layers: list[Layer]) -> None:
         for block in _blocks(layers):
@@ -376,6 +395,7 @@ class SparseModel:
         for block in _blocks(layers):
             for layer, value in zip(block, self.storage.merge(_latents(block)), strict=True):
                 layer.scatter(value, layer.weight)
+                layer.version = layer.weight._version
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:

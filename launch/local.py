@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -36,7 +37,7 @@ def run_all(runs: Sequence[Run], machine: Machine, slots: int = 0) -> list[Outco
     context = multiprocessing.get_context("spawn")
     outcomes: list[Outcome] = []
     with (
-        ProcessPoolExecutor(min(slots, len(runs)), context) as pool,
+        ProcessPoolExecutor(min(slots, len(runs)), context, initializer=_begin) as pool,
         tqdm(total=len(runs), unit="run", disable=not sys.stderr.isatty()) as bar,
     ):
         waiting: dict[Future[Row | str], Run] = {pool.submit(_work, r, machine): r for r in runs}
@@ -48,7 +49,8 @@ def run_all(runs: Sequence[Run], machine: Machine, slots: int = 0) -> list[Outco
                     bar.update()
                     bar.write(f"[{len(outcomes)}/{len(runs)}] {_line(outcome)}", file=sys.stderr)
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # a run can be stopped at any moment
             raise
     return outcomes
 
@@ -60,6 +62,11 @@ def _default_slots(machine: Machine) -> int:
         machine.device == "auto" and torch.cuda.is_available()
     )
     return 1 if on_gpu else os.cpu_count() or 1
+
+
+def _begin() -> None:
+    """In a new worker: Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(run: Run, machine: Machine) -> Row | str:

@@ -245,11 +245,12 @@ def test_a_deep_copy_trains_alone():
     assert torch.equal(plain(x), copy.deepcopy(net.model)(x))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd-fused"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_autocast_and_gradient_scaler(storage):
+def test_autocast_and_gradient_scaler(storage, optimizer):
     losses = []
     for scaled in (False, True):
-        net, opt = make(STORAGES[storage])
+        net, opt = make(STORAGES[storage], optimizer=optimizer)
         scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1024.0)
         for x, y in batches(5):
             opt.zero_grad()
@@ -264,6 +265,15 @@ def test_autocast_and_gradient_scaler(storage):
         losses.append(loss.item())
         assert all(not layer.weight[~layer.mask].any() for layer in net)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_scaled_gradients_are_refused():
+    net, opt = make(Product(frobenius=0.1), optimizer="sgd-fused")
+    scaler = torch.amp.GradScaler("cpu")
+    x, y = batches(1)[0]
+    scaler.scale(loss_of(net.model(x), y)).backward()
+    with pytest.raises(UserError, match="unscale_"):
+        scaler.step(opt)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -319,6 +329,40 @@ def test_set_weights_writes_what_is_trained(storage):
         torch.testing.assert_close(layer.weight.detach(), values[layer.name] * layer.mask)
         merged = net.storage.merge(tuple([t.detach()] for t in layer.latents))[0]
         torch.testing.assert_close(merged, values[layer.name][layer.mask])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_weights_written_from_outside_are_followed(storage):
+    net, opt = make(STORAGES[storage], dtype=torch.float64)
+    twin, twin_opt = make(STORAGES[storage], dtype=torch.float64)
+    data = batches(4, torch.float64)
+    for model, optimizer in ((net.model, opt), (twin.model, twin_opt)):
+        step(model, optimizer, *data[0])
+    torch.manual_seed(1)
+    other = {k: torch.randn_like(v) for k, v in net.weights.items()}
+    masked = {k: v * net.masks[k] for k, v in other.items()}
+    net.model.load_state_dict({**net.model.state_dict(), **masked})
+    twin.set_weights(other)
+    for x, y in data[1:]:
+        step(net.model, opt, x, y)
+        step(twin.model, twin_opt, x, y)
+        assert all(not layer.weight[~layer.mask].any() for layer in net)
+    for a, b in zip(net.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    net.model.load_state_dict({**net.model.state_dict(), **other})
+    step(net.model, opt, *data[0])
+    assert all(not layer.weight[~layer.mask].any() for layer in net)
+
+
+def test_weights_written_back_unchanged_leave_the_factors_alone():
+    net, opt = make(Product())
+    for x, y in batches(3):
+        step(net.model, opt, x, y)
+    before = [latent.detach().clone() for layer in net for latent in layer.latents]
+    net.model.load_state_dict({k: v.clone() for k, v in net.model.state_dict().items()})
+    net.state_dict()
+    after = [latent for layer in net for latent in layer.latents]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_detach_gives_the_plain_network_back():
