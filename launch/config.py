@@ -60,13 +60,13 @@ class Recipe:
     """Random crops after padding by so many pixels (sets held on the device)."""
     flip: bool = False
     """Random horizontal flips."""
-    epochs: int = 30
+    epochs: int = 20
     """Length of the training; every schedule scales with it."""
     batch_size: int = 64
     """Over all ranks together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """What steps the weights, or the factors."""
-    lr: float = 0.2
+    lr: float = 0.05
     """Peak learning rate."""
     momentum: float = 0.9
     """Of SGD."""

@@ -9,7 +9,7 @@ from baselines.errors import UserError, unknown
 from baselines.method import methods
 from launch.config import Run
 
-QUICK_SPARSITY = 0.95
+QUICK_SPARSITY = 0.9
 
 
 def quick(recipe: str = "digits", seeds: Sequence[int] = (0, 1, 2), **choices: Any) -> list[Run]:

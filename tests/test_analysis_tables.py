@@ -57,6 +57,20 @@ def test_compare_gives_mean_and_sample_deviation(folders):
     }
 
 
+def test_gain_is_over_runs_of_the_same_seed(folders):
+    table = compare(load_runs(folders)).set_index(["label", "sign_in"])
+    differences = [
+        100 * (b - a)
+        for a, b in zip(ACCURACIES["random", False], ACCURACIES["random", True], strict=True)
+    ]
+    row = table.loc[("random", True)]
+    assert row["gain"] == pytest.approx(statistics.mean(differences))
+    assert row["gain_std"] == pytest.approx(statistics.stdev(differences))
+    assert table["gain"].notna().sum() == 1
+    only_plain = [f for f in folders if "True" not in f.name]
+    assert compare(load_runs(only_plain))["gain"].isna().all()
+
+
 def test_text_marks_the_best(folders):
     table = compare(load_runs(folders))
     lines = to_text(table, colour=False).splitlines()
