@@ -66,6 +66,8 @@ class Method:
     def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
         """Once, before the first step of a fresh run (not of a resumed one).
 
+        No optimizer is attached yet: masks set here cost no more than themselves.
+
         Args:
             batches: makes an iterator over training batches (inputs, labels) on the device.
         """

@@ -38,8 +38,9 @@ class Layer:
 
     Attributes:
         index: offsets in memory of the active positions, in row-major order; None where all are.
-        latents: what is stepped: vectors over the active positions, or of the weight's shape
-            where all are. The weight itself where the storage is the identity and all are.
+        latents: what is stepped, while an optimizer is attached: vectors over the active
+            positions, or of the weight's shape where all are. The weight itself where the storage
+            is the identity and all are.
     """
 
     name: str
@@ -133,9 +134,6 @@ class SparseModel:
         self.layers = {name: Layer(name, weight) for name, weight in weights.items()}
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
-        with torch.no_grad():
-            for layer in self:
-                self._make_latents(layer, self.storage.split([layer.weight.detach()]))
 
     # ---- looking
 
@@ -207,6 +205,7 @@ class SparseModel:
             self._check(name, value)
         for name, value in weights.items():
             self.layers[name].weight.copy_(value)
+            self.layers[name].clear_masked(self.layers[name].weight)
         self._follow()
 
     @torch.no_grad()
@@ -231,10 +230,12 @@ class SparseModel:
 
     # ---- stepping
 
+    @torch.no_grad()
     def attach(self, optimizer: Optimizer) -> SparseModel:
-        """Makes every step of the optimizer a step on the latents.
+        """Makes the latents, and every step of the optimizer a step on them.
 
-        State that the optimizer holds already is taken over with `Plain`, else dropped.
+        State that the optimizer holds already is taken over with `Plain`, else dropped. Masks
+        that are known should be set before: then no latents of full size are made.
 
         Raises:
             UserError: the optimizer lacks a prunable weight, or one is attached already.
@@ -245,10 +246,13 @@ class SparseModel:
         missing = [layer.name for layer in self if id(layer.weight) not in held]
         if missing:
             raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+        for layer in self:
+            self._make_latents(layer, self.storage.split([layer.gather(layer.weight.detach())]))
         self._optimizer = optimizer
         for layer in self._stepped:
+            layer.version = layer.weight._version
             state = optimizer.state.pop(layer.weight, {})
-            if self.storage.is_identity:
+            if state and self.storage.is_identity:
                 dense = Layer(layer.name, layer.weight)
                 optimizer.state[layer.latents[0]] = _moved(state, layer.weight, dense, layer)
         self._handles = [
@@ -301,8 +305,8 @@ class SparseModel:
 
     @property
     def _stepped(self) -> list[Layer]:
-        """The layers whose latents are not simply their weights."""
-        return [layer for layer in self if not layer.in_place]
+        """The layers whose latents are not simply their weights; none while detached."""
+        return [layer for layer in self if self._optimizer is not None and not layer.in_place]
 
     def _show_latents(self, optimizer: Optimizer, *_: Any) -> None:
         _replace(optimizer, {id(layer.weight): layer.latents for layer in self._stepped})
@@ -329,7 +333,8 @@ class SparseModel:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse. Load the model's own before this one, and the optimizer's after it."""
+        """The reverse, with an optimizer attached. Load the model's own before this one, and the
+        optimizer's after it."""
         self.set_masks(state["masks"])
         for layer in self._stepped:
             saved = state["latents"][layer.name]
@@ -358,20 +363,23 @@ class SparseModel:
     def _set_mask(self, old: Layer, mask: Tensor | None) -> None:
         """Re-indexes latents and their optimizer state: spread out dense, gathered again."""
         new = old.with_mask(mask)
+        if self._optimizer is not None:
+            self._move_latents(old, new, self._optimizer)
+        new.clear_masked(new.weight)
+        new.version = new.weight._version
+        self.layers[new.name] = new
+
+    def _move_latents(self, old: Layer, new: Layer, optimizer: Optimizer) -> None:
         zeros = self.storage.split([torch.zeros_like(old.weight)])
         dense = [
             old.scatter(latent.detach(), zero)
             for latent, (zero,) in zip(old.latents, zeros, strict=True)
         ]
         self._make_latents(new, tuple([new.gather(latent).clone()] for latent in dense))
-        if self._optimizer is not None:
-            states = [self._optimizer.state.pop(latent, {}) for latent in old.latents]
-            for before, after, state in zip(old.latents, new.latents, states, strict=True):
-                if state:
-                    self._optimizer.state[after] = _moved(state, before, old, new)
-        new.clear_masked(new.weight)
-        new.version = new.weight._version
-        self.layers[new.name] = new
+        states = [optimizer.state.pop(latent, {}) for latent in old.latents]
+        for before, after, state in zip(old.latents, new.latents, states, strict=True):
+            if state:
+                optimizer.state[after] = _moved(state, before, old, new)
 
     def _follow(self) -> None:
         """Takes over weights that somebody else has written."""

@@ -55,7 +55,7 @@ class Step:
     held: Callable[[], int]
 
 
-MEMORY_PROCESSES = 3
+MEMORY_PROCESSES = 5
 MODELS = {"resnet20": ("cifar10-resnet20", 10), "resnet18": ("cifar100-resnet18", 100)}
 
 

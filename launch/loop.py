@@ -82,6 +82,7 @@ class Loop:
     def prepare(self) -> None:
         """What a fresh run does before its first step."""
         self.method.prepare(self.net, lambda: self.data.train.epoch(0))
+        self.net.attach(self.optimizer)
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Trains one epoch (from 0). Returns mean loss and accuracy on the training batches.
@@ -168,7 +169,8 @@ class Loop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse."""
+        """The reverse, in place of `prepare`."""
+        self.net.attach(self.optimizer)
         self.net.model.load_state_dict(state["model"])
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -176,7 +178,7 @@ class Loop:
 
 
 def build(run: Run, data: Data, device: torch.device) -> tuple[SparseModel, Optimizer]:
-    """The model with its storage, attached to the recipe's optimizer. A function of the seed."""
+    """The model with its storage, and the recipe's optimizer. A function of the seed."""
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
     model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
@@ -185,8 +187,7 @@ def build(run: Run, data: Data, device: torch.device) -> tuple[SparseModel, Opti
     settings = recipe.sign_in
     storage = Product(settings.beta, settings.frobenius_decay) if run.sign_in else None
     net = SparseModel(model, storage, run.exclude)
-    optimizer = make_optimizer(net, recipe, run.sign_in)
-    return net.attach(optimizer), optimizer
+    return net, make_optimizer(net, recipe, run.sign_in)
 
 
 def make_optimizer(net: SparseModel, recipe: Recipe, sign_in: bool) -> Optimizer:
