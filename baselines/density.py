@@ -105,11 +105,15 @@ def keep_count(numel: int, sparsity: float) -> int:
 
 def random_mask(shape: tuple[int, ...], k: int, seed: int, name: str) -> Tensor:
     """A mask with exactly k ones, drawn uniformly; a function of seed and layer name alone."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[torch.randperm(mask.numel(), generator=generator)[:k]] = True
+    mask[torch.randperm(mask.numel(), generator=seeded(seed, name))[:k]] = True
     return mask.view(shape)
+
+
+def seeded(*parts: int | str) -> torch.Generator:
+    """A generator that is a function of numbers and names (Python's hash() is not, over runs)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def top_k_mask(scores: Tensor, k: int) -> Tensor:

@@ -18,7 +18,7 @@ import baselines
 from baselines.errors import unknown
 from baselines.sparse_model import SparseModel
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Samples = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Plan:
     epochs: int
     steps_per_epoch: int
     seed: int
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -63,24 +68,25 @@ class Method:
         self.plan = plan
         self.opt: Any = self.options() if options is None else options
 
-    def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
         """Once, before the first step of a fresh run (not of a resumed one).
 
         No optimizer is attached yet: masks set here cost no more than themselves.
 
         Args:
-            batches: makes an iterator over training batches (inputs, labels) on the device.
+            samples: takes a number n and gives batches (inputs, labels), on the device and not
+                augmented, with n training images of each class; the same on all ranks.
         """
 
-    def before_epoch(self, net: SparseModel, epoch: int) -> None:
-        """Before the first step of each epoch (from 0)."""
+    def before_step(self, net: SparseModel, step: int) -> None:
+        """Before each forward pass. Steps are counted from 0 over the whole run."""
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         """Sees dense gradients. Returning True replaces this step's update."""
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:
-        """After each update. Steps are counted from 0 over the whole run."""
+        """After each update."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides masks: tensors, numbers, strings, lists, dicts."""

@@ -10,12 +10,11 @@ sparsity to the weight (theirs come out sparser than asked for; see `baselines.d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from baselines.density import layer_counts, random_mask
-from baselines.method import Batches, Method, Options
+from baselines.method import Method, Options, Samples
 from baselines.sparse_model import SparseModel
 
 
@@ -34,7 +33,7 @@ class Random(Method):
     options = RandomOptions
     variants = ({"density": "balanced"}, {"density": "erk"}, {"density": "uniform"})
 
-    def prepare(self, net: SparseModel, batches: Callable[[], Batches]) -> None:
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
         shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
         counts = layer_counts(self.opt.density, shapes, self.plan.sparsity)
         net.set_masks(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
+from typing import Literal
+
 
 def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -> float:
     """Factor on the peak learning rate: linear from `start` up to 1, then linear down to 0.
@@ -17,3 +21,48 @@ def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -
     if step < peak:
         return start + (1 - start) * step / peak
     return (total - step) / (total - peak)
+
+
+def cubic_sparsity(i: int, n: int, final: float) -> float:
+    """Sparsity after the i-th of n events (Zhu & Gupta 2017): final·(1 − (1 − i/n)³)."""
+    return final * (1 - (1 - i / n) ** 3)
+
+
+@cache
+def events(begin: float, end: float, count: int, total: int) -> tuple[int, ...]:
+    """Steps of up to `count` events, evenly from begin·total to end·total, both included.
+
+    A training too short for so many has one a step.
+    """
+    first, last = int(begin * total), int(end * total)
+    n = min(count, last - first + 1)
+    return tuple(last - round(j * (last - first) / max(1, n - 1)) for j in reversed(range(n)))
+
+
+def cosine_fraction(step: int, end: float, start: float) -> float:
+    """RigL's drop fraction: start/2·(1 + cos(π·step/end)), 0 from `end` on."""
+    return start / 2 * (1 + math.cos(math.pi * min(1.0, step / end)))
+
+
+def update_period(every: int, end: float) -> int:
+    """Steps between updates of a dynamic mask: `every`, or fewer so that 10 come before `end`."""
+    return max(1, min(every, int(end / 10)))
+
+
+@cache
+def acdc_phases(epochs: int, steps: int) -> dict[int, Literal["sparse", "dense"]]:
+    """The steps at which AC/DC's phases begin, after the dense warm-up from step 0.
+
+    Args:
+        epochs: of the training. 100, 150 and 200 have the official lists of epochs (10 of warm-up,
+            5 and 5 in turn, 10 dense, 15 sparse), others that of 100, scaled.
+        steps: of the whole training.
+    """
+    length = epochs if epochs in (100, 150, 200) else 100
+    sparse = [*range(10, length - 29, 10), length - 15]
+    dense = [*range(15, length - 34, 10), length - 25]
+    begins: list[tuple[int, Literal["sparse", "dense"]]] = [
+        *((epoch, "sparse") for epoch in sparse),
+        *((epoch, "dense") for epoch in dense),
+    ]
+    return {min(round(epoch * steps / length), steps - 1): kind for epoch, kind in sorted(begins)}

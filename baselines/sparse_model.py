@@ -134,6 +134,7 @@ class SparseModel:
         self.layers = {name: Layer(name, weight) for name, weight in weights.items()}
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
+        self.changes = 0  # of masks, counted
 
     # ---- looking
 
@@ -175,6 +176,15 @@ class SparseModel:
         """The same over all Conv and Linear weights, excluded and frozen ones too."""
         return _fraction_of_zeros(all_weights(self.model).values())
 
+    def magnitudes(self) -> dict[str, Tensor]:
+        """|θ| by layer, −1 where masked: below every active weight, zeros included."""
+        return {
+            layer.name: layer.weight.detach().abs()
+            if mask is None
+            else layer.weight.detach().abs().masked_fill_(~mask, -1.0)
+            for layer, mask in ((layer, layer.mask) for layer in self)
+        }
+
     # ---- changing
 
     @torch.no_grad()
@@ -193,6 +203,7 @@ class SparseModel:
         self._follow()
         for name, mask in masks.items():
             self._set_mask(self.layers[name], mask)
+        self.changes += 1
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -220,6 +231,11 @@ class SparseModel:
             for layer in self._stepped:
                 for latent in layer.latents:
                     self._optimizer.state.pop(latent, None)
+
+    def clear_state(self) -> None:
+        """Forgets all of the optimizer's state, momentum of unpruned parameters included."""
+        if self._optimizer is not None:
+            self._optimizer.state.clear()
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -33,6 +33,8 @@ class SignIn:
     """Weight decay of a Sign-In run, in place of the recipe's."""
     sign_in_decay_scope: Literal["all", "factors"] = "all"
     """What that replaces: the decay of all parameters, or of the factors m and w only."""
+    rescale_after_masks: bool = True
+    """Rescale whenever a method has changed masks, too (but not if rescale_period is 0)."""
     rescale_resets_state: bool = False
     """Clear the factors' momentum at a rescale. The paper's listing keeps it."""
 

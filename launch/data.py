@@ -38,6 +38,10 @@ class Batches(Protocol):
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many images of each class (fewer where it has fewer), not augmented, on all ranks."""
+        ...
+
 
 @dataclass(frozen=True)
 class Data:
@@ -130,6 +134,12 @@ class Resident:
             at = self._share.of(torch.arange(start, min(start + self._batch_size, n)))
             part = slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
             yield self._batch(order[part], corner[part], mirror[part])
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        chosen = choose(self._labels, per_class, self._seed).to(self._labels.device)
+        for index in torch.split(chosen, self._batch_size):
+            centre = torch.full((len(index), 2), self._padding, device=index.device)
+            yield self._batch(index, centre, torch.zeros_like(index, dtype=torch.bool))
 
     def _batch(self, index: Tensor, corner: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
         pixels = self._pixels
@@ -351,8 +361,10 @@ class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
 class Streamed:
     """A split read from files by worker processes that live as long as the run."""
 
-    def __init__(self, files: _Files, order: _Order, device: torch.device, workers: int) -> None:
-        self._order, self._device = order, device
+    def __init__(
+        self, files: _Files, plain: _Files, order: _Order, device: torch.device, workers: int
+    ) -> None:
+        self._plain, self._order, self._device, self._workers = plain, order, device, workers
         self._loader = torch.utils.data.DataLoader(
             files,
             batch_sampler=order,
@@ -371,12 +383,28 @@ class Streamed:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self._order.epoch = epoch
         try:
-            for images, labels in self._loader:
-                x = images.to(self._device, non_blocking=True).float()
-                x = x.mul_(self._scale).add_(self._shift)
-                yield x, labels.to(self._device, non_blocking=True)
+            yield from map(self._ready, self._loader)
         except UserError as error:  # from a worker it comes with the worker's traceback
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order
+        chosen = choose(torch.tensor(self._plain.files.labels), per_class, order.seed).tolist()
+        keys = [(0, index) for index in chosen]
+        loader = torch.utils.data.DataLoader(
+            self._plain,
+            batch_size=order.batch_size // order.share.world,
+            sampler=keys,
+            num_workers=self._workers,
+            generator=torch.Generator(),
+        )
+        yield from map(self._ready, loader)
+
+    def _ready(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        x = images.to(self._device, non_blocking=True).float()
+        x = x.mul_(self._scale).add_(self._shift)
+        return x, labels.to(self._device, non_blocking=True)
 
 
 def _streamed(
@@ -399,9 +427,19 @@ def _streamed(
 
     def split(files: ImageFolder, transform: Any, shuffle: bool) -> Streamed:
         order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
-        return Streamed(_Files(files, transform, seed), order, device, workers)
+        plain = _Files(files, centre, seed)
+        return Streamed(_Files(files, transform, seed), plain, order, device, workers)
 
     return Data(split(train, augment, True), split(test, centre, False), len(train.classes), 3)
+
+
+def choose(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """Indices of so many images of each class, drawn with the seed."""
+    labels = labels.cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(mix(seed, 0, 0)))
+    shuffled = labels[order]
+    chosen = [order[shuffled == label][:per_class] for label in range(int(labels.max()) + 1)]
+    return torch.cat(chosen)
 
 
 def mix(*numbers: int) -> int:

@@ -2,6 +2,7 @@
 
 What happens at a step:
 
+    method.before_step     may change masks, as the later ones may
     forward, backward      on the plain model
     method.after_backward  sees dense gradients; may replace the update
     optimizer.step         on the storage's latents, by SparseModel's hooks
@@ -72,6 +73,7 @@ class Loop:
         self.net, self.optimizer = build(run, data, r.device)
         plan = Plan(run.sparsity, self.recipe.epochs, self.steps, run.seed)
         self.method: Method = find_method(run.method)(plan, run.options)
+        self._masks_seen = 0
         self.model: nn.Module = self.net.model  # what training calls
         if r.world > 1:
             ids = [r.device.index] if r.device.type == "cuda" else None
@@ -81,8 +83,9 @@ class Loop:
 
     def prepare(self) -> None:
         """What a fresh run does before its first step."""
-        self.method.prepare(self.net, lambda: self.data.train.epoch(0))
+        self.method.prepare(self.net, self.data.train.sample)
         self.net.attach(self.optimizer)
+        self._masks_seen = self.net.changes
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Trains one epoch (from 0). Returns mean loss and accuracy on the training batches.
@@ -108,12 +111,13 @@ class Loop:
         until = round(settings.rescale_until * self.recipe.epochs)
         if self.run.sign_in and is_rescale_epoch(epoch, settings.rescale_period, until):
             self.net.rescale(settings.rescale_resets_state)
-        self.method.before_epoch(self.net, epoch)
         self.model.train()
 
     def step(self, epoch: int, i: int, x: Tensor, y: Tensor, meter: Meter) -> None:
         """One step, the i-th of its epoch, on this rank's share of the batch."""
         step = epoch * self.steps + i
+        self.method.before_step(self.net, step)
+        self._rescale_changed()
         set_lr(self.optimizer, learning_rate(self.recipe, step, self.steps))
         output, loss = forward(self.model, x, y, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -126,7 +130,16 @@ class Loop:
                 nn.utils.clip_grad_norm_(self.net.model.parameters(), self.recipe.clip_norm)
             self.optimizer.step()
         self.method.after_step(self.net, step)
+        self._rescale_changed()
         self.optimizer.zero_grad()
+
+    def _rescale_changed(self) -> None:
+        """Sign-In starts afresh under a changed mask."""
+        changed, self._masks_seen = self.net.changes != self._masks_seen, self.net.changes
+        settings = self.recipe.sign_in
+        wanted = self.run.sign_in and settings.rescale_after_masks and settings.rescale_period
+        if changed and wanted:
+            self.net.rescale(settings.rescale_resets_state)
 
     def _check(self, meter: Meter, epoch: int, i: int) -> None:
         losses = meter.losses[: i + 1]
@@ -175,6 +188,7 @@ class Loop:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+        self._masks_seen = self.net.changes
 
 
 def build(run: Run, data: Data, device: torch.device) -> tuple[SparseModel, Optimizer]:
