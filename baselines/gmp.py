@@ -1,0 +1,63 @@
+"""GMP: gradual magnitude pruning, along a cubic.
+
+Zhu & Gupta 2017 (arXiv 1710.01878). Every so often the smallest weights go, quickly at first, then
+ever more slowly: s_i = s·(1 − (1 − i/n)³) after the i-th of n events.
+
+Differs from the published codes, each of which does another thing: the last event is exactly at
+the requested sparsity (STR's copy ends at 0.89999, AC/DC's at 0.8991, sparsimony's at 0.8969 of
+0.9), what is pruned never comes back, so that masks are nested, and one magnitude threshold
+serves all layers (`scope="layer"`: each layer has the same sparsity, as in Zhu & Gupta).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from baselines.density import global_top_k_masks, keep_count, layer_counts, top_k_mask
+from baselines.errors import UserError
+from baselines.method import Method, Options
+from baselines.schedule import cubic_sparsity, events
+from baselines.sparse_model import SparseModel
+
+
+@dataclass(frozen=True)
+class GmpOptions(Options):
+    begin: float = 0.2
+    """First event, as a fraction of the steps (STR's GMP: epoch 20 of 100)."""
+    end: float = 0.8
+    """Last event, likewise."""
+    events: int = 60
+    """Number of events; a short training has as many as it has steps."""
+    scope: Literal["global", "layer"] = "global"
+    """One threshold for the network, or the same sparsity in every layer."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.end < 1:
+            raise UserError(f"need 0 <= begin <= end < 1, not {self.begin} and {self.end}.")
+        if self.events < 1:
+            raise UserError(f"events must be positive, not {self.events}.")
+
+
+class Gmp(Method):
+    """Gradual magnitude pruning."""
+
+    name = "gmp"
+    family = "dense to sparse"
+    paper = "Zhu & Gupta 2017"
+    options = GmpOptions
+
+    def before_step(self, net: SparseModel, step: int) -> None:
+        at = events(self.opt.begin, self.opt.end, self.opt.events, self.plan.steps)
+        if step in at:
+            i, n = at.index(step) + 1, len(at)
+            self._prune(net, cubic_sparsity(i, n, self.plan.sparsity))
+
+    def _prune(self, net: SparseModel, sparsity: float) -> None:
+        scores = net.magnitudes()  # below all others where masked: masks are nested
+        if self.opt.scope == "global":
+            net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))
+        else:
+            shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
+            counts = layer_counts("uniform", shapes, sparsity)
+            net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})
