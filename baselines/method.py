@@ -68,6 +68,15 @@ class Method:
         self.plan = plan
         self.opt: Any = self.options() if options is None else options
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
+        return self.plan.epochs
+
+    def schedule(self, step: int) -> tuple[int, int]:
+        """Where a step stands in the learning rate's schedule: its number, and of how many."""
+        return step, self.plan.steps
+
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         """Once, before the first step of a fresh run (not of a resumed one).
 

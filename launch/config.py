@@ -181,7 +181,7 @@ class Run:
     def label(self) -> str:
         """The method as tables name it: with the options that are not at their defaults."""
         own = _differences(self.options, "")
-        values = ", ".join(f"{value}" for value in own.values())
+        values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
         return f"{self.method} ({values})" if own else self.method
 
     @property

@@ -74,6 +74,7 @@ class Loop:
         plan = Plan(run.sparsity, self.recipe.epochs, self.steps, run.seed)
         self.method: Method = find_method(run.method)(plan, run.options)
         self._masks_seen = 0
+        self.epochs = self.method.epochs
         self.model: nn.Module = self.net.model  # what training calls
         if r.world > 1:
             ids = [r.device.index] if r.device.type == "cuda" else None
@@ -95,7 +96,7 @@ class Loop:
         """
         self.begin_epoch(epoch)
         meter = Meter(self.steps, self.ranks.device)
-        title = f"epoch {epoch + 1}/{self.recipe.epochs}"
+        title = f"epoch {epoch + 1}/{self.epochs}"
         batches = self.data.train.epoch(epoch)
         for i, (x, y) in enumerate(
             tqdm(batches, title, self.steps, leave=False, disable=not self.bar)
@@ -108,8 +109,9 @@ class Loop:
         """What comes before the first step of an epoch."""
         torch.manual_seed(mix(self.run.seed, epoch, self.ranks.rank))  # dropout and the like
         settings = self.recipe.sign_in
-        until = round(settings.rescale_until * self.recipe.epochs)
-        if self.run.sign_in and is_rescale_epoch(epoch, settings.rescale_period, until):
+        within, total = (n // self.steps for n in self.method.schedule(epoch * self.steps))
+        until = round(settings.rescale_until * total)
+        if self.run.sign_in and is_rescale_epoch(within, settings.rescale_period, until):
             self.net.rescale(settings.rescale_resets_state)
         self.model.train()
 
@@ -118,7 +120,7 @@ class Loop:
         step = epoch * self.steps + i
         self.method.before_step(self.net, step)
         self._rescale_changed()
-        set_lr(self.optimizer, learning_rate(self.recipe, step, self.steps))
+        set_lr(self.optimizer, self.learning_rate(step))
         output, loss = forward(self.model, x, y, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         meter.add(i, loss, output, y)
@@ -141,12 +143,17 @@ class Loop:
         if changed and wanted:
             self.net.rescale(settings.rescale_resets_state)
 
+    def learning_rate(self, step: int) -> float:
+        """Of a step of the run."""
+        at, total = self.method.schedule(step)
+        return self.recipe.lr * triangular(at, total, self.recipe.warmup, self.recipe.lr_start)
+
     def _check(self, meter: Meter, epoch: int, i: int) -> None:
         losses = meter.losses[: i + 1]
         if bool(losses.isfinite().all()):
             return
         first = int((~losses.isfinite()).nonzero()[0])
-        lr = learning_rate(self.recipe, epoch * self.steps + first, self.steps)
+        lr = self.learning_rate(epoch * self.steps + first)
         raise Diverged(
             f"loss is {losses[first].item()} at epoch {epoch}, step {first}, lr {lr:.4g}"
         )
@@ -227,11 +234,6 @@ def make_optimizer(net: SparseModel, recipe: Recipe, sign_in: bool) -> Optimizer
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(params, recipe.lr, fused=True)
     return torch.optim.SGD(params, recipe.lr, recipe.momentum, nesterov=recipe.nesterov, fused=True)
-
-
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    total = recipe.epochs * steps_per_epoch
-    return recipe.lr * triangular(step, total, recipe.warmup, recipe.lr_start)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

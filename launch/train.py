@@ -13,7 +13,7 @@ from torch import Tensor
 
 from launch.config import Machine, Run
 from launch.data import load_data
-from launch.loop import Diverged, Loop, learning_rate
+from launch.loop import Diverged, Loop
 from launch.ranks import Ranks, ranks
 from launch.record import Row, RunFolder
 from signin.signs import count_flips, signs
@@ -77,7 +77,9 @@ class Training:
 
     def finish(self) -> Row:
         """Trains from where the folder stands to the end. Returns the result."""
-        for epoch in range(self._resume(), self.run.settings.epochs):
+        if self.loop.epochs != self.run.settings.epochs:
+            self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
+        for epoch in range(self._resume(), self.loop.epochs):
             began = time.perf_counter()
             loss, accuracy = self.loop.train_epoch(epoch)
             seconds = time.perf_counter() - began
@@ -121,7 +123,7 @@ class Training:
         """
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
-        done, total = epoch + 1, self.run.settings.epochs
+        done, total = epoch + 1, self.loop.epochs
         if done in {max(1, round(WARMUP_SNAPSHOT * total)), total, *self.run.keep_epochs}:
             self._snapshot(done)
         if self.ranks.is_first:
@@ -143,14 +145,14 @@ class Training:
 
     def _epoch_row(self, epoch: int, loss: float, accuracy: float, seconds: float) -> Row:
         test_loss, test_accuracy = self.loop.evaluate()
-        steps = self.loop.steps
+        last_step = (epoch + 1) * self.loop.steps - 1
         return {
             "epoch": epoch,
             "train_loss": loss,
             "train_accuracy": accuracy,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "lr": learning_rate(self.run.settings, epoch * steps + steps - 1, steps),
+            "lr": self.loop.learning_rate(last_step),
             "sparsity": self.net.sparsity(),
             "sparsity_all": self.net.sparsity_all(),
             "flips": sum(self._flips().values()) / max(1, self.net.nnz),
@@ -176,7 +178,7 @@ class Training:
 
     def _report(self, row: Row) -> None:
         self.report(
-            f"epoch {row['epoch'] + 1:3}/{self.run.settings.epochs}  "
+            f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
             f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  "
             f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
         )
@@ -195,7 +197,7 @@ class Training:
             "parameters": sum(p.numel() for p in self.net.model.parameters()),
             "flips": last["flips"],
             "mask_hash": mask_hash(self.net.masks),
-            "epochs": self.run.settings.epochs,
+            "epochs": self.loop.epochs,
             "ranks": self.ranks.world,
             "device": device_name(self.ranks.device),
             "seconds": sum(seconds),

@@ -16,6 +16,15 @@ from baselines.acdc import AcDc
 from baselines.errors import UserError
 from baselines.gmp import Gmp, GmpOptions
 from baselines.grasp import grasp_scores
+from baselines.lrr import (
+    Imp,
+    LevelOptions,
+    Lrr,
+    RewindOptions,
+    Wr,
+    WrOptions,
+    level_densities,
+)
 from baselines.method import Plan
 from baselines.rigl import RigL, RigLOptions
 from baselines.schedule import acdc_phases, cosine_fraction, cubic_sparsity, events
@@ -154,6 +163,79 @@ def test_gmp_masks_are_nested_and_end_exactly(storage, scope):
     assert net.nnz == net.numel - round(0.9 * net.numel)
     counts = [sum(int(m.sum()) for m in masks.values()) for masks in history]
     assert counts[0] == net.numel and len(set(counts)) == 8
+
+
+# ---- LRR, WR and IMP
+
+
+@pytest.mark.parametrize(
+    "sparsity, levels", [(0.0, 1), (0.2, 2), (0.8, 9), (0.9, 12), (0.95, 15), (0.99, 22)]
+)
+def test_levels_keep_08_and_the_last_is_clamped(sparsity, levels):
+    densities = level_densities(1 - sparsity, 0.8)
+    assert len(densities) == levels
+    assert densities[:-1] == pytest.approx([0.8**i for i in range(levels - 1)])
+    assert densities[-1] == 1 - sparsity and (levels == 1 or densities[-1] >= 0.8 * densities[-2])
+
+
+LEVELS = [
+    (Lrr, LevelOptions(keep=0.5)),
+    (Imp, RewindOptions(keep=0.5)),
+    (Wr, WrOptions(keep=0.5, rewind_to=0.5)),
+    (Wr, WrOptions(keep=0.5, rewind_to=0.5, rewind_lr=True)),
+]
+
+
+@pytest.mark.parametrize("method, options", LEVELS)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_levels_prune_globally_and_rewind_what_they_say(method, options, storage):
+    chosen = method(Plan(0.8, 4, 5, 0), options)  # 3 prunings: 0.5, 0.25, 0.2
+    rewound = options.rewind_lr if isinstance(options, WrOptions) else False
+    later = 20 - (10 if rewound else 0)
+    starts = [20, 20 + later, 20 + 2 * later]
+    assert chosen.epochs * 5 == 20 + 3 * later
+    assert [chosen.schedule(s) for s in (0, 19)] == [(0, 20), (19, 20)]
+    assert [chosen.schedule(s) for s in starts] == 3 * [(10 if rewound else 0, 20)]
+
+    model = tiny_net().double()
+    net = SparseModel(model, storage)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    net.attach(optimizer)
+    data, states = batches(4, torch.float64), {}
+    for step in range(chosen.epochs * 5):
+        before = {n: w.detach().clone() for n, w in net.weights.items()}
+        old = net.masks
+        states[step] = {k: v.clone() for k, v in model.state_dict().items()}
+        chosen.before_step(net, step)
+        if step in starts:
+            sparsity = (0.5, 0.75, 0.8)[starts.index(step)]
+            masks = net.masks
+            assert net.nnz == net.numel - round(sparsity * net.numel)
+            kept = torch.cat([before[n].abs()[masks[n]] for n in masks])
+            gone = torch.cat([before[n].abs()[old[n] & ~masks[n]] for n in masks])
+            assert kept.min() >= gone.max() and all(not (masks[n] & ~old[n]).any() for n in masks)
+            source = before if method is Lrr else states[0 if method is Imp else 10]
+            for name, weight in net.weights.items():
+                expected = source[name] * masks[name]
+                if storage is None:
+                    assert torch.equal(weight, expected)
+                torch.testing.assert_close(weight.detach(), expected)
+            statistics = states[step if method is Lrr else 0 if method is Imp else 10]
+            assert torch.equal(model[1].running_mean, statistics["1.running_mean"])
+            assert not optimizer.state
+        x, y = data[step % 4]
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_statistics_stay_where_asked():
+    chosen = Imp(Plan(0.5, 1, 2, 0), RewindOptions(keep=0.5, rewind_statistics=False))
+    net = trained(chosen, steps=2)
+    mean = net.model[1].running_mean.clone()
+    chosen.before_step(net, 2)
+    assert torch.equal(net.model[1].running_mean, mean)
+    assert net.nnz == net.numel - round(0.5 * net.numel)
 
 
 # ---- SET and RigL
@@ -326,6 +408,9 @@ def test_synflow_empties_no_layer_of_a_resnet20_but_shortcuts(density):
     [
         (lambda: GmpOptions(begin=0.9, end=0.5), "begin <= end"),
         (lambda: GmpOptions(events=0), "events must be positive"),
+        (lambda: LevelOptions(keep=1.0), r"keep must be in \(0, 1\)"),
+        (lambda: LevelOptions(level_length=0), "level_length must be positive"),
+        (lambda: WrOptions(rewind_to=1.0), r"rewind_to must be in \[0, 1\)"),
         (lambda: DynamicOptions(update_every=0), "update_every must be positive"),
         (lambda: RigLOptions(drop_fraction=1.5), r"must be in \[0, 1\]"),
         (lambda: SampleOptions(samples_per_class=0), "samples_per_class must be positive"),

@@ -370,13 +370,14 @@ def test_the_seed_decides_everything(machine):
 def test_two_ranks_hold_the_same_network_and_share_its_record(machine, tmp_path):
     script = Path(__file__).with_name("two_ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    subprocess.run(
+    done = subprocess.run(
         [*command, "--nproc-per-node=2", str(script), str(tmp_path)],
-        check=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert one.keys() == two.keys()
     for key in one:

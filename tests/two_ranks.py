@@ -7,15 +7,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from baselines.density import random_mask
+from baselines.method import methods
 from baselines.sparse_model import SparseModel
 from launch.config import Machine, Run
+from launch.data import load_data
+from launch.loop import Loop, Meter
 from launch.ranks import Ranks, ranks
 from launch.record import RunFolder
-from launch.train import Training
+from launch.train import Training, mask_hash
 from signin import Product
 
 
@@ -28,6 +32,28 @@ def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
         training = Training(run, machine, r, folder, print, False)
         training.finish()
     return {**dict(training.net.model.named_parameters()), **mask_entries(training.net)}
+
+
+def train_every_method(r: Ranks) -> None:
+    """Masks must be equal on both ranks after every single step, whatever the method."""
+    for name, method in methods().items():
+        sparsity = {"sparsity": 0.8} if method.is_sparse else {}
+        choices = {**method.variants[0], **sparsity, "epochs": 2}
+        run = Run.make("digits", name, sign_in=True, **choices)
+        data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
+        loop = Loop(run, data, r, bar=False)
+        loop.prepare()
+        for epoch in range(loop.epochs):
+            loop.begin_epoch(epoch)
+            meter = Meter(loop.steps, r.device)
+            for i, (x, y) in enumerate(data.train.epoch(epoch)):
+                loop.step(epoch, i, x, y, meter)
+                mine = mask_hash(loop.net.masks)
+                assert r.from_first(mine) == mine, f"{name}: masks differ at step {i}"
+        for parameter in loop.net.model.parameters():
+            mine = parameter.detach().clone()
+            dist.broadcast(mine, 0)
+            assert torch.equal(mine, parameter), f"{name}: weights differ"
 
 
 def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
@@ -54,6 +80,7 @@ def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     with ranks("cpu") as r:
+        train_every_method(r)
         state = {**train_run(r, out), **{f"joint.{k}": v for k, v in train_joint(r).items()}}
         torch.save({k: v.detach() for k, v in state.items()}, out / f"rank{r.rank}.pt")
         if r.is_first:
