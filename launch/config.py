@@ -127,8 +127,7 @@ class Run:
     """Snapshots after these epochs, besides 0, the warm-up's end and the last."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        _sparsity(self.sparsity)
         if self.sparsity and not find_method(self.method).is_sparse:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
         if self.seed < 0:
@@ -224,6 +223,17 @@ class RunCommand:
 
 
 @dataclass(frozen=True)
+class MethodsCommand:
+    """List the methods, with the epochs that each trains at a recipe."""
+
+    recipe: str = "digits"
+    sparsity: float = 0.9
+
+    def __post_init__(self) -> None:
+        _sparsity(self.sparsity)
+
+
+@dataclass(frozen=True)
 class GridCommand:
     """Run a named grid on this machine, print its table and write it as CSV and LaTeX."""
 
@@ -253,6 +263,11 @@ def _differences(value: Any, prefix: str, leave: tuple[str, ...] = ()) -> dict[s
         for spec in dataclasses.fields(value)
         if spec.name not in leave and getattr(value, spec.name) != getattr(default, spec.name)
     }
+
+
+def _sparsity(value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"sparsity must be in [0, 1), not {value}.")
 
 
 def _positive(**values: float) -> None:

@@ -27,7 +27,11 @@ def test_help_needs_none_of_the_heavy_libraries():
 
 def test_listings_have_a_line_each(capsys):
     assert main(["methods"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(methods())
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "epochs of digits at sparsity 0.9:"
+    assert [line.split()[0] for line in lines] == list(methods())
+    costs = {line.split()[0]: int(line.split()[1]) for line in lines}
+    assert costs["dense"] == 20 and costs["lrr"] == 12 * 20
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,30 @@ from launch.cli import COMMANDS, parse_run
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.S))
-def test_python_examples_run(code, tmp_path, monkeypatch, capsys):
+LOOP, METHOD = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_the_loop_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(LOOP, "README.md", "exec"), {})
     assert "sparsity 0.900" in capsys.readouterr().out
+
+
+def test_the_method_is_found_and_runs_with_its_option(tmp_path):
+    (tmp_path / "oneshot.py").write_text(METHOD)
+    code = (
+        "import sys, baselines; baselines.__path__.append(sys.argv[1]); "
+        "from launch.cli import main; sys.exit(main(sys.argv[2:]))"
+    )
+    flags = "run --method oneshot --at 0.3 --sign-in --epochs 2 --threads 1 --runs"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *flags.split(), str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = (tmp_path / "runs").glob("*oneshot*/result.json")
+    assert json.loads(result.read_text())["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
 
 def commands():
@@ -30,6 +52,6 @@ def commands():
 def test_commands_parse(line):
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
-    if command == "run" and "--help" not in args:
+    if command == "run" and not {"--help", "oneshot"} & set(args):
         run, _ = parse_run(args)
         assert run.method == "random"
