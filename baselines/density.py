@@ -63,23 +63,72 @@ def balanced(shapes: Shapes, density: float) -> dict[str, float]:
     return fill({name: 1 / size for name, size in sizes.items()}, sizes, density)
 
 
+def erk_plus(shapes: Shapes, density: float) -> dict[str, float]:
+    """ERK with a dense classifier (the last layer), which the others make room for.
+
+    Liu et al. 2022 (ERK+).
+
+    Raises:
+        UserError: the classifier alone has as many weights as there may be.
+    """
+    *rest, last = shapes
+    sizes = _sizes(shapes)
+    left = (density * sum(sizes.values()) - sizes[last]) / max(1, sum(sizes[n] for n in rest))
+    if not left > 0:
+        raise UserError(f"erk-plus: {last} alone has more weights than density {density} allows.")
+    return {**erk({name: shapes[name] for name in rest}, left), last: 1.0}
+
+
+def legacy_erk(shapes: Shapes, density: float) -> dict[str, float]:
+    """ERK as in several published codes: what full layers cannot take is lost."""
+    raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
+    sizes = _sizes(shapes)
+    epsilon = density * sum(sizes.values()) / sum(raw[name] * sizes[name] for name in raw)
+    return {name: min(1.0, epsilon * raw[name]) for name in raw}
+
+
+def legacy_balanced(shapes: Shapes, density: float) -> dict[str, float]:
+    """Balanced as in the code of the paper's group (TurboPrune): part of it is lost.
+
+    Layers are visited in order; what a full one cannot take is shared among it and the later ones.
+    """
+    sizes = _sizes(shapes)
+    share = density * sum(sizes.values()) / len(sizes)
+    densities = {}
+    for i, (name, size) in enumerate(sizes.items()):
+        densities[name] = min(1.0, share / size)
+        if share > size:
+            share += (share - size) / (len(sizes) - i)
+    return densities
+
+
 DENSITIES: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
     "uniform": uniform,
     "erk": erk,
     "balanced": balanced,
+    "erk-plus": erk_plus,
+}
+
+LEGACY: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
+    "legacy-erk": legacy_erk,
+    "legacy-balanced": legacy_balanced,
 }
 
 
 def layer_counts(kind: str, shapes: Shapes, sparsity: float) -> dict[str, int]:
     """Weights to keep in each layer; their sum is round((1 − sparsity)·N) exactly.
 
-    Fractions are rounded by largest remainder, ties broken by the layer's name.
+    Fractions are rounded by largest remainder, ties broken by the layer's name. The legacy kinds
+    keep fewer than asked for: they are there to repeat what was published.
 
     Raises:
         UserError: an unknown kind of density.
     """
+    if kind in LEGACY:
+        densities = LEGACY[kind](shapes, 1 - sparsity)
+        return {name: round(densities[name] * size) for name, size in _sizes(shapes).items()}
     if kind not in DENSITIES:
-        raise unknown("density", kind, DENSITIES)
+        raise unknown("density", kind, [*DENSITIES, *LEGACY])
     sizes = _sizes(shapes)
     total = keep_count(sum(sizes.values()), sparsity)
     if total == 0:

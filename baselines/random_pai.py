@@ -5,7 +5,8 @@ row has balanced densities, so they are the default here.
 
 Differs from the published codes: each layer keeps an exact number of weights (they draw each
 weight independently), and the densities are solved exactly, so that the network has the requested
-sparsity to the weight (theirs come out sparser than asked for; see `baselines.density`).
+sparsity to the weight. `legacy-balanced` and `legacy-erk` are as published, for matching the
+paper's rows: they come out sparser than asked for (see `baselines.density`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from baselines.sparse_model import SparseModel
 
 @dataclass(frozen=True)
 class RandomOptions(Options):
-    density: Literal["balanced", "erk", "uniform"] = "balanced"
-    """How many weights each layer keeps."""
+    density: Literal["balanced", "erk", "uniform", "erk-plus", "legacy-balanced", "legacy-erk"] = (
+        "balanced"
+    )
+    """How many weights each layer keeps. The legacy ones come out sparser than asked for."""
 
 
 class Random(Method):

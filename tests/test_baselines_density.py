@@ -14,16 +14,20 @@ from baselines.density import (
     DENSITIES,
     balanced,
     erk,
+    erk_plus,
     fill,
     global_top_k_masks,
     keep_count,
     layer_counts,
+    legacy_balanced,
     random_mask,
     top_k_mask,
 )
 from baselines.errors import UserError
 from baselines.sparse_model import SparseModel
 from launch.models import build_model
+
+EXACT = ["uniform", "erk", "balanced"]
 
 shapes_strategy = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),
@@ -48,7 +52,7 @@ def by_bisection(raw, sizes, density):
     return {k: min(1.0, high * raw[k]) for k in raw}
 
 
-@given(shapes=shapes_strategy, density=st.floats(0.01, 1.0), kind=st.sampled_from(list(DENSITIES)))
+@given(shapes=shapes_strategy, density=st.floats(0.01, 1.0), kind=st.sampled_from(EXACT))
 def test_densities_are_exact_and_do_not_depend_on_order(shapes, density, kind):
     sizes = {k: math.prod(s) for k, s in shapes.items()}
     got = DENSITIES[kind](shapes, density)
@@ -70,6 +74,44 @@ def test_densities_are_exact_and_do_not_depend_on_order(shapes, density, kind):
 def test_fill_equals_bisection(raw, density, data):
     sizes = {k: data.draw(st.integers(1, 1000)) for k in raw}
     assert fill(raw, sizes, density) == pytest.approx(by_bisection(raw, sizes, density), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model, classes, realised",
+    [
+        ("resnet20", 10, ((0.1897, 0.0971, 0.0499), (0.1834, 0.0967, 0.0500))),
+        ("resnet18-cifar", 100, ((0.1856, 0.0973, 0.0498), (0.1766, 0.0949, 0.0495))),
+        ("resnet50", 1000, ((0.1988, 0.0997, 0.0499), (0.1959, 0.0999, 0.0500))),
+    ],
+)
+def test_legacy_densities_lose_what_the_published_codes_lose(model, classes, realised):
+    shapes = shapes_of(model, classes)
+    total = sum(map(math.prod, shapes.values()))
+    for kind, expected in zip(("legacy-balanced", "legacy-erk"), realised, strict=True):
+        for density, value in zip((0.2, 0.1, 0.05), expected, strict=True):
+            kept = sum(layer_counts(kind, shapes, 1 - density).values()) / total
+            assert kept == pytest.approx(value, abs=1.01e-4)
+
+
+def test_legacy_balanced_worked_examples():
+    sizes = {"a": (10, 1), "b": (10, 10), "c": (89, 10)}
+    expected = {"a": 1, "b": 0.411, "c": 0.0462}
+    assert legacy_balanced(sizes, 0.1) == pytest.approx(expected, abs=1e-3)
+    other = {"b": (10, 10), "c": (89, 10), "a": (10, 1)}  # it depends on the order
+    expected = {"b": 1 / 3, "c": 0.0375, "a": 1}
+    assert legacy_balanced(other, 0.1) == pytest.approx(expected, abs=1e-3)
+
+
+def test_erk_plus_keeps_the_classifier_dense():
+    shapes = shapes_of("resnet20", 10)
+    got = erk_plus(shapes, 0.1)
+    assert got["fc.weight"] == 1
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    assert sum(got[n] * sizes[n] for n in sizes) == pytest.approx(27089.6)
+    ratios = {round(got[n] * sizes[n] / sum(shapes[n]), 6) for n in shapes if got[n] < 1}
+    assert len(ratios) == 1
+    with pytest.raises(UserError, match="alone has more weights"):
+        erk_plus(shapes_of("resnet50", 1000), 0.05)
 
 
 def test_balanced_worked_example():
@@ -162,7 +204,7 @@ def test_deit_small_erk_densities_with_fused_attention():
         assert got[f"{name}.weight"] == pytest.approx(density, abs=1e-4)
 
 
-@given(shapes=shapes_strategy, sparsity=st.floats(0, 0.999), kind=st.sampled_from(list(DENSITIES)))
+@given(shapes=shapes_strategy, sparsity=st.floats(0, 0.999), kind=st.sampled_from(EXACT))
 def test_counts_add_up_to_the_weight(shapes, sparsity, kind):
     sizes = {k: math.prod(s) for k, s in shapes.items()}
     counts = layer_counts(kind, shapes, sparsity)
