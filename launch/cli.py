@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ def run_command(args: list[str]) -> int:
     except Diverged as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
-    print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
     return 0
 
 

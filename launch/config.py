@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,7 +204,7 @@ class Machine:
     """Where data sets are looked for and downloaded to."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N. auto is a GPU where there is one."""
-    workers: int = 4
+    workers: int = min(4, os.cpu_count() or 1)
     """Processes (or threads) that read image files, a rank."""
     threads: int = 0
     """CPU threads of the computation; 0: as many as torch takes."""

@@ -8,6 +8,9 @@ that a single process sees.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -192,7 +195,7 @@ def _load_arrays(
     folder = _folder(data, root)
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
-    read = partial(_read_all, size=image_size, workers=workers)
+    read = partial(_read_once, cache=root / "decoded", size=image_size, workers=workers)
     return (
         (read(train.paths), np.array(train.labels)),
         (read(test.paths), np.array(test.labels)),
@@ -306,6 +309,26 @@ def read_image(path: Path) -> Any:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"cannot read image {path}: {error}") from error
+
+
+def _read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:
+    """All images, from the cache if these very files have been read before."""
+    digest = hashlib.sha256(str(size).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    file = cache / f"{digest.hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or not what was written
+        found: np.ndarray = np.load(file)
+        if found.shape == (len(paths), size, size, 3):
+            return found
+    images = _read_all(paths, size, workers)
+    with contextlib.suppress(OSError):  # a full or read-only disk costs only time
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
+        np.save(temporary, images)
+        temporary.replace(file)
+    return images
 
 
 def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+import launch.data
 from baselines.errors import UserError
 from launch.data import Resident, Share, load_data, mix, read_image, scan
 from launch.recipes import RECIPES
@@ -19,7 +20,8 @@ from launch.recipes import RECIPES
 CPU = torch.device("cpu")
 
 
-def load(recipe, root=Path("."), seed=0, share=None, workers=0):
+def load(recipe, root=None, seed=0, share=None, workers=0):
+    root = Path(recipe.data).parent / "cache" if root is None else root
     return load_data(recipe, Path(root), CPU, seed, share or Share(), workers)
 
 
@@ -142,6 +144,26 @@ def test_small_images_of_a_folder_are_held_on_the_device(image_folder):
     assert x.shape == (4, 3, 16, 16) and data.classes == 3
     # the class is the brightest channel, also after the normalisation
     assert torch.equal(x.mean((2, 3)).argmax(1), y)
+
+
+def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
+    recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
+
+    def batch():
+        launch.data._load_arrays.cache_clear()
+        return next(load(recipe, root).train.epoch(0))[0]
+
+    read = []
+    original = launch.data.read_image
+    monkeypatch.setattr(launch.data, "read_image", lambda p: read.append(p) or original(p))
+    first = batch()
+    assert len(read) == 33 and torch.equal(batch(), first) and len(read) == 33
+    for file in root.rglob("*.npy"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(batch(), first) and len(read) == 66  # what cannot be read is read anew
+    Image.new("RGB", (30, 30)).save(image_folder / "test" / "bee" / "1.jpg")
+    batch()
+    assert len(read) == 75  # the test images, for one of them has changed
 
 
 @pytest.mark.parametrize("workers", [0, 2])
