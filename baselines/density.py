@@ -19,7 +19,7 @@ from torch import Tensor
 
 from baselines.errors import UserError, unknown
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]  # torch.Size is one
 
 
 def fill(raw: Mapping[str, float], sizes: Mapping[str, int], density: float) -> dict[str, float]:
@@ -157,6 +157,12 @@ def random_mask(shape: tuple[int, ...], k: int, seed: int, name: str) -> Tensor:
     mask = torch.zeros(math.prod(shape), dtype=torch.bool)
     mask[torch.randperm(mask.numel(), generator=seeded(seed, name))[:k]] = True
     return mask.view(shape)
+
+
+def random_masks(kind: str, shapes: Shapes, sparsity: float, seed: int) -> dict[str, Tensor]:
+    """Random masks with the layer-wise densities of that kind (see `layer_counts`)."""
+    counts = layer_counts(kind, shapes, sparsity)
+    return {name: random_mask(tuple(shapes[name]), k, seed, name) for name, k in counts.items()}
 
 
 def seeded(*parts: int | str) -> torch.Generator:

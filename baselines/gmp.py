@@ -58,6 +58,5 @@ class Gmp(Method):
         if self.opt.scope == "global":
             net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))
         else:
-            shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
-            counts = layer_counts("uniform", shapes, sparsity)
+            counts = layer_counts("uniform", net.shapes, sparsity)
             net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from baselines.density import layer_counts, random_mask
+from baselines.density import random_masks
 from baselines.method import Method, Options, Samples
 from baselines.sparse_model import SparseModel
 
@@ -37,8 +37,6 @@ class Random(Method):
     variants = ({"density": "balanced"}, {"density": "erk"}, {"density": "uniform"})
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
-        counts = layer_counts(self.opt.density, shapes, self.plan.sparsity)
         net.set_masks(
-            {name: random_mask(shapes[name], k, self.plan.seed, name) for name, k in counts.items()}
+            random_masks(self.opt.density, net.shapes, self.plan.sparsity, self.plan.seed)
         )

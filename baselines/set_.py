@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.density import layer_counts, random_mask, seeded, top_k_mask
+from baselines.density import random_masks, seeded, top_k_mask
 from baselines.errors import UserError
 from baselines.method import Method, Options, Samples
 from baselines.schedule import cosine_fraction, update_period
@@ -51,10 +51,8 @@ class Set(Method):
     options = DynamicOptions
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        shapes = {name: tuple(shape) for name, shape in net.shapes.items()}
-        counts = layer_counts(self.opt.density, shapes, self.plan.sparsity)
         net.set_masks(
-            {name: random_mask(shapes[name], k, self.plan.seed, name) for name, k in counts.items()}
+            random_masks(self.opt.density, net.shapes, self.plan.sparsity, self.plan.seed)
         )
 
     def after_step(self, net: SparseModel, step: int) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from baselines.density import layer_counts, random_mask
+from baselines.density import random_masks
 from baselines.errors import UserError, unknown
 from baselines.prunable import prunable_weights
 from baselines.sparse_model import SparseModel
@@ -247,12 +247,11 @@ class _Factors(nn.Module):
 
 def _parametrize(model: nn.Module, sparsity: float) -> None:
     weights = prunable_weights(model)
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    counts = layer_counts("balanced", shapes, sparsity)
-    for name, k in counts.items():
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    for name, mask in random_masks("balanced", shapes, sparsity, seed=0).items():
         module = model.get_submodule(name.rpartition(".")[0])
-        mask = random_mask(shapes[name], k, 0, name).to(weights[name].device)
-        parametrize.register_parametrization(module, "weight", _Factors(mask))
+        factors = _Factors(mask.to(weights[name].device))
+        parametrize.register_parametrization(module, "weight", factors)
 
 
 def _random_data(recipe: Recipe, classes: int, device: torch.device) -> Data:
