@@ -58,5 +58,22 @@ class Gmp(Method):
         if self.opt.scope == "global":
             net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))
         else:
-            counts = layer_counts("uniform", net.shapes, sparsity)
+            counts = capped(
+                layer_counts("uniform", net.shapes, sparsity),
+                {layer.name: layer.nnz for layer in net},
+            )
             net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})
+
+
+def capped(counts: dict[str, int], most: dict[str, int]) -> dict[str, int]:
+    """The counts with none above its cap and the same sum, as far as the caps allow.
+
+    Rounding can ask for a weight more in a layer than there are left: another layer keeps it.
+    """
+    fitting = {name: min(count, most[name]) for name, count in counts.items()}
+    excess = sum(counts.values()) - sum(fitting.values())
+    for name in sorted(fitting):
+        more = min(excess, most[name] - fitting[name])
+        fitting[name] += more
+        excess -= more
+    return fitting

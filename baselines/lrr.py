@@ -158,7 +158,8 @@ class Wr(Imp):
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.saved_epoch: int = round(self.opt.rewind_to * self.level_epochs)
+        wanted: int = round(self.opt.rewind_to * self.level_epochs)
+        self.saved_epoch = min(wanted, self.level_epochs - 1)
         self.rewind_epoch = self.saved_epoch if self.opt.rewind_lr else 0
 
     def save_at(self) -> int:

@@ -112,7 +112,8 @@ class SparseModel:
     share a weight count as one layer.
 
     Weights may be written from outside at any time (by `load_state_dict`, say, or when DDP
-    broadcasts rank 0's): the next step starts from them, and clears what is masked.
+    broadcasts rank 0's): the next step starts from them, and clears what is masked. Only writes
+    through `weight.data` go unseen; use `set_weights` for those.
 
     Args:
         model: any module, before or after it is wrapped by DDP or torch.compile; on its final
@@ -263,6 +264,7 @@ class SparseModel:
         if missing:
             raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
         for layer in self:
+            layer.clear_masked(layer.weight)
             self._make_latents(layer, self.storage.split([layer.gather(layer.weight.detach())]))
         self._optimizer = optimizer
         for layer in self._stepped:
@@ -349,13 +351,22 @@ class SparseModel:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse, with an optimizer attached. Load the model's own before this one, and the
-        optimizer's after it."""
+        """The reverse. Load the model's own before this one, and the optimizer's after it.
+
+        Raises:
+            UserError: the state has latents, and no optimizer is attached that would step them.
+        """
+        if state["latents"] and self._optimizer is None:
+            raise UserError("attach the optimizer before loading the state of a training.")
+        for layer in self:
+            layer.version = layer.weight._version  # the weights belong to the masks to come
         self.set_masks(state["masks"])
         for layer in self._stepped:
-            saved = state["latents"][layer.name]
-            torch._foreach_copy_(list(layer.latents), saved)
-        self._push(self._stepped)
+            if layer.name in state["latents"]:
+                torch._foreach_copy_(list(layer.latents), state["latents"][layer.name])
+                self._push([layer])
+            else:  # saved without an optimizer
+                self._split_again([layer])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
@@ -451,9 +462,12 @@ def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
 def _gather_grad(layer: Layer) -> Tensor:
     grad = layer.weight.grad
     assert grad is not None
-    if layer.latents[0].device != layer.weight.device or layer.stride != layer.weight.stride():
+    weight, latent = layer.weight, layer.latents[0]
+    if (weight.device, weight.dtype) != (latent.device, latent.dtype) or (
+        layer.stride != weight.stride()
+    ):
         raise UserError(
-            "the model was moved, or its memory format changed, after SparseModel was made."
+            "the model was moved, or its type or memory format changed, after SparseModel was made."
         )
     return layer.gather(grad)
 

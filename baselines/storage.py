@@ -32,7 +32,7 @@ class Storage(ABC):
 
     @abstractmethod
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        """Gradients of the latents, from those of θ (which may be overwritten)."""
+        """Gradients of the latents, from those of θ."""
 
 
 class Plain(Storage):

@@ -79,7 +79,7 @@ def grid_command(args: list[str]) -> int:
     from launch.grid import find_grid
     from launch.local import run_all
 
-    name, rest = (args[0], args[1:]) if args and args[0][0] != "-" else ("", args)
+    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
     given = parse(GridCommand(), rest, "signbench grid NAME")
     runs = find_grid(name, **given.choices)
     outcomes = run_all(runs, given.machine, given.slots)

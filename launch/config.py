@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baselines.errors import UserError, unknown
-from baselines.method import Options, find_method
+from baselines.method import Options, Plan, find_method
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,11 @@ class Run:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, not {self.seed}.")
-        beyond = [e for e in self.keep_epochs if not 0 <= e <= self.settings.epochs]
+        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
+        last = find_method(self.method)(plan, self.options).epochs
+        beyond = [e for e in self.keep_epochs if not 0 <= e <= last]
         if beyond:
-            raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {self.settings.epochs}.")
+            raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {last}.")
 
     @classmethod
     def make(cls, recipe: str, method: str, **choices: Any) -> Run:
@@ -249,6 +251,9 @@ class GridCommand:
     slots: int = 0
     """Runs at a time; 0: one a CPU core, or one where there is a GPU."""
     machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        _not_negative(slots=self.slots)
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -297,7 +297,7 @@ test_folder.__test__ = False  # type: ignore[attr-defined]  # not a test, whatev
 
 
 def read_image(path: Path) -> Any:
-    """A PIL image in RGB, whatever the file's mode.
+    """A PIL image in RGB, whatever the file's mode (16 bits are scaled to 8).
 
     Raises:
         UserError: not an image, or a truncated one; names the file.
@@ -306,7 +306,13 @@ def read_image(path: Path) -> Any:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):  # of no known range: PIL would cut it off at 255
+                raise UserError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
             return image.convert("RGB")
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"cannot read image {path}: {error}") from error
 
@@ -371,7 +377,7 @@ class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         full, rest = divmod(self.n, self.batch_size)
-        return full if self.shuffle else full + (rest > 0)
+        return full if self.shuffle else full + (rest > self.share.rank)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))

@@ -43,4 +43,4 @@ def find_grid(name: str, **choices: Any) -> list[Run]:
         raise unknown("grid", name, GRIDS)
     if not choices.get("seeds", (0,)):
         raise UserError("seeds: give at least one.")
-    return GRIDS[name](**choices)
+    return list(dict.fromkeys(GRIDS[name](**choices)))  # a seed given twice is one run

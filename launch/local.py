@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
@@ -27,32 +27,56 @@ class Outcome:
 
 
 def run_all(runs: Sequence[Run], machine: Machine, slots: int = 0) -> list[Outcome]:
-    """Runs everything that is not finished; a run that fails does not stop the others.
+    """Runs everything that is not finished; a run that fails does not stop the others, nor does a
+    worker that dies.
 
     Args:
         slots: runs at a time; 0: one a CPU core, or one where there is a GPU.
     """
     slots = slots or _default_slots(machine)
     machine = replace(machine, threads=machine.threads or max(1, (os.cpu_count() or 1) // slots))
-    context = multiprocessing.get_context("spawn")
     outcomes: list[Outcome] = []
-    with (
-        ProcessPoolExecutor(min(slots, len(runs)), context, initializer=_begin) as pool,
-        tqdm(total=len(runs), unit="run", disable=not sys.stderr.isatty()) as bar,
-    ):
-        waiting: dict[Future[Row | str], Run] = {pool.submit(_work, r, machine): r for r in runs}
+    with tqdm(total=len(runs), unit="run", disable=not sys.stderr.isatty()) as bar:
+
+        def done(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            bar.update()
+            bar.write(f"[{len(outcomes)}/{len(runs)}] {_line(outcome)}", file=sys.stderr)
+
+        waiting, idle = list(runs), 0
+        while waiting and idle <= len(waiting) // slots + 1:  # each has had its turn in between
+            before = len(outcomes)
+            left = _run_pool(waiting, machine, slots, done)
+            waiting = left[slots:] + left[:slots]  # those that were running come last
+            idle = idle + 1 if len(outcomes) == before else 0
+        for run in waiting:
+            done(Outcome(run, None, "its worker process dies each time (out of memory?)"))
+    return outcomes
+
+
+def _run_pool(
+    runs: list[Run], machine: Machine, slots: int, done: Callable[[Outcome], None]
+) -> list[Run]:
+    """Runs in one pool. Returns what is left when a worker dies, which ends the whole pool."""
+    context = multiprocessing.get_context("spawn")
+    left: set[Run] = set()
+    with ProcessPoolExecutor(min(slots, len(runs)), context, initializer=_begin) as pool:
+        futures: dict[Future[Row | str], Run] = {pool.submit(_work, r, machine): r for r in runs}
         try:
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    outcome = _outcome(waiting.pop(future), future)
-                    outcomes.append(outcome)
-                    bar.update()
-                    bar.write(f"[{len(outcomes)}/{len(runs)}] {_line(outcome)}", file=sys.stderr)
+            for future in as_completed(futures):
+                try:
+                    value = future.result()
+                except BrokenProcessPool:
+                    left.add(futures[future])
+                else:
+                    error = value if isinstance(value, str) else ""
+                    result = None if isinstance(value, str) else value
+                    done(Outcome(futures[future], result, error))
         except KeyboardInterrupt:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # a run can be stopped at any moment
             raise
-    return outcomes
+    return [run for run in runs if run in left]
 
 
 def _default_slots(machine: Machine) -> int:
@@ -77,14 +101,6 @@ def _work(run: Run, machine: Machine) -> Row | str:
         return run_training(run, machine, report=lambda _: None, bar=False)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-
-def _outcome(run: Run, future: Future[Row | str]) -> Outcome:
-    try:
-        value = future.result()
-    except BrokenProcessPool:
-        return Outcome(run, None, "its worker process died")
-    return Outcome(run, None, value) if isinstance(value, str) else Outcome(run, value)
 
 
 def _line(outcome: Outcome) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.errors import unknown
+from baselines.errors import UserError, unknown
 
 
 class BasicBlock(nn.Module):
@@ -93,7 +94,11 @@ def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
     """torchvision's ResNet50: 25,502,912 prunable weights for 1,000 classes."""
     from torchvision.models import resnet50 as torchvision_resnet50
 
-    return torchvision_resnet50(num_classes=classes)  # type: ignore[no-any-return]
+    model = torchvision_resnet50(num_classes=classes)
+    if channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return model  # type: ignore[no-any-return]
 
 
 MODELS = {
@@ -108,8 +113,22 @@ def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.M
     """A freshly initialised model (from torch's global generator).
 
     Raises:
-        UserError: the name is neither one of MODELS nor one of timm's.
+        UserError: the name is neither one of MODELS nor one of timm's, or the model cannot take
+            images of that shape.
     """
+    try:
+        model = _build(name, classes, channels, image_size)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, channels, image_size, image_size))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model raises for images that it cannot take
+        size = f"{channels} × {image_size} × {image_size}"
+        raise UserError(f"{name} cannot take images of {size}: {error}") from error
+    return model.train()
+
+
+def _build(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
     if name in MODELS:
         return MODELS[name](classes, channels, image_size)
     import timm

@@ -54,7 +54,7 @@ class Product(Storage):
         """∂m = (g + λθ) ⊙ w and ∂w = (g + λθ) ⊙ m."""
         g, (m, w) = list(grads), latents
         if self.frobenius:
-            torch._foreach_addcmul_(g, list(m), list(w), value=self.frobenius)
+            g = list(torch._foreach_addcmul(g, list(m), list(w), value=self.frobenius))
         return torch._foreach_mul(g, list(w)), torch._foreach_mul(g, list(m))
 
 

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from baselines.acdc import AcDc
 from baselines.errors import UserError
-from baselines.gmp import Gmp, GmpOptions
+from baselines.gmp import Gmp, GmpOptions, capped
 from baselines.grasp import grasp_scores
 from baselines.lrr import (
     Imp,
@@ -165,7 +165,17 @@ def test_gmp_masks_are_nested_and_end_exactly(storage, scope):
     assert counts[0] == net.numel and len(set(counts)) == 8
 
 
+def test_capped_counts_keep_their_sum():
+    assert capped({"a": 5, "b": 3, "c": 2}, {"a": 4, "b": 3, "c": 9}) == {"a": 4, "b": 3, "c": 3}
+    assert capped({"a": 5}, {"a": 4}) == {"a": 4}
+
+
 # ---- LRR, WR and IMP
+
+
+def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
+    chosen = Wr(Plan(0.8, 2, 5, 0), WrOptions(rewind_to=0.9, rewind_lr=True))
+    assert chosen.epochs == 2 + 8 * 1
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,58 @@ def test_weights_written_back_unchanged_leave_the_factors_alone():
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_weights_loaded_between_masks_and_attach_are_masked(storage):
+    model = tiny_net()
+    net = SparseModel(model, STORAGES[storage])
+    net.set_masks(masks_for(net))
+    model.load_state_dict(tiny_net().state_dict())
+    opt = OPTIMIZERS["sgd"](model.parameters())
+    net.attach(opt)
+    step(model, opt, *batches(1)[0])
+    assert int(sum(w.count_nonzero() for w in net.weights.values())) == net.nnz
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_sparse_training_goes_back_to_a_dense_state(storage):
+    net, opt = make(STORAGES[storage], density=1.0)
+    data = batches(4)
+    step(net.model, opt, *data[0])
+    saved = copy.deepcopy((net.model.state_dict(), net.state_dict(), opt.state_dict()))
+    net.set_masks(masks_for(net))
+    step(net.model, opt, *data[1])
+    net.model.load_state_dict(saved[0])
+    net.load_state_dict(saved[1])
+    opt.load_state_dict(saved[2])
+    assert net.nnz == net.numel and net.sparsity() == 0
+    for name, value in net.weights.items():
+        torch.testing.assert_close(value.detach(), saved[0][name])
+
+
+def test_states_saved_or_loaded_without_an_optimizer():
+    net, _ = make(Product())
+    alone = SparseModel(tiny_net(), Product())
+    with pytest.raises(UserError, match="attach the optimizer before"):
+        alone.load_state_dict(net.state_dict())
+    alone.set_masks(masks_for(alone, 0.5))
+    net.model.load_state_dict(alone.model.state_dict())
+    net.load_state_dict(alone.state_dict())
+    for layer in net:
+        torch.testing.assert_close(layer.weight, alone.weights[layer.name])
+        m, w = layer.latents
+        torch.testing.assert_close((m * w), layer.gather(layer.weight))
+
+
+def test_the_users_gradients_are_left_alone():
+    net, opt = make(Product(frobenius=0.5), density=1.0)
+    x, y = batches(1)[0]
+    loss_of(net.model(x), y).backward()
+    before = [p.grad.clone() for p in net.model.parameters()]
+    opt.step()
+    after = [p.grad for p in net.model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_detach_gives_the_plain_network_back():
     net, opt = make(Product())
     x, y = batches(1)[0]
@@ -455,3 +507,7 @@ def test_a_model_changed_after_it_was_taken_is_refused():
     x, y = batches(1)[0]
     with pytest.raises(UserError, match="memory format"):
         step(net.model, opt, x, y)
+    net, opt = make(Product())
+    net.model.double()
+    with pytest.raises(UserError, match="type or memory format"):
+        step(net.model, opt, x.double(), y)

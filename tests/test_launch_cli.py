@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import launch.local
 from baselines.method import methods
 from launch.cli import main, parse_run
+from launch.config import Run
+from launch.grid import find_grid
 from launch.recipes import RECIPES
 
 
@@ -105,6 +111,9 @@ def test_a_gpu_that_is_not_there_is_named(capsys, tmp_path):
     [
         (["trian"], "unknown command 'trian'"),
         (["grid"], "unknown grid ''"),
+        (["grid", ""], "unknown grid ''"),
+        (["grid", "quick", "--slots", "-1"], "slots must not be negative"),
+        (["methods", "--sparsity", "2"], "sparsity must be in [0, 1)"),
         (["grid", "quik"], "did you mean quick?"),
         (["grid", "quick", "--recipe", "x"], "unknown recipe 'x'"),
         (["grid", "quick", "--seeds", "a"], "Error parsing --seeds"),
@@ -140,6 +149,33 @@ def test_a_run_that_fails_does_not_stop_the_grid(capsys, tmp_path):
     output = capsys.readouterr()
     assert f"failed: {broken.name}: " in output.err and "other settings" in output.err
     assert "random" in output.out
+
+
+def die_once(run, machine):
+    """Stands for a run whose first worker is killed."""
+    marker = machine.runs / "died"
+    if run.seed == 1 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if run.seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"accuracy": 1.0, "seconds": 0.0}
+
+
+def test_a_worker_that_dies_takes_no_other_run_with_it(machine, monkeypatch):
+    machine.runs.mkdir()
+    context = multiprocessing.get_context("fork")  # so that the stand-in gets there
+    monkeypatch.setattr(launch.local.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(launch.local, "_work", die_once)
+    runs = [Run.make("digits", "dense", seed=seed) for seed in range(5)]
+    outcomes = launch.local.run_all(runs, machine, slots=1)
+    ended = {o.run.seed: o.result is not None for o in outcomes}
+    assert ended == {0: True, 1: True, 2: False, 3: True, 4: True}
+    assert ["dies each time" in o.error for o in outcomes if o.run.seed == 2] == [True]
+
+
+def test_a_seed_given_twice_is_one_run():
+    assert len(find_grid("quick", seeds=(0, 0))) == len(find_grid("quick", seeds=(0,)))
 
 
 def test_packages_of_the_same_name_from_elsewhere_are_refused(tmp_path):

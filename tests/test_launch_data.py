@@ -199,6 +199,24 @@ def test_streaming_leaves_the_global_generator_alone(image_folder):
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_a_rank_without_a_last_batch_has_one_less(image_folder):
+    recipe = replace(small(image_folder, image_size=96), batch_size=8)
+    parts = [load(recipe, share=Share(r, 2)).test for r in (0, 1)]
+    labels = [[y.tolist() for _, y in part.epoch(0)] for part in parts]
+    assert [len(part) for part in parts] == [2, 1] == [len(part) for part in labels]
+    assert sum(len(y) for part in labels for y in part) == 9
+
+
+def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    pixels = np.asarray(read_image(tmp_path / "deep.png"))
+    np.testing.assert_allclose(pixels[..., 0].ravel(), np.arange(256), atol=1)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"float.tif has pixels of mode F"):
+        read_image(tmp_path / "float.tif")
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "1"])
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
     path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"

@@ -14,6 +14,7 @@ from launch.models import MODELS, build_model
     [
         *((name, 3, 32) for name in MODELS),
         ("digits-cnn", 1, 8),
+        ("resnet50", 1, 32),
         ("test_vit", 3, 64),
         ("test_efficientnet", 1, 64),
     ],
@@ -29,6 +30,11 @@ def test_initialisation_is_a_function_of_the_global_seed():
     torch.manual_seed(1)
     two = build_model("resnet20", 10, 3, 32).state_dict()
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_model_that_cannot_take_the_images_is_named():
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot take images of 1 × 8 × 8"):
+        build_model("vit_tiny_patch16_224", 10, 1, 8)
 
 
 def test_an_unknown_model_is_named():

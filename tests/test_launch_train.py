@@ -211,6 +211,13 @@ def test_a_folder_of_another_run_is_refused(machine):
     assert train(run, machine)["epochs"] == 1
 
 
+def test_settings_of_sign_in_are_no_part_of_a_plain_run(machine, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        interrupt_after(1, patch)
+        train(Run.make("digits", "dense", epochs=2), machine)
+    assert train(Run.make("digits", "dense", epochs=2, beta=2.0), machine)["epochs"] == 2
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(machine, monkeypatch):
     run = Run.make("digits", epochs=4, **SIGN_IN)
     original = launch.loop.forward
