@@ -53,8 +53,7 @@ def uniform(shapes: Shapes, density: float) -> dict[str, float]:
 
 def erk(shapes: Shapes, density: float) -> dict[str, float]:
     """Erdős-Rényi-Kernel: ∝ (sum of the dimensions) / (their product), kernel included."""
-    raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
-    return fill(raw, _sizes(shapes), density)
+    return fill(_erk_raw(shapes), _sizes(shapes), density)
 
 
 def balanced(shapes: Shapes, density: float) -> dict[str, float]:
@@ -81,8 +80,7 @@ def erk_plus(shapes: Shapes, density: float) -> dict[str, float]:
 
 def legacy_erk(shapes: Shapes, density: float) -> dict[str, float]:
     """ERK as in several published codes: what full layers cannot take is lost."""
-    raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
-    sizes = _sizes(shapes)
+    raw, sizes = _erk_raw(shapes), _sizes(shapes)
     epsilon = density * sum(sizes.values()) / sum(raw[name] * sizes[name] for name in raw)
     return {name: min(1.0, epsilon * raw[name]) for name in raw}
 
@@ -197,6 +195,10 @@ def global_top_k_masks(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor
         name: part.view(score.shape)
         for (name, score), part in zip(scores.items(), parts, strict=True)
     }
+
+
+def _erk_raw(shapes: Shapes) -> dict[str, float]:
+    return {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -107,8 +108,7 @@ class Method:
 
 def methods() -> dict[str, type[Method]]:
     """All methods by name, in alphabetical order."""
-    for module in pkgutil.iter_modules(baselines.__path__):
-        importlib.import_module(f"baselines.{module.name}")
+    _import_all()
     found = {cls.name: cls for cls in _subclasses(Method) if "name" in vars(cls)}
     return dict(sorted(found.items()))
 
@@ -123,6 +123,12 @@ def find_method(name: str) -> type[Method]:
     if name not in known:
         raise unknown("method", name, known)
     return known[name]
+
+
+@cache
+def _import_all() -> None:
+    for module in pkgutil.iter_modules(baselines.__path__):
+        importlib.import_module(f"baselines.{module.name}")
 
 
 def _subclasses(cls: type[Method]) -> Iterable[type[Method]]:

@@ -59,14 +59,18 @@ class Set(Method):
         if self.is_update(step):
             self.update(net, step)
 
+    @property
+    def end(self) -> float:
+        """The step from which the mask stays."""
+        return float(self.opt.update_until * self.plan.steps)
+
     def is_update(self, step: int) -> bool:
-        end = self.opt.update_until * self.plan.steps
-        return step > 0 and step % update_period(self.opt.update_every, end) == 0 and step < end
+        period = update_period(self.opt.update_every, self.end)
+        return step > 0 and step % period == 0 and step < self.end
 
     def update(self, net: SparseModel, step: int) -> None:
         """Replaces the weakest weights of every layer that is not full."""
-        end = self.opt.update_until * self.plan.steps
-        fraction = cosine_fraction(step, end, self.opt.drop_fraction)
+        fraction = cosine_fraction(step, self.end, self.opt.drop_fraction)
         net.set_masks(
             {
                 layer.name: drop_and_grow(

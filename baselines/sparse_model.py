@@ -228,10 +228,8 @@ class SparseModel:
             reset_state: also clear the latents' optimizer state. The paper's listing keeps it.
         """
         self._split_again(self._stepped)
-        if reset_state and self._optimizer is not None:
-            for layer in self._stepped:
-                for latent in layer.latents:
-                    self._optimizer.state.pop(latent, None)
+        if reset_state:
+            self._forget_latents()
 
     def clear_state(self) -> None:
         """Forgets all of the optimizer's state, momentum of unpruned parameters included."""
@@ -291,10 +289,7 @@ class SparseModel:
         """
         for handle in self._handles:
             handle.remove()
-        if self._optimizer is not None:
-            for layer in self._stepped:
-                for latent in layer.latents:
-                    self._optimizer.state.pop(latent, None)
+        self._forget_latents()
         self._optimizer, self._handles = None, []
         return self.model
 
@@ -407,6 +402,13 @@ class SparseModel:
         for before, after, state in zip(old.latents, new.latents, states, strict=True):
             if state:
                 optimizer.state[after] = _moved(state, before, old, new)
+
+    def _forget_latents(self) -> None:
+        """Drops their optimizer state."""
+        if self._optimizer is not None:
+            for layer in self._stepped:
+                for latent in layer.latents:
+                    self._optimizer.state.pop(latent, None)
 
     def _follow(self) -> None:
         """Takes over weights that somebody else has written."""

@@ -86,6 +86,11 @@ def load_data(
     return _streamed(recipe, _folder(recipe.data, root), device, seed, share, workers)
 
 
+def _check_batch(recipe: Recipe, images: int) -> None:
+    if images < recipe.batch_size:
+        raise UserError(f"batch_size {recipe.batch_size} is above the {images} training images.")
+
+
 # ---- sets that are held on the device
 
 
@@ -164,10 +169,7 @@ def _resident(
     recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
 ) -> Data:
     train, test, classes = _load_arrays(recipe.data, root, recipe.image_size, workers)
-    if len(train[1]) < recipe.batch_size:
-        raise UserError(
-            f"batch_size {recipe.batch_size} is above the {len(train[1])} training images."
-        )
+    _check_batch(recipe, len(train[1]))
     pixels = torch.from_numpy(train[0]).flatten(0, 2)
     std, mean = torch.std_mean(pixels[:: max(1, len(pixels) // 10_000_000)].double() / 255, 0)
     make = partial(
@@ -449,10 +451,7 @@ def _streamed(
     )
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
-    if len(train.paths) < recipe.batch_size:
-        raise UserError(
-            f"batch_size {recipe.batch_size} is above the {len(train.paths)} training images."
-        )
+    _check_batch(recipe, len(train.paths))
 
     def split(files: ImageFolder, transform: Any, shuffle: bool) -> Streamed:
         order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)

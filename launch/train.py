@@ -83,9 +83,10 @@ class Training:
             began = time.perf_counter()
             loss, accuracy = self.loop.train_epoch(epoch)
             seconds = time.perf_counter() - began
-            row = self._epoch_row(epoch, loss, accuracy, seconds)
+            flips = count_flips(self.initial_signs, self.net.weights, self.net.masks)
+            row = self._epoch_row(epoch, loss, accuracy, seconds, flips)
             self.epochs.append(row)
-            self.layers += self._layer_rows(epoch)
+            self.layers += self._layer_rows(epoch, flips)
             self._report(row)
             self._keep(epoch)
         result = self._result()
@@ -143,7 +144,9 @@ class Training:
 
     # ---- what is said of it
 
-    def _epoch_row(self, epoch: int, loss: float, accuracy: float, seconds: float) -> Row:
+    def _epoch_row(
+        self, epoch: int, loss: float, accuracy: float, seconds: float, flips: dict[str, int]
+    ) -> Row:
         test_loss, test_accuracy = self.loop.evaluate()
         last_step = (epoch + 1) * self.loop.steps - 1
         return {
@@ -155,12 +158,11 @@ class Training:
             "lr": self.loop.learning_rate(last_step),
             "sparsity": self.net.sparsity(),
             "sparsity_all": self.net.sparsity_all(),
-            "flips": sum(self._flips().values()) / max(1, self.net.nnz),
+            "flips": sum(flips.values()) / max(1, self.net.nnz),
             "seconds": seconds,
         }
 
-    def _layer_rows(self, epoch: int) -> list[Row]:
-        flips = self._flips()
+    def _layer_rows(self, epoch: int, flips: dict[str, int]) -> list[Row]:
         return [
             {
                 "epoch": epoch,
@@ -172,9 +174,6 @@ class Training:
             }
             for layer in self.net
         ]
-
-    def _flips(self) -> dict[str, int]:
-        return count_flips(self.initial_signs, self.net.weights, self.net.masks)
 
     def _report(self, row: Row) -> None:
         self.report(
