@@ -29,12 +29,15 @@ class Plan:
     Attributes:
         sparsity: requested, over the prunable weights, in [0, 1).
         seed: for whatever the method draws at random; equal on all ranks.
+        lr_integral: the sum of the steps' learning rates, over 1 − momentum for SGD: what a
+            decay λ multiplies a parameter by over the run is exp(−λ·lr_integral). 0 if not known.
     """
 
     sparsity: float
     epochs: int
     steps_per_epoch: int
     seed: int
+    lr_integral: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -51,7 +54,9 @@ class Method:
     """Base class. Subclasses set `name`, `family`, `paper` and override hooks.
 
     `options` is the class of its knobs, `variants` the settings of them that overview grids show,
-    and `is_sparse` is False for a method that keeps every weight.
+    and `is_sparse` is False for a method that keeps every weight. A `factorised` one trains
+    θ = m ⊙ w by nature, with the recipe's β unless it sets `inner_scaling`. `tolerance` is how far
+    from the requested sparsity it may end: not at all, but where its structure allows no other.
 
     Hooks are called in the order in which they stand here. Masks must come out equal on all
     ranks: decide them from `plan.seed`, or from what is equal on all ranks (weights, and
@@ -64,6 +69,8 @@ class Method:
     options: ClassVar[type[Options]] = Options
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     is_sparse: ClassVar[bool] = True
+    factorised: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.0
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         self.plan = plan
@@ -74,9 +81,17 @@ class Method:
         """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
         return self.plan.epochs
 
+    @property
+    def inner_scaling(self) -> float | None:
+        """β of the factors of a `factorised` method; None: the recipe's."""
+        return None
+
     def schedule(self, step: int) -> tuple[int, int]:
         """Where a step stands in the learning rate's schedule: its number, and of how many."""
         return step, self.plan.steps
+
+    def setup(self, net: SparseModel) -> None:
+        """Before all else, on fresh and resumed runs alike: may wrap or replace net.storage."""
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         """Once, before the first step of a fresh run (not of a resumed one).
@@ -97,6 +112,10 @@ class Method:
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """After each update."""
+
+    def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
+        """What layers.csv shows of the method after each epoch: by column, a value a layer."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides masks: tensors, numbers, strings, lists, dicts."""

@@ -12,7 +12,7 @@ paper's rows: they come out sparser than asked for (see `baselines.density`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from baselines.density import random_masks
 from baselines.method import Method, Options, Samples
@@ -34,7 +34,11 @@ class Random(Method):
     family = "pruning at initialisation"
     paper = "Liu et al. 2022; Gadhikar et al. 2023"
     options = RandomOptions
-    variants = ({"density": "balanced"}, {"density": "erk"}, {"density": "uniform"})
+    variants: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"density": "balanced"},
+        {"density": "erk"},
+        {"density": "uniform"},
+    )
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         net.set_masks(

@@ -19,7 +19,7 @@ Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Layer:
         index: offsets in memory of the active positions, in row-major order; None where all are.
         latents: what is stepped, while an optimizer is attached: vectors over the active
             positions, or of the weight's shape where all are. The weight itself where the storage
-            is the identity and all are.
+            is the identity and all are. Those of no dimension are shared by the layer.
     """
 
     name: str
@@ -64,6 +64,16 @@ class Layer:
         mask = torch.zeros_like(self.weight, dtype=torch.bool)
         _in_memory_order(mask)[self.index] = True
         return mask
+
+    @property
+    def own_latents(self) -> tuple[nn.Parameter, ...]:
+        """Those with an entry a weight."""
+        return tuple(latent for latent in self.latents if latent.ndim > 0)
+
+    @property
+    def shared_latents(self) -> tuple[nn.Parameter, ...]:
+        """Those that all weights of the layer share."""
+        return tuple(latent for latent in self.latents if latent.ndim == 0)
 
     @property
     def in_place(self) -> bool:
@@ -118,7 +128,8 @@ class SparseModel:
     Args:
         model: any module, before or after it is wrapped by DDP or torch.compile; on its final
             device and in its final memory format.
-        storage: what the optimizer steps on; `Plain()`, the weights themselves, by default.
+        storage: what the optimizer steps on; `Plain()`, the weights themselves, by default. It
+            may be replaced as long as no optimizer is attached.
         exclude: glob patterns over parameter names (`"*head*"`) of weights that stay dense.
 
     Raises:
@@ -136,6 +147,7 @@ class SparseModel:
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
         self.changes = 0  # of masks, counted
+        self.decay = 0.0  # λ: λ·latent joins each latent's gradient, whatever the optimizer decays
 
     # ---- looking
 
@@ -231,6 +243,14 @@ class SparseModel:
         if reset_state:
             self._forget_latents()
 
+    @torch.no_grad()
+    def change_latents(self, change: Callable[[Layer], None]) -> None:
+        """Calls a function that may write to a layer's latents, layer by layer; weights follow."""
+        self._follow()
+        for layer in self._stepped:
+            change(layer)
+        self._push(self._stepped)
+
     def clear_state(self) -> None:
         """Forgets all of the optimizer's state, momentum of unpruned parameters included."""
         if self._optimizer is not None:
@@ -271,6 +291,12 @@ class SparseModel:
             if state and self.storage.is_identity:
                 dense = Layer(layer.name, layer.weight)
                 optimizer.state[layer.latents[0]] = _moved(state, layer.weight, dense, layer)
+        shared = [latent for layer in self for latent in layer.shared_latents]
+        if shared:  # what decays weights is not meant for them
+            group = {"params": shared, "weight_decay": self.storage.shared_decay}
+            optimizer.add_param_group(group)
+        if not self.storage.keeps_values:
+            self._push(self._stepped)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -290,6 +316,10 @@ class SparseModel:
         for handle in self._handles:
             handle.remove()
         self._forget_latents()
+        if self._optimizer is not None:
+            shared = {id(latent) for layer in self for latent in layer.shared_latents}
+            groups = self._optimizer.param_groups
+            groups[:] = [g for g in groups if not {id(p) for p in g["params"]} & shared]
         self._optimizer, self._handles = None, []
         return self.model
 
@@ -308,7 +338,7 @@ class SparseModel:
             latents = _latents(block)
             parts = self.storage.pull_back([_gather_grad(layer) for layer in block], latents)
             for tensors, grads in zip(latents, parts, strict=True):
-                _set_grads(tensors, grads)
+                _set_grads(tensors, grads, self.decay)
         self._show_latents(optimizer)
 
     @torch.no_grad()
@@ -322,12 +352,12 @@ class SparseModel:
         return [layer for layer in self if self._optimizer is not None and not layer.in_place]
 
     def _show_latents(self, optimizer: Optimizer, *_: Any) -> None:
-        _replace(optimizer, {id(layer.weight): layer.latents for layer in self._stepped})
+        _replace(optimizer, {id(layer.weight): layer.own_latents for layer in self._stepped})
 
     def _show_weights(self, optimizer: Optimizer, *_: Any) -> None:
         shown: dict[int, tuple[nn.Parameter, ...]] = {}
         for layer in self._stepped:
-            first, *rest = layer.latents
+            first, *rest = layer.own_latents
             shown |= {id(first): (layer.weight,), **{id(latent): () for latent in rest}}
         _replace(optimizer, shown)
 
@@ -380,7 +410,9 @@ class SparseModel:
         if self.storage.is_identity and layer.index is None:
             layer.latents = (layer.weight,)
         else:
-            layer.latents = tuple(nn.Parameter(part) for (part,) in parts)
+            layer.latents = tuple(
+                part if isinstance(part, nn.Parameter) else nn.Parameter(part) for (part,) in parts
+            )
 
     def _set_mask(self, old: Layer, mask: Tensor | None) -> None:
         """Re-indexes latents and their optimizer state: spread out dense, gathered again."""
@@ -393,11 +425,11 @@ class SparseModel:
 
     def _move_latents(self, old: Layer, new: Layer, optimizer: Optimizer) -> None:
         zeros = self.storage.split([torch.zeros_like(old.weight)])
-        dense = [
-            old.scatter(latent.detach(), zero)
+        moved = [
+            latent if latent.ndim == 0 else new.gather(old.scatter(latent.detach(), zero)).clone()
             for latent, (zero,) in zip(old.latents, zeros, strict=True)
         ]
-        self._make_latents(new, tuple([new.gather(latent).clone()] for latent in dense))
+        self._make_latents(new, tuple([latent] for latent in moved))
         states = [optimizer.state.pop(latent, {}) for latent in old.latents]
         for before, after, state in zip(old.latents, new.latents, states, strict=True):
             if state:
@@ -422,9 +454,11 @@ class SparseModel:
 
     def _split_again(self, layers: list[Layer]) -> None:
         for block in _blocks(layers):
-            parts = self.storage.split([layer.gather(layer.weight) for layer in block])
-            for latents, values in zip(_latents(block), parts, strict=True):
-                torch._foreach_copy_(latents, list(values))
+            latents = _latents(block)
+            thetas = [layer.gather(layer.weight) for layer in block]
+            parts = self.storage.split_again(thetas, latents)
+            for held, values in zip(latents, parts, strict=True):
+                torch._foreach_copy_(held, list(values))
         self._push(layers)
 
     def _push(self, layers: list[Layer]) -> None:
@@ -451,7 +485,7 @@ def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:
     return tuple(map(list, zip(*(layer.latents for layer in layers), strict=True)))
 
 
-def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor], decay: float) -> None:
     """Into the memory of the step before: to ask for it anew costs more than to write it."""
     kept: list[Tensor] = []
     for latent in latents:
@@ -459,6 +493,8 @@ def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
             latent.grad = torch.empty_like(latent)
         kept.append(latent.grad)
     torch._foreach_copy_(kept, list(grads))
+    if decay:
+        torch._foreach_add_(kept, list(latents), alpha=decay)
 
 
 def _gather_grad(layer: Layer) -> Tensor:
@@ -478,7 +514,7 @@ def _moved(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer) -> 
     """Optimizer state of a latent after a change of mask: zero for weights that come."""
 
     def move(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.shape != latent.shape:
+        if not isinstance(value, Tensor) or value.shape != latent.shape or latent.ndim == 0:
             return value
         dense = torch.zeros_like(old.weight, dtype=value.dtype)
         return new.gather(old.scatter(value, dense))

@@ -20,7 +20,8 @@ from baselines.method import Options, Plan, find_method
 
 @dataclass(frozen=True)
 class SignIn:
-    """Settings of Sign-In (the paper's Table 7); without effect on runs that do not use it."""
+    """Settings of Sign-In (the paper's Table 7), and of methods that train factors m ⊙ w by nature;
+    without effect on other runs."""
 
     beta: float = 1.0
     """Inner scaling β = m² − w² that a rescale sets."""
@@ -99,11 +100,12 @@ class Recipe:
         )
         _not_negative(
             crop_padding=self.crop_padding,
-            momentum=self.momentum,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
         _in_unit(warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum above 0.")
 
@@ -172,12 +174,17 @@ class Run:
         found = {"recipe": self.recipe, "method": self.method}
         found |= _differences(self.options, "options.")
         found |= _differences(self.settings, "settings.", leave=("sign_in",))
-        if self.sign_in:
+        if self.factorised:
             found |= _differences(self.settings.sign_in, "settings.sign_in.")
         for spec in dataclasses.fields(self):
             if spec.default is not dataclasses.MISSING and getattr(self, spec.name) != spec.default:
                 found[spec.name] = getattr(self, spec.name)
         return found
+
+    @property
+    def factorised(self) -> bool:
+        """Whether factors m ⊙ w are trained: with Sign-In, and by some methods anyway."""
+        return self.sign_in or find_method(self.method).factorised
 
     @property
     def label(self) -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from baselines.method import Method, Plan, find_method
 from baselines.schedule import triangular
 from baselines.sparse_model import SparseModel
+from baselines.storage import Plain, Storage
 from launch.config import Recipe, Run
 from launch.data import Data, mix
 from launch.models import build_model
@@ -70,9 +71,9 @@ class Loop:
         self.run, self.recipe, self.data, self.ranks = run, run.settings, data, r
         self.bar = r.is_first and (sys.stderr.isatty() if bar is None else bar)
         self.steps = len(data.train)
-        self.net, self.optimizer = build(run, data, r.device)
-        plan = Plan(run.sparsity, self.recipe.epochs, self.steps, run.seed)
-        self.method: Method = find_method(run.method)(plan, run.options)
+        self.method = make_method(run, self.steps)
+        self.net, self.optimizer = build(run, self.method, data, r.device)
+        self.method.setup(self.net)
         self._masks_seen = 0
         self.epochs = self.method.epochs
         self.model: nn.Module = self.net.model  # what training calls
@@ -198,23 +199,43 @@ class Loop:
         self._masks_seen = self.net.changes
 
 
-def build(run: Run, data: Data, device: torch.device) -> tuple[SparseModel, Optimizer]:
+def make_method(run: Run, steps_per_epoch: int) -> Method:
+    """The run's method, with its plan."""
+    recipe = run.settings
+    steps = recipe.epochs * steps_per_epoch
+    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
+    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
+    integral = recipe.lr * sum(lrs) / (1 - inertia)
+    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral)
+    return find_method(run.method)(plan, run.options)
+
+
+def build(
+    run: Run, method: Method, data: Data, device: torch.device
+) -> tuple[SparseModel, Optimizer]:
     """The model with its storage, and the recipe's optimizer. A function of the seed."""
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
     model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    settings = recipe.sign_in
-    storage = Product(settings.beta, settings.frobenius_decay) if run.sign_in else None
-    net = SparseModel(model, storage, run.exclude)
-    return net, make_optimizer(net, recipe, run.sign_in)
+    net = SparseModel(model, make_storage(run, method), run.exclude)
+    return net, make_optimizer(net, recipe, run.factorised)
 
 
-def make_optimizer(net: SparseModel, recipe: Recipe, sign_in: bool) -> Optimizer:
+def make_storage(run: Run, method: Method) -> Storage:
+    """Factors for Sign-In, and for methods that train them by nature."""
+    if not run.factorised:
+        return Plain()
+    settings = run.settings.sign_in
+    own = None if run.sign_in else method.inner_scaling
+    return Product(settings.beta if own is None else own, settings.frobenius_decay)
+
+
+def make_optimizer(net: SparseModel, recipe: Recipe, factorised: bool) -> Optimizer:
     """SGD or AdamW with three groups: prunable weights, what else decays, what does not."""
     decay = rest_decay = recipe.weight_decay
-    if sign_in:
+    if factorised:
         decay = recipe.sign_in.sign_in_weight_decay
         if recipe.sign_in.sign_in_decay_scope == "all":
             rest_decay = decay

@@ -158,14 +158,13 @@ class RunFolder:
         there = _read_json(path)
         if there is None:
             _write_json(path, {"run": run, "label": self._run.label, **_environment()})
-        elif not _agree(_relevant(run), there.get("run", {})):
+        elif not _agree(self._relevant(run), there.get("run", {})):
             raise UserError(f"{self.path} holds a run with other settings; see its config.json.")
 
-
-def _relevant(run: Row) -> Row:
-    """Without the settings of Sign-In where it is not used: they are no part of the name either."""
-    settings = {k: v for k, v in run["settings"].items() if run["sign_in"] or k != "sign_in"}
-    return {**run, "settings": settings}
+    def _relevant(self, run: Row) -> Row:
+        """Without settings of factors where there are none: they are no part of the name either."""
+        leave = set() if self._run.factorised else {"sign_in"}
+        return {**run, "settings": {k: v for k, v in run["settings"].items() if k not in leave}}
 
 
 def _agree(new: Any, old: Any) -> bool:

@@ -163,6 +163,7 @@ class Training:
         }
 
     def _layer_rows(self, epoch: int, flips: dict[str, int]) -> list[Row]:
+        columns = self.loop.method.columns(self.net)
         return [
             {
                 "epoch": epoch,
@@ -170,7 +171,9 @@ class Training:
                 "weights": layer.weight.numel(),
                 "active": layer.nnz,
                 "density": layer.nnz / layer.weight.numel(),
+                "nonzero": int(layer.weight.count_nonzero()),
                 "flips": flips[layer.name],
+                **{column: values[layer.name] for column, values in columns.items()},
             }
             for layer in self.net
         ]
