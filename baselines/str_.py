@@ -14,7 +14,9 @@ The default (`mode="target"`) reaches what is asked for under any recipe. The la
 as published and decide how sparsity is shared out; at `events` points in time all s are moved by
 the same amount, such that the whole network has the sparsity of GMP's cubic at that time. From
 `end` on the sparsity stays, at the last step it is met to the weight, and what is zero then is the
-mask.
+mask. The threshold is exp(s) there, one that moves by a common factor then, at any size of the
+weights; for thresholds as small as those of a ResNet50 it is the same as σ(s). Every move shrinks
+the weights that remain: networks without normalisation feel that.
 
 With Sign-In, x = m ⊙ w. Differs from the official code: s has a decay of its own in either mode,
 which is 0 in the default one, where it would only undo what the layers have learned to differ in.
@@ -73,9 +75,11 @@ class Str(Method):
 
     def setup(self, net: SparseModel) -> None:
         published = self.opt.mode == "published"
-        s_init = self.opt.s_init if published else TOO_LOW
-        decay = self.opt.threshold_decay if published else 0.0
-        self.storage = SoftThreshold(net.storage, s_init, decay)
+        self.storage = (
+            SoftThreshold(net.storage, "sigmoid", self.opt.s_init, self.opt.threshold_decay)
+            if published
+            else SoftThreshold(net.storage, "exp", TOO_LOW)
+        )
         net.storage = self.storage
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
@@ -123,23 +127,37 @@ class Str(Method):
         net.set_masks(masks)
 
     def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
-        """s and σ(s)."""
-        s = {layer.name: layer.latents[-1].item() for layer in net}
-        return {"s": s, "threshold": {name: _sigmoid(value) for name, value in s.items()}}
+        """s and the threshold that it stands for."""
+        s = {layer.name: layer.latents[-1].detach() for layer in net}
+        return {
+            "s": {name: value.item() for name, value in s.items()},
+            "threshold": {name: self.storage.threshold(v).item() for name, v in s.items()},
+        }
 
 
 class SoftThreshold(Storage):
     """Keeps θ as the soft threshold of x, x by another storage, and a number s a layer.
 
     Args:
+        inner: keeps x.
+        kind: of the threshold, σ(s) or exp(s).
         s_init: of every layer.
         decay: weight decay of s.
     """
 
     keeps_values = False
 
-    def __init__(self, inner: Storage, s_init: float, decay: float = 0.0) -> None:
-        self.inner, self.s_init, self.shared_decay = inner, s_init, decay
+    def __init__(
+        self, inner: Storage, kind: Literal["sigmoid", "exp"], s_init: float, decay: float = 0.0
+    ) -> None:
+        self.inner, self.kind, self.s_init, self.shared_decay = inner, kind, s_init, decay
+
+    def threshold(self, s: Tensor) -> Tensor:
+        return s.sigmoid() if self.kind == "sigmoid" else s.exp()
+
+    def slope(self, threshold: Tensor) -> Tensor:
+        """Derivative of the threshold by s."""
+        return threshold * (1 - threshold) if self.kind == "sigmoid" else threshold
 
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
         """The given values become x, and s begins anew: for the start of training."""
@@ -150,48 +168,47 @@ class SoftThreshold(Storage):
         *inner, s = latents
         xs = self.inner.merge(tuple(inner))
         moved = [
-            torch.where(soft_threshold(x, si) == theta, x, theta + theta.sign() * si.sigmoid())
-            for x, si, theta in zip(xs, s, thetas, strict=True)
+            torch.where(soft_threshold(x, t) == theta, x, theta + theta.sign() * t)
+            for x, t, theta in zip(xs, map(self.threshold, s), thetas, strict=True)
         ]
         return (*self.inner.split_again(moved, tuple(inner)), s)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         *inner, s = latents
         xs = self.inner.merge(tuple(inner))
-        return [soft_threshold(x, si) for x, si in zip(xs, s, strict=True)]
+        return [soft_threshold(x, t) for x, t in zip(xs, map(self.threshold, s), strict=True)]
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         *inner, s = latents
         xs = self.inner.merge(tuple(inner))
-        pulled = [soft_threshold_backward(g, x, si) for g, x, si in zip(grads, xs, s, strict=True)]
-        inner_grads = self.inner.pull_back([g for g, _ in pulled], tuple(inner))
-        return (*inner_grads, [ds for _, ds in pulled])
+        thresholds = [self.threshold(si) for si in s]
+        pulled = [
+            soft_threshold_backward(*each) for each in zip(grads, xs, thresholds, strict=True)
+        ]
+        inner_grads = self.inner.pull_back([dx for dx, _ in pulled], tuple(inner))
+        return (
+            *inner_grads,
+            [dt * self.slope(t) for (_, dt), t in zip(pulled, thresholds, strict=True)],
+        )
 
     def margin(self, layer: Layer) -> Tensor:
-        """How far s could rise before each weight becomes zero: logit|x| − s."""
+        """How far s could rise before each weight becomes zero: log|x| − s, for exp(s)."""
         *inner, s = layer.latents
         (x,) = self.inner.merge(tuple([latent] for latent in inner))
-        magnitude = x.detach().abs().clamp(1e-30, 1 - 1e-6)  # σ has no more to give
-        return magnitude.log() - (-magnitude).log1p() - s.detach()
+        return x.detach().abs().clamp_min(1e-30).log() - s.detach()
 
 
-def soft_threshold(x: Tensor, s: Tensor) -> Tensor:
-    """sign(x)·max(|x| − σ(s), 0)."""
-    threshold = s.sigmoid()
+def soft_threshold(x: Tensor, threshold: Tensor) -> Tensor:
+    """sign(x)·max(|x| − threshold, 0)."""
     return x - x.clamp(-threshold, threshold)
 
 
-def soft_threshold_backward(grad: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """∂L/∂x and ∂L/∂s, from ∂L/∂θ."""
-    threshold = s.sigmoid()
+def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """∂L/∂x and ∂L/∂threshold, from ∂L/∂θ."""
     dx = grad.masked_fill(x.abs() <= threshold, 0.0)
-    return dx, -threshold * (1 - threshold) * (dx * x.sign()).sum()
+    return dx, -(dx * x.sign()).sum()
 
 
 def predicted_s(s_init: float, decay: float, lr_integral: float) -> float:
     """s at the end if decay alone moves it: s₀·exp(−decay·Σ lr/(1 − momentum))."""
     return s_init * math.exp(-decay * lr_integral)
-
-
-def _sigmoid(s: float) -> float:
-    return 1 / (1 + math.exp(-s)) if s > -700 else 0.0

@@ -1,0 +1,155 @@
+"""STR: the soft threshold against autograd and hand-worked numbers, and its two modes."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from literal import batches, loss_of, tiny_net
+from test_launch_train import train
+from torch import nn
+from torch.func import functional_call
+
+from baselines.errors import UserError
+from baselines.method import Plan
+from baselines.sparse_model import SparseModel
+from baselines.storage import Plain
+from baselines.str_ import SoftThreshold, Str, StrOptions, predicted_s
+from launch.config import Run
+from signin import Product
+
+
+def test_the_worked_example():
+    """w, s and g as in a hand-worked example: θ, ∂w and ∂s."""
+    storage = SoftThreshold(Plain(), "sigmoid", -3.0)
+    w = torch.tensor([0.5, -0.02, 0.003, -0.3])
+    latents = storage.split([w])
+    (theta,) = storage.merge(latents)
+    torch.testing.assert_close(theta, torch.tensor([0.452574, 0, 0, -0.252574]), rtol=0, atol=1e-6)
+    (dw,), (ds,) = storage.pull_back([torch.tensor([0.1, 0.2, -0.3, -0.4])], latents)
+    assert dw.tolist() == pytest.approx([0.1, 0, 0, -0.4])
+    assert ds.item() == pytest.approx(-0.02258833, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "exp"])
+@pytest.mark.parametrize("beta", [None, 0.5])
+def test_trajectory_equals_autograd_through_the_forward_pass(kind, beta):
+    threshold = {"sigmoid": torch.sigmoid, "exp": torch.exp}[kind]
+    model = tiny_net().double()
+    names = list(SparseModel(model).layers)
+    others = {k: p for k, p in model.named_parameters() if k not in names}
+    start = {k: model.get_parameter(k).detach().clone() for k in names}
+    inner = Plain() if beta is None else Product(beta)
+    factors = {k: [nn.Parameter(t) for (t,) in inner.split([x])] for k, x in start.items()}
+    s = {k: nn.Parameter(torch.tensor(-3.0, dtype=torch.float64)) for k in names}
+    rest = {k: nn.Parameter(p.detach().clone()) for k, p in others.items()}
+
+    def theta():
+        x = {k: f[0] if beta is None else f[0] * f[1] for k, f in factors.items()}
+        return {k: x[k].sign() * torch.relu(x[k].abs() - threshold(s[k])) for k in names}
+
+    groups = [
+        {"params": [p for f in factors.values() for p in f] + list(rest.values())},
+        {"params": list(s.values()), "weight_decay": 0.3},
+    ]
+    slow = torch.optim.SGD(groups, 0.1, 0.9, weight_decay=1e-3)
+    net = SparseModel(model, SoftThreshold(inner, kind, -3.0, decay=0.3))
+    fast = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-3)
+    net.attach(fast)
+    copy = tiny_net().double()
+    for i, (x, y) in enumerate(batches(8, torch.float64)):
+        for name, value in theta().items():
+            torch.testing.assert_close(net.weights[name].detach(), value.detach())
+        slow.zero_grad()
+        loss_of(functional_call(copy, {**theta(), **rest}, (x,)), y).backward()
+        slow.step()
+        fast.zero_grad()
+        loss_of(model(x), y).backward()
+        fast.step()
+        if i == 4:  # θ stays, and plain x too
+            before = {k: v.detach().clone() for k, v in net.weights.items()}
+            net.rescale() if beta is None else None
+            for name, weight in net.weights.items():
+                assert torch.equal(weight, before[name])
+    assert 0.05 < net.sparsity() < 0.95
+
+
+@given(st.floats(-4, 0), st.integers(0, 100))
+def test_written_weights_are_taken_over(s, seed):
+    torch.manual_seed(seed)
+    model = nn.Linear(6, 5)
+    net = SparseModel(model, SoftThreshold(Plain(), "exp", s))
+    net.attach(torch.optim.SGD(model.parameters(), 0.0))
+    wanted = torch.randn(5, 6) * (torch.rand(5, 6) < 0.5)
+    net.set_weights({"weight": wanted})
+    torch.testing.assert_close(model.weight.detach(), wanted, atol=1e-6, rtol=1e-5)
+    assert torch.equal(model.weight == 0, wanted == 0)
+
+
+def test_decay_alone_takes_s_where_predicted():
+    model = nn.Linear(3, 2, bias=False)
+    net = SparseModel(model, SoftThreshold(Plain(), "sigmoid", -50.0, decay=0.02))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    net.attach(optimizer)
+    for _ in range(300):
+        (model(torch.zeros(1, 3)).sum()).backward()
+        optimizer.step()
+    s = net.layers["weight"].latents[-1].item()
+    assert s == pytest.approx(predicted_s(-50.0, 0.02, 300 * 0.1 / 0.1), rel=0.05)
+    assert predicted_s(-3200, 2.251757813e-5, 522_762) == pytest.approx(-0.0247, rel=0.01)
+    assert predicted_s(-3200, 2.251757813e-5, 156_375) == pytest.approx(-94.5, rel=0.01)
+
+
+def test_detached_it_is_a_plain_network_and_a_plain_optimizer():
+    model = nn.Linear(6, 5)
+    net = SparseModel(model, SoftThreshold(Plain(), "exp", -1.0))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    net.attach(optimizer)
+    assert len(optimizer.param_groups) == 2
+    net.detach()
+    assert len(optimizer.param_groups) == 1 and 0 < net.sparsity() < 1
+    assert optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.95])
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("lr", [0.01, 0.2])
+def test_the_target_is_met_at_any_budget_and_rate(machine, sparsity, epochs, lr):
+    run = Run.make("digits", "str", sparsity=sparsity, epochs=epochs, lr=lr)
+    result = train(run, machine)
+    assert result["active"] == result["prunable"] - round(sparsity * result["prunable"])
+    assert result["sparsity"] == pytest.approx(sparsity, abs=1e-4)
+
+
+def test_sparsity_follows_a_cubic_and_every_epoch_reports_s(machine):
+    run = Run.make("digits", "str", sparsity=0.8, epochs=10)
+    train(run, machine)
+    with (machine.runs / run.name / "layers.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 10 * len({row["layer"] for row in rows})
+    for row in rows:
+        assert float(row["threshold"]) == pytest.approx(math.exp(float(row["s"])), rel=1e-5)
+    method = Str(Plan(0.8, 10, 100, 0))
+    # begins at a tenth of the steps, halfway to the end at 0.4: 0.8·(1 − 0.5³) = 0.7
+    assert [method.sparsity(step) for step in (0, 100, 400, 700, 999)] == pytest.approx(
+        [0, 0, 0.7, 0.8, 0.8]
+    )
+
+
+def test_the_published_mode_finds_its_own_sparsity(machine):
+    choices = {"mode": "published", "s_init": -8.0, "threshold_decay": 3e-3, "epochs": 4}
+    result = train(Run.make("digits", "str", **choices), machine)
+    assert 0.001 < result["sparsity"] < 0.999
+    assert result["active"] == round((1 - result["sparsity"]) * result["prunable"])
+
+
+def test_published_constants_that_would_prune_nothing_are_refused():
+    method = Str(Plan(0.9, 100, 1251, 0, 156_375), StrOptions("published", s_init=-3200.0))
+    net = SparseModel(nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"threshold_decay must be above 3\.2e-05"):
+        object.__setattr__(method.opt, "threshold_decay", 2.25e-5)
+        method.prepare(net, lambda n: [])
