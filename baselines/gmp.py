@@ -12,7 +12,7 @@ serves all layers (`scope="layer"`: each layer has the same sparsity, as in Zhu 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from baselines.density import global_top_k_masks, keep_count, layer_counts, top_k_mask
 from baselines.errors import UserError
@@ -22,15 +22,13 @@ from baselines.sparse_model import SparseModel
 
 
 @dataclass(frozen=True)
-class GmpOptions(Options):
+class CubicOptions(Options):
     begin: float = 0.2
     """First event, as a fraction of the steps (STR's GMP: epoch 20 of 100)."""
     end: float = 0.8
     """Last event, likewise."""
     events: int = 60
     """Number of events; a short training has as many as it has steps."""
-    scope: Literal["global", "layer"] = "global"
-    """One threshold for the network, or the same sparsity in every layer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= self.end < 1:
@@ -39,21 +37,32 @@ class GmpOptions(Options):
             raise UserError(f"events must be positive, not {self.events}.")
 
 
+@dataclass(frozen=True)
+class GmpOptions(CubicOptions):
+    scope: Literal["global", "layer"] = "global"
+    """One threshold for the network, or the same sparsity in every layer."""
+
+
 class Gmp(Method):
     """Gradual magnitude pruning."""
 
     name = "gmp"
     family = "dense to sparse"
     paper = "Zhu & Gupta 2017"
-    options = GmpOptions
+    options: ClassVar[type[Options]] = GmpOptions
 
     def before_step(self, net: SparseModel, step: int) -> None:
-        at = events(self.opt.begin, self.opt.end, self.opt.events, self.plan.steps)
-        if step in at:
-            i, n = at.index(step) + 1, len(at)
-            self._prune(net, cubic_sparsity(i, n, self.plan.sparsity))
+        if step in self.events:
+            i, n = self.events.index(step) + 1, len(self.events)
+            self.prune(net, cubic_sparsity(i, n, self.plan.sparsity))
 
-    def _prune(self, net: SparseModel, sparsity: float) -> None:
+    @property
+    def events(self) -> tuple[int, ...]:
+        """The steps before which weights go."""
+        return events(self.opt.begin, self.opt.end, self.opt.events, self.plan.steps)
+
+    def prune(self, net: SparseModel, sparsity: float) -> None:
+        """Takes the network from the sparsity that it has to a higher one."""
         scores = net.magnitudes()  # below all others where masked: masks are nested
         if self.opt.scope == "global":
             net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))

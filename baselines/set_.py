@@ -95,5 +95,10 @@ def drop_and_grow(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float)
     """
     n = int(mask.sum())
     drop = int(n * fraction)
-    kept = top_k_mask(weight.abs().masked_fill(~mask, -1.0), n - drop)
+    kept = strongest(weight, mask, n - drop)
     return kept | top_k_mask(growth.masked_fill(kept, -1.0), drop)
+
+
+def strongest(weight: Tensor, mask: Tensor, k: int) -> Tensor:
+    """The k active weights with the largest magnitude, as a mask."""
+    return top_k_mask(weight.abs().masked_fill(~mask, -1.0), k)
