@@ -10,6 +10,10 @@ parameters, gradients, optimizer state, factors and their gradients, indices and
     random       the same with a random mask
     … + Sign-In  the same with factors around the step
     in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
+
+With `--methods`, what each method adds over a whole training: its own step is measured as above,
+and all its hooks (mask updates, say) are called for every step of the recipe's schedule, without the
+forward and backward passes in between, and shared out over the steps.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from tqdm import tqdm
 
 from baselines.density import random_masks
 from baselines.errors import UserError, unknown
+from baselines.method import find_method, methods
 from baselines.prunable import prunable_weights
 from baselines.sparse_model import SparseModel
 from launch.config import Recipe, Run
@@ -56,6 +61,7 @@ class Step:
 
 
 MEMORY_PROCESSES = 5
+CIFAR_IMAGES = 50_000
 MODELS = {"resnet20": ("cifar10-resnet20", 10), "resnet18": ("cifar100-resnet18", 100)}
 
 
@@ -79,6 +85,8 @@ class Bench:
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
     """CPU threads; 0: as many as torch takes."""
+    methods: tuple[str, ...] = ()
+    """Methods to measure over their whole schedule; all: every one that needs no file."""
     output: Path = Path("bench.csv")
     """Where the table is written."""
 
@@ -90,6 +98,15 @@ class Bench:
             raise UserError("steps and batch_size must be positive.")
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+        for name in self.methods:
+            if name != "all":
+                find_method(name)
+
+    @property
+    def chosen_methods(self) -> list[str]:
+        if "all" in self.methods:
+            return [name for name, method in methods().items() if method.variants]
+        return list(self.methods)
 
 
 def bench(options: Bench) -> int:
@@ -100,7 +117,7 @@ def bench(options: Bench) -> int:
     with ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with options.output.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
@@ -137,9 +154,38 @@ def _bench_model(options: Bench, model: str, device: torch.device) -> list[dict[
                 "median / bare": statistics.median(times[name]) / base,
                 "paired ratio": statistics.median(ratios),
                 **(_memory(options, model, name) if options.memory else {}),
+                **_whole_schedule(options, model, name, device, times),
             }
         )
     return rows
+
+
+def _whole_schedule(
+    options: Bench, model: str, variant: str, device: torch.device, times: dict[str, list[float]]
+) -> dict[str, float]:
+    """Seconds before the first step, and a mean step with the method's hooks, against dense."""
+    if variant not in options.chosen_methods:
+        return {}
+    batches = CIFAR_IMAGES // options.batch_size  # how often it updates, a step, depends on them
+    loop = _suite_loop(options, model, variants(options)[variant], device, batches)
+    prepare = _timed(loop.prepare, device)
+    for parameter in loop.net.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    steps = loop.epochs * loop.steps
+
+    def hooks() -> None:
+        for step in tqdm(range(steps), variant, leave=False, disable=not sys.stderr.isatty()):
+            loop.method.before_step(loop.net, step)
+            loop.method.after_backward(loop.net, step)
+            loop.method.after_step(loop.net, step)
+
+    a_step = _timed(hooks, device) / steps
+    mean = statistics.median(times[variant]) + a_step
+    return {
+        "prepare s": prepare,
+        "hooks ms": 1e3 * a_step,
+        "mean / dense": mean / statistics.median(times["dense"]),
+    }
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:
@@ -164,35 +210,45 @@ def variants(options: Bench) -> dict[str, dict[str, Any]]:
     s = f"s={options.sparsity:g}"
     return {
         "bare": {},
-        "dense": {"method": "dense"},
-        "dense + Sign-In": {"method": "dense", "sign_in": True},
+        "dense": {"method": "dense", "sparsity": 0.0},
+        "dense + Sign-In": {"method": "dense", "sparsity": 0.0, "sign_in": True},
         f"random {s}": sparse,
         f"random {s} + Sign-In": {**sparse, "sign_in": True},
         f"in-forward {s}": {},
+        **{
+            name: {"method": name, **({} if find_method(name).is_sparse else {"sparsity": 0.0})}
+            for name in options.chosen_methods
+            if name != "dense"
+        },
     }
 
 
 def make_step(options: Bench, model: str, variant: str, device: torch.device) -> Step:
     """A variant's model, data and optimizer, built."""
-    recipe_name, classes = MODELS[model]
-    recipe = replace(
-        RECIPES[recipe_name], batch_size=options.batch_size, precision=options.precision
-    )
     choices = variants(options)[variant]
     if choices:
-        return _suite_step(recipe_name, recipe, choices, classes, device)
+        return _suite_step(_suite_loop(options, model, choices, device))
+    name, classes = MODELS[model]
+    recipe = replace(RECIPES[name], batch_size=options.batch_size, precision=options.precision)
     return _bare_step(options, recipe, classes, device, in_forward=variant != "bare")
 
 
-def _suite_step(
-    name: str, recipe: Recipe, choices: dict[str, Any], classes: int, device: torch.device
-) -> Step:
-    run = Run.make(name, batch_size=recipe.batch_size, precision=recipe.precision, **choices)
-    loop = Loop(run, _random_data(recipe, classes, device), Ranks(0, 1, device), bar=False)
+def _suite_loop(
+    options: Bench, model: str, choices: dict[str, Any], device: torch.device, batches: int = 40
+) -> Loop:
+    name, classes = MODELS[model]
+    given = {"batch_size": options.batch_size, "precision": options.precision, **choices}
+    run = Run.make(name, **{"sparsity": options.sparsity, **given})
+    data = _random_data(run.settings, classes, device, batches)
+    return Loop(run, data, Ranks(0, 1, device), bar=False)
+
+
+def _suite_step(loop: Loop) -> Step:
     loop.prepare()
+    device = loop.ranks.device
 
     def forever() -> Iterator[None]:
-        for epoch in range(recipe.epochs):
+        for epoch in range(loop.epochs):
             loop.begin_epoch(epoch)
             meter = Meter(loop.steps, device)
             for i, (x, y) in enumerate(loop.data.train.epoch(epoch)):
@@ -254,9 +310,9 @@ def _parametrize(model: nn.Module, sparsity: float) -> None:
         parametrize.register_parametrization(module, "weight", factors)
 
 
-def _random_data(recipe: Recipe, classes: int, device: torch.device) -> Data:
+def _random_data(recipe: Recipe, classes: int, device: torch.device, batches: int) -> Data:
     rng = np.random.default_rng(0)
-    n = 40 * recipe.batch_size
+    n = batches * recipe.batch_size
     images = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, n)
     half = torch.full((3,), 0.5)
@@ -325,4 +381,4 @@ def _used_mib(device: torch.device, peak: bool) -> float:
 def _text(rows: list[dict[str, Any]]) -> str:
     import pandas as pd
 
-    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format)
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format, na_rep="")

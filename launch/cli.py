@@ -201,7 +201,7 @@ def _split_commas(args: list[str]) -> list[str]:
     for arg in args:
         flag, equals, value = arg.partition("=")
         if arg.startswith("--"):
-            listed = flag in ("--seeds", "--keep-epochs", "--exclude")
+            listed = flag in ("--seeds", "--keep-epochs", "--exclude", "--methods", "--models")
             out += [flag, *value.split(",")] if listed and equals else [arg]
         else:
             out += arg.split(",") if listed else [arg]
