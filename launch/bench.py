@@ -12,8 +12,8 @@ parameters, gradients, optimizer state, factors and their gradients, indices and
     in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
 
 With `--methods`, what each method adds over a whole training: its own step is measured as above,
-and all its hooks (mask updates, say) are called for every step of the recipe's schedule, without the
-forward and backward passes in between, and shared out over the steps.
+and all its hooks (mask updates, say) are called for every step of the recipe's schedule, without
+the forward and backward passes in between, and shared out over the steps.
 """
 
 from __future__ import annotations
