@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-import baselines
 from baselines.errors import unknown
 from baselines.sparse_model import SparseModel
 
+PACKAGES = ("baselines", "signin")  # where methods are looked for
 Samples = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 
@@ -31,6 +31,7 @@ class Plan:
         seed: for whatever the method draws at random; equal on all ranks.
         lr_integral: the sum of the steps' learning rates, over 1 − momentum for SGD: what a
             decay λ multiplies a parameter by over the run is exp(−λ·lr_integral). 0 if not known.
+        read: gives the named tensors of a run's snapshot or of a file; None if nothing can.
     """
 
     sparsity: float
@@ -38,6 +39,7 @@ class Plan:
     steps_per_epoch: int
     seed: int
     lr_integral: float = 0.0
+    read: Callable[[str], Mapping[str, Tensor]] | None = None
 
     @property
     def steps(self) -> int:
@@ -48,6 +50,11 @@ class Plan:
 @dataclass(frozen=True)
 class Options:
     """A method's knobs. Each method that has any defines its own subclass."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of runs that must have finished before."""
+        return ()
 
 
 class Method:
@@ -146,8 +153,9 @@ def find_method(name: str) -> type[Method]:
 
 @cache
 def _import_all() -> None:
-    for module in pkgutil.iter_modules(baselines.__path__):
-        importlib.import_module(f"baselines.{module.name}")
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def _subclasses(cls: type[Method]) -> Iterable[type[Method]]:

@@ -12,6 +12,8 @@ What happens at a step:
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from launch.config import Recipe, Run
 from launch.data import Data, mix
 from launch.models import build_model
 from launch.ranks import Ranks
+from launch.sources import read_source
 from signin.product import Product, is_rescale_epoch
 
 CHECK_LOSS_EVERY = 50  # steps between looks at the loss on a GPU: each look waits for it
@@ -63,15 +66,22 @@ class Loop:
 
     Args:
         bar: a progress bar over the steps of each epoch; by default where stderr is a terminal.
+        runs: folder of the runs that this one may need.
     """
 
     def __init__(
-        self, run: Run, data: Data, r: Ranks, compile: bool = False, bar: bool | None = None
+        self,
+        run: Run,
+        data: Data,
+        r: Ranks,
+        compile: bool = False,
+        bar: bool | None = None,
+        runs: Path = Path("runs"),
     ) -> None:
         self.run, self.recipe, self.data, self.ranks = run, run.settings, data, r
         self.bar = r.is_first and (sys.stderr.isatty() if bar is None else bar)
         self.steps = len(data.train)
-        self.method = make_method(run, self.steps)
+        self.method = make_method(run, self.steps, runs)
         self.net, self.optimizer = build(run, self.method, data, r.device)
         self.method.setup(self.net)
         self._masks_seen = 0
@@ -199,14 +209,15 @@ class Loop:
         self._masks_seen = self.net.changes
 
 
-def make_method(run: Run, steps_per_epoch: int) -> Method:
+def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
     """The run's method, with its plan."""
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
     lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
     inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
     integral = recipe.lr * sum(lrs) / (1 - inertia)
-    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral)
+    read = partial(read_source, runs=runs)
+    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 
 

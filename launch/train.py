@@ -69,7 +69,7 @@ class Training:
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
-        self.loop = Loop(run, data, r, machine.compile, bar)
+        self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
         self.net = self.loop.net
         self.initial_signs: dict[str, Tensor] = {}
         self.epochs: list[Row] = []

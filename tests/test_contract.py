@@ -31,7 +31,7 @@ CASES = [
 def make(name, variant, sign_in, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
     if not methods()[name].variants:  # one that takes its mask from a file
-        variant = {**variant, "masks": str(mask_file())}
+        variant = {**variant, "mask": str(mask_file())}
     return Run.make("digits", name, sign_in=sign_in, **{**variant, **sparsity, **choices})
 
 

@@ -1,0 +1,172 @@
+"""Masks, signs and magnitudes from different sources."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from test_launch_train import train
+
+from baselines.errors import UserError
+from launch.config import Run
+from launch.sources import read_source
+from signin.signs import agreement, transplant
+
+
+@pytest.fixture
+def source(machine):
+    """A finished run with snapshots 0, 1 and 3."""
+    run = Run.make("digits", "gmp", sparsity=0.7, epochs=3, keep_epochs=(1,))
+    train(run, machine)
+    return run
+
+
+def fixed(**choices):
+    return Run.make("digits", "fixed", **{"sparsity": 0.7, "epochs": 1, "seed": 5, **choices})
+
+
+def snapshot(run, machine, epoch):
+    return load_file(machine.runs / run.name / "snapshots" / f"epoch-{epoch}.safetensors")
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.25, 1.0]))
+def test_a_transplant_takes_each_part_from_its_source(seed, flip):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.rand(40, 30, generator=g) < 0.3
+    signs = torch.randn(40, 30, generator=g) * (torch.rand(40, 30, generator=g) < 0.8)
+    sizes = torch.randn(40, 30, generator=g)
+    weights, drawn = transplant({"a": mask}, {"a": signs}, {"a": sizes}, g, flip)
+    got = weights["a"]
+    assert torch.equal(got != 0, mask) and torch.equal(got.abs(), sizes.abs() * mask)
+    assert drawn["a"] == int((mask & (signs == 0)).sum())
+    share = agreement(weights, {"a": signs}, {"a": mask})["a"]
+    assert share == pytest.approx(1 - flip, abs=0.0 if flip in (0, 1) else 0.12)
+    none = agreement(weights, {"a": signs}, {"a": torch.zeros_like(mask)})["a"]
+    assert none != none  # NaN
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_table_one_rows_start_from_what_they_say(machine, source, sign_in):
+    run = fixed(
+        mask=f"{source.name}@final",
+        signs=f"{source.name}@1",
+        sign_in=sign_in,
+    )
+    train(run, machine)
+    start, final, early = (
+        snapshot(run, machine, 0),
+        snapshot(source, machine, 3),
+        snapshot(source, machine, 1),
+    )
+    random = Run.make("digits", "dense", epochs=1, seed=5)
+    train(random, machine)
+    fresh = snapshot(random, machine, 0)
+    drawn = 0
+    for name in [key[5:] for key in start if key.startswith("mask:")]:
+        mask = final["mask:" + name]
+        assert torch.equal(start["mask:" + name], mask)
+        assert torch.equal(start[name].abs(), fresh[name].abs() * mask)
+        known = mask & (early[name] != 0)
+        assert torch.equal(start[name].sign()[known], early[name].sign()[known])
+        drawn += int((mask & (early[name] == 0)).sum())
+    assert torch.equal(start["0.bias"], fresh["0.bias"])
+    with (machine.runs / run.name / "layers.csv").open() as stream:
+        assert sum(int(row["drawn_signs"]) for row in csv.DictReader(stream)) == drawn
+
+
+def test_init_takes_everything_from_one_source(machine, source):
+    file = machine.runs / source.name / "snapshots" / "epoch-3.safetensors"
+    for init in (str(file), str(machine.runs / source.name), f"{source.name}@final"):
+        run = fixed(init=init)
+        train(run, machine)
+        start, expected = snapshot(run, machine, 0), load_file(file)
+        assert start.keys() == expected.keys()
+        assert all(torch.equal(start[name], tensor) for name, tensor in expected.items())
+
+
+def test_layerwise_magnitudes_and_flipped_signs(machine, source):
+    run = fixed(init=f"{source.name}@final", magnitude_kind="layer", flip_signs=0.3)
+    train(run, machine)
+    start, final = snapshot(run, machine, 0), snapshot(source, machine, 3)
+    mask, weight = final["mask:4.weight"], final["4.weight"]
+    sizes = start["4.weight"][mask].abs()
+    torch.testing.assert_close(sizes, weight[mask].abs().mean().expand_as(sizes))
+    share = agreement(start, final, {"4.weight": mask})["4.weight"]
+    assert share == pytest.approx(0.7, abs=0.05)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".ckpt"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
+def test_checkpoints_of_all_styles_are_read(tmp_path, ending, prefix):
+    state = {prefix + "0.weight": torch.randn(3, 2), prefix + "0.bias": torch.zeros(3)}
+    file = tmp_path / f"checkpoint{ending}"
+    if ending == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save({"epoch": 3, "state_dict": state} if ending == ".ckpt" else state, file)
+    assert read_source(str(file), tmp_path).keys() == {"0.weight", "0.bias"}
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_no_code_of_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, save in (
+        ("a.pt", torch.save),
+        ("b.pth", lambda v, p: p.write_bytes(pickle.dumps(v))),
+    ):
+        save({"0.weight": Malicious()}, tmp_path / name)
+        with pytest.raises(UserError, match="cannot be read as plain tensors"):
+            read_source(str(tmp_path / name), tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_trained(machine, source, tmp_path):
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    (tmp_path / "empty").mkdir()
+    torch.save([1, 2], tmp_path / "list.pt")
+    save_file({"mask:0.weight": torch.ones(24, 1, 3, 3)}, tmp_path / "part.safetensors")
+    whole = snapshot(source, machine, 3)
+    for name, change in {
+        "shape": {"0.weight": torch.ones(2, 2)},
+        "mask": {"mask:0.weight": torch.ones(2, 2)},
+        "half": {"mask:0.weight": torch.full(whole["0.weight"].shape, 0.5)},
+        "nan": {"2.weight": torch.full_like(whole["2.weight"], float("nan"))},
+    }.items():
+        save_file({**whole, **change}, tmp_path / f"{name}.safetensors")
+
+    def file(name):
+        return str(tmp_path / f"{name}.safetensors")
+
+    for choices, message in [
+        ({"mask": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
+        ({"mask": "nobody@final"}, "there is no run .*nobody with snapshots"),
+        ({"mask": f"{source.name}@2"}, "has no snapshot '2'; there are 0, 1, 3, init and final"),
+        ({"mask": file("text")}, "cannot be read"),
+        ({"mask": str(tmp_path / "list.pt")}, "holds no state dict"),
+        ({"mask": str(tmp_path / "empty")}, "with snapshots"),
+        ({"mask": file("part")}, "the source has no 2.weight"),
+        ({"init": file("shape")}, r"0.weight has shape \(2, 2\)"),
+        ({"mask": file("mask")}, r"mask:0.weight has shape \(2, 2\)"),
+        ({"mask": file("half")}, "mask:0.weight is not made of 0 and 1"),
+        ({"init": file("nan")}, "2.weight has values that are not finite"),
+        ({"mask": f"{source.name}@final", "sparsity": 0.9}, "say so with --sparsity"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(fixed(**choices), machine)
+        assert not (machine.runs / fixed(**choices).name / "snapshots").exists()
+
+
+def test_runs_say_which_others_they_need():
+    run = fixed(mask="a@final", signs="b@3", magnitudes="a@1", others="/some/path@final")
+    assert run.options.needs == ("a", "b")
+    assert fixed().options.needs == ()
