@@ -37,16 +37,16 @@ from baselines.sparse_model import SparseModel
 class NpbOptions(Options):
     density: Literal["erk", "balanced", "uniform", "erk-plus"] = "erk"
     """How many weights each layer keeps, up to those that end on no path."""
-    nodes: float = 0.5
+    node_weight: float = 0.5
     """α: what units count against paths, in [0, 1]."""
-    kernels: float = 0.1
+    kernel_weight: float = 0.1
     """β: what kernels in use count."""
     max_kernel: int = 9
     """Most weights in a kernel."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.nodes <= 1 or self.kernels < 0:
-            raise UserError("nodes must be in [0, 1], and kernels not negative.")
+        if not 0 <= self.node_weight <= 1 or self.kernel_weight < 0:
+            raise UserError("node_weight must be in [0, 1], and kernel_weight not negative.")
         if self.max_kernel < 1:
             raise UserError(f"max_kernel must be positive, not {self.max_kernel}.")
 
@@ -117,9 +117,9 @@ def choose_kernels(
     outs, ins = norms.shape
     live = [u for u in range(ins) if reached[u] > 0]
     top = float(reached.max()) or 1.0
-    node = options.nodes / (outs + max(1, len(live)))
-    kernel = options.kernels / max(1, min(n, outs * len(live)))
-    path = {u: (1 - options.nodes) * float(reached[u]) / (top * max(1, n)) for u in live}
+    node = options.node_weight / (outs + max(1, len(live)))
+    kernel = options.kernel_weight / max(1, min(n, outs * len(live)))
+    path = {u: (1 - options.node_weight) * float(reached[u]) / (top * max(1, n)) for u in live}
     order = {u: norms[:, u].argsort(dim=0, descending=True, stable=True).tolist() for u in live}
     taken: dict[int, list[int]] = {u: [] for u in live}  # output units, by input unit
     extras, bare = [0] * ins, set(range(outs))

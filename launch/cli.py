@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from launch.config import Machine, Run
+    from launch.config import Cluster, Machine, Run, RunCommand
     from launch.local import Outcome
 
 T = TypeVar("T")
@@ -27,7 +27,9 @@ Sparse training in PyTorch: baselines and Sign-In under one recipe.
 
 commands:
   run       train one network:  signbench run --recipe digits --method random --sign-in
-  grid      run a named grid and print its table:  signbench grid quick
+  grid      run a grid and print its table:  signbench grid quick
+  status    what has become of the runs
+  cancel    take the runs that have not finished out of Slurm's queue
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
@@ -59,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(args: list[str]) -> int:
     """Trains one network."""
-    run, machine = parse_run(args)
+    given = parse_run(args)
+    run, machine = given.run, given.machine
+    if given.executor == "slurm":
+        return submit_runs([run], machine, given.cluster)
     from launch.loop import Diverged
     from launch.train import run_training
 
@@ -82,8 +87,63 @@ def grid_command(args: list[str]) -> int:
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
     given = parse(GridCommand(), rest, "signbench grid NAME")
     runs = find_grid(name, **given.choices)
-    outcomes = run_all(runs, given.machine, given.slots)
-    return show(name, outcomes, given.machine)
+    if given.dry_run:
+        return preview(runs, given.machine)
+    if given.executor == "slurm":
+        return submit_runs(runs, given.machine, given.cluster)
+    outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
+    return show(Path(name).stem, outcomes, given.machine)
+
+
+def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
+    """Submits runs to Slurm."""
+    from launch.slurm import submit
+
+    submitted = submit(runs, machine, cluster)
+    for run, job in submitted:
+        print(f"job {job}: {run.name}")
+    left = len(runs) - len(submitted)
+    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
+    where = "" if machine.runs == Path("runs") else f" --runs {machine.runs}"
+    print(f"follow them with: signbench status{where}")
+    return 0
+
+
+def status_command(args: list[str]) -> int:
+    """Shows what has become of the runs."""
+    from launch.config import StatusCommand
+    from launch.status import statuses, to_text
+
+    print(to_text(statuses(parse(StatusCommand(), args, "signbench status").runs)))
+    return 0
+
+
+def cancel_command(args: list[str]) -> int:
+    """Cancels the jobs of runs that have not finished."""
+    from launch.config import CancelCommand
+    from launch.slurm import cancel
+    from launch.status import statuses
+
+    found = statuses(parse(CancelCommand(), args, "signbench cancel").runs)
+    jobs = [status.job for status in found if status.active]
+    cancel(jobs)
+    print(f"cancelled {len(jobs)} jobs; the runs go on from where they are when submitted again.")
+    return 0
+
+
+def preview(runs: list[Run], machine: Machine) -> int:
+    """Prints what a grid would run, and what it would cost."""
+    from launch.record import RunFolder
+
+    epochs = 0
+    for run in runs:
+        done = RunFolder(run, machine.runs).result is not None
+        epochs += 0 if done else run.epochs
+        print(
+            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.name}"
+        )
+    print(f"{len(runs)} runs, {epochs} epochs to train.")
+    return 0
 
 
 def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
@@ -135,19 +195,20 @@ def bench_command(args: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,
     "grid": grid_command,
+    "status": status_command,
+    "cancel": cancel_command,
     "methods": methods_command,
     "recipes": recipes_command,
     "bench": bench_command,
 }
 
 
-def parse_run(args: list[str]) -> tuple[Run, Machine]:
+def parse_run(args: list[str]) -> RunCommand:
     """The run that the flags describe. Recipe and method give the defaults of all the others."""
     from launch.config import Run, RunCommand
 
     default = Run.make(_value(args, "recipe", "digits"), _value(args, "method", "dense"))
-    flags = parse(RunCommand(default), args, "signbench run")
-    return flags.run, flags.machine
+    return parse(RunCommand(default), args, "signbench run")
 
 
 def parse(default: T, args: list[str], prog: str) -> T:

@@ -10,12 +10,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from baselines.errors import UserError, unknown
 from baselines.method import Options, Plan, find_method
+
+Executor = Literal["local", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Run:
     exclude: tuple[str, ...] = ()
     """Glob patterns of parameter names that stay dense."""
     keep_epochs: tuple[int, ...] = ()
-    """Snapshots after these epochs, besides 0, the warm-up's end and the last."""
+    """Snapshots after these epochs, besides 0, a tenth, three tenths and the last."""
 
     def __post_init__(self) -> None:
         _sparsity(self.sparsity)
@@ -135,11 +138,9 @@ class Run:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, not {self.seed}.")
-        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
-        last = find_method(self.method)(plan, self.options).epochs
-        beyond = [e for e in self.keep_epochs if not 0 <= e <= last]
+        beyond = [e for e in self.keep_epochs if not 0 <= e <= self.epochs]
         if beyond:
-            raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {last}.")
+            raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {self.epochs}.")
 
     @classmethod
     def make(cls, recipe: str, method: str, **choices: Any) -> Run:
@@ -180,6 +181,21 @@ class Run:
             if spec.default is not dataclasses.MISSING and getattr(self, spec.name) != spec.default:
                 found[spec.name] = getattr(self, spec.name)
         return found
+
+    def with_changes(self, **fields: Any) -> Run:
+        """The same run with other values of some of its own fields."""
+        return dataclasses.replace(self, **fields)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs that must have finished before."""
+        return self.options.needs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that it trains in all."""
+        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
+        return find_method(self.method)(plan, self.options).epochs
 
     @property
     def factorised(self) -> bool:
@@ -225,11 +241,61 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """What each job asks of Slurm; without effect with --executor local."""
+
+    partition: str = ""
+    """Partition, or several with commas; none: the cluster's default."""
+    nodes: int = 1
+    """Nodes of each run."""
+    gpus: int = 0
+    """GPUs of each run on each node, a process each; 0: one process a node, without GPU."""
+    processes: int = 0
+    """Processes on each node, where they are not the GPUs."""
+    cpus: int = 4
+    """CPU cores of each process."""
+    memory: str = ""
+    """Memory of each node, such as 64GB; none: the cluster's default."""
+    timeout: str = "24h"
+    """Time limit of each job: minutes, or such as 90m, 24h, 2d. Longer runs are requeued."""
+    parallel: int = 256
+    """Most jobs of an array at a time."""
+    account: str = ""
+    """Account to charge."""
+    slurm: tuple[str, ...] = ()
+    """Further sbatch parameters as key=value, such as constraint=a100 or qos=low."""
+    setup: tuple[str, ...] = ()
+    """Shell commands before the run, such as "module load cuda"."""
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "cpus", "parallel"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.gpus < 0 or self.processes < 0:
+            raise UserError("gpus and processes must not be negative.")
+        if self.minutes < 5:
+            raise UserError(f"timeout must be at least 5 minutes, not {self.timeout}.")
+        for pair in self.slurm:
+            if not re.fullmatch(r"[A-Za-z][\w-]*=.*", pair):
+                raise UserError(f"--slurm takes key=value, not {pair!r}.")
+
+    @property
+    def minutes(self) -> int:
+        found = re.fullmatch(r"(\d+)([mhd]?)", self.timeout)
+        if not found:
+            raise UserError(f"timeout must be such as 90m, 24h or 2d, not {self.timeout!r}.")
+        return int(found[1]) * {"": 1, "m": 1, "h": 60, "d": 1440}[found[2]]
+
+
+@dataclass(frozen=True)
 class RunCommand:
     """Train one network. --recipe and --method choose the defaults of the other options."""
 
     run: Run
     machine: Machine = field(default_factory=Machine)
+    executor: Executor = "local"
+    """Run it here, or submit it to Slurm."""
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 @dataclass(frozen=True)
@@ -245,28 +311,53 @@ class MethodsCommand:
 
 @dataclass(frozen=True)
 class GridCommand:
-    """Run a named grid on this machine, print its table and write it as CSV and LaTeX."""
+    """Run a grid, print its table and write it as CSV and LaTeX. NAME is a named grid or a YAML
+    file: lists of values for any fields of a run (recipe, method, sparsity, sign_in, seed, …)."""
 
-    recipe: str = "digits"
-    """The recipe of all its runs."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """A run a seed."""
+    recipe: str | None = None
+    """The recipe of all its runs, in place of the grid's."""
+    seeds: tuple[int, ...] | None = None
+    """A run a seed, in place of the grid's."""
     epochs: int | None = None
     """In place of the recipe's."""
     sparsity: float | None = None
     """In place of the grid's."""
+    dry_run: bool = False
+    """Only print the runs, their folders, what has finished, and the cost in epochs."""
     slots: int = 0
-    """Runs at a time; 0: one a CPU core, or one where there is a GPU."""
+    """Runs at a time; 0: one a CPU core, or --slots-per-gpu on each GPU."""
+    slots_per_gpu: int = 1
+    """Runs at a time on each GPU; small nets leave room for several."""
     machine: Machine = field(default_factory=Machine)
+    executor: Executor = "local"
+    """Run it here, or submit it to Slurm, a job a run."""
+    cluster: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
         _not_negative(slots=self.slots)
+        _positive(slots_per_gpu=self.slots_per_gpu)
 
     @property
     def choices(self) -> dict[str, Any]:
         """What the runs take over."""
         given = {key: getattr(self, key) for key in ("recipe", "seeds", "epochs", "sparsity")}
         return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class StatusCommand:
+    """What has become of the runs in a folder, here and on Slurm."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+
+
+@dataclass(frozen=True)
+class CancelCommand:
+    """Take the jobs of all runs in a folder that have not finished out of Slurm's queue."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
 
 
 def _differences(value: Any, prefix: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -33,8 +33,14 @@ from torch import Tensor
 from baselines.errors import UserError
 from launch.config import Run
 
+REVISION = "revision.json"  # beside the packages, in a copy of the code
+
 Row = dict[str, Any]
 State = dict[str, Any]
+
+
+class Busy(UserError):
+    """Another process holds the run's folder."""
 
 
 class RunFolder:
@@ -54,18 +60,22 @@ class RunFolder:
         return _read_json(self.path / "result.json")
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, patience: float = 0.0) -> Iterator[None]:
         """Holds the folder for this process alone.
 
+        Args:
+            patience: seconds to wait for another process that holds it.
+
         Raises:
-            UserError: another process holds it, it cannot be written, or it holds another run.
+            Busy: another process holds it.
+            UserError: it cannot be written, or it holds another run.
         """
         lock = FileLock(self.path / "lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except Timeout:
-            raise UserError(f"{self.path} is in use by another process.") from None
+            raise Busy(f"{self.path} is in use by another process.") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
@@ -157,7 +167,8 @@ class RunFolder:
         run = json.loads(json.dumps(dataclasses.asdict(self._run)))
         there = _read_json(path)
         if there is None:
-            _write_json(path, {"run": run, "label": self._run.label, **_environment()})
+            about = {"run": run, "label": self._run.label, "epochs": self._run.epochs}
+            _write_json(path, {**about, **_environment()})
         elif not _agree(self._relevant(run), there.get("run", {})):
             raise UserError(f"{self.path} holds a run with other settings; see its config.json.")
 
@@ -202,12 +213,19 @@ def _read_json(path: Path) -> Row | None:
         return None
 
 
+def git_state() -> Row:
+    """Of the code that runs: of its checkout, or as noted in a copy of it."""
+    noted = _read_json(Path(__file__).parent.parent / REVISION)
+    if noted is not None:
+        return noted
+    return {"git": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
+
+
 def _environment() -> Row:
     packages = ("torch", "torchvision", "timm", "numpy", "signbench")
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        **git_state(),
         "host": platform.node(),
     }
 

@@ -18,17 +18,22 @@ from launch.ranks import Ranks, ranks
 from launch.record import Row, RunFolder
 from signin.signs import count_flips, signs
 
-WARMUP_SNAPSHOT = 0.1  # the paper's "warm-up" is the end of epoch 10 of 100
+SNAPSHOTS = (0.1, 0.3)  # the paper's epochs 10, which it calls the end of warm-up, and 30 of 100
 
 
 def run_training(
-    run: Run, machine: Machine, report: Callable[[str], None] = print, bar: bool | None = None
+    run: Run,
+    machine: Machine,
+    report: Callable[[str], None] = print,
+    bar: bool | None = None,
+    patience: float = 0.0,
 ) -> Row:
     """Trains, or goes on with, or only looks up a run.
 
     Args:
         report: takes a line an epoch.
         bar: a progress bar over the steps; by default where stderr is a terminal.
+        patience: seconds to wait for another process that holds the run's folder.
 
     Returns:
         The contents of result.json.
@@ -43,10 +48,13 @@ def run_training(
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    with ranks(machine.device) as r, folder.opened() if r.is_first else nullcontext():
+    with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
+            found: Row | None = r.from_first(folder.result)
+            if found is not None:  # by now
+                return found
             return Training(run, machine, r, folder, report, bar).finish()
-        except BaseException as error:
+        except Exception as error:
             if r.is_first:
                 folder.fail(f"{type(error).__name__}: {error}")
             raise
@@ -125,7 +133,8 @@ class Training:
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
         done, total = epoch + 1, self.loop.epochs
-        if done in {max(1, round(WARMUP_SNAPSHOT * total)), total, *self.run.keep_epochs}:
+        early = {max(1, round(part * total)) for part in SNAPSHOTS}
+        if done in {*early, total, *self.run.keep_epochs}:
             self._snapshot(done)
         if self.ranks.is_first:
             self.folder.write_rows("epochs.csv", self.epochs)

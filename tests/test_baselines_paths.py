@@ -137,9 +137,9 @@ def solve(reached, outs, n, most, options):
     """The same objective for scipy's solver: weights, kernels in use, units in and out in use."""
     ins = len(reached)
     live = max(1, sum(r > 0 for r in reached))
-    node = options.nodes / (outs + live)
-    kernel = options.kernels / max(1, min(n, outs * live))
-    path = (1 - options.nodes) * np.array(reached) / (max(reached) * n)
+    node = options.node_weight / (outs + live)
+    kernel = options.kernel_weight / max(1, min(n, outs * live))
+    path = (1 - options.node_weight) * np.array(reached) / (max(reached) * n)
     kk = outs * ins
     gains = np.concatenate([np.tile(path, outs), np.full(kk, kernel), np.full(outs + ins, node)])
     rows, low, high = [], [], []
@@ -178,8 +178,8 @@ def test_npb_finds_what_the_integer_program_finds(data):
     live = sum(r > 0 for r in reached)
     n = data.draw(st.integers(1, outs * live * most))
     options = NpbOptions(
-        nodes=data.draw(st.sampled_from([0.0, 0.01, 0.3, 0.5, 1.0])),
-        kernels=data.draw(st.sampled_from([0.0, 0.1, 1.0])),
+        node_weight=data.draw(st.sampled_from([0.0, 0.01, 0.3, 0.5, 1.0])),
+        kernel_weight=data.draw(st.sampled_from([0.0, 0.1, 1.0])),
     )
     torch.manual_seed(0)
     chosen, extras = choose_kernels(
@@ -191,9 +191,12 @@ def test_npb_finds_what_the_integer_program_finds(data):
         0 <= e <= c * (most - 1) for e, c in zip(extras, chosen.sum(0).tolist(), strict=True)
     )
     got = (
-        options.nodes / (outs + live) * int(chosen.any(0).sum() + chosen.any(1).sum())
-        + options.kernels / min(n, outs * live) * int(chosen.sum())
-        + (1 - options.nodes) * float((weights * torch.tensor(reached)).sum()) / max(reached) / n
+        options.node_weight / (outs + live) * int(chosen.any(0).sum() + chosen.any(1).sum())
+        + options.kernel_weight / min(n, outs * live) * int(chosen.sum())
+        + (1 - options.node_weight)
+        * float((weights * torch.tensor(reached)).sum())
+        / max(reached)
+        / n
     )
     assert got == pytest.approx(solve(reached, outs, n, most, options), abs=1e-6)
 

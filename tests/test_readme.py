@@ -53,5 +53,5 @@ def test_commands_parse(line):
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
     if command == "run" and not {"--help", "oneshot"} & set(args):
-        run, _ = parse_run(args)
+        run = parse_run(args).run
         assert run.method == "random"
