@@ -13,6 +13,7 @@ Every file is written beside its place and renamed into it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -192,9 +193,11 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+    except Exception as error:  # libraries make errors of their own of a full disk
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+        raise UserError(f"cannot write {path}: {reason}.") from error
 
 
 def _write_json(path: Path, value: Any) -> None:
