@@ -67,6 +67,9 @@ class Recipe:
     """Random crops after padding by so many pixels (sets held on the device)."""
     flip: bool = False
     """Random horizontal flips."""
+    bad_images: Literal["error", "skip"] = "error"
+    """At a file that cannot be read: stop, or train on the next one instead, test without it, and
+    count it in epochs.csv (sets that stream from files; smaller ones always stop)."""
     epochs: int = 20
     """Length of the training; every schedule scales with it."""
     batch_size: int = 64

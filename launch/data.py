@@ -28,12 +28,19 @@ from launch.config import Recipe
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8, labels (N,)
 
 RESIDENT_MAX_SIZE = 64
+MOST_IN_A_ROW = 20  # unreadable images that are skipped; more are no accident
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Batches(Protocol):
-    """One split. Batches are (normalised float images (B, C, H, W), labels (B,)) on the device."""
+    """One split. Batches are (normalised float images (B, C, H, W), labels (B,)) on the device.
+
+    Attributes:
+        skipped: images that could not be read so far, on this rank.
+    """
+
+    skipped: int
 
     def __len__(self) -> int:
         """Batches an epoch, on this rank."""
@@ -118,6 +125,7 @@ class Resident:
         shuffle: bool = False,
     ) -> None:
         padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        self.skipped = 0  # all have been read
         self._pixels = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(labels).long().to(device)
         self._size = images.shape[1]
@@ -355,18 +363,36 @@ def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:
 # ---- sets that stream
 
 
-class _Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Decoded, transformed uint8 images. Keys are (epoch, index): augmentation depends on both."""
+@dataclass(frozen=True)
+class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
+    """Decoded, transformed uint8 images, labels, and how many files could not be read for each.
 
-    def __init__(self, files: ImageFolder, transform: Any, seed: int) -> None:
-        self.files, self.transform, self.seed = files, transform, seed
+    Keys are (epoch, index): augmentation depends on both. Where `skip` is set, the next image that
+    can be read stands in for one that cannot.
+    """
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    files: ImageFolder
+    transform: Any
+    seed: int
+    skip: bool
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         epoch, index = key
-        image = read_image(self.files.paths[index])
+        image, index, skipped = self._read(index)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, epoch, index))
-            return self.transform(image), self.files.labels[index]
+            return self.transform(image), self.files.labels[index], skipped
+
+    def _read(self, index: int) -> tuple[Any, int, int]:
+        """An image, its index, and the number of unreadable ones before it."""
+        for skipped in range(len(self.files.paths)):
+            at = (index + skipped) % len(self.files.paths)
+            try:
+                return read_image(self.files.paths[at]), at, skipped
+            except UserError:
+                if not self.skip or skipped == MOST_IN_A_ROW:
+                    raise
+        raise AssertionError("an epoch has images")
 
 
 class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
@@ -396,6 +422,7 @@ class Streamed:
         self, files: _Files, plain: _Files, order: _Order, device: torch.device, workers: int
     ) -> None:
         self._plain, self._order, self._device, self._workers = plain, order, device, workers
+        self.skipped = 0
         self._loader = torch.utils.data.DataLoader(
             files,
             batch_sampler=order,
@@ -431,8 +458,11 @@ class Streamed:
         )
         yield from map(self._ready, loader)
 
-    def _ready(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch
+    def _ready(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels, skipped = batch
+        self.skipped += int(skipped.sum())
+        if not self._order.shuffle and self.skipped:  # in a test no image counts for another
+            images, labels = images[skipped == 0], labels[skipped == 0]
         x = images.to(self._device, non_blocking=True).float()
         x = x.mul_(self._scale).add_(self._shift)
         return x, labels.to(self._device, non_blocking=True)
@@ -443,7 +473,7 @@ def _streamed(
 ) -> Data:
     from torchvision.transforms import v2
 
-    size = recipe.image_size
+    size, skip = recipe.image_size, recipe.bad_images == "skip"
     flip = [v2.RandomHorizontalFlip()] if recipe.flip else []
     augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *flip, v2.PILToTensor()])
     centre = v2.Compose(
@@ -455,8 +485,8 @@ def _streamed(
 
     def split(files: ImageFolder, transform: Any, shuffle: bool) -> Streamed:
         order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
-        plain = _Files(files, centre, seed)
-        return Streamed(_Files(files, transform, seed), plain, order, device, workers)
+        plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
+        return Streamed(augmented, plain, order, device, workers)
 
     return Data(split(train, augment, True), split(test, centre, False), len(train.classes), 3)
 

@@ -99,7 +99,8 @@ class RunFolder:
     def write_rows(self, file: str, rows: list[Row]) -> None:
         def write(path: Path) -> None:
             with path.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, list(rows[0]))
+                columns = list(dict.fromkeys(key for row in rows for key in row))
+                writer = csv.DictWriter(stream, columns)
                 writer.writeheader()
                 writer.writerows(rows)
 

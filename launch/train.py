@@ -168,8 +168,16 @@ class Training:
             "sparsity": self.net.sparsity(),
             "sparsity_all": self.net.sparsity_all(),
             "flips": sum(flips.values()) / max(1, self.net.nnz),
+            "skipped": self._skipped(),
             "seconds": seconds,
         }
+
+    def _skipped(self) -> int:
+        """Images that could not be read since the last epoch, on all ranks."""
+        data = self.loop.data
+        found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
+        data.train.skipped = data.test.skipped = 0
+        return int(self.ranks.sum(found))
 
     def _layer_rows(self, epoch: int, flips: dict[str, int]) -> list[Row]:
         columns = self.loop.method.columns(self.net)

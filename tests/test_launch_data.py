@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_launch_train import train
 from torchvision import datasets
 
 import launch.data
 from baselines.errors import UserError
+from launch.config import Run
 from launch.data import Resident, Share, load_data, mix, read_image, scan
 from launch.recipes import RECIPES
 
@@ -283,3 +286,20 @@ def test_class_order_is_alphabetical_and_val_is_a_test_split(image_folder):
     (image_folder / "test").rename(image_folder / "val")
     assert scan(image_folder / "train").classes == ("ant", "bee", "cat")
     assert len(load(small(image_folder, image_size=16)).test) == 3
+
+
+def test_an_unreadable_file_is_an_error_or_skipped_and_counted(image_folder, machine):
+    (image_folder / "train" / "bee" / "2.jpg").write_bytes(b"\xff\xd8 truncated")
+    good = (image_folder / "test" / "cat" / "0.jpg").read_bytes()
+    (image_folder / "test" / "cat" / "0.jpg").write_bytes(good[: len(good) // 2])
+    choices = {"data": str(image_folder), "image_size": 96, "batch_size": 8, "epochs": 2}
+    choices |= {"model": "resnet18", "lr": 0.01}
+    with pytest.raises(UserError, match=r"cannot read image .*(bee/2|cat/0)\.jpg"):
+        train(Run.make("digits", "dense", **choices), machine)
+    run = Run.make("digits", "dense", bad_images="skip", **choices)
+    train(run, machine)
+    with (machine.runs / run.name / "epochs.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["skipped"] for row in rows] == ["2", "2"]
+    # eight of nine test images: accuracies are multiples of 1/8
+    assert (8 * float(rows[0]["test_accuracy"])).is_integer()
