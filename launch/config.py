@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
 from baselines.method import Options, Plan, find_method
@@ -160,7 +161,7 @@ class Run:
         homes: list[Any] = [options, settings.sign_in, settings]
         for i, home in enumerate(homes):
             names = {f.name for f in dataclasses.fields(home)} - {"sign_in"}
-            mine = {key: choices.pop(key) for key in names & choices.keys()}
+            mine = _typed(home, {key: choices.pop(key) for key in names & choices.keys()})
             homes[i] = dataclasses.replace(home, **mine)
         options, sign_in, settings = homes
         settings = dataclasses.replace(settings, sign_in=sign_in)
@@ -168,7 +169,7 @@ class Run:
         for key in choices.keys() - own:
             known = own | {f.name for home in homes for f in dataclasses.fields(home)}
             raise unknown("field", key, known)
-        return cls(recipe, method, options, settings, **choices)
+        return cls(recipe, method, options, settings, **_typed(cls, choices))
 
     def differences(self) -> dict[str, Any]:
         """Every field that is not at its class default, by dotted name.
@@ -325,6 +326,10 @@ class GridCommand:
     """In place of the recipe's."""
     sparsity: float | None = None
     """In place of the grid's."""
+    model: str | None = None
+    """In place of the recipes'."""
+    data: str | None = None
+    """In place of the recipes'."""
     dry_run: bool = False
     """Only print the runs, their folders, what has finished, and the cost in epochs."""
     slots: int = 0
@@ -343,8 +348,8 @@ class GridCommand:
     @property
     def choices(self) -> dict[str, Any]:
         """What the runs take over."""
-        given = {key: getattr(self, key) for key in ("recipe", "seeds", "epochs", "sparsity")}
-        return {key: value for key, value in given.items() if value is not None}
+        keys = ("recipe", "seeds", "epochs", "sparsity", "model", "data")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
 @dataclass(frozen=True)
@@ -361,6 +366,29 @@ class CancelCommand:
 
     runs: Path = Path("runs")
     """Folder of the run folders."""
+
+
+def _typed(home: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values as the fields of a dataclass declare them: whole numbers as floats, lists as
+    tuples. Raises UserError for what is of another type."""
+    hints = get_type_hints(home if isinstance(home, type) else type(home))
+    return {key: _of_type(key, value, hints[key]) for key, value in values.items()}
+
+
+def _of_type(key: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise unknown(key, str(value), map(str, get_args(hint)))
+        return value
+    if get_origin(hint) is tuple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise UserError(f"{key} must be a list, not {value!r}.")
+        return tuple(_of_type(key, item, get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str) and type(value) is not hint:
+        raise UserError(f"{key} must be of type {hint.__name__}, not {value!r}.")
+    return value
 
 
 def _differences(value: Any, prefix: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import COMMANDS, parse_run
+from launch.grid import read_grid
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -54,4 +55,13 @@ def test_commands_parse(line):
     assert command in COMMANDS
     if command == "run" and not {"--help", "oneshot"} & set(args):
         run = parse_run(args).run
-        assert run.method == "random"
+        assert run.method in ("random", "fixed")
+
+
+def test_the_grid_is_read(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "grid.yaml").write_text(text)
+    runs = read_grid(tmp_path / "grid.yaml")
+    # three methods, two sparsities, three seeds, twice; less rigl with Sign-In; and dense twice
+    assert len(runs) - len([r for r in runs if r.method == "dense"]) == 3 * 2 * 3 * 2 - 6
+    assert {run.sparsity for run in runs} == {0.0, 0.8, 0.9}
