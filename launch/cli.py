@@ -33,6 +33,7 @@ commands:
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
+  bench-loader   measure the loading of an image folder, against decoding alone
 
 signbench COMMAND --help shows a command's options.
 """
@@ -192,6 +193,13 @@ def bench_command(args: list[str]) -> int:
     return bench(parse(Bench(), args, "signbench bench"))
 
 
+def bench_loader_command(args: list[str]) -> int:
+    """Measures the loading of images."""
+    from launch.bench_loader import LoaderBench, bench_loader
+
+    return bench_loader(parse(LoaderBench(), args, "signbench bench-loader"))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run_command,
     "grid": grid_command,
@@ -200,6 +208,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": methods_command,
     "recipes": recipes_command,
     "bench": bench_command,
+    "bench-loader": bench_loader_command,
 }
 
 

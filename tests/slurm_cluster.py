@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+os.environ["PATH"] += ":/usr/sbin"  # where Debian has the daemons, for everybody
 NODES = 2
 PORT = 27817
 

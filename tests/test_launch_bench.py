@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+import launch.bench
 from launch.bench import Bench, make_step, measure_memory, variants
 from launch.cli import main
 
@@ -73,3 +74,24 @@ def test_memory_is_measured_in_mib(capsys):
 def test_wrong_values_are_named(capsys, flags, message):
     assert main(["bench", *flags.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_loader_is_measured_against_decoding(image_folder, capsys):
+    flags = ["--data", str(image_folder), "--batch-size", "4", "--images", "8", "--rounds", "1"]
+    assert main(["bench-loader", *flags, "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "decode only" in out and "ratio of each round" in out
+    assert main(["bench-loader", "--data", "nowhere"]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_methods_are_measured_over_their_whole_schedule(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(launch.bench, "CIFAR_IMAGES", 16)
+    flags = ["--models", "resnet20", "--methods", "gmp,snip", "--steps", "1", "--batch-size", "8"]
+    file = tmp_path / "bench.csv"
+    assert main(["bench", *flags, "--no-memory", "--device", "cpu", "--output", str(file)]) == 0
+    with file.open() as stream:
+        rows = {row["variant"]: row for row in csv.DictReader(stream)}
+    for name in ("gmp", "snip"):
+        assert float(rows[name]["mean / dense"]) > 0 and float(rows[name]["prepare s"]) >= 0
+    assert rows["dense"]["mean / dense"] == ""

@@ -1,0 +1,99 @@
+"""How fast images stream from a folder, beside the same worker processes only decoding them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.errors import UserError
+from launch.config import Run
+from launch.data import ImageFolder, Share, load_data, mix, read_image, scan
+
+
+@dataclass(frozen=True)
+class LoaderBench:
+    """Measure the loading of an image folder against decoding alone."""
+
+    data: str = "imagenet"
+    """Folder with train/<class>/ and val/<class>/."""
+    data_dir: Path = Path("data")
+    """Where it is looked for."""
+    recipe: str = "imagenet-resnet50"
+    """Whose image size and augmentation are used."""
+    batch_size: int = 64
+    """Images a batch."""
+    images: int = 1000
+    """Images of each measurement."""
+    rounds: int = 5
+    """Measurements of each kind, in turn."""
+    workers: int = 4
+    """Processes that read."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rounds", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.images < self.batch_size:
+            raise UserError("images must be at least one batch.")
+
+
+class _Decoded(torch.utils.data.Dataset[int]):
+    """Reads and decodes, and gives nothing back."""
+
+    def __init__(self, files: ImageFolder) -> None:
+        self.files = files
+
+    def __getitem__(self, index: int) -> int:
+        return int(read_image(self.files.paths[index]).width)
+
+
+def bench_loader(options: LoaderBench) -> int:
+    """Prints images a second of both, and their ratio."""
+    choices = {"data": options.data, "batch_size": options.batch_size, "bad_images": "skip"}
+    run = Run.make(options.recipe, "dense", **choices)
+    device = torch.device("cpu")
+    data = load_data(run.settings, options.data_dir, device, 0, Share(), options.workers)
+    folder = Path(options.data) if Path(options.data).is_dir() else options.data_dir / options.data
+    files = scan(folder / "train")
+    rates: dict[str, list[float]] = {"loader": [], "decode only": []}
+    for i in range(options.rounds):
+        rates["loader"].append(_rate((len(y) for _, y in data.train.epoch(i)), options.images))
+        rates["decode only"].append(_rate(_decode(files, options, i), options.images))
+    for name, found in rates.items():
+        low, middle, high = min(found), statistics.median(found), max(found)
+        print(f"{name:12} {low:8.1f} {middle:8.1f} {high:8.1f} images/s (min, median, max)")
+    pairs = zip(rates["loader"], rates["decode only"], strict=True)
+    print(f"ratio of each round, median: {statistics.median(a / b for a, b in pairs):.3f}")
+    return 0
+
+
+def _decode(files: ImageFolder, options: LoaderBench, epoch: int) -> Iterable[int]:
+    order = torch.randperm(len(files.paths), generator=torch.Generator().manual_seed(mix(epoch)))
+    loader: Any = torch.utils.data.DataLoader(
+        _Decoded(files),
+        options.batch_size,
+        sampler=order.tolist(),
+        num_workers=options.workers,
+    )
+    return map(len, loader)
+
+
+def _rate(batches: Iterable[int], images: int) -> float:
+    """Images a second, from the first batch on: starting processes is paid once a run."""
+    seen, began = 0, 0.0
+    for size in batches:
+        if not began:
+            began = time.perf_counter()
+            continue
+        seen += size
+        if seen >= images:
+            break
+    if not seen:
+        raise UserError("the folder has too few images for one measurement.")
+    return seen / (time.perf_counter() - began)
