@@ -28,12 +28,13 @@ class Cap(WoodFisher):
 
     def moved(self, theta: Tensor, factors: Tensor, keep: Tensor) -> Tensor:
         """θ_K + F_KK⁻¹ F_KQ θ_Q for those that stay (K) and those that go (Q)."""
+        factors, dtype, theta = factors.double(), theta.dtype, theta.double()
         fisher = torch.bmm(factors.transpose(1, 2), factors)
         gone = torch.bmm(fisher, theta.masked_fill(keep, 0.0).unsqueeze(2))
         pairs = keep.unsqueeze(1) & keep.unsqueeze(2)
-        inside = torch.where(pairs, fisher, torch.eye(len(keep[0])).to(fisher))
+        inside = torch.where(pairs, fisher, torch.eye(keep.shape[1]).to(fisher))
         move: Tensor = torch.linalg.solve(inside, gone.masked_fill(~keep.unsqueeze(2), 0.0))
-        return (theta + move.squeeze(2)).masked_fill(~keep, 0.0)
+        return (theta + move.squeeze(2)).masked_fill(~keep, 0.0).to(dtype)
 
 
 def elimination_costs(theta: Tensor, inverse: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ Differs from the official code: the factors begin (almost) balanced, m² − w²
 the code's own "sqrt" initialisation (its default draws both at random), so that the network begins
 as the dense one does; pruning takes one global threshold, once, at exactly the requested sparsity
 (theirs: a fixed threshold, or the same fraction of each layer), and what is pruned stays so (there
-it grows back, because only one factor is zeroed). λ comes on top of the recipe's weight decay.
+it grows back, because only one factor is zeroed). λ comes on top of what a recipe has for factors
+(`--sign-in-weight-decay`, `--frobenius-decay`), which replaces its weight decay.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class WoodFisher(Gmp):
         size, blocks = self.opt.block_size, {}
         for layer in net:
             theta = layer.gather(layer.weight.detach()).flatten()
-            grads = self.gradients.get(layer.name, [torch.zeros_like(theta)])
+            grads = [g.to(theta) for g in self.gradients.get(layer.name, [torch.zeros_like(theta)])]
             rows = torch.stack([_in_blocks(g, size) for g in grads], 1) / len(grads) ** 0.5
             root = torch.eye(size).to(theta) * damping**0.5
             blocks[layer.name] = (
@@ -120,9 +120,10 @@ class WoodFisher(Gmp):
 
 
 def inverse_fisher(factors: Tensor) -> Tensor:
-    """F⁻¹ of F = AᵀA, for A of (blocks, rows, size)."""
-    fisher = torch.bmm(factors.transpose(1, 2), factors)
-    return torch.cholesky_inverse(torch.linalg.cholesky(fisher))
+    """F⁻¹ of F = AᵀA, for A of (blocks, rows, size). In float64: F can be very ill-conditioned."""
+    a = factors.double()
+    fisher = torch.bmm(a.transpose(1, 2), a)
+    return torch.cholesky_inverse(torch.linalg.cholesky(fisher)).to(factors.dtype)
 
 
 def _in_blocks(values: Tensor, size: int) -> Tensor:

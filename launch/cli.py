@@ -70,7 +70,7 @@ def run_command(args: list[str]) -> int:
     from launch.train import run_training
 
     try:
-        result = run_training(run, machine)
+        result = run_training(run, machine, patience=1.0)  # somebody may only be looking at it
     except Diverged as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1

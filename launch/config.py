@@ -6,6 +6,7 @@ no influence on its result. Every field is a command-line flag of the same name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -384,6 +385,9 @@ def _of_type(key: str, value: Any, hint: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise UserError(f"{key} must be a list, not {value!r}.")
         return tuple(_of_type(key, item, get_args(hint)[0]) for item in value)
+    if hint is float and isinstance(value, str):  # YAML reads 1e-2 as a text
+        with contextlib.suppress(ValueError):
+            return float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (bool, int, float, str) and type(value) is not hint:

@@ -207,12 +207,15 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
     entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
     without = _entries(found, "leave_out", path)
-    runs = []
-    for entry in entries:
-        for values in _product({**entry, **choices}):
-            if not any(all(values.get(k) == v for k, v in out.items()) for out in without):
-                runs.append(_run(values))
-    return runs
+    combinations = [values for entry in entries for values in _product({**entry, **choices})]
+    known = {key for values in combinations for key in values}
+    for key in {key for out in without for key in out} - known:
+        raise unknown("key of leave_out", str(key), known)
+    return [
+        _run(values)
+        for values in combinations
+        if not any(all(values.get(k) == v for k, v in out.items()) for out in without)
+    ]
 
 
 def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
@@ -224,7 +227,7 @@ def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]
 
 def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """All combinations. Methods with options are taken apart."""
-    lists = {key: value if isinstance(value, list) else [value] for key, value in fields.items()}
+    lists = {key: _choices(key, value) for key, value in fields.items()}
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         method = chosen.get("method", "dense")
@@ -234,6 +237,14 @@ def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
             chosen |= {"method": method["name"]}
             chosen |= {key: value for key, value in method.items() if key != "name"}
         yield chosen
+
+
+def _choices(key: str, value: Any) -> list[Any]:
+    """The values of a field. Some fields are lists themselves: a list of lists are choices then."""
+    if key in ("exclude", "keep_epochs"):
+        nested = isinstance(value, list) and value and isinstance(value[0], list)
+        return value if nested else [value]
+    return value if isinstance(value, list) else [value]
 
 
 def _run(values: dict[str, Any]) -> Run:

@@ -145,7 +145,8 @@ class _Queue:
         slot = min(free)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.machines[slot]), daemon=True)
+        # not a daemon: those may have no children, which read images
+        process = context.Process(target=_serve, args=(theirs, self.machines[slot]))
         process.start()
         theirs.close()
         worker = Worker(process, ours, self.machines[slot], slot)
@@ -166,7 +167,7 @@ class _Queue:
         run = worker.run
         assert run is not None
         if isinstance(message, str):
-            worker.moved = True
+            worker.moved |= message.startswith("epoch ")
             self.show.progress(worker.slot, f"{run.name}  {message}")
             return
         worker.run = None

@@ -96,6 +96,8 @@ class Loop:
     def prepare(self) -> None:
         """What a fresh run does before its first step."""
         self.method.prepare(self.net, self.data.train.sample)
+        if self.ranks.world > 1:  # gradients on GPUs, and what is made of them, can differ by rank
+            self.net.set_masks({k: self.ranks.of_first(m) for k, m in self.net.masks.items()})
         self.net.attach(self.optimizer)
         self._masks_seen = self.net.changes
 

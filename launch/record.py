@@ -162,7 +162,9 @@ class RunFolder:
         self.drop_states()
 
     def fail(self, reason: str) -> None:
-        _write_json(self.path / "failure.json", {"reason": reason})
+        """Notes why the run stopped; the first reason counts."""
+        if not (self.path / "failure.json").exists():
+            _write_json(self.path / "failure.json", {"reason": reason})
 
     def _write_config(self) -> None:
         path = self.path / "config.json"

@@ -137,6 +137,8 @@ def _submit_array(
         folder=folder / "logs", cluster="slurm", slurm_max_num_timeout=1000
     )
     executor.update_parameters(**parameters(cluster, code, after))
+    for run in runs:  # before a job can fail again
+        (machine.runs / run.name / "failure.json").unlink(missing_ok=True)
     try:
         with _outside_of_jobs():
             jobs = executor.submit_array([Job(run, machine) for run in runs])
@@ -148,7 +150,6 @@ def _submit_array(
         home.mkdir(parents=True, exist_ok=True)
         record = {"job": job.job_id, "log": str(job.paths.stderr)}
         (home / JOB_FILE).write_text(json.dumps(record) + "\n")
-        (home / "failure.json").unlink(missing_ok=True)
         found.append((run, str(job.job_id)))
     return found
 

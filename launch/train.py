@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def run_training(
         Diverged: NaN or infinity; the state of the epoch before is kept.
     """
     folder = RunFolder(run, machine.runs)
-    if folder.result is not None:
+    if folder.result is not None and "RANK" not in os.environ:  # ranks must agree on it, below
         report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
         return folder.result
     if machine.threads:
@@ -54,9 +55,8 @@ def run_training(
             if found is not None:  # by now
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:
-            if r.is_first:
-                folder.fail(f"{type(error).__name__}: {error}")
+        except Exception as error:  # of whichever rank is first to have one
+            folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
@@ -95,8 +95,8 @@ class Training:
             row = self._epoch_row(epoch, loss, accuracy, seconds, flips)
             self.epochs.append(row)
             self.layers += self._layer_rows(epoch, flips)
-            self._report(row)
             self._keep(epoch)
+            self._report(row)
         result = self._result()
         if self.ranks.is_first:
             self.folder.finish(result)

@@ -79,7 +79,7 @@ class Fixed(Method):
         kept = sum(int(mask.sum()) for mask in masks.values())
         if kept != keep_count(net.numel, self.plan.sparsity):
             raise UserError(
-                f"fixed: {self.opt.source('mask')} has sparsity {1 - kept / net.numel:.6g}, "
+                f"fixed: {self.opt.source('mask')} has sparsity {1 - kept / net.numel}, "
                 f"not {self.plan.sparsity:g}: say so with --sparsity."
             )
         signs, sizes = (weights_of(sources[of], net) for of in ("signs", "magnitudes"))

@@ -150,3 +150,20 @@ def test_gradients_are_collected_right_before_events_only():
         method.after_backward(net, step)
         counts.append(len(method.gradients.get("0.weight", [])))
     assert counts == [0, 0, 0, 1, 2, 0, 0, 1, 2, 0]
+
+
+def test_an_empty_layer_and_a_badly_conditioned_block_are_no_obstacle():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    for cls in (WoodFisher, Cap):
+        net = SparseModel(model)
+        net.set_masks({"0.weight": torch.zeros(8, 8, dtype=torch.bool)})
+        method = cls(Plan(0.9, 1, 10, 0))
+        method.prune(net, 0.8)
+        assert net.nnz == 96 - round(0.8 * 96)
+    g = torch.randn(1, 1, 16).repeat(1, 32, 1) * 3e2
+    factors = torch.cat([g, torch.eye(16).unsqueeze(0) * 0.3], 1)
+    a = factors[0].double()
+    torch.testing.assert_close(
+        inverse_fisher(factors)[0].double(), (a.T @ a).inverse(), rtol=1e-3, atol=1e-3
+    )

@@ -103,7 +103,7 @@ def test_a_file_is_the_product_of_its_lists(tmp_path):
         seed: [1, 2]
         epochs: 3
         leave_out: [{method: rigl, sign_in: true}, {sparsity: 0.5, seed: 2}]
-        add: [{method: gmp, sparsity: 0.7, sign_in: false, seed: 5, lr: 1, exclude: [["8"]]}]
+        add: [{method: gmp, sparsity: 0.7, sign_in: false, seed: 5, lr: 1, exclude: ["8"]}]
         """,
     )
     runs = find_grid(str(file))
@@ -129,6 +129,7 @@ def test_a_file_is_the_product_of_its_lists(tmp_path):
         ("method: random\nsparsity: 1.5", "sparsity must be in"),
         ("method: {drop_fraction: 0.2}", "needs its name"),
         ("method: random\nadd: {seed: 1}", "add must be a list of mappings"),
+        ("method: random\nleave_out: [{metod: random}]", "unknown key of leave_out 'metod'"),
         ("method: random\nseed: x", "seed must be of type int, not 'x'"),
         ("method: random\nsign_in: 1", "sign_in must be of type bool, not 1"),
         ("method: {name: random, density: erc}", "unknown density 'erc', did you mean erk?"),

@@ -39,7 +39,7 @@ def stand_in(run, machine, report):
         os.kill(os.getpid(), signal.SIGKILL)
     if run.seed == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    report("an epoch")
+    report("epoch 1")
     note(machine, f"- {run.seed}")
     if run.seed == 3:
         return RuntimeError("it failed")
@@ -174,3 +174,21 @@ def test_killed_at_random_nothing_is_lost_and_nothing_is_run_twice(machine, tmp_
     before = {file: file.stat().st_mtime_ns for file in results}
     subprocess.run(command, check=True, capture_output=True)
     assert {file: file.stat().st_mtime_ns for file in results} == before
+
+
+def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
+    def dies(run, machine, report):
+        note(machine, f"+ {run.seed}")
+        report(f"{run.name}: goes on after epoch 3")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(launch.local, "_work", dies)
+    (outcome,) = run_all(seeds(9), stood_in, slots=1)
+    assert "process died 3 times" in outcome.error and len(log(stood_in)) == 3
+
+
+def test_workers_may_have_workers_that_read_images(image_folder, machine):
+    choices = {"data": str(image_folder), "image_size": 96, "batch_size": 8, "epochs": 1}
+    run = Run.make("digits", "dense", model="resnet18", lr=0.01, **choices)
+    (outcome,) = run_all([run], replace(machine, workers=1), slots=1)
+    assert outcome.result is not None, outcome.error
