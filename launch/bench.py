@@ -12,7 +12,7 @@ parameters, gradients, optimizer state, factors and their gradients, indices and
     in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
 
 With `--methods`, what each method adds over a whole training: its own step is measured as above,
-and all its hooks (mask updates, say) are called for every step of the recipe's schedule, without
+and all its hooks (mask updates, say) are called for every step of a schedule of `--epochs`, without
 the forward and backward passes in between, and shared out over the steps.
 """
 
@@ -87,6 +87,9 @@ class Bench:
     """CPU threads; 0: as many as torch takes."""
     methods: tuple[str, ...] = ()
     """Methods to measure over their whole schedule; all: every one that needs no file."""
+    epochs: int = 15
+    """Length of that schedule. Events of which there is a fixed number weigh ten times as much as
+    in the recipes' 150 epochs; those that come every so many steps weigh the same."""
     output: Path = Path("bench.csv")
     """Where the table is written."""
 
@@ -94,8 +97,8 @@ class Bench:
         for name in self.models:
             if name not in MODELS:
                 raise unknown("model", name, MODELS)
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("steps and batch_size must be positive.")
+        if self.steps < 1 or self.batch_size < 1 or self.epochs < 1:
+            raise UserError("steps, batch_size and epochs must be positive.")
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
         for name in self.methods:
@@ -167,7 +170,8 @@ def _whole_schedule(
     if variant not in options.chosen_methods:
         return {}
     batches = CIFAR_IMAGES // options.batch_size  # how often it updates, a step, depends on them
-    loop = _suite_loop(options, model, variants(options)[variant], device, batches)
+    choices = {**variants(options)[variant], "epochs": options.epochs}
+    loop = _suite_loop(options, model, choices, device, batches)
     prepare = _timed(loop.prepare, device)
     for parameter in loop.net.model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -181,6 +185,7 @@ def _whole_schedule(
 
     a_step = _timed(hooks, device) / steps
     mean = statistics.median(times[variant]) + a_step
+    print(f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms a step", flush=True)
     return {
         "prepare s": prepare,
         "hooks ms": 1e3 * a_step,

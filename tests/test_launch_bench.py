@@ -87,7 +87,18 @@ def test_the_loader_is_measured_against_decoding(image_folder, capsys):
 
 def test_methods_are_measured_over_their_whole_schedule(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(launch.bench, "CIFAR_IMAGES", 16)
-    flags = ["--models", "resnet20", "--methods", "gmp,snip", "--steps", "1", "--batch-size", "8"]
+    flags = [
+        "--models",
+        "resnet20",
+        "--methods",
+        "gmp,snip",
+        "--steps",
+        "1",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "2",
+    ]
     file = tmp_path / "bench.csv"
     assert main(["bench", *flags, "--no-memory", "--device", "cpu", "--output", str(file)]) == 0
     with file.open() as stream:
