@@ -200,13 +200,28 @@ class SoftThreshold(Storage):
 
 def soft_threshold(x: Tensor, threshold: Tensor) -> Tensor:
     """sign(x)·max(|x| − threshold, 0)."""
+    if x.device.type == "cpu":  # in one pass; on a GPU it would wait for the number
+        return torch.nn.functional.softshrink(x, float(threshold))
     return x - x.clamp(-threshold, threshold)
 
 
 def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """∂L/∂x and ∂L/∂threshold, from ∂L/∂θ."""
-    dx = grad.masked_fill(x.abs() <= threshold, 0.0)
-    return dx, -(dx * x.sign()).sum()
+    if x.device.type == "cpu":
+        dx = torch.ops.aten.softshrink_backward(grad, x, float(threshold))
+    else:
+        dx = grad.masked_fill(x.abs() <= threshold, 0.0)
+    return dx, -_dot(dx, x.sign())
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ ab, in one pass where both lie in memory in the same order."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        if layout is torch.channels_last and a.ndim != 4:
+            break
+        if a.is_contiguous(memory_format=layout) and b.is_contiguous(memory_format=layout):
+            return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b)))
+    return (a * b).sum()
 
 
 def predicted_s(s_init: float, decay: float, lr_integral: float) -> float:

@@ -104,7 +104,7 @@ class _Queue:
                 self._listen()
         finally:
             for worker in self.workers:
-                worker.process.terminate()  # a run can be stopped at any moment
+                self._dismiss(worker)
             for worker in self.workers:
                 worker.process.join()
             self.show.close()
@@ -152,6 +152,14 @@ class _Queue:
         worker = Worker(process, ours, self.machines[slot], slot)
         self.workers.append(worker)
         return worker
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Ends a worker; its run, if it has one, can be stopped at any moment."""
+        if worker.run is not None:
+            worker.process.terminate()
+            return
+        with contextlib.suppress(OSError):
+            worker.pipe.send(None)
 
     def _listen(self) -> None:
         """Waits for news of the workers, and takes them in."""
@@ -233,6 +241,8 @@ def _serve(pipe: Connection, machine: Machine) -> None:
         try:
             run = pipe.recv()
         except EOFError:
+            return
+        if run is None:
             return
         pipe.send(_work(run, machine, pipe.send))
 
