@@ -26,7 +26,7 @@ from baselines.errors import UserError
 from baselines.sparse_model import SparseModel
 from launch.config import Run
 from launch.data import Share, load_data, mix
-from launch.loop import Diverged, Loop, build
+from launch.loop import Diverged, Loop, build, make_method
 from launch.record import RunFolder
 from launch.train import run_training
 from signin.signs import count_flips, signs
@@ -354,7 +354,7 @@ def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
     def decays(**choices):
         run = Run.make("digits", "random", weight_decay=0.3, **choices)
         data = load_data(run.settings, machine.data_dir, torch.device("cpu"), 0, Share(), 0)
-        _, optimizer = build(run, data, torch.device("cpu"))
+        _, optimizer = build(run, make_method(run, 1, machine.runs), data, torch.device("cpu"))
         return [group["weight_decay"] for group in optimizer.param_groups]
 
     assert decays() == [0.3, 0.3]

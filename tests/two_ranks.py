@@ -72,7 +72,9 @@ def assert_close(name: str, net: SparseModel, alone: SparseModel) -> None:
     other = alone.masks
     masks, other = net.masks, alone.masks
     apart = sum(int((mask != other[key]).sum()) for key, mask in masks.items())
-    assert apart <= 0.005 * net.numel, f"{name}: {apart} positions differ from one process"
+    # CAP removes weights one by one, each moving the others: rounding makes another order of it
+    most = 0.02 if name == "cap" else 0.001
+    assert apart <= most * net.numel, f"{name}: {apart} positions differ from one process"
     for key, weight in net.weights.items() if not apart else ():
         torch.testing.assert_close(weight, alone.weights[key], rtol=0, atol=1e-4)
 
