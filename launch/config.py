@@ -187,10 +187,6 @@ class Run:
                 found[spec.name] = getattr(self, spec.name)
         return found
 
-    def with_changes(self, **fields: Any) -> Run:
-        """The same run with other values of some of its own fields."""
-        return dataclasses.replace(self, **fields)
-
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the runs that must have finished before."""

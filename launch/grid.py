@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def table9(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
 
 def table10(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
-    choices = {"sparsity": 0.9, **choices}
+    choices = _at(choices)
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
     runs = _pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, LEARNED):
@@ -160,15 +161,20 @@ def find_grid(name: str, **choices: Any) -> list[Run]:
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
     """The runs, each after those that it needs."""
-    waiting, ordered = {run.name: run for run in runs}, list[Run]()
+    return [run for stage in stages(runs) for run in stage]
+
+
+def stages(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs, in groups such that each needs earlier groups only."""
+    waiting, found = {run.name: run for run in runs}, list[list[Run]]()
     while waiting:
         ready = [r for r in waiting.values() if not any(n in waiting for n in r.needs)]
         if not ready:
             raise UserError(f"these runs need each other: {', '.join(waiting)}.")
-        ordered += ready
+        found.append(ready)
         for run in ready:
             del waiting[run.name]
-    return ordered
+    return found
 
 
 def read_grid(path: Path, **choices: Any) -> list[Run]:
@@ -304,12 +310,13 @@ def _early(run: Run) -> tuple[int, int]:
 def _keeping_tenths(run: Run) -> Run:
     """With a snapshot every tenth of the epochs, to follow sharpness by."""
     epochs = run.epochs
-    return run.with_changes(keep_epochs=tuple(sorted({round(i * epochs / 10) for i in range(11)})))
+    tenths = sorted({round(i * epochs / 10) for i in range(11)})
+    return replace(run, keep_epochs=tuple(tenths))
 
 
 def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
     """The mask of a run, trained from another initialisation."""
-    return Run.make(
+    run = Run.make(
         base.recipe,
         "fixed",
         mask=f"{base.name}@final",
@@ -318,4 +325,5 @@ def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
         sign_in=sign_in,
         seed=base.seed + OTHER_SEED,
         exclude=base.exclude,
-    ).with_changes(settings=base.settings)
+    )
+    return replace(run, settings=base.settings)

@@ -44,7 +44,6 @@ class Worker:
 
     process: BaseProcess
     pipe: Connection
-    machine: Machine
     slot: int
     run: Run | None = None
     deaths: int = 0  # of workers that had the run before
@@ -149,7 +148,7 @@ class _Queue:
         process = context.Process(target=_serve, args=(theirs, self.machines[slot]))
         process.start()
         theirs.close()
-        worker = Worker(process, ours, self.machines[slot], slot)
+        worker = Worker(process, ours, slot)
         self.workers.append(worker)
         return worker
 

@@ -158,13 +158,13 @@ class RunFolder:
         return self.path / "snapshots" / f"epoch-{epoch}.safetensors"
 
     def finish(self, result: Row) -> None:
-        _write_json(self.path / "result.json", result)
+        write_json(self.path / "result.json", result)
         self.drop_states()
 
     def fail(self, reason: str) -> None:
         """Notes why the run stopped; the first reason counts."""
         if not (self.path / "failure.json").exists():
-            _write_json(self.path / "failure.json", {"reason": reason})
+            write_json(self.path / "failure.json", {"reason": reason})
 
     def _write_config(self) -> None:
         path = self.path / "config.json"
@@ -172,7 +172,7 @@ class RunFolder:
         there = _read_json(path)
         if there is None:
             about = {"run": run, "label": self._run.label, "epochs": self._run.epochs}
-            _write_json(path, {**about, **_environment()})
+            write_json(path, {**about, **_environment()})
         elif not _agree(self._relevant(run), there.get("run", {})):
             raise UserError(f"{self.path} holds a run with other settings; see its config.json.")
 
@@ -203,12 +203,20 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         raise UserError(f"cannot write {path}: {reason}.") from error
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     _write(path, lambda temporary: _dump(value, temporary))
 
 
 def _dump(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def peek_json(path: Path) -> Row | None:
+    """What a file that others write holds; None where it cannot be read, for whatever reason."""
+    try:
+        return _read_json(path)
+    except OSError:
+        return None
 
 
 def _read_json(path: Path) -> Row | None:

@@ -9,7 +9,6 @@ in the run's folder, so that a second submission leaves alone what is queued or 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,8 @@ from filelock import FileLock
 
 from baselines.errors import UserError
 from launch.config import Cluster, Machine, Run
-from launch.record import REVISION, Row, RunFolder, git_state
+from launch.grid import stages
+from launch.record import REVISION, Row, RunFolder, git_state, peek_json, write_json
 
 PACKAGES = ("analysis", "baselines", "launch", "signin")
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to let go of the folder
@@ -115,10 +115,11 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
             if run.name not in active and RunFolder(run, machine.runs).result is None
         ]
         submitted: list[tuple[Run, str]] = []
+        most = max_array_size() if todo else 0
         for stage in stages(todo):
             known = active | {run.name: job for run, job in submitted}
             after = [known[name] for run in stage for name in run.needs if name in known]
-            for part in _parts(stage, max_array_size()):
+            for part in _parts(stage, most):
                 submitted += _submit_array(part, machine, cluster, folder, code, after)
     return submitted
 
@@ -149,21 +150,8 @@ def _submit_array(
         home = machine.runs / run.name
         home.mkdir(parents=True, exist_ok=True)
         record = {"job": job.job_id, "log": str(job.paths.stderr)}
-        (home / JOB_FILE).write_text(json.dumps(record) + "\n")
+        write_json(home / JOB_FILE, record)
         found.append((run, str(job.job_id)))
-    return found
-
-
-def stages(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs, in groups such that each needs earlier groups only."""
-    left, found = list(runs), list[list[Run]]()
-    while left:
-        names = {run.name for run in left}
-        ready = [run for run in left if not names.intersection(run.needs)]
-        if not ready:
-            raise UserError(f"these runs need each other: {', '.join(names)}.")
-        found.append(ready)
-        left = [run for run in left if run not in ready]
     return found
 
 
@@ -191,11 +179,7 @@ def job_of(folder: Path) -> str:
 
 
 def job_record(folder: Path) -> Row:
-    try:
-        found: Row = json.loads((folder / JOB_FILE).read_text())
-        return found
-    except (OSError, json.JSONDecodeError):
-        return {}
+    return peek_json(folder / JOB_FILE) or {}
 
 
 def max_array_size() -> int:
@@ -215,7 +199,7 @@ def snapshot_code(folder: Path) -> Path:
             target = temporary / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        (temporary / REVISION).write_text(json.dumps(git_state()) + "\n")
+        write_json(temporary / REVISION, git_state())
         temporary.rename(home)
     return home
 

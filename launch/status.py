@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from launch.record import peek_json
 from launch.slurm import JOB_FILE, job_record, queue
 
 STATES = ("running", "waiting", "stopped", "failed", "finished")
@@ -50,14 +49,14 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
     def status(word: str, detail: str) -> Status:
         return Status(folder.name, word, detail, job, bool(state))
 
-    result = _json(folder / "result.json")
+    result = peek_json(folder / "result.json")
     if result:
         return status("finished", f"accuracy {result['accuracy']:.2%}, {_time(result['seconds'])}")
     if state in ("RUNNING", "COMPLETING") or _is_locked(folder):
         return status("running", _progress(folder))
     if state:
         return status("waiting", f"job {job} {state.lower()} ({reason})")
-    failure = _json(folder / "failure.json")
+    failure = peek_json(folder / "failure.json")
     if failure:
         return status("failed", failure["reason"])
     if job:
@@ -68,7 +67,7 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
 def _progress(folder: Path) -> str:
     """Epoch, accuracy and time left."""
     rows = list(_rows(folder / "epochs.csv"))
-    total = int((_json(folder / "config.json") or {}).get("epochs", 0))
+    total = int((peek_json(folder / "config.json") or {}).get("epochs", 0))
     if not rows:
         return f"epoch 0/{total or '?'}"
     seconds = statistics.median(float(row["seconds"]) for row in rows)
@@ -91,14 +90,6 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     if path.exists():
         with path.open(newline="") as stream:
             yield from csv.DictReader(stream)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    except (OSError, json.JSONDecodeError):
-        return None
 
 
 def _time(seconds: float) -> str:

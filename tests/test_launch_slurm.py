@@ -24,7 +24,8 @@ import launch.slurm
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config import Cluster, Run
-from launch.slurm import Job, cancel, parameters, queue, snapshot_code, stages, submit
+from launch.grid import stages
+from launch.slurm import Job, cancel, parameters, queue, snapshot_code, submit
 from launch.status import statuses
 
 CLUSTER = Cluster(timeout="10m", cpus=1)
