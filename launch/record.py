@@ -4,6 +4,7 @@
     epochs.csv           a row an epoch
     layers.csv           a row a layer and epoch
     snapshots/epoch-*.safetensors   effective weights and masks of kept epochs
+    signs/               of each epoch, while the run lasts
     last.pt previous.pt  to go on from; plain tensors and numbers
     failure.json         why the run stopped, if it did
     result.json          written last: its presence means finished
@@ -19,6 +20,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -124,7 +127,7 @@ class RunFolder:
                 continue
             try:
                 state: State = torch.load(path, map_location="cpu", weights_only=True)
-                if state.keys() >= {"epoch", "loop", "initial_signs"}:
+                if state.keys() >= {"epoch", "loop", "signs"}:
                     return state
                 reason = "entries are missing"
             except Exception as error:  # whatever garbage makes torch.load raise
@@ -136,9 +139,30 @@ class RunFolder:
         return None
 
     def drop_states(self) -> None:
-        """A finished run needs none."""
+        """A finished run needs none, nor the signs of its epochs."""
+        shutil.rmtree(self.path / "signs", ignore_errors=True)
         for file in ("last.pt", "previous.pt"):
             (self.path / file).unlink(missing_ok=True)
+
+    # ---- signs, until the run has ended
+
+    def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
+        def write(path: Path) -> None:
+            with path.open("wb") as stream:  # given a path, numpy would add an ending
+                np.save(stream, packed, allow_pickle=False)
+
+        (self.path / "signs").mkdir(exist_ok=True)
+        _write(self._signs_path(epoch), write)
+
+    def kept_signs(self, epoch: int) -> np.ndarray:
+        """Raises UserError where they are gone."""
+        try:
+            return np.load(self._signs_path(epoch), allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._signs_path(epoch)} cannot be read: {error}.") from None
+
+    def _signs_path(self, epoch: int) -> Path:
+        return self.path / "signs" / f"epoch-{epoch}.npy"
 
     # ---- snapshots and ends
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from launch.config import Machine, Run
 from launch.data import load_data
+from launch.flips import Columns, FlipTracker
 from launch.loop import Diverged, Loop
 from launch.ranks import Ranks, ranks
 from launch.record import Row, RunFolder
-from signin.signs import count_flips, signs
 
 SNAPSHOTS = (0.1, 0.3)  # the paper's epochs 10, which it calls the end of warm-up, and 30 of 100
 
@@ -79,7 +79,8 @@ class Training:
         )
         self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
         self.net = self.loop.net
-        self.initial_signs: dict[str, Tensor] = {}
+        warmup = self._early()[0]
+        self.flips = FlipTracker(self.net, warmup, folder if r.is_first else None)
         self.epochs: list[Row] = []
         self.layers: list[Row] = []
 
@@ -91,14 +92,16 @@ class Training:
             began = time.perf_counter()
             loss, accuracy = self.loop.train_epoch(epoch)
             seconds = time.perf_counter() - began
-            flips = count_flips(self.initial_signs, self.net.weights, self.net.masks)
-            row = self._epoch_row(epoch, loss, accuracy, seconds, flips)
+            flips = self.flips.count(epoch + 1)
+            row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
             self.epochs.append(row)
             self.layers += self._layer_rows(epoch, flips)
             self._keep(epoch)
             self._report(row)
         result = self._result()
         if self.ranks.is_first:
+            self.flips.add_final(self.layers)
+            self.folder.write_rows("layers.csv", self.layers)
             self.folder.finish(result)
         self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
         return result
@@ -112,12 +115,10 @@ class Training:
         if state is None:
             self.loop.prepare()
             self._snapshot(0)
-            self.initial_signs = signs(self.net.weights)
+            self.flips.begin()
             return 0
         self.loop.load_state_dict(state["loop"])
-        self.initial_signs = {
-            name: sign.to(self.ranks.device) for name, sign in state["initial_signs"].items()
-        }
+        self.flips.load_state_dict(state["signs"])
         first = int(state["epoch"]) + 1
         self.epochs = self.folder.read_rows("epochs.csv", before=first)
         self.layers = self.folder.read_rows("layers.csv", before=first)
@@ -133,8 +134,7 @@ class Training:
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
         done, total = epoch + 1, self.loop.epochs
-        early = {max(1, round(part * total)) for part in SNAPSHOTS}
-        if done in {*early, total, *self.run.keep_epochs}:
+        if done in {*self._early(), total, *self.run.keep_epochs}:
             self._snapshot(done)
         if self.ranks.is_first:
             self.folder.write_rows("epochs.csv", self.epochs)
@@ -143,9 +143,12 @@ class Training:
                 {
                     "epoch": epoch,
                     "loop": self.loop.state_dict(),
-                    "initial_signs": self.initial_signs,
+                    "signs": self.flips.state_dict(),
                 }
             )
+
+    def _early(self) -> list[int]:
+        return [max(1, round(part * self.loop.epochs)) for part in SNAPSHOTS]
 
     def _snapshot(self, epoch: int) -> None:
         if self.ranks.is_first:
@@ -154,7 +157,7 @@ class Training:
     # ---- what is said of it
 
     def _epoch_row(
-        self, epoch: int, loss: float, accuracy: float, seconds: float, flips: dict[str, int]
+        self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
     ) -> Row:
         test_loss, test_accuracy = self.loop.evaluate()
         last_step = (epoch + 1) * self.loop.steps - 1
@@ -167,7 +170,7 @@ class Training:
             "lr": self.loop.learning_rate(last_step),
             "sparsity": self.net.sparsity(),
             "sparsity_all": self.net.sparsity_all(),
-            "flips": sum(flips.values()) / max(1, self.net.nnz),
+            "flips": flips,
             "skipped": self._skipped(),
             "seconds": seconds,
         }
@@ -179,7 +182,7 @@ class Training:
         data.train.skipped = data.test.skipped = 0
         return int(self.ranks.sum(found))
 
-    def _layer_rows(self, epoch: int, flips: dict[str, int]) -> list[Row]:
+    def _layer_rows(self, epoch: int, flips: Columns) -> list[Row]:
         columns = self.loop.method.columns(self.net)
         return [
             {
@@ -189,7 +192,7 @@ class Training:
                 "active": layer.nnz,
                 "density": layer.nnz / layer.weight.numel(),
                 "nonzero": int(layer.weight.count_nonzero()),
-                "flips": flips[layer.name],
+                **flips[layer.name],
                 **{column: values[layer.name] for column, values in columns.items()},
             }
             for layer in self.net

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +14,35 @@ def signs(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.detach().sign().to(torch.int8) for name, weight in weights.items()}
 
 
+class Flips(NamedTuple):
+    """How many signs are opposite, of how many that can be compared."""
+
+    flips: int
+    compared: int
+
+    @property
+    def share(self) -> float:
+        """NaN where nothing can be compared."""
+        return self.flips / self.compared if self.compared else float("nan")
+
+
 def count_flips(
     before: Mapping[str, Tensor], now: Mapping[str, Tensor], masks: Mapping[str, Tensor]
-) -> dict[str, int]:
-    """Sign flips by layer: active weights whose sign is the opposite of what it was.
+) -> dict[str, Flips]:
+    """Sign flips by layer: weights whose sign is the opposite of what it was.
 
-    A weight that is or was exactly zero has no sign and is not counted.
+    A weight that is or was exactly zero has no sign there: it is neither a flip nor compared.
 
     Args:
         before, now: weights or signs, by layer.
         masks: True at the positions to look at.
     """
-    counts = [((before[k].sign() * now[k].sign() < 0) & masks[k]).sum() for k in masks]
-    return dict(zip(masks, torch.stack(counts).tolist(), strict=True))
+    counts = []
+    for name, mask in masks.items():
+        product = before[name].sign() * now[name].sign() * mask
+        counts += [(product < 0).sum(), product.count_nonzero()]
+    found = torch.stack(counts).tolist()
+    return {k: Flips(*found[2 * i : 2 * i + 2]) for i, k in enumerate(masks)}
 
 
 def agreement(
@@ -37,12 +54,13 @@ def agreement(
         one, other: weights or signs, by layer.
         masks: True at the positions to look at.
     """
-    found = {}
-    for name, mask in masks.items():
-        product = (one[name].sign() * other[name].sign())[mask]
-        both = int((product != 0).sum())
-        found[name] = int((product > 0).sum()) / both if both else float("nan")
-    return found
+    return {name: 1 - found.share for name, found in count_flips(one, other, masks).items()}
+
+
+def total(found: Iterable[Flips]) -> Flips:
+    """Over several layers."""
+    found = list(found)
+    return Flips(sum(f.flips for f in found), sum(f.compared for f in found))
 
 
 def transplant(

@@ -305,33 +305,47 @@ def test_snapshots_hold_the_effective_network_and_its_masks(machine):
             assert torch.equal(last[name] != 0, mask)
 
 
-def test_rows_say_what_the_snapshots_show(machine):
-    run = Run.make("digits", epochs=3, **SIGN_IN)
+def slow_flips(before, after, mask):
+    pairs = zip(before[mask].tolist(), after[mask].tolist(), strict=True)
+    pairs = [(b, a) for b, a in pairs if b != 0 and a != 0]
+    return sum(a * b < 0 for b, a in pairs), len(pairs)
+
+
+@pytest.mark.parametrize("choices", [SIGN_IN, {"method": "set", "sparsity": 0.8}])
+def test_rows_say_what_the_snapshots_show(machine, choices):
+    run = Run.make("digits", epochs=3, keep_epochs=(1, 2), **choices)
     result = train(run, machine)
     rows, snapshots, _ = what_it_left(run, machine)
-    first, last = (snapshots[f"epoch-{e}.safetensors"] for e in (0, 3))
-    layers = [row for row in rows["layers.csv"] if row["epoch"] == "2"]
-    total = 0
-    for row in layers:
-        mask = last["mask:" + row["layer"]]
-        before, after = first[row["layer"]], last[row["layer"]]
-        flips = sum(
-            a * b < 0 for a, b in zip(before[mask].tolist(), after[mask].tolist(), strict=True)
-        )
-        assert int(row["flips"]) == flips
-        assert int(row["active"]) == int(mask.sum())
-        total += flips
-    assert float(rows["epochs.csv"][-1]["flips"]) == pytest.approx(total / result["active"])
+    states = [snapshots[f"epoch-{e}.safetensors"] for e in range(4)]
+    for row in rows["layers.csv"]:
+        done, name = int(row["epoch"]) + 1, row["layer"]
+        moments = {"init": 0, "previous": done - 1, "warmup": 1}
+        for prefix, mask in (
+            ("", states[done]["mask:" + name]),
+            ("final_", states[3]["mask:" + name]),
+        ):
+            for moment, then in moments.items():
+                found = row[f"{prefix}flips_{moment}"], row[f"{prefix}compared_{moment}"]
+                expected = slow_flips(states[then][name], states[done][name], mask)
+                if moment == "warmup" and done == 1:
+                    assert found == ("", "")
+                else:
+                    assert tuple(map(int, found)) == expected
+        assert int(row["active"]) == int(states[done]["mask:" + name].sum())
+    last = [row for row in rows["layers.csv"] if row["epoch"] == "2"]
+    share = sum(int(r["flips_init"]) for r in last) / sum(int(r["compared_init"]) for r in last)
+    assert float(rows["epochs.csv"][-1]["flips"]) == pytest.approx(share) == result["flips"]
     assert [row["epoch"] for row in rows["epochs.csv"]] == ["0", "1", "2"]
     lrs = [float(row["lr"]) for row in rows["epochs.csv"]]
     assert lrs[0] > lrs[1] > lrs[2] > 0
+    assert not (machine.runs / run.name / "signs").exists()
 
 
 def test_flips_do_not_count_what_is_or_was_zero():
     before = {"a": torch.tensor([1.0, -2.0, 0.0, 3.0, -1.0])}
     after = {"a": torch.tensor([-1.0, -2.0, 5.0, 0.0, 4.0])}
     masks = {"a": torch.tensor([True, True, True, True, False])}
-    assert count_flips(signs(before), after, masks) == {"a": 1}
+    assert count_flips(signs(before), after, masks) == {"a": (1, 2)}
 
 
 def test_sign_in_rescales_until_t2(machine, monkeypatch):
