@@ -319,6 +319,8 @@ class GridCommand:
     """The recipe of all its runs, in place of the grid's."""
     seeds: tuple[int, ...] | None = None
     """A run a seed, in place of the grid's."""
+    methods: tuple[str, ...] | None = None
+    """In place of the grid's (of table1, table10 and figures: of the methods that learn masks)."""
     epochs: int | None = None
     """In place of the recipe's."""
     sparsity: float | None = None
@@ -345,7 +347,7 @@ class GridCommand:
     @property
     def choices(self) -> dict[str, Any]:
         """What the runs take over."""
-        keys = ("recipe", "seeds", "epochs", "sparsity", "model", "data")
+        keys = ("recipe", "seeds", "methods", "epochs", "sparsity", "model", "data")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 

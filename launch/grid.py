@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError, unknown
-from baselines.method import find_method, methods
+from baselines.method import find_method
+from baselines.method import methods as all_methods
 from launch.config import Run
 
 QUICK_SPARSITY = 0.9
@@ -28,20 +30,30 @@ Entry = tuple[str, dict[str, Any]]  # a method and its options
 Both = (False, True)
 
 
-def quick(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
+def quick(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2),
+    methods: Sequence[str] | None = None,
+    **choices: Any,
+) -> list[Run]:
     """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net."""
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     runs = []
-    for name, method in methods().items():
-        for variant in method.variants:
+    for name in all_methods() if methods is None else methods:
+        for variant in find_method(name).variants:
             runs += _pairs([recipe or "digits"], [(name, variant)], seeds, **choices)
     return runs
 
 
-def table1(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> list[Run]:
+def table1(
+    recipe: str | None = None,
+    seeds: Seeds = (0,),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
     """Sign alignment: learned masks with learned signs, or learned magnitudes, or neither."""
     runs = []
-    for seed, method in itertools.product(seeds, LEARNED):
+    for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
         for signs, magnitudes in (
             *((f"{base.name}@{epoch}", "random") for epoch in _early(base)),
@@ -78,12 +90,17 @@ def table9(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
     return _sparsities([recipe] if recipe else CIFAR, entries, seeds, **choices)
 
 
-def table10(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
+def table10(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
     choices = _at(choices)
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
     runs = _pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
-    for seed, method in itertools.product(seeds, LEARNED):
+    for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
         runs += [base, *(_from_mask_of(base, sign_in=sign_in) for sign_in in Both)]
     return runs
@@ -96,18 +113,28 @@ def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any)
     return table3(recipe, seeds, **choices) + alone
 
 
-def figure1(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> list[Run]:
+def figure1(
+    recipe: str | None = None,
+    seeds: Seeds = (0,),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
     runs = _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (False,), **_at(choices))
-    for seed, method in itertools.product(seeds, LEARNED):
+    for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
         runs += [base, _from_mask_of(base)]
     return runs
 
 
-def figure5(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> list[Run]:
+def figure5(
+    recipe: str | None = None,
+    seeds: Seeds = (0,),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
     """Sign flips and sharpness during training, with and without Sign-In."""
-    runs = [_learner(recipe, method, seed, **choices) for seed in seeds for method in LEARNED]
+    runs = [_learner(recipe, method, seed, **choices) for seed in seeds for method in methods]
     both = [
         _keeping_tenths(run)
         for run in _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **_at(choices))
@@ -125,11 +152,16 @@ def figure8(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> l
     return runs
 
 
-def figure9(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> list[Run]:
+def figure9(
+    recipe: str | None = None,
+    seeds: Seeds = (0,),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
     """Layer-wise sparsity of all masks."""
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
     runs = _pairs([recipe or IMAGENET[0]], entries, seeds, (False,), **_at(choices))
-    return runs + [_learner(recipe, m, seed, **choices) for seed in seeds for m in LEARNED]
+    return runs + [_learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
 
 
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
@@ -153,6 +185,8 @@ def find_grid(name: str, **choices: Any) -> list[Run]:
     if name.endswith((".yaml", ".yml")):
         runs = read_grid(Path(name), **choices)
     elif name in GRIDS:
+        if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
+            raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
         runs = GRIDS[name](**choices)
     else:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
@@ -208,8 +242,9 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a mapping of fields to values.")
-    if "seeds" in choices:
-        choices["seed"] = list(choices.pop("seeds"))
+    for several, one in (("seeds", "seed"), ("methods", "method")):
+        if several in choices:
+            choices[one] = list(choices.pop(several))
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
     entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
     without = _entries(found, "leave_out", path)
