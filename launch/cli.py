@@ -30,6 +30,7 @@ commands:
   grid      run a grid and print its table:  signbench grid quick
   status    what has become of the runs
   cancel    take the runs that have not finished out of Slurm's queue
+  transplant   write a checkpoint with the mask, signs and magnitudes of different ones
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
@@ -86,7 +87,7 @@ def grid_command(args: list[str]) -> int:
     from launch.local import run_all
 
     name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
-    given = parse(GridCommand(), rest, "signbench grid NAME")
+    given = parse(GridCommand, rest, "signbench grid NAME")
     runs = find_grid(name, **given.choices)
     if given.dry_run:
         return preview(runs, given.machine)
@@ -115,7 +116,7 @@ def status_command(args: list[str]) -> int:
     from launch.config import StatusCommand
     from launch.status import statuses, to_text
 
-    print(to_text(statuses(parse(StatusCommand(), args, "signbench status").runs)))
+    print(to_text(statuses(parse(StatusCommand, args, "signbench status").runs)))
     return 0
 
 
@@ -125,7 +126,7 @@ def cancel_command(args: list[str]) -> int:
     from launch.slurm import cancel
     from launch.status import statuses
 
-    found = statuses(parse(CancelCommand(), args, "signbench cancel").runs)
+    found = statuses(parse(CancelCommand, args, "signbench cancel").runs)
     jobs = [status.job for status in found if status.active]
     cancel(jobs)
     print(f"cancelled {len(jobs)} jobs; the runs go on from where they are when submitted again.")
@@ -169,7 +170,7 @@ def methods_command(args: list[str]) -> int:
     from launch.config import MethodsCommand
     from launch.recipes import find_recipe
 
-    given = parse(MethodsCommand(), args, "signbench methods")
+    given = parse(MethodsCommand, args, "signbench methods")
     plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1, seed=0)
     print(f"epochs of {given.recipe} at sparsity {given.sparsity:g}:")
     for name, method in methods().items():
@@ -186,18 +187,26 @@ def recipes_command(args: list[str]) -> int:
     return 0
 
 
+def transplant_command(args: list[str]) -> int:
+    """Puts a checkpoint together."""
+    from launch.transplant import Transplant, transplant_files
+
+    transplant_files(parse(Transplant, args, "signbench transplant"))
+    return 0
+
+
 def bench_command(args: list[str]) -> int:
     """Measures the cost of a step."""
     from launch.bench import Bench, bench
 
-    return bench(parse(Bench(), args, "signbench bench"))
+    return bench(parse(Bench, args, "signbench bench"))
 
 
 def bench_loader_command(args: list[str]) -> int:
     """Measures the loading of images."""
     from launch.bench_loader import LoaderBench, bench_loader
 
-    return bench_loader(parse(LoaderBench(), args, "signbench bench-loader"))
+    return bench_loader(parse(LoaderBench, args, "signbench bench-loader"))
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -207,6 +216,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cancel": cancel_command,
     "methods": methods_command,
     "recipes": recipes_command,
+    "transplant": transplant_command,
     "bench": bench_command,
     "bench-loader": bench_loader_command,
 }
@@ -217,11 +227,14 @@ def parse_run(args: list[str]) -> RunCommand:
     from launch.config import Run, RunCommand
 
     default = Run.make(_value(args, "recipe", "digits"), _value(args, "method", "dense"))
-    return parse(RunCommand(default), args, "signbench run")
+    return parse(RunCommand, args, "signbench run", RunCommand(default))
 
 
-def parse(default: T, args: list[str], prog: str) -> T:
+def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -> T:
     """Flags for every field of a dataclass (nested ones too), typed by it.
+
+    Args:
+        default: gives the flags' defaults, in place of the dataclass's own.
 
     Raises:
         UserError: flags or values that do not fit, in one line.
@@ -234,9 +247,9 @@ def parse(default: T, args: list[str], prog: str) -> T:
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                type(default),
-                default=default,
-                args=_split_commas(args),
+                kind,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                args=_split_commas(["--output" if arg == "-o" else arg for arg in args]),
                 prog=prog,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )

@@ -108,7 +108,7 @@ class RunFolder:
                 writer.writerows(rows)
 
         if rows:
-            _write(self.path / file, write)
+            write_file(self.path / file, write)
 
     # ---- states
 
@@ -117,7 +117,7 @@ class RunFolder:
         last = self.path / "last.pt"
         if last.exists():
             last.replace(self.path / "previous.pt")
-        _write(last, lambda path: torch.save(state, path))
+        write_file(last, lambda path: torch.save(state, path))
 
     def newest_state(self) -> State | None:
         """The newest state that can be read. Files that cannot are set aside with a warning."""
@@ -152,7 +152,7 @@ class RunFolder:
                 np.save(stream, packed, allow_pickle=False)
 
         (self.path / "signs").mkdir(exist_ok=True)
-        _write(self._signs_path(epoch), write)
+        write_file(self._signs_path(epoch), write)
 
     def kept_signs(self, epoch: int) -> np.ndarray:
         """Raises UserError where they are gone."""
@@ -176,7 +176,7 @@ class RunFolder:
         tensors = {**model, **{f"mask:{name}": mask for name, mask in masks.items()}}
         # clones: safetensors takes neither other layouts nor memory that tensors share
         whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        _write(self.snapshot_path(epoch), lambda path: save_file(whole, path))
+        write_file(self.snapshot_path(epoch), lambda path: save_file(whole, path))
 
     def snapshot_path(self, epoch: int) -> Path:
         return self.path / "snapshots" / f"epoch-{epoch}.safetensors"
@@ -213,7 +213,12 @@ def _agree(new: Any, old: Any) -> bool:
     return bool(new == old)
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Has a file written beside its place, then renames it into it.
+
+    Raises:
+        UserError: it cannot be written, for whatever reason. What was there before is unharmed.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
@@ -228,7 +233,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    _write(path, lambda temporary: _dump(value, temporary))
+    write_file(path, lambda temporary: _dump(value, temporary))
 
 
 def _dump(value: Any, path: Path) -> None:

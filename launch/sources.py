@@ -74,4 +74,15 @@ def _named_tensors(found: Any, path: Path) -> dict[str, Tensor]:
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    return tensors
+    return _without_prune_hooks(tensors)
+
+
+def _without_prune_hooks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What torch.nn.utils.prune splits in two, x_orig and x_mask, as x and mask:x."""
+    found = dict(tensors)
+    for name in tensors:
+        own = name.removesuffix("_orig")
+        if own != name and f"{own}_mask" in tensors:
+            mask = found.pop(f"{own}_mask")
+            found |= {own: found.pop(name) * mask, f"mask:{own}": mask.bool()}
+    return found

@@ -75,16 +75,17 @@ class Fixed(Method):
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         sources = {of: self._read(of) for of in ("mask", "signs", "magnitudes", "others")}
-        masks = masks_of(sources["mask"], net)
+        own = {name: weight.detach().clone() for name, weight in net.weights.items()}
+        masks = net.masks if sources["mask"] is None else masks_of(sources["mask"], own)
         kept = sum(int(mask.sum()) for mask in masks.values())
         if kept != keep_count(net.numel, self.plan.sparsity):
             raise UserError(
                 f"fixed: {self.opt.source('mask')} has sparsity {1 - kept / net.numel}, "
                 f"not {self.plan.sparsity:g}: say so with --sparsity."
             )
-        signs, sizes = (weights_of(sources[of], net) for of in ("signs", "magnitudes"))
+        signs, sizes = (weights_of(sources[of], own) for of in ("signs", "magnitudes"))
         if self.opt.magnitude_kind == "layer":
-            sizes = {k: size.abs()[masks[k]].mean().expand_as(size) for k, size in sizes.items()}
+            sizes = layer_means(sizes, masks)
         generator = seeded(self.plan.seed, "transplant")
         weights, self.drawn = transplant(masks, signs, sizes, generator, self.opt.flip_signs)
         load_others(sources["others"], net)
@@ -110,16 +111,17 @@ class Fixed(Method):
         self.drawn = state["drawn"]
 
 
-def masks_of(source: Mapping[str, Tensor] | None, net: SparseModel) -> dict[str, Tensor]:
+def masks_of(source: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The source's masks of all prunable layers, or where its weights are not zero.
+
+    Args:
+        like: the prunable weights, or others of their shapes.
 
     Raises:
         UserError: a layer is missing or of another shape, or a mask is not made of 0 and 1.
     """
-    if source is None:
-        return net.masks
     found = {}
-    for name, weight in net.weights.items():
+    for name, weight in like.items():
         mask = source.get(MASK + name)
         mask = _entry(source, name, weight) != 0 if mask is None else mask
         if mask.shape != weight.shape:
@@ -132,16 +134,18 @@ def masks_of(source: Mapping[str, Tensor] | None, net: SparseModel) -> dict[str,
     return found
 
 
-def weights_of(source: Mapping[str, Tensor] | None, net: SparseModel) -> dict[str, Tensor]:
-    """The source's weights of all prunable layers.
+def weights_of(source: Mapping[str, Tensor] | None, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The source's weights of all prunable layers; a network's own where there is no source.
 
     Raises:
         UserError: one is missing, of another shape, or not finite.
     """
-    weights = net.weights
-    if source is None:
-        return {name: weight.detach().clone() for name, weight in weights.items()}
-    return {name: _entry(source, name, weight) for name, weight in weights.items()}
+    return dict(own) if source is None else entries_of(source, own)
+
+
+def layer_means(sizes: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean magnitude of each layer's kept weights, for all of them."""
+    return {k: size.abs()[masks[k]].mean().expand_as(size) for k, size in sizes.items()}
 
 
 @torch.no_grad()
@@ -150,9 +154,17 @@ def load_others(source: Mapping[str, Tensor] | None, net: SparseModel) -> None:
     if source is None:
         return
     state = {k: v for k, v in net.model.state_dict().items() if k not in net.layers}
-    values = {name: _entry(source, name, value) for name, value in state.items()}
-    for name, value in values.items():
+    for name, value in entries_of(source, state).items():
         state[name].copy_(value)
+
+
+def entries_of(source: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The source's tensors of the given names and shapes.
+
+    Raises:
+        UserError: one is missing, of another shape, or not finite.
+    """
+    return {name: _entry(source, name, tensor) for name, tensor in like.items()}
 
 
 def _entry(source: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

@@ -1,0 +1,127 @@
+"""`signbench transplant`: from checkpoint files to a checkpoint file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_launch_train import train
+from torch import nn
+from torch.nn.utils import prune
+
+from launch.cli import main
+from launch.config import Run
+from launch.models import build_model
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Three checkpoints of one architecture, A half pruned, B of Lightning's style."""
+    monkeypatch.chdir(tmp_path)
+    models = []
+    for seed, name in enumerate("ABC"):
+        torch.manual_seed(seed)
+        models.append(net())
+        state = models[-1].state_dict()
+        if name == "A":
+            for tensor in (state["0.weight"], state["4.weight"]):
+                tensor[torch.rand_like(tensor) < 0.5] = 0
+            save_file(state, tmp_path / "A.safetensors")
+        elif name == "B":
+            torch.save({"state_dict": {"model." + k: t for k, t in state.items()}}, "B.ckpt")
+        else:
+            torch.save(state, "C.pt")
+    return [{k: t.clone() for k, t in model.state_dict().items()} for model in models]
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 5)
+    )
+
+
+TRANSPLANT = ["transplant", "--mask", "A.safetensors", "-o", "out.safetensors"]
+
+
+def test_each_part_comes_from_its_source(files, capsys):
+    a, b, c = files
+    assert main([*TRANSPLANT, "--signs", "B.ckpt", "--magnitudes", "C.pt"]) == 0
+    out = load_file("out.safetensors")
+    net().load_state_dict(out, strict=True)
+    for name in ("0.weight", "4.weight"):
+        mask = a[name] != 0
+        assert torch.equal(out[name], torch.where(mask, b[name].sign() * c[name].abs(), 0.0))
+    assert torch.equal(out["0.bias"], a["0.bias"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    row = next(row for row in rows if row[0] == "4.weight")
+    mask = a["4.weight"] != 0
+    agreed = (b["4.weight"].sign() == c["4.weight"].sign())[mask].float().mean()
+    assert row[1:3] == ["360", str(int(mask.sum()))]
+    assert row[4] == f"{agreed:.1%}" and row[5] == "100.0%"
+
+
+def test_fresh_magnitudes_need_a_model(files, capsys):
+    assert main([*TRANSPLANT, "--magnitudes", "random"]) == 2
+    assert "--model" in capsys.readouterr().err
+
+
+def test_random_parts_come_from_the_models_own_initialisation(machine, capsys):
+    run = Run.make("digits", "gmp", sparsity=0.7, epochs=1)
+    train(run, machine)
+    shape = ["--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8"]
+    out = machine.runs / "out.pt"
+    sources = ["--mask", f"{run.name}@final", "--magnitudes", "random", "--others", "random"]
+    given = [*sources, "--seed", "3", "--runs", str(machine.runs), "-o", str(out)]
+    assert main(["transplant", *given, *shape]) == 0
+    torch.manual_seed(3)
+    fresh = build_model("digits-cnn", 10, 1, 8)
+    final = load_file(machine.runs / run.name / "snapshots" / "epoch-1.safetensors")
+    state = torch.load(out, weights_only=True)
+    mask = final["mask:4.weight"]
+    expected = torch.where(mask, final["4.weight"].sign() * fresh[4].weight.abs(), 0.0)
+    assert torch.equal(state["4.weight"], expected)
+    assert torch.equal(state["0.bias"], fresh[0].bias)
+    again = Run.make("digits", "fixed", init=str(out), sparsity=0.7, epochs=1)
+    assert train(again, machine)["sparsity"] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_what_torch_prunes_has_its_mask_read(tmp_path, capsys):
+    model = net()
+    prune.random_unstructured(model[4], "weight", 0.25)
+    torch.save(model.state_dict(), tmp_path / "pruned.pt")
+    out = tmp_path / "out.safetensors"
+    assert main(["transplant", "--mask", str(tmp_path / "pruned.pt"), "-o", str(out)]) == 0
+    found = load_file(out)
+    net().load_state_dict(found, strict=True)
+    assert torch.equal(found["4.weight"], model[4].weight_orig * model[4].weight_mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update({"4.weight": c["4.weight"][:, :9]}), "has shape (5, 9), not (5, 72)"),
+        (lambda c: c.pop("4.weight"), "the source has no 4.weight"),
+        (lambda c: c["0.weight"].fill_(float("nan")), "0.weight has values that are not finite"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_no_file(files, tmp_path, capsys, change, reason):
+    c = files[2]
+    change(c)
+    torch.save(c, "C.pt")
+    assert main([*TRANSPLANT, "--signs", "B.ckpt", "--magnitudes", "C.pt"]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_mask_must_be_of_zeros_and_ones(files, tmp_path, capsys):
+    a = files[0]
+    save_file({**a, "mask:0.weight": a["0.weight"].clone()}, "A.safetensors")
+    assert main(TRANSPLANT) == 2
+    assert "mask:0.weight is not made of 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["no/such/folder/out.pt", "out.npz"])
+def test_an_output_that_cannot_be_written(files, tmp_path, capsys, output):
+    assert main([*TRANSPLANT[:-1], output]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
