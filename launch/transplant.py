@@ -145,7 +145,7 @@ def _summary(
     width = max(map(len, masks))
     lines = [f"{'layer':{width}}    weights       kept sparsity agreement before   after"]
     for name, mask in masks.items():
-        n, kept = mask.numel(), int(mask.sum())
+        n, kept = mask.numel(), _ones(mask)
         lines.append(
             f"{name:{width}} {n:10,} {kept:10,} {1 - kept / n:8.4f} "
             f"{before[name]:16.1%} {after[name]:7.1%}"
@@ -163,4 +163,4 @@ def _summary(
 
 
 def _ones(mask: Tensor) -> int:
-    return int(mask.sum())
+    return int(mask.count_nonzero())

@@ -128,7 +128,7 @@ def masks_of(source: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[s
             raise UserError(
                 f"{MASK}{name} has shape {tuple(mask.shape)}, not {tuple(weight.shape)}."
             )
-        if not bool(((mask == 0) | (mask == 1)).all()):
+        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
             raise UserError(f"{MASK}{name} is not made of 0 and 1.")
         found[name] = mask.bool()
     return found
@@ -173,6 +173,6 @@ def _entry(source: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     value = source[name]
     if value.shape != like.shape:
         raise UserError(f"{name} has shape {tuple(value.shape)}, not {tuple(like.shape)}.")
-    if not bool(value.isfinite().all()):
+    if value.is_floating_point() and not all(end.isfinite() for end in value.aminmax()):
         raise UserError(f"{name} has values that are not finite.")
     return value

@@ -90,5 +90,5 @@ def transplant(
         turned = torch.rand(sign.shape, generator=generator) < flip
         size = magnitudes[name].detach().cpu().abs().float()
         weights[name] = torch.where(turned, -sign, sign) * size * mask.cpu()
-        drawn[name] = int(none.sum())
+        drawn[name] = int(none.count_nonzero())
     return weights, drawn
