@@ -15,6 +15,7 @@ from torch import Tensor
 from launch.config import Machine, Run
 from launch.data import load_data
 from launch.flips import Columns, FlipTracker
+from launch.flops import count_flops
 from launch.loop import Diverged, Loop
 from launch.ranks import Ranks, ranks
 from launch.record import Row, RunFolder
@@ -218,12 +219,35 @@ class Training:
             "prunable": self.net.numel,
             "parameters": sum(p.numel() for p in self.net.model.parameters()),
             "flips": last["flips"],
+            **self._costs(),
             "mask_hash": mask_hash(self.net.masks),
             "epochs": self.loop.epochs,
             "ranks": self.ranks.world,
             "device": device_name(self.ranks.device),
             "seconds": sum(seconds),
             "seconds_per_epoch": statistics.median(seconds),
+        }
+
+    def _costs(self) -> Row:
+        """Floating-point operations, and the training's as epochs of dense training.
+
+        The backward pass counts twice the forward one (Evci et al. 2020, appendix H), every
+        layer by its density after the epoch; a dense gradient that a method looks at in between
+        is not counted.
+        """
+        recipe = self.run.settings
+        shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)
+        flops = count_flops(self.net.model, self.net.layers, shape)
+        densities: dict[int, dict[str, float]] = {}
+        for row in self.layers:
+            densities.setdefault(int(row["epoch"]), {})[row["layer"]] = float(row["density"])
+        forward = [flops.at(epoch) for epoch in densities.values()]
+        images = self.loop.steps * recipe.batch_size
+        return {
+            "dense_flops": flops.total,
+            "flops": forward[-1],
+            "training_flops": 3 * images * sum(forward),
+            "dense_epochs": sum(forward) / flops.total,
         }
 
 

@@ -341,6 +341,21 @@ def test_rows_say_what_the_snapshots_show(machine, choices):
     assert not (machine.runs / run.name / "signs").exists()
 
 
+def test_costs_follow_the_densities(machine):
+    dense = train(Run.make("digits", "dense", epochs=2), machine)
+    # digits-cnn by hand: outputs × weights of each layer, two operations each
+    by_hand = 2 * (64 * 216 + 16 * 10368 + 16 * 20736 + 1920)
+    assert dense["dense_flops"] == dense["flops"] == by_hand
+    assert dense["dense_epochs"] == 2
+    sparse_run = Run.make("digits", "random", density="uniform", sparsity=0.75, epochs=2)
+    sparse = train(sparse_run, machine)
+    assert sparse["flops"] == pytest.approx(by_hand / 4, rel=1e-3)
+    assert sparse["dense_epochs"] == pytest.approx(0.5, rel=1e-3)
+    assert sparse["training_flops"] == pytest.approx(dense["training_flops"] / 4, rel=1e-3)
+    halved = train(Run.make("digits", "gmp", sparsity=0.75, epochs=2), machine)
+    assert 0.5 < halved["dense_epochs"] < 2
+
+
 def test_flips_do_not_count_what_is_or_was_zero():
     before = {"a": torch.tensor([1.0, -2.0, 0.0, 3.0, -1.0])}
     after = {"a": torch.tensor([-1.0, -2.0, 5.0, 0.0, 4.0])}
