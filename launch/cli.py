@@ -6,20 +6,17 @@ it is run, so that `signbench --help` answers at once.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from launch.flags import parse, value
 
 if TYPE_CHECKING:
     from launch.config import Cluster, Machine, Run, RunCommand
     from launch.local import Outcome
-
-T = TypeVar("T")
 
 USAGE = """usage: signbench COMMAND [OPTIONS]
 
@@ -31,6 +28,11 @@ commands:
   status    what has become of the runs
   cancel    take the runs that have not finished out of Slurm's queue
   transplant   write a checkpoint with the mask, signs and magnitudes of different ones
+  table     a table of the paper, or any comparison: signbench table 9 --format latex
+  figure    a figure of the paper, curves, or accuracy against sparsity: signbench figure 9
+  sharpness   the largest Hessian eigenvalue of a run's snapshots
+  report    all of it as one page:  signbench report -o report.html
+  export    a run's network for use elsewhere
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
@@ -150,14 +152,21 @@ def preview(runs: list[Run], machine: Machine) -> int:
 
 def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     """Prints and writes a grid's table, then what failed and why."""
+    from analysis.compare import compare
+    from analysis.comparison import comparison
     from analysis.runs import load_runs
-    from analysis.tables import compare, to_text, write
+    from analysis.sheets import render, write
+    from analysis.tables import LAYOUTS, cells, numbered
 
     done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
     if done:
-        table = compare(load_runs(done))
-        print(to_text(table, colour=sys.stdout.isatty()))
-        print("written:", *write(table, machine.runs / "tables", name))
+        runs = load_runs(done)
+        number = name.removeprefix("table")
+        known = number in LAYOUTS
+        sheets = numbered(runs, number) if known else comparison(runs)
+        print(*(render(sheet, "text", sys.stdout.isatty()) for sheet in sheets), sep="\n\n")
+        table = cells(runs, number) if known else compare(runs)
+        print("written:", *write(table, sheets, machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
@@ -195,6 +204,41 @@ def transplant_command(args: list[str]) -> int:
     return 0
 
 
+def table_command(args: list[str]) -> int:
+    """Prints or writes a table."""
+    from launch.results import table
+
+    return table(args)
+
+
+def figure_command(args: list[str]) -> int:
+    """Draws a figure."""
+    from launch.results import figure
+
+    return figure(args)
+
+
+def sharpness_command(args: list[str]) -> int:
+    """Measures sharpness."""
+    from launch.sharpness import sharpness
+
+    return sharpness(args)
+
+
+def report_command(args: list[str]) -> int:
+    """Writes a report."""
+    from launch.results import report
+
+    return report(args)
+
+
+def export_command(args: list[str]) -> int:
+    """Exports a run's network."""
+    from launch.export import export
+
+    return export(args)
+
+
 def bench_command(args: list[str]) -> int:
     """Measures the cost of a step."""
     from launch.bench import Bench, bench
@@ -217,6 +261,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": methods_command,
     "recipes": recipes_command,
     "transplant": transplant_command,
+    "table": table_command,
+    "figure": figure_command,
+    "sharpness": sharpness_command,
+    "report": report_command,
+    "export": export_command,
     "bench": bench_command,
     "bench-loader": bench_loader_command,
 }
@@ -226,79 +275,8 @@ def parse_run(args: list[str]) -> RunCommand:
     """The run that the flags describe. Recipe and method give the defaults of all the others."""
     from launch.config import Run, RunCommand
 
-    default = Run.make(_value(args, "recipe", "digits"), _value(args, "method", "dense"))
+    default = Run.make(value(args, "recipe", "digits"), value(args, "method", "dense"))
     return parse(RunCommand, args, "signbench run", RunCommand(default))
-
-
-def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -> T:
-    """Flags for every field of a dataclass (nested ones too), typed by it.
-
-    Args:
-        default: gives the flags' defaults, in place of the dataclass's own.
-
-    Raises:
-        UserError: flags or values that do not fit, in one line.
-    """
-    import tyro
-
-    from baselines.errors import UserError
-
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                kind,
-                default=tyro.MISSING_NONPROP if default is None else default,
-                args=_split_commas(["--output" if arg == "-o" else arg for arg in args]),
-                prog=prog,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError(f"{_one_line(errors.getvalue())} See {prog} --help.") from None
-
-
-def _one_line(box: str) -> str:
-    """tyro's message, and its guess at what was meant, without the box around them."""
-    parts: list[list[str]] = []
-    rule = True
-    for line in box.splitlines()[1:]:  # the first one is the title
-        text = re.sub(r"^\s*[│|]|[│|]\s*$", "", line).strip()
-        if not set(text) <= set("─╰╯├┤-+"):
-            parts = [*parts, []] if rule else parts
-            parts[-1].append(text)
-        rule = set(text) <= set("─╰╯├┤-+")
-    parts = parts or [[" ".join(box.split())]]
-    message = " ".join(parts[0]).removeprefix("Error parsing run: ").rstrip(".") + "."
-    guess = parts[1] if len(parts) > 1 else []
-    if guess and guess[0].startswith("Perhaps you meant"):
-        message += f" {guess[0]} {guess[1]}."
-    return message
-
-
-def _split_commas(args: list[str]) -> list[str]:
-    """`--seeds 0,1,2` as `--seeds 0 1 2`."""
-    out: list[str] = []
-    listed = False
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if arg.startswith("--"):
-            listed = flag in ("--seeds", "--keep-epochs", "--exclude", "--methods", "--models")
-            out += [flag, *value.split(",")] if listed and equals else [arg]
-        else:
-            out += arg.split(",") if listed else [arg]
-    return out
-
-
-def _value(args: list[str], name: str, default: str) -> str:
-    """The value of one flag, before the others can be known."""
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"--{name}="):
-            return arg.partition("=")[2]
-    return default
 
 
 def _check_packages() -> None:

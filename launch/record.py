@@ -43,6 +43,15 @@ Row = dict[str, Any]
 State = dict[str, Any]
 
 
+def _file_mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_FILE_MODE = _file_mode()
+
+
 class Busy(UserError):
     """Another process holds the run's folder."""
 
@@ -222,6 +231,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
+        temporary.chmod(_FILE_MODE)  # some libraries make files that only their owner can read
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)

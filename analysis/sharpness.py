@@ -1,0 +1,124 @@
+"""Sharpness: the largest eigenvalues of the loss's Hessian over the weights that masks keep.
+
+By Lanczos' method (ARPACK, through scipy) on products of the Hessian with vectors, which cost about
+as much as two gradients each and need no matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Hessian(LinearOperator):
+    """The Hessian of the mean loss over the active entries of some parameters.
+
+    Args:
+        model: in the mode in which it is to be looked at; attention must be twice differentiable.
+        weights: some of its parameters, by name.
+        masks: True at the entries to look at; parameters without one count whole.
+        batches: inputs and labels; the loss is the mean over all of them.
+        loss: mean loss of outputs and labels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        masks: Mapping[str, Tensor],
+        batches: Batches,
+        loss: Loss = nn.functional.cross_entropy,
+    ) -> None:
+        self.model, self.batches, self.loss = model, batches, loss
+        self.weights = list(weights.values())
+        self.masks = [
+            masks.get(name, torch.ones_like(weight, dtype=torch.bool)).to(weight.device)
+            for name, weight in weights.items()
+        ]
+        self.images = sum(len(y) for _, y in batches)
+        n = sum(int(mask.sum()) for mask in self.masks)
+        super().__init__(np.dtype(np.float64), (n, n))  # type: ignore[call-arg]
+
+    def _matvec(self, vector: np.ndarray) -> np.ndarray:
+        direction = self._spread(torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)))
+        total = [torch.zeros_like(weight) for weight in self.weights]
+        for x, y in self.batches:
+            loss = self.loss(self.model(x), y) * (len(y) / self.images)
+            grads = torch.autograd.grad(loss, self.weights, create_graph=True)
+            slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
+            assert isinstance(slope, Tensor)
+            products = torch.autograd.grad(slope, self.weights)
+            torch._foreach_add_(total, list(products))
+        active = [t[mask] for t, mask in zip(total, self.masks, strict=True)]
+        return torch.cat(active).double().cpu().numpy()
+
+    def _spread(self, vector: Tensor) -> list[Tensor]:
+        """A vector over the active entries, as tensors of the parameters' shapes."""
+        parts = torch.split(vector, [int(mask.sum()) for mask in self.masks])
+        spread = []
+        for weight, mask, part in zip(self.weights, self.masks, parts, strict=True):
+            dense = torch.zeros_like(weight)
+            dense[mask] = part.to(weight)
+            spread.append(dense)
+        return spread
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The upper end of a spectrum.
+
+    Attributes:
+        values: the largest eigenvalues, in descending order.
+        residuals: ‖Hv − λv‖ / |λ| of each.
+    """
+
+    values: list[float]
+    residuals: list[float]
+
+
+def largest_eigenvalues(
+    hessian: LinearOperator, k: int = 1, tolerance: float = 1e-3, seed: int = 0
+) -> Spectrum:
+    """The k algebraically largest eigenvalues.
+
+    Args:
+        tolerance: relative, at which Lanczos' iteration stops.
+        seed: of the vector that it begins with.
+
+    Raises:
+        RuntimeError: it does not converge in 20 iterations an eigenvalue and more.
+    """
+    n = hessian.shape[0]
+    start = np.random.default_rng(seed).standard_normal(n)
+    if n <= k + 1:  # too small for ARPACK
+        values, vectors = np.linalg.eigh(hessian @ np.eye(n))
+    else:
+        try:
+            values, vectors = eigsh(hessian, k=k, which="LA", v0=start, tol=tolerance)
+        except ArpackNoConvergence as error:
+            raise RuntimeError(f"Lanczos' iteration has not converged: {error}") from error
+    order = np.argsort(values)[::-1][:k]
+    residuals = [
+        float(np.linalg.norm(hessian @ vectors[:, i] - values[i] * vectors[:, i]) / abs(values[i]))
+        for i in order
+    ]
+    return Spectrum([float(values[i]) for i in order], residuals)
+
+
+def trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
+    """Hutchinson's estimate of the trace with random signs, and its standard error."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(probes):
+        signs = rng.choice([-1.0, 1.0], hessian.shape[0])
+        samples.append(float(signs @ (hessian @ signs)))
+    error = float(np.std(samples, ddof=1) / np.sqrt(probes)) if probes > 1 else float("nan")
+    return float(np.mean(samples)), error
