@@ -68,7 +68,7 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     """What was run, on what, and for how long."""
 
     def distinct(column: str) -> str:
-        found = runs[column].dropna().astype(str).unique() if column in runs else []
+        found = set(runs[column].dropna().astype(str)) if column in runs else set[str]()
         return ", ".join(sorted(found)) or "unknown"
 
     states = runs["state"].value_counts()

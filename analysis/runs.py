@@ -50,7 +50,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     labels = {row["folder"].name: row["label"] for row in rows}
     for row in rows:
         _name_references(row, labels)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:

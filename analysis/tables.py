@@ -25,6 +25,7 @@ NAMES = {
 }
 EARLY = (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 MISSING = "missing"
+_PLACE = ("row", "column")
 
 Run = dict[str, Any]
 Place = tuple[str, str] | None  # row and column; None for a run that is no part of the table
@@ -165,10 +166,7 @@ def cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table[["best", "tied"]] = table[["best", "tied"]].fillna(False).astype(bool)
     table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
-    return table[["recipe", "row", "column", *[c for c in table if c not in _KEYS]]]
-
-
-_KEYS = ("recipe", "row", "column")
+    return table[["recipe", *_PLACE, *[c for c in table if c not in ("recipe", *_PLACE)]]]
 
 
 def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
@@ -181,7 +179,7 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
-    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_KEYS])
+    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
     if len(placed):
         check_alike(placed, ["label", "sign_in", layout.column])
     return placed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def model_card(run: Run, snapshot: Snapshot, folder: Path, epoch: str) -> str:
     }
     if epoch == "final" and result:
         facts |= {
-            "test accuracy": f"{result['accuracy']:.2%}, after the last of {result['epochs']} epochs",
+            "test accuracy": f"{result['accuracy']:.2%}, after {result['epochs']} epochs",
             "device": result["device"],
         }
         if "flops" in result:
@@ -122,28 +123,26 @@ Made by
 
 def command(run: Run) -> str:
     """The command line that trains a run again."""
-    flags = {**run.differences(), "sparsity": run.sparsity}
-    recipe, method = flags.pop("recipe"), flags.pop("method")
-    base = Run.make(recipe, method)
-    words = [f"signbench run --recipe {recipe} --method {method}"]
-    for name, value in flags.items():
-        flag = name.rpartition(".")[2].replace("_", "-")
-        if value == _default(base, name):
+    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
+    words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
+    for name, value in own.items():
+        flag = name.replace("_", "-")
+        if value == usual[name]:
             continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            listed = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append(f"--{flag} {listed}")
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{flag} {shlex.join(map(str, values))}")
     return " ".join(words)
 
 
-def _default(base: Run, name: str) -> Any:
-    """The recipe's or the method's value of a dotted field."""
-    value: Any = base
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without the levels: no two fields share a name, for each is a flag."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _onnx(run: Run, snapshot: Snapshot, path: Path) -> Path:

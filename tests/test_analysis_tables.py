@@ -1,15 +1,23 @@
-"""Tables against means and deviations by hand."""
+"""Comparisons and tables against means, deviations and tests by hand."""
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
+import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from analysis.runs import load_runs
-from analysis.tables import compare, to_latex, to_text, write
+from analysis.compare import compare, holm, welch
+from analysis.comparison import comparison
+from analysis.runs import choose, find_runs, load_runs
+from analysis.sheets import Sheet, render, to_latex, to_text, write
+from analysis.tables import LAYOUTS, PAPER, cells, numbered, paper_values
+from baselines.errors import UserError
 
 ACCURACIES = {
     ("dense", False): [0.97, 0.98],
@@ -19,24 +27,35 @@ ACCURACIES = {
 }
 
 
+def write_run(
+    root, label, accuracy, seed=0, sign_in=False, sparsity=0.9, recipe="digits", **fields
+):
+    """A finished run's folder, or a failed one's where the accuracy is None."""
+    method = label.split(" ")[0] if "method" not in fields else fields.pop("method")
+    folder = root / f"{recipe}-{label}-{sign_in}-{sparsity}-{seed}".replace("/", "")
+    folder.mkdir(parents=True)
+    options = fields.pop("options", {})
+    settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields}
+    run = {"recipe": recipe, "method": method, "options": options, "settings": settings}
+    run |= {"sparsity": sparsity, "sign_in": sign_in, "seed": seed, "exclude": []}
+    (folder / "config.json").write_text(json.dumps({"run": run, "label": label}))
+    if accuracy is None:
+        (folder / "failure.json").write_text('{"reason": "Diverged: NaN"}')
+    else:
+        result = {"accuracy": accuracy, "sparsity": sparsity, "sparsity_all": sparsity}
+        result |= {"seconds": 1.0, "epochs": 10, "dense_epochs": 1.5, "training_flops": 3e9}
+        result |= {"flops": 1e5, "dense_flops": 1e6}
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
 @pytest.fixture
 def folders(tmp_path):
     for (label, sign_in), values in ACCURACIES.items():
         for seed, accuracy in enumerate(values):
-            folder = tmp_path / f"{label}-{sign_in}-{seed}"
-            folder.mkdir()
             sparsity = 0.0 if label == "dense" else 0.9
-            run = {"recipe": "digits", "method": "m", "sparsity": sparsity, "sign_in": sign_in}
-            config = {"run": {**run, "seed": seed, "settings": {"lr": 0.1}}, "label": label}
-            result = {
-                "accuracy": accuracy,
-                "sparsity": sparsity,
-                "sparsity_all": sparsity,
-                "seconds": 1.0,
-            }
-            (folder / "config.json").write_text(json.dumps(config))
-            (folder / "result.json").write_text(json.dumps(result))
-    return sorted(tmp_path.iterdir())
+            write_run(tmp_path, label, accuracy, seed, sign_in, sparsity)
+    return find_runs(tmp_path)
 
 
 def test_compare_gives_mean_and_sample_deviation(folders):
@@ -72,32 +91,168 @@ def test_gain_is_over_runs_of_the_same_seed(folders):
 
 
 def test_text_marks_the_best(folders):
-    table = compare(load_runs(folders))
-    lines = to_text(table, colour=False).splitlines()
-    assert [line.endswith("*") for line in lines[1:]] == table["best"].tolist()
-    assert "95.00 ± 2.00" in to_text(table, colour=False)
-    assert to_text(table, colour=True).count("\033[1m") == 2
+    matrix, details = comparison(load_runs(folders))
+    text = to_text(details)
+    assert [line for line in text.splitlines() if "**" in line] == [
+        line for line in text.splitlines() if "97.50" in line or "95.00" in line
+    ]
+    assert "**95.00 ± 2.00**" in text and "+4.00 [" in text
+    assert to_text(matrix, colour=True).count("\033[1m") == 2
+    assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
-def test_latex_is_booktabs_escaped_and_bold(folders):
-    text = to_latex(compare(load_runs(folders)))
+def test_latex_is_booktabs_escaped_bold_and_compiles(folders, tmp_path):
+    runs = load_runs(folders)
+    odd = Sheet(
+        r"100 % of \ { } ~ ^ _ # $ & are <fine>",
+        pd.DataFrame({"a_b": ["± ⊙ † —"], "c": ["−1…"]}),
+        pd.DataFrame({"a_b": [False], "c": [True]}),
+    )
+    sheets = [*comparison(runs), *numbered(runs, "3"), *numbered(runs, "11"), odd]
+    text = "\n".join(map(to_latex, sheets))
     assert "\\toprule" in text and "\\bottomrule" in text
     assert "\\bfseries 95.00 $\\pm$ 2.00" in text
     assert "50\\% \\& more" in text
+    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
+    page = f"{head}\\begin{{document}}\n{text}\\end{{document}}"
+    (tmp_path / "page.tex").write_text(page)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
 
 
 def test_written_csv_has_the_numbers(folders, tmp_path):
-    csv, tex = write(compare(load_runs(folders)), tmp_path / "out", "name")
+    runs = load_runs(folders)
+    csv, tex = write(compare(runs), comparison(runs), tmp_path / "out", "name")
     table = pd.read_csv(csv)
     assert len(table) == 4 and tex.exists()
     assert table["accuracy"].max() == pytest.approx(97.5)
 
 
-def test_folders_that_cannot_be_read_are_named_and_left_out(folders):
+def test_folders_that_cannot_be_read_are_named_in_one_line(folders):
     (folders[0] / "result.json").write_text('{"accuracy": 0.')
     (folders[1] / "config.json").write_text("[]")
-    (folders[2] / "result.json").unlink()
-    with pytest.warns(UserWarning, match="is left out") as warned:
+    (folders[2] / "config.json").write_text('{"label": "x"}')
+    (folders[3] / "result.json").write_text('{"accuracy": "high"}')
+    with pytest.warns(UserWarning, match="left out") as warned:
         runs = load_runs(folders)
-    assert len(warned) == 2
-    assert len(runs) == len(folders) - 3
+    assert len(warned) == 1
+    assert all(folder.name in str(warned[0].message) for folder in folders[:4])
+    assert len(runs) == len(folders) - 4
+
+
+def test_welch_and_holm_by_hand():
+    one, other = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 9.0])
+    variances = one.var(ddof=1) / 4, other.var(ddof=1) / 3
+    t = (one.mean() - other.mean()) / math.sqrt(sum(variances))
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)
+    assert welch(one, other) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    assert math.isnan(welch(one, np.array([1.0])))
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, float("nan"), 0.01])[::2] == pytest.approx([0.5, 0.02])
+
+
+def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
+    for label, values in {
+        "a": [0.90, 0.91, 0.92, 0.91],
+        "b": [0.905, 0.913, 0.917, 0.90],
+        "c": [0.80, 0.81, 0.80, 0.81],
+        "d": [0.91],
+    }.items():
+        for seed, accuracy in enumerate(values):
+            write_run(tmp_path, label, accuracy, seed)
+    table = compare(load_runs(find_runs(tmp_path))).set_index("label")
+    assert table["best"].to_dict() == {"a": True, "b": False, "c": False, "d": False}
+    assert table["tied"].to_dict() == {"a": False, "b": True, "c": False, "d": False}
+
+
+def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
+    for epochs in (5, 20):
+        write_run(tmp_path / str(epochs), "random", 0.9, epochs=epochs)
+    runs = load_runs([*find_runs(tmp_path / "5"), *find_runs(tmp_path / "20")])
+    with pytest.raises(UserError, match=r'differ in epochs \(20, 5\).*--where "epochs=20"'):
+        compare(runs)
+    with pytest.raises(UserError, match="differ in epochs"):
+        numbered(runs, "3")
+    assert len(compare(choose(runs, ["epochs=5"]))) == 1
+    assert len(compare(runs, rows=("method", "epochs"))) == 2
+    with pytest.raises(UserError, match="unknown field 'epoch'"):
+        choose(runs, ["epoch=5"])
+
+
+def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
+    for seed, accuracy in enumerate([0.85, 0.87]):
+        write_run(tmp_path, "random", accuracy, seed, recipe="cifar10-resnet20")
+    write_run(tmp_path, "random", None, 2, recipe="cifar10-resnet20")
+    write_run(tmp_path, "random", 0.9, 0, sparsity=0.8, recipe="digits")
+    runs = load_runs(find_runs(tmp_path))
+    table = cells(runs, "3").set_index(["recipe", "row", "column"])
+    ours = table.loc[("cifar10-resnet20", "Random", "s = 0.9")]
+    assert ours["accuracy"] == pytest.approx(86) and ours["std"] == pytest.approx(math.sqrt(2))
+    assert (ours["runs"], ours["failed"], ours["paper"]) == (2, 1, 86.25)
+    assert pd.isna(table.loc[("cifar10-resnet20", "Random + Sign-In", "s = 0.9"), "accuracy"])
+    cifar, digits = numbered(runs, "3")
+    text = to_text(cifar)
+    assert "**86.00 ± 1.41* [86.25 ± 0.30]**" in text
+    assert "missing [87.83 ± 0.11]" in text and "some seeds failed" in text
+    assert "signbench grid table3 --recipe cifar10-resnet20 --epochs 10" in text
+    assert "90.00 [88.25 ± 0.35]" in to_text(digits)
+    assert "[" not in to_text(numbered(runs, "3", paper=False)[0])
+    assert len(numbered(load_runs([]), "9")) == 2  # the paper's alone
+
+
+def test_table_one_finds_its_rows(tmp_path):
+    base = write_run(tmp_path, "gmp", 0.9, epochs=20)
+    for i, (signs, magnitudes) in enumerate(
+        [("@2", ""), ("@6", ""), ("@final", ""), ("", "@2"), ("", "@final"), ("", "")]
+    ):
+        options = {"mask": f"{base.name}@final", "others": "", "init": "", "flip_signs": 0.0}
+        options |= {"signs": signs and base.name + signs, "magnitude_kind": "each"}
+        options |= {"magnitudes": magnitudes and base.name + magnitudes}
+        parts = (options["mask"], *filter(None, (options["signs"], options["magnitudes"])))
+        label = f"fixed ({', '.join(parts)})"
+        write_run(tmp_path, label, i / 10, 1000, epochs=20, options=options, method="fixed").rename(
+            tmp_path / f"fixed{i}"
+        )
+    runs = load_runs(find_runs(tmp_path))
+    assert "fixed (gmp@final, gmp@6)" in set(runs["label"])
+    table = cells(runs, "1").set_index(["row", "column"])["accuracy"]
+    expected = {
+        "Baseline": 90,
+        "Epoch 10 sign + learned mask": 0,
+        "Epoch 30 sign + learned mask": 10,
+        "Final sign + learned mask": 20,
+        "Epoch 10 mag + learned mask": 30,
+        "Final mag + learned mask": 40,
+        "Random init + learned mask": 50,
+    }
+    assert table.xs("gmp", level="column").to_dict() == pytest.approx(expected)
+    assert table.xs("AC/DC", level="column").isna().all()
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "cell"),
+    [
+        ("1", 21, ("imagenet-resnet50", "Epoch 30 sign + learned mask", "STR", 73.91)),
+        ("3", 18, ("cifar100-resnet18", "Random + Sign-In", "s = 0.95", 72.51)),
+        ("4", 2, ("imagenet-deit-small", "Random", "s = 0.5", 69.31)),
+        ("5", 6, ("imagenet-resnet50", "AC/DC + Sign-In", "s = 0.9", 74.74)),
+        ("9", 36, ("cifar10-resnet20", "SynFlow + Sign-In", "s = 0.95", 80.13)),
+        ("10", 12, ("imagenet-resnet50", "SNIP", "Random + Sign-In", 54.27)),
+        ("11", 27, ("cifar10-resnet20", "Random + m ⊙ w", "s = 0.8", 89.11)),
+    ],
+)
+def test_the_papers_values(number, count, cell):
+    table = paper_values(number)
+    assert len(table) == count
+    found = table.set_index(["recipe", "row", "column"])["accuracy"]
+    assert found.index.is_unique and found.loc[cell[:3]] == cell[3]
+    assert found.between(50, 92).all()
+
+
+def test_every_layout_has_the_papers_values():
+    assert {path.stem for path in PAPER.glob("*.csv")} == {f"table{number}" for number in LAYOUTS}

@@ -1,0 +1,85 @@
+"""Eigenvalues against the dense Hessian, against another library, and on runs."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from curvlinops import HessianLinearOperator
+from test_launch_train import train
+from torch import nn
+
+from analysis.sharpness import Hessian, largest_eigenvalues, trace
+from launch.cli import main
+from launch.config import Run
+
+
+@pytest.fixture
+def tiny():
+    """A network of 54 parameters in float64, masks of its weights, and two batches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.BatchNorm1d(4)).double()
+    model(torch.randn(64, 4).double())
+    weights = {name: model.get_parameter(name) for name in ("0.weight", "2.weight")}
+    masks = {name: torch.rand_like(weight) < 0.6 for name, weight in weights.items()}
+    batches = [(torch.randn(n, 4).double(), torch.randint(4, (n,))) for n in (7, 20)]
+    return model.eval(), weights, masks, batches
+
+
+def dense_hessian(model, weights, batches):
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+
+    def loss(flat):
+        parts = torch.split(flat, [weight.numel() for weight in weights.values()])
+        given = {k: p.view_as(w) for (k, w), p in zip(weights.items(), parts, strict=True)}
+        return nn.functional.cross_entropy(torch.func.functional_call(model, given, (x,)), y)
+
+    flat = torch.cat([weight.detach().flatten() for weight in weights.values()])
+    return torch.autograd.functional.hessian(loss, flat).numpy()
+
+
+def test_eigenvalues_and_trace_of_the_dense_hessian(tiny):
+    model, weights, masks, batches = tiny
+    active = torch.cat([mask.flatten() for mask in masks.values()]).numpy()
+    dense = dense_hessian(model, weights, batches)[np.ix_(active, active)]
+    hessian = Hessian(model, weights, masks, batches)
+    assert hessian.shape == dense.shape
+    np.testing.assert_allclose(hessian @ np.eye(len(dense)), dense, atol=1e-10)
+    expected = np.sort(np.linalg.eigvalsh(dense))[::-1][:3]
+    found = largest_eigenvalues(hessian, k=3, tolerance=1e-8)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    assert max(found.residuals) < 1e-5
+    estimate, error = trace(hessian, probes=400)
+    assert abs(estimate - np.trace(dense)) < 4 * error < 0.5 * abs(np.trace(dense))
+
+
+def test_products_of_another_library(tiny):
+    model, weights, _, batches = tiny
+    kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+    ours = Hessian(model, weights, kept, batches)
+    theirs = HessianLinearOperator(model, nn.CrossEntropyLoss(), list(weights.values()), batches)
+    vectors = np.random.default_rng(0).standard_normal((ours.shape[0], 3))
+    expected = theirs @ torch.from_numpy(vectors)
+    np.testing.assert_allclose(ours @ vectors, expected.numpy(), atol=1e-10)
+
+
+def test_sharpness_of_a_runs_snapshots(machine, capsys):
+    run = Run.make("digits", "random", epochs=2, sign_in=True)
+    train(run, machine)
+    where = ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir), "--device", "cpu"]
+    flags = [*where, "--per-class", "5"]
+    assert (
+        main(["sharpness", run.name, "--epochs", "0,2", "--top", "2", "--probes", "3", *flags]) == 0
+    )
+    assert main(["sharpness", "--epochs", "1", *flags]) == 0
+    with (machine.runs / run.name / "sharpness.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["sharpness"]) > 0 and float(row["residual"]) < 0.01 for row in rows)
+    assert 0 < float(rows[0]["eigenvalue_2"]) <= float(rows[0]["sharpness"])
+    assert main(["sharpness", run.name, "--epochs", "7", *flags]) == 2
+    assert "no snapshot '7'" in capsys.readouterr().err
+    assert main(["sharpness", "nobody", *flags]) == 2
+    assert "there is no run nobody" in capsys.readouterr().err
