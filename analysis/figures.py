@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.compare import check_alike
 from analysis.runs import finished, read_rows
 from analysis.style import COLUMN, PAGE, look, save, subplots
 from analysis.tables import name_of
@@ -100,6 +101,9 @@ def curves(runs: pd.DataFrame) -> Figure:
 def compare(runs: pd.DataFrame) -> Figure:
     """Accuracy against sparsity: a line a method, dashed with Sign-In."""
     done = finished(runs)
+    by = ["recipe", "label", "sign_in", "sparsity"]
+    check_alike(done, by)
+    done = done.drop_duplicates([*by, "seed"])
     drawn, (ax,) = subplots(1, COLUMN if _groups(done) <= 6 else PAGE, 2.8)
     for (label, sign_in), group in _by_method(done):
         accuracy = 100 * group.groupby("sparsity")["result.accuracy"].agg(["mean", "std"])
@@ -135,7 +139,8 @@ def _per_run(runs: pd.DataFrame, of: Callable[[pd.DataFrame], pd.DataFrame]) -> 
         UserError: no run has finished, or they are of different networks.
     """
     parts = []
-    for run in _one_network(runs).to_dict("records"):
+    done = _one_network(runs).drop_duplicates(["label", "sign_in", "seed"])
+    for run in done.to_dict("records"):
         layers = read_rows(run["folder"], "layers.csv")
         if "final_flips_init" in layers:
             about = {"label": run["label"], "sign_in": run["sign_in"], "seed": run["seed"]}
@@ -146,7 +151,13 @@ def _per_run(runs: pd.DataFrame, of: Callable[[pd.DataFrame], pd.DataFrame]) -> 
 
 
 def _one_network(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs that differ in method, Sign-In and seed only (and dense ones).
+
+    Raises:
+        UserError: there are none, or they differ in something else.
+    """
     done = finished(runs)
+    check_alike(done[done["sparsity"] > 0], ["label", "sign_in"])
     for field in ("recipe", "settings.model"):
         values = sorted(map(str, done[field].unique()))
         if len(values) > 1:
@@ -231,7 +242,8 @@ def _lines(ax: Any, runs: pd.DataFrame, file: str, column: str, factor: float) -
     """A line a method over epochs, with a band over seeds. False where no run has the file."""
     drawn = False
     for (label, sign_in), group in _by_method(_one_network(runs)):
-        tables = [read_rows(folder, file) for folder in group["folder"]]
+        has = [(folder / file).exists() for folder in group["folder"]]
+        tables = [read_rows(f, file) for f in group[has].drop_duplicates("seed")["folder"]]
         values = [factor * t.set_index("epoch")[column] for t in tables if column in t]
         if not values:
             continue

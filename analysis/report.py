@@ -6,7 +6,7 @@ import base64
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,22 @@ def _section(recipe: str, runs: pd.DataFrame) -> Section:
         section.tables += [to_html(sheet) for sheet in sheets]
     for name, draw in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
-        try:
-            section.figures.append((f"{title}: {_first_line(draw)}", _as_url(draw, runs)))
-        except UserError as error:
-            section.notes.append(f"{title}: {error}")
+        for suffix, part in [("", runs)] if name == "compare" else _by_sparsity(runs):
+            try:
+                url = _as_url(draw, part)
+                section.figures.append((f"{title}: {_first_line(draw)}{suffix}", url))
+            except UserError as error:
+                section.notes.append(f"{title}{suffix}: {error}")
     return section
+
+
+def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """What to add to titles, and the runs of each sparsity with the dense ones."""
+    dense = runs["sparsity"] == 0
+    values = sorted(set(runs[~dense]["sparsity"]))
+    if len(values) < 2:
+        return [("", runs)]
+    return [(f", sparsity {s:g}", runs[dense | (runs["sparsity"] == s)]) for s in values]
 
 
 def _tables(runs: pd.DataFrame, notes: list[str]) -> Iterator[list[Sheet]]:
@@ -107,12 +118,13 @@ def _tables(runs: pd.DataFrame, notes: list[str]) -> Iterator[list[Sheet]]:
         yield comparison(runs)
     except UserError as error:
         notes.append(f"Comparison: {error}")
-    for number in LAYOUTS:
-        try:
-            if cells(runs, number)["runs"].any():
-                yield numbered(runs, number)
-        except UserError as error:
-            notes.append(f"Table {number}: {error}")
+    for number, layout in LAYOUTS.items():
+        for suffix, part in [("", runs)] if layout.column == "sparsity" else _by_sparsity(runs):
+            try:
+                if cells(part, number)["runs"].any():
+                    yield [replace(s, title=s.title + suffix) for s in numbered(part, number)]
+            except UserError as error:
+                notes.append(f"Table {number}{suffix}: {error}")
 
 
 def _settings(runs: pd.DataFrame) -> str:

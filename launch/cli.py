@@ -164,7 +164,8 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
         number = name.removeprefix("table")
         known = number in LAYOUTS
         sheets = numbered(runs, number) if known else comparison(runs)
-        print(*(render(sheet, "text", sys.stdout.isatty()) for sheet in sheets), sep="\n\n")
+        shown = sheets if known else sheets[-1:]  # the details say it all
+        print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
         table = cells(runs, number) if known else compare(runs)
         print("written:", *write(table, sheets, machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]

@@ -13,8 +13,10 @@ from PIL import Image
 from test_launch_train import train
 
 from analysis.figures import FIGURES, PHASES
+from analysis.report import write_report
 from analysis.runs import find_runs, load_runs
 from analysis.style import look
+from baselines.errors import UserError
 from launch.cli import main
 from launch.config import Machine, Run
 
@@ -116,6 +118,20 @@ def test_figures_of_different_networks_are_refused(root, runs, capsys):
 
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
+
+
+def test_sparsities_are_not_mixed(root, tmp_path, runs):
+    other = runs.assign(sparsity=0.5, seed=7)
+    mixed = pd.concat([runs, other], ignore_index=True)
+    for name in ("1", "5", "8", "9", "curves"):
+        with pytest.raises(UserError, match=r"differ in sparsity \(0.5, 0.9\)"):
+            FIGURES[name](mixed)
+    drawn = {entry.get_text() for entry in FIGURES["compare"](mixed).legends[0].get_texts()}
+    assert drawn == {"gmp", "gmp mask", "Random", "Random + Sign-In"}
+    write_report(mixed, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
+    assert "sparsity 0.5" in page and "differ" not in page
 
 
 def browse(page, script, tmp_path):
