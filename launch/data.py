@@ -379,9 +379,12 @@ class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         epoch, index = key
         image, index, skipped = self._read(index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, epoch, index))
+        state = torch.get_rng_state()  # by hand: fork_rng takes 0.1 ms, a tenth of a decoding
+        torch.default_generator.manual_seed(mix(self.seed, epoch, index))
+        try:
             return self.transform(image), self.files.labels[index], skipped
+        finally:
+            torch.set_rng_state(state)
 
     def _read(self, index: int) -> tuple[Any, int, int]:
         """An image, its index, and the number of unreadable ones before it."""
