@@ -62,7 +62,25 @@ class Step:
 
 MEMORY_PROCESSES = 5
 CIFAR_IMAGES = 50_000
-MODELS = {"resnet20": ("cifar10-resnet20", 10), "resnet18": ("cifar100-resnet18", 100)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as it is measured: by a recipe, at an image size and a batch that a CPU affords."""
+
+    recipe: str
+    classes: int
+    image_size: int = 32
+    batch_size: int = 128
+
+
+MODELS = {
+    "resnet20": Case("cifar10-resnet20", 10),
+    "resnet18": Case("cifar100-resnet18", 100),
+    "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8),
+    "resnet50": Case("imagenet-resnet50", 1000, 224, 16),
+    "deit-small": Case("imagenet-deit-small", 1000, 224, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -70,11 +88,11 @@ class Bench:
     """Measure what a training step costs, against a bare PyTorch loop."""
 
     models: tuple[str, ...] = ("resnet20", "resnet18")
-    """resnet20 and resnet18, at their CIFAR recipes."""
+    """resnet20 and resnet18 (CIFAR), resnet50 and deit-small (ImageNet), resnet50-128 (128 px)."""
     sparsity: float = 0.9
     """Of the sparse variants."""
-    batch_size: int = 128
-    """Images a step."""
+    batch_size: int = 0
+    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's."""
     steps: int = 30
     """Measured steps of each variant, after two that are not."""
     memory: bool = True
@@ -97,13 +115,18 @@ class Bench:
         for name in self.models:
             if name not in MODELS:
                 raise unknown("model", name, MODELS)
-        if self.steps < 1 or self.batch_size < 1 or self.epochs < 1:
-            raise UserError("steps, batch_size and epochs must be positive.")
+        if self.steps < 1 or self.epochs < 1:
+            raise UserError("steps and epochs must be positive.")
+        if self.batch_size < 0:
+            raise UserError(f"batch_size must not be negative, not {self.batch_size}.")
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
         for name in self.methods:
             if name != "all":
                 find_method(name)
+
+    def batch_of(self, model: str) -> int:
+        return self.batch_size or MODELS[model].batch_size
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -169,7 +192,9 @@ def _whole_schedule(
     """Seconds before the first step, and a mean step with the method's hooks, against dense."""
     if variant not in options.chosen_methods:
         return {}
-    batches = CIFAR_IMAGES // options.batch_size  # how often it updates, a step, depends on them
+    batches = CIFAR_IMAGES // options.batch_of(
+        model
+    )  # how often it updates, a step, depends on them
     choices = {**variants(options)[variant], "epochs": options.epochs}
     loop = _suite_loop(options, model, choices, device, batches)
     prepare = _timed(loop.prepare, device)
@@ -233,18 +258,18 @@ def make_step(options: Bench, model: str, variant: str, device: torch.device) ->
     choices = variants(options)[variant]
     if choices:
         return _suite_step(_suite_loop(options, model, choices, device))
-    name, classes = MODELS[model]
-    recipe = replace(RECIPES[name], batch_size=options.batch_size, precision=options.precision)
-    return _bare_step(options, recipe, classes, device, in_forward=variant != "bare")
+    return _bare_step(options, model, device, in_forward=variant != "bare")
 
 
 def _suite_loop(
     options: Bench, model: str, choices: dict[str, Any], device: torch.device, batches: int = 40
 ) -> Loop:
-    name, classes = MODELS[model]
-    given = {"batch_size": options.batch_size, "precision": options.precision, **choices}
-    run = Run.make(name, **{"sparsity": options.sparsity, **given})
-    data = _random_data(run.settings, classes, device, batches)
+    case = MODELS[model]
+    given: dict[str, Any] = {"batch_size": options.batch_of(model)}
+    given |= {"image_size": case.image_size, "sparsity": options.sparsity}
+    given |= {"precision": options.precision, **choices}
+    run = Run.make(case.recipe, **given)
+    data = _random_data(run.settings, case.classes, device, batches)
     return Loop(run, data, Ranks(0, 1, device), bar=False)
 
 
@@ -264,30 +289,38 @@ def _suite_step(loop: Loop) -> Step:
     return Step(lambda: next(steps), lambda: _held(loop.net.model, loop.optimizer, loop.net))
 
 
-def _bare_step(
-    options: Bench, recipe: Recipe, classes: int, device: torch.device, in_forward: bool
-) -> Step:
+def _bare_step(options: Bench, name: str, device: torch.device, in_forward: bool) -> Step:
+    case, n = MODELS[name], options.batch_of(name)
+    recipe = replace(RECIPES[case.recipe], precision=options.precision)
     torch.manual_seed(0)
-    model = build_model(recipe.model, classes, 3, 32)
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(recipe.model, case.classes, 3, case.image_size)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     if in_forward:
         _parametrize(model, options.sparsity)
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=1e-4, fused=True
-    )
-    x = torch.randn(recipe.batch_size, 3, 32, 32, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.randint(classes, (recipe.batch_size,), device=device)
+    optimizer = _bare_optimizer(model, recipe)
+    x = torch.randn(n, 3, case.image_size, case.image_size, device=device)
+    x = x.contiguous(memory_format=layout)
+    y = torch.randint(case.classes, (n,), device=device)
     model.train()
 
     def step() -> None:
         with autocast(recipe, device):
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
     return Step(step, lambda: _held(model, optimizer))
+
+
+def _bare_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=decay, fused=True
+    )
 
 
 class _Factors(nn.Module):
@@ -318,7 +351,8 @@ def _parametrize(model: nn.Module, sparsity: float) -> None:
 def _random_data(recipe: Recipe, classes: int, device: torch.device, batches: int) -> Data:
     rng = np.random.default_rng(0)
     n = batches * recipe.batch_size
-    images = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    size = recipe.image_size
+    images = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, n)
     half = torch.full((3,), 0.5)
     make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
