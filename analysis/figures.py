@@ -255,6 +255,7 @@ def _lines(ax: Any, runs: pd.DataFrame, file: str, column: str, factor: float) -
         style = look(label, sign_in) | {"markevery": max(1, len(x) // 8)}
         ax.plot(x, mean, label=_title(label, sign_in), **style)
         ax.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.15, linewidth=0)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch")
     return drawn
 
