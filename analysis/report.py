@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -39,29 +38,20 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
-def write_report(runs: pd.DataFrame, output: Path) -> None:
-    """Writes the page.
+def page(runs: pd.DataFrame) -> str:
+    """The report as HTML.
 
     Args:
         runs: from `analysis.runs.load_runs`.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     from jinja2 import Environment
 
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    page = template.render(
+    return template.render(
         facts=_facts(runs),
         sections=[_section(str(recipe), part) for recipe, part in runs.groupby("recipe")],
         runs=to_html(_all_runs(runs)),
     )
-    temporary = output.with_name(output.name + ".tmp")
-    try:
-        temporary.write_text(page)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}.") from None
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:

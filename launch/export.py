@@ -13,7 +13,7 @@ from baselines.errors import UserError
 from launch.config import Run
 from launch.finished import Snapshot, build_network, find_folder, read_run, read_snapshot
 from launch.flags import parse
-from launch.record import peek_json, write_file
+from launch.record import peek_json, write_file, write_text
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     if given.onnx:
         files.append(_onnx(run, snapshot, given.output / "model.onnx"))
     text = model_card(run, snapshot, folder, given.epoch)
-    write_file(card, lambda path: _write_text(path, text))
+    write_text(card, text)
     return [*files, card]
 
 
@@ -186,7 +186,3 @@ def _shape(snapshot: Snapshot) -> tuple[int, int]:
     """Classes and channels, from the last and the first layer that can be pruned."""
     weights = [snapshot.weights[name] for name in snapshot.masks]
     return len(weights[-1]), weights[0].shape[1]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -109,15 +109,8 @@ class RunFolder:
             return [row for row in csv.DictReader(stream) if int(row["epoch"]) < before]
 
     def write_rows(self, file: str, rows: list[Row]) -> None:
-        def write(path: Path) -> None:
-            with path.open("w", newline="") as stream:
-                columns = list(dict.fromkeys(key for row in rows for key in row))
-                writer = csv.DictWriter(stream, columns)
-                writer.writeheader()
-                writer.writerows(rows)
-
         if rows:
-            write_file(self.path / file, write)
+            write_csv(self.path / file, rows)
 
     # ---- states
 
@@ -242,12 +235,27 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         raise UserError(f"cannot write {path}: {reason}.") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    write_file(path, write)
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_file(path, lambda temporary: _dump(value, temporary))
+    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 
-def _dump(value: Any, path: Path) -> None:
-    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Columns are those of any row, in the order in which they come up."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_file(path, write)
 
 
 def peek_json(path: Path) -> Row | None:

@@ -98,11 +98,12 @@ def figure(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """`signbench report`."""
-    from analysis.report import write_report
+    from analysis.report import page
+    from launch.record import write_text
 
     given = parse(ReportCommand, args, "signbench report")
     runs = _chosen(given.runs, given.where)
-    write_report(runs, given.output)
+    write_text(given.output, page(runs))
     print(f"written: {given.output}, of {len(runs)} runs")
     return 0
 
@@ -134,10 +135,7 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         print(text.rstrip("\n"))
         return
-    from launch.record import write_file
+    from launch.record import write_text
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text.rstrip("\n") + "\n")
-
-    write_file(output, write)
+    write_text(output, text.rstrip("\n") + "\n")
     print(f"written: {output}")

@@ -16,7 +16,7 @@ from launch.data import Share, load_data
 from launch.finished import build_network, find_folder, kept_epochs, read_run, read_snapshot
 from launch.flags import parse
 from launch.ranks import ranks
-from launch.record import write_file
+from launch.record import write_csv
 
 FILE = "sharpness.csv"
 
@@ -78,7 +78,7 @@ def measure(folder: Path, given: SharpnessCommand) -> None:
             f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
             flush=True,
         )
-        _write(folder / FILE, rows)
+        write_csv(folder / FILE, [rows[epoch] for epoch in sorted(rows)])
 
 
 def _measure(folder: Path, epoch: int, given: SharpnessCommand) -> dict[str, Any]:
@@ -111,14 +111,3 @@ def _rows(path: Path) -> dict[int, dict[str, Any]]:
         return {}
     with path.open(newline="") as stream:
         return {int(row["epoch"]): dict(row) for row in csv.DictReader(stream)}
-
-
-def _write(path: Path, rows: dict[int, dict[str, Any]]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as stream:
-            columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(rows[epoch] for epoch in sorted(rows))
-
-    write_file(path, write)

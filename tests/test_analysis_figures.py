@@ -13,7 +13,7 @@ from PIL import Image
 from test_launch_train import train
 
 from analysis.figures import FIGURES, PHASES
-from analysis.report import write_report
+from analysis.report import page
 from analysis.runs import find_runs, load_runs
 from analysis.style import look
 from baselines.errors import UserError
@@ -120,7 +120,7 @@ def test_figures_of_different_networks_are_refused(root, runs, capsys):
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
 
 
-def test_sparsities_are_not_mixed(root, tmp_path, runs):
+def test_sparsities_are_not_mixed(runs):
     other = runs.assign(sparsity=0.5, seed=7)
     mixed = pd.concat([runs, other], ignore_index=True)
     for name in ("1", "5", "8", "9", "curves"):
@@ -128,16 +128,15 @@ def test_sparsities_are_not_mixed(root, tmp_path, runs):
             FIGURES[name](mixed)
     drawn = {entry.get_text() for entry in FIGURES["compare"](mixed).legends[0].get_texts()}
     assert drawn == {"gmp", "gmp mask", "Random", "Random + Sign-In"}
-    write_report(mixed, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
-    assert "sparsity 0.5" in page and "differ" not in page
+    report = page(mixed)
+    assert report.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
+    assert "sparsity 0.5" in report and "differ" not in report
 
 
-def browse(page, script, tmp_path):
+def browse(report, script, tmp_path):
     """The page's DOM after a script, and what the browser's console said."""
     changed = tmp_path / "changed.html"
-    changed.write_text(page.replace("</html>", f"<script>{script}</script></html>"))
+    changed.write_text(report.replace("</html>", f"<script>{script}</script></html>"))
     done = subprocess.run(
         ["chromium", *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{changed}"],
         capture_output=True,
@@ -154,8 +153,8 @@ def test_the_report_in_a_browser(root, tmp_path):
     output = tmp_path / "report.html"
     with pytest.warns(UserWarning, match="left out: broken"):
         assert main(["report", "--runs", str(root), "-o", str(output)]) == 0
-    page = output.read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from elsewhere
+    report = output.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', report)  # nothing from elsewhere
     script = """
       const tables = document.querySelectorAll("table");
       const table = tables[tables.length - 1];
@@ -169,7 +168,7 @@ def test_the_report_in_a_browser(root, tmp_path):
       document.title = JSON.stringify(found);
     """
     script = f"window.onload = () => {{ {script} }}"
-    dom, console = browse(page, script, tmp_path)
+    dom, console = browse(report, script, tmp_path)
     assert console == []
     found = json.loads(re.search(r"<title>(.*?)</title>", dom)[1])
     assert found["up"] == sorted(found["up"]) == found["down"][::-1] and len(found["up"]) == 8
