@@ -150,7 +150,7 @@ def _onnx(run: Run, snapshot: Snapshot, path: Path) -> Path:
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError:
-        raise UserError("--onnx needs: pip install 'signbench[onnx]'.") from None
+        raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
     classes, channels = _shape(snapshot)
     net = build_network(run, snapshot, classes, channels, torch.device("cpu"))
     size = run.settings.image_size
