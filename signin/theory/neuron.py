@@ -34,7 +34,7 @@ PLAIN: Storages = (_PLAIN, _PLAIN)
 SUCCESS = 1e-3
 #: A run whose loss is below this is stopped: from there on it only descends.
 CONVERGED = 1e-6
-CHECK_EVERY = 50
+CHECK_EVERY = 100
 #: Samples nearest to the hyperplane that are looked at in every step. Only a matter of speed.
 NEAR = 16
 
