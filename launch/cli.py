@@ -31,6 +31,7 @@ commands:
   status    what has become of the runs
   cancel    take the runs that have not finished out of Slurm's queue
   transplant   write a checkpoint with the mask, signs and magnitudes of different ones
+  theory    run the paper's student-teacher experiments:  signbench theory table8
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
@@ -195,6 +196,18 @@ def transplant_command(args: list[str]) -> int:
     return 0
 
 
+def theory_command(args: list[str]) -> int:
+    """Makes a table or figure of the theory."""
+    from launch.config import TheoryCommand
+
+    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    given = parse(TheoryCommand, rest, "signbench theory NAME")
+    from signin.theory.artefacts import make
+
+    make(name, given.output, given.format, given.slots)
+    return 0
+
+
 def bench_command(args: list[str]) -> int:
     """Measures the cost of a step."""
     from launch.bench import Bench, bench
@@ -217,6 +230,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": methods_command,
     "recipes": recipes_command,
     "transplant": transplant_command,
+    "theory": theory_command,
     "bench": bench_command,
     "bench-loader": bench_loader_command,
 }

@@ -98,7 +98,7 @@ class Setting:
     def run(self) -> list[Outcome]:
         """Where the students end, by sign case."""
         found = train(self.task(), *self.students(), self.storages, self.rate, self.steps)
-        parts = zip(*(part.split(self.runs) for part in found), strict=True)
+        parts = zip(*(torch.split(part, self.runs) for part in found), strict=True)
         return [Outcome(*part) for part in parts]
 
     def measure(self) -> list[Rates]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -113,7 +114,7 @@ class Panel:
                     torch._foreach_add_(list(tensors), list(slopes), alpha=-self.rate)
         error = (_output(z, a, w) - labels).square().mean(1) / labels.square().mean(1)
         all_a, all_w = (torch.stack(x) for x in zip(*kept, strict=True))
-        return Paths(all_a, all_w, signs, teacher, error)
+        return Paths(*(x.clone() for x in (all_a, all_w, signs, teacher, error)))
 
 
 def _output(z: Tensor, a: Tensor, w: Tensor) -> Tensor:
@@ -140,6 +141,7 @@ PANELS = {
 }
 #: Not drawn, only counted.
 EXTRA = {
+    "Sparse, bad signs, Sign-In with β = 0.5": Panel("bad", beta=0.5),
     "Sparse, good signs, Sign-In": Panel("good", beta=2.0),
     "Sparse, bad outer signs, inner at random": Panel("bad_inner"),
     "Sparse, bad outer signs, inner at random, Sign-In": Panel("bad_inner", beta=2.0),
@@ -155,3 +157,24 @@ def example(found: dict[str, Paths]) -> int:
         [paths.recovered == (name != "Sparse, bad signs") for name, paths in found.items()]
     ).all(0)
     return int(right.to(torch.uint8).argmax())
+
+
+def recoveries(found: dict[str, Paths]) -> pd.DataFrame:
+    """A row a panel: fraction of seeds recovered; and of those that the same panel without
+    Sign-In fails at, how many it rescues, and how many it loses."""
+    rows = []
+    for name, paths in found.items():
+        plain = found.get(name.partition(", Sign-In")[0])
+        row: dict[str, object] = {
+            "panel": name,
+            "recovered": paths.recovered.double().mean().item(),
+        }
+        if plain is not None and plain is not paths:
+            row["plain_failed"] = int((~plain.recovered).sum())
+            row["rescued"] = int((paths.recovered & ~plain.recovered).sum())
+            row["lost"] = int((~paths.recovered & plain.recovered).sum())
+        rows.append(row)
+    counts = ["plain_failed", "rescued", "lost"]
+    return pd.DataFrame(rows, columns=["panel", "recovered", *counts]).astype(
+        dict.fromkeys(counts, "Int64")
+    )

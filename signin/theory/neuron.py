@@ -101,7 +101,8 @@ class Samples(Task):
 
     def loss(self, outer: Tensor, inner: Tensor, rows: Tensor) -> Tensor:
         output = outer[:, None] * (inner @ self._inputs.T).clamp(min=0)
-        return (output - self._labels[rows]).square().sum(1) / 2
+        error: Tensor = output - self._labels[rows]
+        return error.square().sum(1) / 2
 
 
 class Population(Task):
@@ -132,7 +133,8 @@ class Population(Task):
         norm = inner.norm(dim=1)
         cross = self.moments(inner / norm[:, None], rows).cross
         overlap = outer * (inner * cross).sum(1)
-        return ((outer * norm) ** 2 / 2 - 2 * overlap + self._norm[rows, 0] ** 2 / 2) / 2
+        square: Tensor = (outer * norm) ** 2 + self._norm[rows, 0] ** 2
+        return square / 4 - overlap
 
 
 class Outcome(NamedTuple):
@@ -156,7 +158,9 @@ class Descent:
     ) -> None:
         self.task, self.storages, self.rate = task, storages, rate
         self.rows = torch.arange(len(outer))
-        self._latents = [s.split([x]) for s, x in zip(storages, (outer[:, None], inner), strict=True)]
+        self._latents = [
+            s.split([x]) for s, x in zip(storages, (outer[:, None], inner), strict=True)
+        ]
         self._seen = torch.full_like(inner, torch.nan)
         self._moments = task.moments(inner, self.rows)
         self._look()
@@ -240,7 +244,10 @@ def train(
         descent = Descent(task, outer, inner, storages, rate)
         count = len(outer)
         end = Outcome(
-            outer.clone(), inner.clone(), torch.zeros_like(outer), torch.zeros(count, dtype=torch.int64)
+            outer.clone(),
+            inner.clone(),
+            torch.zeros_like(outer),
+            torch.zeros(count, dtype=torch.int64),
         )
         for step in range(steps + 1):
             if step % CHECK_EVERY == 0 or step == steps:

@@ -40,9 +40,7 @@ def sweep_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
 
 def failure_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
     """A random teacher of two inputs, and students of more and more."""
-    base = Setting(
-        runs=-(-runs // len(SEEDS)), steps=steps, cases=((-1, 0),), random_teacher=True
-    )
+    base = Setting(runs=-(-runs // len(SEEDS)), steps=steps, cases=((-1, 0),), random_teacher=True)
     keys = [("width", d, method, seed) for d in WIDTHS for method in METHODS for seed in SEEDS]
     return {key: _changed(base, *key) for key in keys}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ def table8(results: Results, settings: Mapping[tuple[str, str], Setting]) -> pd.
 
 def table8_text(table: pd.DataFrame) -> str:
     """The table, the settings beside it, and below what other settings give."""
-    shown = table.assign(signs=[SIGNS[CASES.index(x)] for x in zip(table["a"], table["w"])])
+    shown = table.assign(signs=sign_names(table["a"], table["w"]))
     shown["cell"] = shown["success"].map("{:.2f}".format)
     own = shown[shown["setting"] == "table"].copy()
     own["cell"] += own["paper"].map(" ({})".format)
@@ -93,6 +93,11 @@ def table8_text(table: pd.DataFrame) -> str:
         steps = others["steps"].iloc[0]
         lines += [f"With other settings, {steps} steps:", _wide(others, setting=True)]
     return "\n".join(lines)
+
+
+def sign_names(a: Iterable[float], w: Iterable[float]) -> list[str]:
+    """The sign cases as people read them."""
+    return [SIGNS[2 * (y < 0) + (x < 0)] for x, y in zip(a, w, strict=True)]
 
 
 def _wide(shown: pd.DataFrame, setting: bool = False) -> str:
