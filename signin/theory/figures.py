@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from signin.theory.experiment import CASES
-from signin.theory.style import COLUMN, PAGE, colours, figure
+from signin.theory.style import COLUMN, PAGE, colours, figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ NAMES = {
 }
 
 
+@styled
 def figure2(table: pd.DataFrame) -> Figure:
     """The four quadrants of initial signs, and in each which methods learn, as measured.
 
@@ -65,6 +66,7 @@ LABELS = {
 DEFAULTS = {"samples": 1000.0, "scale": 1.0, "beta": 1.0, "width": 5.0}
 
 
+@styled
 def figure_sweeps(table: pd.DataFrame) -> Figure:
     """Success against n, initial scale, β and d, for a < 0.
 
@@ -82,6 +84,7 @@ def figure_sweeps(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+@styled
 def figure_failure(table: pd.DataFrame) -> Figure:
     """Success against d where the teacher is random in two inputs (Appendix E)."""
     drawn, (axes,) = figure(1, 1, COLUMN, 2.0)

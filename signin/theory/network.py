@@ -18,7 +18,7 @@ from baselines.storage import Plain
 from signin.product import Product
 from signin.theory.neuron import one_thread
 
-TEACHER, INPUTS, SAMPLES = 3, 2, 200
+TEACHER, INPUTS, SAMPLES = 3, 2, 100
 #: Recovered: the mean squared error is below this fraction of the mean squared label.
 RECOVERED = 1e-2
 

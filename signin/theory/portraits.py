@@ -11,16 +11,17 @@ from signin.theory.experiment import Setting
 from signin.theory.flow import FLOWS, Array, Betas, Trajectory, velocity
 from signin.theory.network import Paths
 from signin.theory.neuron import Descent, one_thread
-from signin.theory.style import COLUMN, PAGE, colours, figure
+from signin.theory.style import COLUMN, PAGE, colours, figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EDGE = 2.0
+EDGE, FAR = 2.0, 4.5
 GREY = "0.75"
 
 
+@styled
 def figure3(found: dict[str, list[Trajectory]]) -> Figure:
     """Phase portraits of the flows for one input, and paths from balanced initialisations.
 
@@ -31,11 +32,14 @@ def figure3(found: dict[str, list[Trajectory]]) -> Figure:
     for axes, (name, paths) in zip(panels, found.items(), strict=True):
         betas = FLOWS[name]
         _field(axes, betas)
-        _optimum(axes)
+        _optimum(axes, EDGE)
         for path in paths:
             _path(axes, path.w, path.a, learned=path.loss < 1e-3)
         scalings = "" if betas is None else rf", $\beta_1 = {betas[0]:g}, \beta_2 = {betas[1]:g}$"
         _plane(axes, name + scalings, "$w$")
+        axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), aspect="equal")
+        axes.set_xticks(range(-2, 3))
+        axes.set_yticks(range(-2, 3))
     panels[0].set_ylabel("$a$")
     _path_legend(drawn, panels[0])
     return drawn
@@ -47,9 +51,9 @@ def _field(axes: Axes, betas: Betas) -> None:
     axes.streamplot(w, a, dw, da, color=GREY, density=0.9, linewidth=0.5, arrowsize=0.5, zorder=1)
 
 
-def _optimum(axes: Axes) -> None:
+def _optimum(axes: Axes, edge: float) -> None:
     """Where a · w₁ = 1."""
-    w = np.linspace(1 / EDGE, EDGE, 100)
+    w = np.geomspace(1 / edge, edge, 100)
     axes.plot(w, 1 / w, color="black", linewidth=1.5, zorder=2, label="global optima")
 
 
@@ -62,9 +66,7 @@ def _path(axes: Axes, w: Array, a: Array, learned: bool) -> None:
 
 
 def _plane(axes: Axes, title: str, label: str) -> None:
-    axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), title=title, xlabel=label, aspect="equal")
-    axes.set_xticks(range(-2, 3))
-    axes.set_yticks(range(-2, 3))
+    axes.set(title=title, xlabel=label)
     axes.axhline(0, color="0.5", linewidth=0.5, zorder=0)
     axes.axvline(0, color="0.5", linewidth=0.5, zorder=0)
 
@@ -78,6 +80,7 @@ def _path_legend(drawn: Figure, axes: Axes) -> None:
     drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
 
+@styled
 def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
     """Paths of a and w₁ with five inputs, from all four sign cases.
 
@@ -87,11 +90,12 @@ def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
     """
     drawn, panels = figure(1, len(settings), PAGE, 3.1)
     for axes, (name, setting) in zip(panels, settings.items(), strict=True):
-        _optimum(axes)
+        _optimum(axes, FAR)
         a, w, learned = descend(setting, every)
         for run in range(a.shape[1]):
             _path(axes, w[:, run].numpy(), a[:, run].numpy(), bool(learned[run]))
         _plane(axes, name, "$w_1$")
+        axes.set(xlim=(-1.2, 2.2), ylim=(-FAR, FAR))
     panels[0].set_ylabel("$a$")
     _path_legend(drawn, panels[0])
     return drawn
@@ -111,6 +115,7 @@ def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, t
         return a, w, descent.loss < 1e-3
 
 
+@styled
 def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     """Each neuron as |aᵢ| wᵢ, from its beginning to its end, with the teacher on the unit circle.
 

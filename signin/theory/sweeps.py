@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,8 @@ SWEEPS: dict[str, tuple[Any, ...]] = {
     "beta": (0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
     "width": (2, 3, 5, 10, 20),
 }
-WIDTHS = (2, 3, 5, 10, 20)
-#: Data sets of each setting, which share its runs: with few samples they matter.
-SEEDS = (0, 1)
+#: Data sets that share the runs of a setting; more of them where n is varied.
+SEEDS = {"samples": (0, 1, 2, 3)}
 METHODS = ("plain", "Sign-In")
 
 Key = tuple[str, Any, str, int]
@@ -27,22 +27,24 @@ Key = tuple[str, Any, str, int]
 
 def sweep_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
     """By what is varied, its value, method and seed."""
-    base = Setting(runs=-(-runs // len(SEEDS)), steps=steps, cases=((-1, 0),))
-    keys = [
-        (varied, value, method, seed)
-        for varied, values in SWEEPS.items()
-        for value in values
-        for method in METHODS
-        for seed in SEEDS
-    ]
-    return {key: _changed(base, *key) for key in keys}
+    base = Setting(runs=runs, steps=steps, cases=((-1, 0),))
+    return _settings(base, SWEEPS)
 
 
 def failure_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
     """A random teacher of two inputs, and students of more and more."""
-    base = Setting(runs=-(-runs // len(SEEDS)), steps=steps, cases=((-1, 0),), random_teacher=True)
-    keys = [("width", d, method, seed) for d in WIDTHS for method in METHODS for seed in SEEDS]
-    return {key: _changed(base, *key) for key in keys}
+    base = Setting(runs=runs, steps=steps, cases=((-1, 0),), random_teacher=True)
+    return _settings(base, {"width": SWEEPS["width"]})
+
+
+def _settings(base: Setting, sweeps: dict[str, tuple[Any, ...]]) -> dict[Key, Setting]:
+    found = {}
+    for varied, values in sweeps.items():
+        seeds = SEEDS.get(varied, (0,))
+        shared = replace(base, runs=-(-base.runs // len(seeds)))
+        for key in itertools.product([varied], values, METHODS, seeds):
+            found[key] = _changed(shared, *key)
+    return found
 
 
 def _changed(base: Setting, varied: str, value: Any, method: str, seed: int) -> Setting:
