@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {
-    "Sparse": "sparse",
-    "Overparam": "overparameterised",
-    "Sign-In": "Sign-In",
-    "Overparam + Sign-In": "both",
+    "Sparse": "sparse, $d = 1$",
+    "Overparam": "dense, $d = 5$",
+    "Sign-In": "Sign-In, $d = 1$",
+    "Overparam + Sign-In": "Sign-In, $d = 5$",
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EDGE, FAR = 2.0, 4.5
+EDGE, FAR = 2.0, 4.2
 GREY = "0.75"
 
 
@@ -125,13 +125,12 @@ def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     """
     count = len(found)
     wide = COLUMN if count == 2 else PAGE
-    drawn, panels = figure(1, count, wide, wide / count + 0.55)
+    drawn, panels = figure(1, count, wide, wide / count + (0.75 if count == 2 else 0.5))
     for i, (axes, (name, paths)) in enumerate(zip(panels, found.items(), strict=True)):
         _network(axes, paths, seed)
         share = paths.recovered.double().mean().item()
-        name = name.replace(", ", "\n", 1)
-        name += "\n" if "\n" not in name else ""
-        axes.set_title(f"({'abcd'[i]}) {name}\nrecovered: {share:.0%}", fontsize=7)
+        name = name.removeprefix("Sparse, ")
+        axes.set_title(f"({'abcd'[i]}) {name}\nrecovered: {share:.0%}")
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(
         handles, labels, loc="outside lower center", ncols=2 if count == 2 else 4, frameon=False
@@ -155,5 +154,6 @@ def _network(axes: Axes, paths: Paths, seed: int) -> None:
     for colour, sign in ((positive, "$a_i > 0$"), (negative, "$a_i < 0$")):
         axes.plot([], [], color=colour, linewidth=2.5, alpha=0.5, label=f"teacher, {sign}")
         axes.plot([], [], "-o", color=colour, markersize=4, linewidth=0.6, markeredgecolor="black",
-                  markeredgewidth=0.4, label=f"student, {sign} in the end")  # fmt: skip
-    axes.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal", xticks=[], yticks=[])
+                  markeredgewidth=0.4, label=f"student, {sign}")  # fmt: skip
+    edge = max(1.25, 1.08 * float(np.abs(places[[0, -1]]).max()))
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", xticks=[], yticks=[])
