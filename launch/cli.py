@@ -33,6 +33,7 @@ commands:
   sharpness   the largest Hessian eigenvalue of a run's snapshots
   report    all of it as one page:  signbench report -o report.html
   export    a run's network for use elsewhere
+  theory    run the paper's student-teacher experiments:  signbench theory table8
   methods   list the methods
   recipes   list the recipes
   bench     measure what a training step costs, against a bare PyTorch loop
@@ -240,6 +241,18 @@ def export_command(args: list[str]) -> int:
     return export(args)
 
 
+def theory_command(args: list[str]) -> int:
+    """Makes a table or figure of the theory."""
+    from launch.config import TheoryCommand
+
+    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    given = parse(TheoryCommand, rest, "signbench theory NAME")
+    from signin.theory.artefacts import make
+
+    make(name, given.output, given.format, given.slots)
+    return 0
+
+
 def bench_command(args: list[str]) -> int:
     """Measures the cost of a step."""
     from launch.bench import Bench, bench
@@ -267,6 +280,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sharpness": sharpness_command,
     "report": report_command,
     "export": export_command,
+    "theory": theory_command,
     "bench": bench_command,
     "bench-loader": bench_loader_command,
 }

@@ -367,6 +367,22 @@ class CancelCommand:
     """Folder of the run folders."""
 
 
+@dataclass(frozen=True)
+class TheoryCommand:
+    """Run the paper's student-teacher experiments. NAME is table2, table8, figure2, figure3,
+    figure4, figure6, figure7 or all. Prints the tables; writes CSV files and figures."""
+
+    output: Path = Path("theory")
+    """Folder of the files; also -o."""
+    format: Literal["pdf", "png", "svg"] = "pdf"
+    """Of the figures."""
+    slots: int = 0
+    """Measurements at a time; 0: one a CPU core. No result depends on it."""
+
+    def __post_init__(self) -> None:
+        _not_negative(slots=self.slots)
+
+
 def _typed(home: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The values as the fields of a dataclass declare them: whole numbers as floats, lists as
     tuples. Raises UserError for what is of another type."""
