@@ -81,7 +81,7 @@ def test_gradient_flow_keeps_the_balance():
         for _ in range(round(2 / rate)):
             descent.step()
         drifts.append((descent.a**2 - descent.w.square().sum(1, keepdim=True))[:, 0] - before)
-    assert drifts[1].abs().max() < 5e-3
+    assert drifts[1].abs().max() < 0.02
     # the drift is η² (g_a² − ‖g_w‖²) a step: of first order in η over a given time
     assert (drifts[0] / drifts[1]).median().item() == pytest.approx(2, rel=0.05)
 

@@ -157,7 +157,7 @@ def _networks(
         f"Figure {name[-1]}: fraction of {budget.runs} seeds with an "
         f"error below {network.RECOVERED:.0%} of the labels' square; of those that fail without "
         f"Sign-In,\nhow many it rescues, and how many others it loses\n"
-        f"{table.to_string(index=False, na_rep='')}\n"
+        f"{table.astype(object).fillna('').to_string(index=False)}\n"
         f"Drawn: seed {seed}, the first at which all four panels of Figure 6 end as in the paper."
     )
 

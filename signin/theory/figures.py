@@ -80,7 +80,7 @@ def figure_sweeps(table: pd.DataFrame) -> Figure:
     for axes in panels[1:]:
         axes.set_yticklabels([])
     panels[0].set_ylabel("runs that learn, %")
-    panels[0].legend(frameon=False, loc="center left", handlelength=1.5)
+    panels[0].legend(loc="center left", handlelength=1.5, edgecolor="none", framealpha=1)
     return drawn
 
 

@@ -125,7 +125,7 @@ def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     """
     count = len(found)
     wide = COLUMN if count == 2 else PAGE
-    drawn, panels = figure(1, count, wide, wide / count + (1.0 if count == 2 else 0.8))
+    drawn, panels = figure(1, count, wide, wide / count + (0.9 if count == 2 else 0.68))
     for i, (axes, (name, paths)) in enumerate(zip(panels, found.items(), strict=True)):
         _network(axes, paths, seed)
         share = paths.recovered.double().mean().item()
@@ -155,5 +155,6 @@ def _network(axes: Axes, paths: Paths, seed: int) -> None:
         axes.plot([], [], color=colour, linewidth=2.5, alpha=0.5, label=f"teacher, {sign}")
         axes.plot([], [], "-o", color=colour, markersize=4, linewidth=0.6, markeredgecolor="black",
                   markeredgewidth=0.4, label=f"student, {sign}")  # fmt: skip
-    edge = max(1.25, 1.08 * float(np.abs(places[[0, -1]]).max()))
+    # a neuron or two of a dense network may end far out, beyond the frame
+    edge = min(max(1.25, 1.08 * float(np.abs(places[[0, -1]]).max())), 2.2)
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", xticks=[], yticks=[])

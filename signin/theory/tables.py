@@ -30,6 +30,9 @@ PAPER = {
 #: the steps is enough to see the difference.
 CHANGES: dict[str, dict[str, Any]] = {
     "T = 200": {},
+    "seed 1": {"seed": 1},
+    "seed 2": {"seed": 2},
+    "seed 3": {"seed": 3},
     "n = 20": {"samples": 20},
     "n = 100": {"samples": 100},
     "n = ∞": {"samples": 0},
