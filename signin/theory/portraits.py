@@ -125,7 +125,7 @@ def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     """
     count = len(found)
     wide = COLUMN if count == 2 else PAGE
-    drawn, panels = figure(1, count, wide, wide / count + (0.9 if count == 2 else 0.68))
+    drawn, panels = figure(1, count, wide, wide / count + (1.0 if count == 2 else 0.8))
     for i, (axes, (name, paths)) in enumerate(zip(panels, found.items(), strict=True)):
         _network(axes, paths, seed)
         share = paths.recovered.double().mean().item()
