@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +42,6 @@ def read_run(folder: Path) -> Run:
         return Run.make(fields.pop("recipe"), fields.pop("method"), **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error!r}.") from None
-
-
-def kept_epochs(folder: Path) -> list[int]:
-    """Epochs of which there is a snapshot."""
-    found = (re.search(r"(\d+)$", path.stem) for path in folder.glob("snapshots/*.safetensors"))
-    return sorted(int(match[1]) for match in found if match)
 
 
 @dataclass(frozen=True)

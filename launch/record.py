@@ -36,6 +36,7 @@ from torch import Tensor
 
 from baselines.errors import UserError
 from launch.config import Run
+from signin.fixed import MASK
 
 REVISION = "revision.json"  # beside the packages, in a copy of the code
 
@@ -175,7 +176,7 @@ class RunFolder:
         from safetensors.torch import save_file
 
         (self.path / "snapshots").mkdir(exist_ok=True)
-        tensors = {**model, **{f"mask:{name}": mask for name, mask in masks.items()}}
+        tensors = {**model, **{MASK + name: mask for name, mask in masks.items()}}
         # clones: safetensors takes neither other layouts nor memory that tensors share
         whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         write_file(self.snapshot_path(epoch), lambda path: save_file(whole, path))

@@ -12,11 +12,13 @@ import torch
 
 from baselines.errors import UserError
 from baselines.scoring import scoring
-from launch.data import Share, load_data
-from launch.finished import build_network, find_folder, kept_epochs, read_run, read_snapshot
+from launch.config import Run
+from launch.data import Data, Share, load_data
+from launch.finished import build_network, find_folder, read_run, read_snapshot
 from launch.flags import parse
 from launch.ranks import ranks
 from launch.record import write_csv
+from launch.sources import snapshots
 
 FILE = "sharpness.csv"
 
@@ -66,43 +68,45 @@ def measure(folder: Path, given: SharpnessCommand) -> None:
     Raises:
         UserError: there is no such snapshot, or the data are not there.
     """
-    epochs = given.epochs or tuple(kept_epochs(folder))
+    epochs = given.epochs or tuple(sorted(snapshots(folder)))
     if not epochs:
         raise UserError(f"{folder} has no snapshots.")
-    rows = _rows(folder / FILE)
-    for epoch in epochs:
-        rows[epoch] = _measure(folder, epoch, given)
-        found = rows[epoch]
-        print(
-            f"{folder.name} epoch {epoch}: sharpness {found['sharpness']:.5g} "
-            f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
-            flush=True,
-        )
-        write_csv(folder / FILE, [rows[epoch] for epoch in sorted(rows)])
-
-
-def _measure(folder: Path, epoch: int, given: SharpnessCommand) -> dict[str, Any]:
-    from analysis.sharpness import Hessian, largest_eigenvalues, trace
-
-    began = time.perf_counter()
-    run, snapshot = read_run(folder), read_snapshot(folder, str(epoch))
+    rows, run = _rows(folder / FILE), read_run(folder)
     with ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
-        net = build_network(run, snapshot, data.classes, data.channels, r.device)
-        batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
-        weights = {name: layer.weight for name, layer in net.layers.items()}
-        with scoring(net.model, train=False), torch.autocast(r.device.type, enabled=False):
-            hessian = Hessian(net.model, weights, net.masks, batches)
-            found = largest_eigenvalues(hessian, given.top, given.tolerance)
-            row: dict[str, Any] = {
-                "epoch": epoch,
-                "sharpness": found.values[0],
-                "residual": found.residuals[0],
-                **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
-            }
-            if given.probes:
-                row["trace"], row["trace_error"] = trace(hessian, given.probes)
+        for epoch in epochs:
+            found = rows[epoch] = _measure(run, data, folder, epoch, r.device, given)
+            print(
+                f"{folder.name} epoch {epoch}: sharpness {found['sharpness']:.5g} "
+                f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
+                flush=True,
+            )
+            write_csv(folder / FILE, [rows[epoch] for epoch in sorted(rows)])
+
+
+def _measure(
+    run: Run, data: Data, folder: Path, epoch: int, device: torch.device, given: SharpnessCommand
+) -> dict[str, Any]:
+    """The row of one snapshot."""
+    from analysis.sharpness import Hessian, largest_eigenvalues, trace
+
+    began = time.perf_counter()
+    snapshot = read_snapshot(folder, str(epoch))
+    net = build_network(run, snapshot, data.classes, data.channels, device)
+    batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
+    weights = {name: layer.weight for name, layer in net.layers.items()}
+    with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
+        hessian = Hessian(net.model, weights, net.masks, batches)
+        found = largest_eigenvalues(hessian, given.top, given.tolerance)
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "sharpness": found.values[0],
+            "residual": found.residuals[0],
+            **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
+        }
+        if given.probes:
+            row["trace"], row["trace_error"] = trace(hessian, given.probes)
     return {**row, "images": hessian.images, "seconds": time.perf_counter() - began}
 
 

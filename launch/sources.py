@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
+from signin.fixed import MASK
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning and others
 _NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema")
@@ -30,8 +31,14 @@ def read_source(text: str, runs: Path) -> dict[str, Tensor]:
     return _read_file(_snapshot(path, "final") if path.is_dir() else path)
 
 
+def snapshots(folder: Path) -> dict[int, Path]:
+    """A run's snapshots by their epochs."""
+    files = folder.glob("snapshots/epoch-*.safetensors")
+    return {int(file.stem.split("-")[1]): file for file in files}
+
+
 def _snapshot(folder: Path, epoch: str) -> Path:
-    found = {int(f.stem.split("-")[1]): f for f in folder.glob("snapshots/epoch-*.safetensors")}
+    found = snapshots(folder)
     if not found:
         raise UserError(f"there is no run {folder} with snapshots.")
     if epoch == "final" and not (folder / "result.json").exists():
@@ -84,5 +91,5 @@ def _without_prune_hooks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         own = name.removesuffix("_orig")
         if own != name and f"{own}_mask" in tensors:
             mask = found.pop(f"{own}_mask")
-            found |= {own: found.pop(name) * mask, f"mask:{own}": mask.bool()}
+            found |= {own: found.pop(name) * mask, MASK + own: mask.bool()}
     return found
