@@ -51,25 +51,26 @@ class FlipTracker:
         columns = _columns(self.before, now, self.net.masks)
         if self.folder is not None:
             self.folder.keep_signs(done, _packed(now))
-        self.before["previous"] = now
-        if done == self.warmup:
-            self.before["warmup"] = now
+        self._remember(self.before, done, now)
         return columns
 
     def add_final(self, rows: list[Row]) -> None:
         """Fills in, at the end of the run, what was over its final mask."""
         assert self.folder is not None
-        masks, before = self.net.masks, {"init": self.before["init"]}
-        before["previous"] = before["init"]
+        masks, init = self.net.masks, self.before["init"]
+        before = {"init": init, "previous": init}
         by_epoch: dict[int, Columns] = {}
         for done in sorted({int(row["epoch"]) + 1 for row in rows}):
             now = self._unpacked(self.folder.kept_signs(done))
             by_epoch[done] = _columns(before, now, masks, "final_")
-            before["previous"] = now
-            if done == self.warmup:
-                before["warmup"] = now
+            self._remember(before, done, now)
         for row in rows:
             row.update(by_epoch[int(row["epoch"]) + 1][row["layer"]])
+
+    def _remember(self, before: dict[str, Signs], done: int, now: Signs) -> None:
+        before["previous"] = now
+        if done == self.warmup:
+            before["warmup"] = now
 
     def share(self, columns: Columns) -> float:
         """Flips since initialisation over all layers, of the weights that can be compared."""
