@@ -57,17 +57,26 @@ def compare(
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
     check_alike(done, by)
     done = done.sort_values("folder").drop_duplicates([*by, "seed"])
+    table = summarise(done, by, within=["recipe", *column_fields])
     groups = done.groupby(by, sort=True, dropna=False)
-    accuracy = groups["result.accuracy"]
+    for name, field in _MEANS.items():
+        table[name] = groups[field].mean() if field in done else np.nan
+    table = table.reset_index()
+    return table.merge(_gains(done, by), how="left", on=by)
+
+
+def summarise(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
+    """accuracy, std, runs, best and tied as in `compare`, by some of the fields.
+
+    Args:
+        within: those of them among whose rows the best is sought.
+    """
+    accuracy = done.groupby(by, sort=True, dropna=False)["result.accuracy"]
     table = pd.DataFrame(
         {"accuracy": 100 * accuracy.mean(), "std": 100 * accuracy.std(), "runs": accuracy.size()}
     )
-    for name, field in _MEANS.items():
-        table[name] = groups[field].mean() if field in done else np.nan
     samples = accuracy.apply(lambda found: 100 * found.to_numpy())
-    table = pd.concat([table, mark_best(table, samples, ["recipe", *column_fields])], axis=1)
-    table = table.reset_index()
-    return table.merge(_gains(done, by), how="left", on=by)
+    return pd.concat([table, mark_best(table, samples, within)], axis=1)
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:

@@ -105,14 +105,13 @@ def compare(runs: pd.DataFrame) -> Figure:
     check_alike(done, by)
     done = done.drop_duplicates([*by, "seed"])
     drawn, (ax,) = subplots(1, COLUMN if _groups(done) <= 6 else PAGE, 2.8)
+    values = sorted(done["sparsity"].unique())
     for (label, sign_in), group in _by_method(done):
         accuracy = 100 * group.groupby("sparsity")["result.accuracy"].agg(["mean", "std"])
         style = look(label, sign_in)
-        at = [str(s) for s in sorted(done["sparsity"].unique())]
-        x = [at.index(str(s)) for s in accuracy.index]
+        x = [values.index(s) for s in accuracy.index]
         errors = accuracy["std"].fillna(0)
         ax.errorbar(x, accuracy["mean"], errors, label=_title(label, sign_in), capsize=2, **style)
-    values = sorted(done["sparsity"].unique())
     ax.set_xticks(range(len(values)), [f"{s:g}" for s in values])
     ax.set(xlabel="sparsity", ylabel="accuracy (%)", xlim=(-0.3, len(values) - 0.7))
     _legend_below(drawn, [ax])

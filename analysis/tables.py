@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import check_alike, mark_best
+from analysis.compare import check_alike, summarise
 from analysis.comparison import TIED, mean_text
 from analysis.sheets import Sheet
 from baselines.errors import unknown
@@ -97,7 +97,7 @@ class Layout:
 
     Attributes:
         place: for a run, its row and column.
-        columns: the field that is told in the columns, if it is one.
+        column: the field that may differ besides, for rows or columns tell it.
     """
 
     title: str
@@ -194,16 +194,7 @@ def _ours(placed: pd.DataFrame) -> pd.DataFrame:
     done = placed[placed["state"] == "finished"]
     table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
     if len(done):
-        accuracy = done.groupby(by)["result.accuracy"]
-        ours = pd.DataFrame(
-            {
-                "accuracy": 100 * accuracy.mean(),
-                "std": 100 * accuracy.std(),
-                "runs": accuracy.size(),
-            }
-        )
-        samples = accuracy.apply(lambda found: 100 * found.to_numpy())
-        table = table.join([ours, mark_best(ours, samples, ["column"])], how="outer")
+        table = table.join(summarise(done, by, within=["column"]), how="outer")
     return table.reindex(columns=columns)
 
 
