@@ -192,9 +192,8 @@ def _whole_schedule(
     """Seconds before the first step, and a mean step with the method's hooks, against dense."""
     if variant not in options.chosen_methods:
         return {}
-    batches = CIFAR_IMAGES // options.batch_of(
-        model
-    )  # how often it updates, a step, depends on them
+    # how often it updates, a step, depends on them
+    batches = CIFAR_IMAGES // options.batch_of(model)
     choices = {**variants(options)[variant], "epochs": options.epochs}
     loop = _suite_loop(options, model, choices, device, batches)
     prepare = _timed(loop.prepare, device)

@@ -199,6 +199,11 @@ class Run:
         return find_method(self.method)(plan, self.options).epochs
 
     @property
+    def early_epochs(self) -> tuple[int, int]:
+        """The paper's epochs 10, which it calls the end of warm-up, and 30 of 100, to be kept."""
+        return max(1, round(0.1 * self.epochs)), max(1, round(0.3 * self.epochs))
+
+    @property
     def factorised(self) -> bool:
         """Whether factors m ⊙ w are trained: with Sign-In, and by some methods anyway."""
         return self.sign_in or find_method(self.method).factorised

@@ -56,9 +56,9 @@ def table1(
     for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
         for signs, magnitudes in (
-            *((f"{base.name}@{epoch}", "random") for epoch in _early(base)),
+            *((f"{base.name}@{epoch}", "random") for epoch in base.early_epochs),
             (f"{base.name}@final", "random"),
-            ("random", f"{base.name}@{_early(base)[0]}"),
+            ("random", f"{base.name}@{base.early_epochs[0]}"),
             ("random", f"{base.name}@final"),
             ("random", "random"),
         ):
@@ -335,11 +335,6 @@ def _learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
     """A dense-to-sparse run, for others to take its mask and signs."""
     at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
     return _run({**at, **_at(choices)})
-
-
-def _early(run: Run) -> tuple[int, int]:
-    """Epochs 10 and 30 of 100, of which every run keeps snapshots."""
-    return max(1, round(0.1 * run.epochs)), max(1, round(0.3 * run.epochs))
 
 
 def _keeping_tenths(run: Run) -> Run:

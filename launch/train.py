@@ -20,8 +20,6 @@ from launch.loop import Diverged, Loop
 from launch.ranks import Ranks, ranks
 from launch.record import Row, RunFolder
 
-SNAPSHOTS = (0.1, 0.3)  # the paper's epochs 10, which it calls the end of warm-up, and 30 of 100
-
 
 def run_training(
     run: Run,
@@ -80,8 +78,7 @@ class Training:
         )
         self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
         self.net = self.loop.net
-        warmup = self._early()[0]
-        self.flips = FlipTracker(self.net, warmup, folder if r.is_first else None)
+        self.flips = FlipTracker(self.net, run.early_epochs[0], folder if r.is_first else None)
         self.epochs: list[Row] = []
         self.layers: list[Row] = []
 
@@ -135,7 +132,7 @@ class Training:
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
         done, total = epoch + 1, self.loop.epochs
-        if done in {*self._early(), total, *self.run.keep_epochs}:
+        if done in {*self.run.early_epochs, total, *self.run.keep_epochs}:
             self._snapshot(done)
         if self.ranks.is_first:
             self.folder.write_rows("epochs.csv", self.epochs)
@@ -147,9 +144,6 @@ class Training:
                     "signs": self.flips.state_dict(),
                 }
             )
-
-    def _early(self) -> list[int]:
-        return [max(1, round(part * self.loop.epochs)) for part in SNAPSHOTS]
 
     def _snapshot(self, epoch: int) -> None:
         if self.ranks.is_first:
