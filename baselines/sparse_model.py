@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
+from baselines.memory import in_memory_order, lie_alike
+from baselines.pieces import step_in_pieces
 from baselines.prunable import all_weights, prunable_weights, unwrap
 from baselines.storage import Plain, Storage
 
@@ -62,7 +64,7 @@ class Layer:
         if self.index is None:
             return None
         mask = torch.zeros_like(self.weight, dtype=torch.bool)
-        _in_memory_order(mask)[self.index] = True
+        in_memory_order(mask)[self.index] = True
         return mask
 
     @property
@@ -83,19 +85,19 @@ class Layer:
         """Entries of a tensor of the weight's shape at the active positions."""
         if self.index is None:
             return dense
-        return _in_memory_order(self._laid_out(dense)).index_select(0, self.index)
+        return in_memory_order(self._laid_out(dense)).index_select(0, self.index)
 
     def scatter(self, values: Tensor, dense: Tensor) -> Tensor:
         """Writes values at the active positions into a tensor of the weight's shape."""
         if self.index is None:
             return dense.copy_(values)
         target = self._laid_out(dense)
-        _in_memory_order(target).index_copy_(0, self.index, values)
+        in_memory_order(target).index_copy_(0, self.index, values)
         return dense if target is dense else dense.copy_(target)
 
     def _laid_out(self, dense: Tensor) -> Tensor:
         """The tensor itself, or a copy that lies in memory as the weight does."""
-        if dense.stride() == self.weight.stride():
+        if lie_alike(dense, self.weight):
             return dense
         return torch.empty_like(self.weight, dtype=dense.dtype).copy_(dense)
 
@@ -104,7 +106,7 @@ class Layer:
         if mask is None or bool(mask.all()):
             return Layer(self.name, self.weight)
         offsets = torch.empty_like(self.weight, dtype=torch.int64)
-        _in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
+        in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
         return Layer(self.name, self.weight, offsets[mask.to(offsets.device, torch.bool)])
 
     def clear_masked(self, dense: Tensor) -> None:
@@ -330,21 +332,36 @@ class SparseModel:
         if getattr(optimizer, "grad_scale", None) is not None:
             raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
         self._follow()
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        waiting = []
         for layer in self._stepped:
-            if layer.weight.grad is None:
+            if layer.weight.grad is None or self._step_now(layer, groups[id(layer.weight)]):
                 for latent in layer.latents:
-                    latent.grad = None
-        for block in _blocks([layer for layer in self._stepped if layer.weight.grad is not None]):
+                    latent.grad = None  # the optimizer passes over it
+            else:
+                waiting.append(layer)
+        for block in _blocks(waiting):
             latents = _latents(block)
             parts = self.storage.pull_back([_gather_grad(layer) for layer in block], latents)
             for tensors, grads in zip(latents, parts, strict=True):
                 _set_grads(tensors, grads, self.decay)
         self._show_latents(optimizer)
 
+    def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
+        """Takes a layer's step in the optimizer's place, if it can be taken in pieces."""
+        if layer.index is not None or layer.shared_latents or self._optimizer is None:
+            return False
+        if not step_in_pieces(
+            self.storage, self._optimizer, group, layer.weight, layer.latents, self.decay
+        ):
+            return False
+        layer.version = layer.weight._version
+        return True
+
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._show_weights(optimizer)
-        self._push(self._stepped)
+        self._push([layer for layer in self._stepped if layer.latents[0].grad is not None])
 
     @property
     def _stepped(self) -> list[Layer]:
@@ -467,11 +484,6 @@ class SparseModel:
             for layer, value in zip(block, self.storage.merge(_latents(block)), strict=True):
                 layer.scatter(value, layer.weight)
                 layer.version = layer.weight._version
-
-
-def _in_memory_order(tensor: Tensor) -> Tensor:
-    """A dense tensor of any layout (channels_last, say) as the vector that lies in memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _blocks(layers: list[Layer]) -> list[list[Layer]]:

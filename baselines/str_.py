@@ -33,6 +33,7 @@ from torch import Tensor
 
 from baselines.density import global_top_k_masks, keep_count
 from baselines.errors import UserError
+from baselines.memory import in_memory_order, lie_alike
 from baselines.method import Method, Options, Samples
 from baselines.schedule import cubic_sparsity, events
 from baselines.sparse_model import Layer, SparseModel
@@ -216,11 +217,8 @@ def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: Tensor) -> tuple
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Σ ab, in one pass where both lie in memory in the same order."""
-    for layout in (torch.contiguous_format, torch.channels_last):
-        if layout is torch.channels_last and a.ndim != 4:
-            break
-        if a.is_contiguous(memory_format=layout) and b.is_contiguous(memory_format=layout):
-            return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b)))
+    if lie_alike(a, b):
+        return torch.dot(in_memory_order(a), in_memory_order(b))
     return (a * b).sum()
 
 
