@@ -36,8 +36,7 @@ commands:
   theory    run the paper's student-teacher experiments:  signbench theory table8
   methods   list the methods
   recipes   list the recipes
-  bench     measure what a training step costs, against a bare PyTorch loop
-  bench-loader   measure the loading of an image folder, against decoding alone
+  bench     measure what it costs: steps (against a bare PyTorch loop), run, masks, scaling, loader
 
 signbench COMMAND --help shows a command's options.
 """
@@ -254,17 +253,10 @@ def theory_command(args: list[str]) -> int:
 
 
 def bench_command(args: list[str]) -> int:
-    """Measures the cost of a step."""
-    from launch.bench import Bench, bench
+    """Measures what it costs."""
+    from launch.bench.command import bench
 
-    return bench(parse(Bench, args, "signbench bench"))
-
-
-def bench_loader_command(args: list[str]) -> int:
-    """Measures the loading of images."""
-    from launch.bench_loader import LoaderBench, bench_loader
-
-    return bench_loader(parse(LoaderBench, args, "signbench bench-loader"))
+    return bench(args)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -282,7 +274,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export_command,
     "theory": theory_command,
     "bench": bench_command,
-    "bench-loader": bench_loader_command,
 }
 
 

@@ -132,7 +132,7 @@ class Loop:
         """One step, the i-th of its epoch, on this rank's share of the batch."""
         step = epoch * self.steps + i
         self.method.before_step(self.net, step)
-        self._rescale_changed()
+        self.rescale_changed()
         set_lr(self.optimizer, self.learning_rate(step))
         output, loss = forward(self.model, x, y, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -145,10 +145,10 @@ class Loop:
                 nn.utils.clip_grad_norm_(self.net.model.parameters(), self.recipe.clip_norm)
             self.optimizer.step()
         self.method.after_step(self.net, step)
-        self._rescale_changed()
+        self.rescale_changed()
         self.optimizer.zero_grad()
 
-    def _rescale_changed(self) -> None:
+    def rescale_changed(self) -> None:
         """Sign-In starts afresh under a changed mask."""
         changed, self._masks_seen = self.net.changes != self._masks_seen, self.net.changes
         settings = self.recipe.sign_in

@@ -1,0 +1,38 @@
+"""`signbench bench [WHAT]`: one subcommand a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from baselines.errors import unknown
+from launch.flags import parse
+
+
+def bench(args: list[str]) -> int:
+    """Measures one of the things below; steps, where none is named."""
+    what, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("steps", args)
+    if what not in MEASURES:
+        raise unknown("bench", what, MEASURES)
+    options, measure = MEASURES[what]()
+    return measure(parse(options, rest, f"signbench bench {what}"))
+
+
+Measure = tuple[type[Any], Callable[[Any], int]]
+
+
+def _steps() -> Measure:
+    from launch.bench.steps import bench_steps
+    from launch.bench.variants import StepsBench
+
+    return StepsBench, bench_steps
+
+
+def _loader() -> Measure:
+    from launch.bench.loader import LoaderBench, bench_loader
+
+    return LoaderBench, bench_loader
+
+
+# each imports what it needs when it is asked for
+MEASURES: dict[str, Callable[[], Measure]] = {"steps": _steps, "loader": _loader}

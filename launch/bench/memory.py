@@ -1,0 +1,60 @@
+"""What training holds in memory."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from baselines.errors import UserError
+from launch.bench.variants import StepsBench, make_step
+from launch.ranks import ranks
+
+PROCESSES = 5
+
+
+def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
+    """Median over processes that take a few steps of one variant."""
+    code = (
+        "import sys; from launch.bench.memory import measure_memory; measure_memory(*sys.argv[1:])"
+    )
+    settings = json.dumps({**vars(options), "output": str(options.output)})
+    found = []
+    for _ in range(PROCESSES):
+        done = subprocess.run(
+            [sys.executable, "-c", code, model, variant, settings],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {key: statistics.median(f[key] for f in found) for key in found[0]}
+
+
+def measure_memory(model: str, variant: str, settings: str) -> None:
+    """Prints, as JSON, what one variant holds (counted) and takes at its peak, in MiB."""
+    options = StepsBench(**json.loads(settings))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with ranks(options.device) as r:
+        before = _used_mib(r.device, peak=False)
+        step = make_step(options, model, variant, r.device)
+        for _ in range(4):
+            step.take()
+        peak = _used_mib(r.device, peak=True) - before
+    print(json.dumps({"counted MiB": step.held() / 2**20, "peak MiB": peak}))
+
+
+def _used_mib(device: torch.device, peak: bool) -> float:
+    if device.type == "cuda":
+        read = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return read(device) / 2**20
+    field = "VmHWM" if peak else "VmRSS"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise UserError("memory can be measured on Linux only: --no-memory leaves it out.")

@@ -1,0 +1,145 @@
+"""What a training step costs, beside a bare PyTorch loop on the same model and batch.
+
+Every variant takes its steps in turn with all the others in one process, so that whatever else
+the machine does hits all alike; their order changes from round to round. Memory is measured in
+processes of its own for each variant, as the peak above what the imports take, and it is counted:
+parameters, gradients, optimizer state, factors and their gradients, indices and buffers.
+
+    bare         model, loss, backward, fused SGD; batches that lie ready in the model's format
+    dense        the suite's loop: data, augmentation, learning rate, accuracy, checks, the method
+    random       the same with a random mask
+    … + Sign-In  the same with factors around the step
+    in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
+
+With `--methods`, what each method adds over a whole training: its own step is measured as above, at
+the beginning, where methods that prune later still train all weights, which with Sign-In is what
+costs most; and all its hooks (mask updates, say, and Sign-In's rescaling) are called for every step
+of a schedule of `--epochs`, without the passes in between, and shared out over the steps.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from launch.bench.memory import memory
+from launch.bench.variants import StepsBench, make_step, suite_loop, variants
+from launch.ranks import ranks
+
+CIFAR_IMAGES = 50_000
+
+
+def bench_steps(options: StepsBench) -> int:
+    """Prints the table and writes it as CSV."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = []
+    with ranks(options.device) as r:
+        for model in options.models:
+            rows += _bench_model(options, model, r.device)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(_text(rows))
+    print("written:", options.output)
+    return 0
+
+
+def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[dict[str, Any]]:
+    names = list(variants(options))
+    steps = {name: make_step(options, model, name, device).take for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    order = random.Random(0)
+    for i in tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty()):
+        for name in order.sample(names, len(names)):
+            seconds = _timed(steps[name], device)
+            if i >= 2:  # the first ones compile, choose kernels and fill caches
+                times[name].append(seconds)
+    del steps
+    base = statistics.median(times["bare"])
+    rows = []
+    for name in names:
+        # each round's own ratio: what slows the machine slows both halves of it
+        ratios = [t / b for t, b in zip(times[name], times["bare"], strict=True)]
+        rows.append(
+            {
+                "model": model,
+                "variant": name,
+                "ms min": 1e3 * min(times[name]),
+                "ms median": 1e3 * statistics.median(times[name]),
+                "ms max": 1e3 * max(times[name]),
+                "median / bare": statistics.median(times[name]) / base,
+                "paired ratio": statistics.median(ratios),
+                **(memory(options, model, name) if options.memory else {}),
+                **_whole_schedule(options, model, name, device, times),
+            }
+        )
+    return rows
+
+
+def _whole_schedule(
+    options: StepsBench,
+    model: str,
+    variant: str,
+    device: torch.device,
+    times: dict[str, list[float]],
+) -> dict[str, float]:
+    """Seconds before the first step, and a mean step with the method's hooks, against dense."""
+    if variant not in options.method_variants:
+        return {}
+    # how often it updates, a step, depends on them
+    batches = CIFAR_IMAGES // options.batch_of(model)
+    choices = {**variants(options)[variant], "epochs": options.epochs}
+    loop = suite_loop(options, model, choices, device, batches)
+    prepare = _timed(loop.prepare, device)
+    for parameter in loop.net.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    steps = loop.epochs * loop.steps
+
+    def hooks() -> None:
+        for step in tqdm(range(steps), variant, leave=False, disable=not sys.stderr.isatty()):
+            if step % loop.steps == 0:
+                loop.begin_epoch(step // loop.steps)
+            loop.method.before_step(loop.net, step)
+            loop.method.after_backward(loop.net, step)
+            loop.method.after_step(loop.net, step)
+            loop.rescale_changed()
+
+    a_step = _timed(hooks, device) / steps
+    mean = statistics.median(times[variant]) + a_step
+    print(f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms a step", flush=True)
+    return {
+        "prepare s": prepare,
+        "hooks ms": 1e3 * a_step,
+        "mean / dense": mean / statistics.median(times["dense"]),
+    }
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    import pandas as pd
+
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format, na_rep="")

@@ -1,0 +1,254 @@
+"""What is measured: models at the size that a machine affords, and loops over them, ready to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from baselines.density import random_masks
+from baselines.errors import UserError, unknown
+from baselines.method import find_method, methods
+from baselines.prunable import prunable_weights
+from baselines.sparse_model import SparseModel
+from launch.config import Recipe, Run
+from launch.data import Data, Resident
+from launch.loop import Loop, Meter, autocast
+from launch.models import build_model
+from launch.ranks import Ranks
+from launch.recipes import RECIPES
+from signin.product import Product
+
+
+@dataclass(frozen=True)
+class Step:
+    """One variant, ready to go: `take` takes a training step, `held` counts bytes."""
+
+    take: Callable[[], None]
+    held: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as it is measured: by a recipe, at an image size and a batch that a CPU affords."""
+
+    recipe: str
+    classes: int
+    image_size: int = 32
+    batch_size: int = 128
+
+
+MODELS = {
+    "resnet20": Case("cifar10-resnet20", 10),
+    "resnet18": Case("cifar100-resnet18", 100),
+    "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8),
+    "resnet50": Case("imagenet-resnet50", 1000, 224, 16),
+    "deit-small": Case("imagenet-deit-small", 1000, 224, 8),
+}
+
+
+@dataclass(frozen=True)
+class StepsBench:
+    """Measure what a training step costs, against a bare PyTorch loop."""
+
+    models: tuple[str, ...] = ("resnet20", "resnet18")
+    """resnet20 and resnet18 (CIFAR), resnet50 and deit-small (ImageNet), resnet50-128 (128 px)."""
+    sparsity: float = 0.9
+    """Of the sparse variants."""
+    batch_size: int = 0
+    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's."""
+    steps: int = 30
+    """Measured steps of each variant, after two that are not."""
+    memory: bool = True
+    """Measure peak memory too, each variant in its own process."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16: autocast."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads; 0: as many as torch takes."""
+    methods: tuple[str, ...] = ()
+    """Methods to measure over their whole schedule; all: every one that needs no file."""
+    epochs: int = 15
+    """Length of that schedule. Events of which there is a fixed number weigh ten times as much as
+    in the recipes' 150 epochs; those that come every so many steps weigh the same."""
+    output: Path = Path("bench.csv")
+    """Where the table is written."""
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in MODELS:
+                raise unknown("model", name, MODELS)
+        if self.steps < 1 or self.epochs < 1:
+            raise UserError("steps and epochs must be positive.")
+        if self.batch_size < 0:
+            raise UserError(f"batch_size must not be negative, not {self.batch_size}.")
+        if not 0 < self.sparsity < 1:
+            raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+        for name in self.methods:
+            if name != "all":
+                find_method(name)
+
+    def batch_of(self, model: str) -> int:
+        return self.batch_size or MODELS[model].batch_size
+
+    @property
+    def chosen_methods(self) -> list[str]:
+        if "all" in self.methods:
+            return [name for name, method in methods().items() if method.variants]
+        return list(self.methods)
+
+    @property
+    def method_variants(self) -> dict[str, dict[str, Any]]:
+        """Each of those, plain and with Sign-In."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in self.chosen_methods:
+            choices = {"method": name, "sparsity": self.sparsity * find_method(name).is_sparse}
+            found |= {name: choices, f"{name} + Sign-In": {**choices, "sign_in": True}}
+        return found
+
+
+def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
+    """Choices of the suite's runs by variant; those without any are the bare loops."""
+    sparse = {"method": "random", "sparsity": options.sparsity}
+    s = f"s={options.sparsity:g}"
+    return {
+        "bare": {},
+        "dense": {"method": "dense", "sparsity": 0.0},
+        "dense + Sign-In": {"method": "dense", "sparsity": 0.0, "sign_in": True},
+        f"random {s}": sparse,
+        f"random {s} + Sign-In": {**sparse, "sign_in": True},
+        f"in-forward {s}": {},
+        **options.method_variants,
+    }
+
+
+def make_step(options: StepsBench, model: str, variant: str, device: torch.device) -> Step:
+    """A variant's model, data and optimizer, built."""
+    choices = variants(options)[variant]
+    if choices:
+        return _suite_step(suite_loop(options, model, choices, device))
+    return _bare_step(options, model, device, in_forward=variant != "bare")
+
+
+def suite_loop(
+    options: StepsBench,
+    model: str,
+    choices: dict[str, Any],
+    device: torch.device,
+    batches: int = 40,
+) -> Loop:
+    case = MODELS[model]
+    given: dict[str, Any] = {"batch_size": options.batch_of(model)}
+    given |= {"image_size": case.image_size, "precision": options.precision, **choices}
+    run = Run.make(case.recipe, **given)
+    data = random_data(run.settings, case.classes, device, batches)
+    return Loop(run, data, Ranks(0, 1, device), bar=False)
+
+
+def _suite_step(loop: Loop) -> Step:
+    loop.prepare()
+    device = loop.ranks.device
+
+    def forever() -> Iterator[None]:
+        for epoch in range(loop.epochs):
+            loop.begin_epoch(epoch)
+            meter = Meter(loop.steps, device)
+            for i, (x, y) in enumerate(loop.data.train.epoch(epoch)):
+                loop.step(epoch, i, x, y, meter)
+                yield
+
+    steps = forever()
+    return Step(lambda: next(steps), lambda: held(loop.net.model, loop.optimizer, loop.net))
+
+
+def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
+    case, n = MODELS[name], options.batch_of(name)
+    recipe = replace(RECIPES[case.recipe], precision=options.precision)
+    torch.manual_seed(0)
+    model = build_model(recipe.model, case.classes, 3, case.image_size)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    if in_forward:
+        _parametrize(model, options.sparsity)
+    optimizer = _bare_optimizer(model, recipe)
+    x = torch.randn(n, 3, case.image_size, case.image_size, device=device)
+    x = x.contiguous(memory_format=layout)
+    y = torch.randint(case.classes, (n,), device=device)
+    model.train()
+
+    def step() -> None:
+        with autocast(recipe, device):
+            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Step(step, lambda: held(model, optimizer))
+
+
+def _bare_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=decay, fused=True
+    )
+
+
+class _Factors(nn.Module):
+    """θ = S ⊙ m ⊙ w as torch's parametrize wants it."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", mask.float())
+
+    def forward(self, m: Tensor, w: Tensor) -> Tensor:
+        return self.mask * m * w
+
+    def right_inverse(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        (m,), (w,) = Product().split([theta])
+        return m, w
+
+
+def _parametrize(model: nn.Module, sparsity: float) -> None:
+    weights = prunable_weights(model)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    for name, mask in random_masks("balanced", shapes, sparsity, seed=0).items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        factors = _Factors(mask.to(weights[name].device))
+        parametrize.register_parametrization(module, "weight", factors)
+
+
+def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int) -> Data:
+    rng = np.random.default_rng(0)
+    n = batches * recipe.batch_size
+    size = recipe.image_size
+    images = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    labels = rng.integers(0, classes, n)
+    half = torch.full((3,), 0.5)
+    make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
+    train = make(images, labels, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True)
+    return Data(train, make(images[:1], labels[:1]), classes, 3)
+
+
+def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None) -> int:
+    """Bytes that training holds besides activations, at its largest, within the step."""
+    parameters = list(model.parameters())
+    state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+    tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients
+    for layer in net or ():
+        tensors += [] if layer.index is None else [layer.index]
+        if not layer.in_place:
+            grads = (latent.grad for latent in layer.latents)
+            tensors += [*layer.latents, *(grad for grad in grads if grad is not None)]
+    return sum(t.numel() * t.element_size() for t in tensors)
