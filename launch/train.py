@@ -86,16 +86,8 @@ class Training:
         """Trains from where the folder stands to the end. Returns the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
-        for epoch in range(self._resume(), self.loop.epochs):
-            began = time.perf_counter()
-            loss, accuracy = self.loop.train_epoch(epoch)
-            seconds = time.perf_counter() - began
-            flips = self.flips.count(epoch + 1)
-            row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
-            self.epochs.append(row)
-            self.layers += self._layer_rows(epoch, flips)
-            self._keep(epoch)
-            self._report(row)
+        for epoch in range(self.begin(), self.loop.epochs):
+            self.epoch(epoch)
         result = self._result()
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
@@ -104,9 +96,22 @@ class Training:
         self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
         return result
 
+    def epoch(self, epoch: int) -> Row:
+        """Trains an epoch, evaluates and writes all of it to the folder. Returns its row."""
+        began = time.perf_counter()
+        loss, accuracy = self.loop.train_epoch(epoch)
+        seconds = time.perf_counter() - began
+        flips = self.flips.count(epoch + 1)
+        row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
+        self.epochs.append(row)
+        self.layers += self._layer_rows(epoch, flips)
+        self._keep(epoch)
+        self._report(row)
+        return row
+
     # ---- to and from the folder
 
-    def _resume(self) -> int:
+    def begin(self) -> int:
         """Loads the newest state, or prepares a fresh run. Returns the first epoch to train."""
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
@@ -154,7 +159,9 @@ class Training:
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
     ) -> Row:
+        began = time.perf_counter()
         test_loss, test_accuracy = self.loop.evaluate()
+        test_seconds = time.perf_counter() - began
         last_step = (epoch + 1) * self.loop.steps - 1
         return {
             "epoch": epoch,
@@ -168,6 +175,7 @@ class Training:
             "flips": flips,
             "skipped": self._skipped(),
             "seconds": seconds,
+            "test_seconds": test_seconds,
         }
 
     def _skipped(self) -> int:

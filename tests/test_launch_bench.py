@@ -10,6 +10,7 @@ import torch
 
 import launch.bench.steps
 from launch.bench.memory import measure_memory
+from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, variants
 from launch.cli import main
 
@@ -109,3 +110,22 @@ def test_methods_are_measured_over_their_whole_schedule(monkeypatch, tmp_path, c
     for name in ("gmp", "gmp + Sign-In", "snip", "snip + Sign-In"):
         assert float(rows[name]["mean / dense"]) > 0 and float(rows[name]["prepare s"]) >= 0
     assert rows["dense"]["mean / dense"] == ""
+
+
+def test_a_whole_run_is_measured_against_the_bare_loop(capsys):
+    flags = "--images 40 --batch-size 8 --rounds 1 --threads 1 --device cpu"
+    assert main(["bench", "run", *flags.split()]) == 0
+    out = capsys.readouterr().out
+    for line in ("training on 40 images", "evaluation on 10 images", "end of an epoch"):
+        assert line in out
+    assert "an epoch of 50,000 + 10,000 images, computed" in out
+
+
+def test_an_epoch_of_another_size_is_computed_from_its_parts():
+    parts = Parts(train=2.0, test=1.0, end=0.5)
+    assert parts.per_image((10, 5), of=(100, 5)) == 2.0 * 10 + 1.0 + 0.5
+
+
+def test_unknown_measures_are_named(capsys):
+    assert main(["bench", "step"]) == 2
+    assert "did you mean steps" in capsys.readouterr().err

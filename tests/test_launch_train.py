@@ -49,7 +49,8 @@ def what_it_left(run, machine):
     for file in ("epochs.csv", "layers.csv"):
         with (folder / file).open() as stream:
             rows[file] = [
-                {k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)
+                {k: v for k, v in row.items() if "seconds" not in k}
+                for row in csv.DictReader(stream)
             ]
     snapshots = {p.name: load_file(p) for p in (folder / "snapshots").iterdir()}
     result = json.loads((folder / "result.json").read_text())

@@ -34,5 +34,11 @@ def _loader() -> Measure:
     return LoaderBench, bench_loader
 
 
+def _run() -> Measure:
+    from launch.bench.runs import RunBench, bench_run
+
+    return RunBench, bench_run
+
+
 # each imports what it needs when it is asked for
-MEASURES: dict[str, Callable[[], Measure]] = {"steps": _steps, "loader": _loader}
+MEASURES: dict[str, Callable[[], Measure]] = {"steps": _steps, "run": _run, "loader": _loader}

@@ -23,14 +23,13 @@ import csv
 import random
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from launch.bench.memory import memory
+from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, suite_loop, variants
 from launch.ranks import ranks
 
@@ -63,7 +62,7 @@ def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[
     order = random.Random(0)
     for i in tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty()):
         for name in order.sample(names, len(names)):
-            seconds = _timed(steps[name], device)
+            seconds = timed(steps[name], device)
             if i >= 2:  # the first ones compile, choose kernels and fill caches
                 times[name].append(seconds)
     del steps
@@ -102,7 +101,7 @@ def _whole_schedule(
     batches = CIFAR_IMAGES // options.batch_of(model)
     choices = {**variants(options)[variant], "epochs": options.epochs}
     loop = suite_loop(options, model, choices, device, batches)
-    prepare = _timed(loop.prepare, device)
+    prepare = timed(loop.prepare, device)
     for parameter in loop.net.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     steps = loop.epochs * loop.steps
@@ -116,7 +115,7 @@ def _whole_schedule(
             loop.method.after_step(loop.net, step)
             loop.rescale_changed()
 
-    a_step = _timed(hooks, device) / steps
+    a_step = timed(hooks, device) / steps
     mean = statistics.median(times[variant]) + a_step
     print(f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms a step", flush=True)
     return {
@@ -124,19 +123,6 @@ def _whole_schedule(
         "hooks ms": 1e3 * a_step,
         "mean / dense": mean / statistics.median(times["dense"]),
     }
-
-
-def _timed(step: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    step()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -19,10 +18,10 @@ from baselines.errors import UserError, unknown
 from baselines.method import find_method, methods
 from baselines.prunable import prunable_weights
 from baselines.sparse_model import SparseModel
+from launch.bench.bare import BareLoop
 from launch.config import Recipe, Run
 from launch.data import Data, Resident
-from launch.loop import Loop, Meter, autocast
-from launch.models import build_model
+from launch.loop import Loop, Meter
 from launch.ranks import Ranks
 from launch.recipes import RECIPES
 from signin.product import Product
@@ -171,37 +170,18 @@ def _suite_step(loop: Loop) -> Step:
 
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
-    case, n = MODELS[name], options.batch_of(name)
-    recipe = replace(RECIPES[case.recipe], precision=options.precision)
-    torch.manual_seed(0)
-    model = build_model(recipe.model, case.classes, 3, case.image_size)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    if in_forward:
-        _parametrize(model, options.sparsity)
-    optimizer = _bare_optimizer(model, recipe)
-    x = torch.randn(n, 3, case.image_size, case.image_size, device=device)
-    x = x.contiguous(memory_format=layout)
-    y = torch.randint(case.classes, (n,), device=device)
-    model.train()
-
-    def step() -> None:
-        with autocast(recipe, device):
-            loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return Step(step, lambda: held(model, optimizer))
-
-
-def _bare_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    decay = recipe.weight_decay
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=decay, fused=True
+    case = MODELS[name]
+    recipe = replace(
+        RECIPES[case.recipe],
+        precision=options.precision,
+        image_size=case.image_size,
+        batch_size=options.batch_of(name),
     )
+    bare = BareLoop(recipe, case.classes, device)
+    if in_forward:
+        _parametrize(bare.model, options.sparsity)
+        bare.restart()
+    return Step(bare.step, lambda: held(bare.model, bare.optimizer))
 
 
 class _Factors(nn.Module):

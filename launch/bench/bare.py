@@ -1,0 +1,62 @@
+"""The bare PyTorch loop: what everything is measured against."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from launch.config import Recipe
+from launch.loop import autocast
+from launch.models import build_model
+
+
+class BareLoop:
+    """Model, loss, backward pass and fused optimizer, on one batch of noise that lies ready.
+
+    Nothing else: no data, no schedule, no accuracy. The model is in the recipe's precision and
+    memory format.
+    """
+
+    def __init__(self, recipe: Recipe, classes: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.recipe, self.device = recipe, device
+        model = build_model(recipe.model, classes, 3, recipe.image_size)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model: nn.Module = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        shape = (recipe.batch_size, 3, recipe.image_size, recipe.image_size)
+        self.x = torch.randn(shape, device=device).contiguous(memory_format=layout)
+        self.y = torch.randint(classes, (recipe.batch_size,), device=device)
+        self.optimizer = _optimizer(self.model, recipe)
+
+    def restart(self) -> None:
+        """Takes the model's parameters as they are now: after something was made of them."""
+        self.optimizer = _optimizer(self.model, self.recipe)
+
+    def step(self) -> None:
+        """One training step."""
+        self.model.train()
+        with autocast(self.recipe, self.device):
+            loss = F.cross_entropy(
+                self.model(self.x), self.y, label_smoothing=self.recipe.label_smoothing
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def evaluate(self, images: int) -> Tensor:
+        """Forward passes over so many images."""
+        self.model.eval()
+        parts = torch.split(torch.arange(images), self.recipe.batch_size)
+        with autocast(self.recipe, self.device):
+            return torch.stack([self.model(self.x[: len(part)]).sum() for part in parts])
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    decay = recipe.weight_decay
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=decay, fused=True
+    )

@@ -1,0 +1,178 @@
+"""What a whole run costs beside the bare loop: data, logging, evaluation and snapshots included.
+
+Epochs of a real run, in a folder of its own, take turns with a bare PyTorch loop that does the same
+number of training steps, and of forward passes over test images, on a batch that lies ready.
+Efficiency is the bare loop's time over the run's. Training and evaluation are compared each, and
+what comes at the end of an epoch (flips, tables, snapshot, state) is timed: from these three the
+efficiency of an epoch of the data set's own size is computed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from baselines.errors import UserError
+from launch.bench.bare import BareLoop
+from launch.bench.pictures import CLASSES, write_pictures
+from launch.bench.timing import timed
+from launch.config import Machine, Run
+from launch.data import RESIDENT_MAX_SIZE
+from launch.ranks import Ranks, ranks
+from launch.record import RunFolder
+from launch.train import Training
+
+# training and test images of an epoch, as they are in CIFAR and ImageNet
+SMALL, LARGE = (50_000, 10_000), (1_281_167, 50_000)
+PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's
+
+
+@dataclass(frozen=True)
+class RunBench:
+    """Measure the epochs of a real run against the bare loop."""
+
+    recipe: str = "cifar10-resnet20"
+    """Any recipe of images."""
+    method: str = "random"
+    """Of the run."""
+    sparsity: float = 0.9
+    """Of the run; without effect for dense."""
+    sign_in: bool = True
+    """Train it with Sign-In."""
+    image_size: int = 0
+    """Pixels; 0: the recipe's."""
+    batch_size: int = 0
+    """Images a step; 0: the recipe's."""
+    images: int = 0
+    """Generated training images; 0: 50,000 small ones, or 20 batches of large ones."""
+    rounds: int = 3
+    """Epochs of each, in turn, after one that is not measured."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads; 0: as many as torch takes."""
+    workers: int = 2
+    """Processes that read images."""
+    profile: Path | None = None
+    """Also profile an epoch, print where it goes, and write a trace for Perfetto or Chrome here."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.images < 0:
+            raise UserError("rounds must be positive, images must not be negative.")
+
+    def run(self, data: Path) -> Run:
+        """The run, on images in a folder."""
+        choices: dict[str, object] = {"data": str(data), "epochs": self.rounds + 2}
+        sizes = {"image_size": self.image_size, "batch_size": self.batch_size}
+        choices |= {name: size for name, size in sizes.items() if size}
+        sparse = {"sparsity": self.sparsity} if self.method != "dense" else {}
+        return Run.make(self.recipe, self.method, sign_in=self.sign_in, **sparse, **choices)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of an epoch."""
+
+    train: float
+    test: float
+    end: float = 0.0
+
+    def per_image(self, images: tuple[int, int], of: tuple[int, int]) -> float:
+        """Seconds of an epoch of another size."""
+        return self.train * of[0] / images[0] + self.test * of[1] / images[1] + self.end
+
+
+def bench_run(options: RunBench) -> int:
+    """Prints the efficiency of each part and of the whole."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder, ranks(options.device) as r:
+        data = Path(folder) / "images"
+        recipe = options.run(data).settings
+        small = recipe.image_size <= RESIDENT_MAX_SIZE
+        train = options.images or (SMALL[0] if small else 20 * recipe.batch_size)
+        full = SMALL if small else LARGE
+        test = round(train * full[1] / full[0])
+        shape = (recipe.image_size, recipe.image_size) if small else PHOTOGRAPH
+        print(f"writing {train + test:,} pictures", file=sys.stderr, flush=True)
+        write_pictures(data, train, test, *shape)
+        training = _training(options, Path(folder), r)
+        steps = training.loop.steps
+        images = (steps * recipe.batch_size, max(test, CLASSES))
+        bare = BareLoop(recipe, CLASSES, r.device)
+        first = training.begin()
+        real_parts, bare_parts = [], []
+        for i in range(options.rounds + 1):
+            found = (_epoch(training, first + i), _bare_epoch(bare, steps, images[1]))
+            if i:  # the first ones choose kernels and fill caches
+                real_parts.append(found[0])
+                bare_parts.append(found[1])
+        _print(real_parts, bare_parts, images, full)
+        if options.profile:
+            _profile(lambda: training.epoch(first + options.rounds + 1), options.profile)
+    return 0
+
+
+def _training(options: RunBench, folder: Path, r: Ranks) -> Training:
+    run = options.run(folder / "images")
+    machine = Machine(
+        runs=folder / "runs", data_dir=folder, device=options.device, workers=options.workers
+    )
+    record = RunFolder(run, machine.runs)
+    record.path.mkdir(parents=True)
+    return Training(run, machine, r, record, lambda line: None, bar=False)
+
+
+def _epoch(training: Training, epoch: int) -> Parts:
+    seconds = timed(lambda: training.epoch(epoch), training.ranks.device)
+    row = training.epochs[-1]
+    train, test = float(row["seconds"]), float(row["test_seconds"])
+    return Parts(train, test, seconds - train - test)
+
+
+def _bare_epoch(bare: BareLoop, steps: int, test_images: int) -> Parts:
+    def train_all() -> None:
+        for _ in range(steps):
+            bare.step()
+
+    train = timed(train_all, bare.device)
+    return Parts(train, timed(lambda: bare.evaluate(test_images), bare.device))
+
+
+def _print(
+    real: list[Parts], bare: list[Parts], images: tuple[int, int], full: tuple[int, int]
+) -> None:
+    def show(title: str, seconds: Callable[[Parts], float]) -> None:
+        a, b = ([seconds(part) for part in parts] for parts in (real, bare))
+        ratio = statistics.median(y / x for x, y in zip(a, b, strict=True))
+        run, loop = statistics.median(a), statistics.median(b)
+        print(f"{title:46} {run:9.2f} s, bare loop {loop:9.2f} s, efficiency {ratio:.3f}")
+
+    show(f"training on {images[0]:,} images", lambda part: part.train)
+    show(f"evaluation on {images[1]:,} images", lambda part: part.test)
+    print(f"{'end of an epoch':46} {statistics.median(part.end for part in real):9.2f} s")
+    if images == full:
+        show("an epoch", lambda part: part.per_image(images, full))
+    else:
+        title = f"an epoch of {full[0]:,} + {full[1]:,} images, computed"
+        show(title, lambda part: part.per_image(images, full))
+
+
+def _profile(work: Callable[[], object], trace: Path) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        kinds.append(ProfilerActivity.CUDA)
+    with profile(activities=kinds) as found:
+        work()
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    print(found.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=25))
+    found.export_chrome_trace(str(trace))
+    print("written:", trace)

@@ -1,0 +1,22 @@
+"""Time, of work that a GPU may still be at when a call returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds until it is done."""
+    _wait(device)
+    began = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
