@@ -36,7 +36,7 @@ commands:
   theory    run the paper's student-teacher experiments:  signbench theory table8
   methods   list the methods
   recipes   list the recipes
-  bench     measure what it costs: steps (against a bare PyTorch loop), run, masks, scaling, loader
+  bench     measure what it costs: steps, run, masks, loader
 
 signbench COMMAND --help shows a command's options.
 """

@@ -129,3 +129,12 @@ def test_an_epoch_of_another_size_is_computed_from_its_parts():
 def test_unknown_measures_are_named(capsys):
     assert main(["bench", "step"]) == 2
     assert "did you mean steps" in capsys.readouterr().err
+
+
+def test_work_on_masks_is_timed(capsys):
+    flags = "--model resnet20 --iterations 2 --threads 1 --device cpu"
+    assert main(["bench", "masks", *flags.split()]) == 0
+    out = capsys.readouterr().out
+    for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
+        assert line in out
+    assert "of an epoch" in out and "once a run" in out

@@ -40,5 +40,16 @@ def _run() -> Measure:
     return RunBench, bench_run
 
 
+def _masks() -> Measure:
+    from launch.bench.masks import MasksBench, bench_masks
+
+    return MasksBench, bench_masks
+
+
 # each imports what it needs when it is asked for
-MEASURES: dict[str, Callable[[], Measure]] = {"steps": _steps, "run": _run, "loader": _loader}
+MEASURES: dict[str, Callable[[], Measure]] = {
+    "steps": _steps,
+    "run": _run,
+    "masks": _masks,
+    "loader": _loader,
+}

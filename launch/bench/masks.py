@@ -1,0 +1,153 @@
+"""What work on masks costs, and what a run writes, beside an epoch of training.
+
+Each piece of work is done on a model with random masks, Sign-In's factors and momentum, as it is in
+the midst of a run. An epoch is taken to be the data set's images at the speed of the bare loop's
+steps, measured here too: its share is computed from both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from baselines.density import global_top_k_masks, keep_count, layer_counts, random_masks
+from baselines.errors import UserError, unknown
+from baselines.set_ import drop_and_grow
+from baselines.sparse_model import SparseModel
+from baselines.synflow import synflow_masks
+from launch.bench.bare import BareLoop
+from launch.bench.timing import timed
+from launch.bench.variants import MODELS
+from launch.config import Run
+from launch.flips import FlipTracker
+from launch.ranks import ranks
+from launch.recipes import RECIPES
+from launch.record import RunFolder
+from signin.product import Product
+
+IMAGES = {32: 50_000, 128: 1_281_167, 224: 1_281_167}  # of CIFAR and ImageNet
+UPDATE_EVERY = 100  # steps, of RiGL
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class MasksBench:
+    """Time the work on masks, and what a run writes, beside an epoch."""
+
+    model: str = "resnet50"
+    """resnet20, resnet18, resnet50, resnet50-128 or deit-small."""
+    sparsity: float = 0.9
+    """Of the masks."""
+    iterations: int = 100
+    """Of SynFlow."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads; 0: as many as torch takes."""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise unknown("model", self.model, MODELS)
+        if not 0 < self.sparsity < 1:
+            raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to time. `an_epoch`: how often it is done; 0 for once a run."""
+
+    name: str
+    do: Callable[[], object]
+    an_epoch: float = 0.0
+    repeats: int = REPEATS
+
+
+def bench_masks(options: MasksBench) -> int:
+    """Prints a line a piece of work."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
+        bare, case = _loop(options.model, r.device), MODELS[options.model]
+        bare.step()
+        step = statistics.median(timed(bare.step, r.device) for _ in range(3))
+        images = IMAGES[case.image_size]
+        epoch = step / case.batch_size * images
+        steps = images // RECIPES[case.recipe].batch_size
+        print(f"{options.model}: an epoch of {images:,} images takes {epoch:,.0f} s here, computed")
+        for work in _works(options, bare, steps, Path(folder)):
+            found = [timed(work.do, r.device) for _ in range(work.repeats)]
+            seconds = statistics.median(found)
+            share = f"{seconds * work.an_epoch / epoch:8.4%} of an epoch"
+            print(f"{work.name:42} {seconds:9.4f} s  {share if work.an_epoch else 'once a run'}")
+    return 0
+
+
+def _loop(model: str, device: torch.device) -> BareLoop:
+    case = MODELS[model]
+    recipe = replace(RECIPES[case.recipe], image_size=case.image_size, batch_size=case.batch_size)
+    return BareLoop(recipe, case.classes, device)
+
+
+def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[Work]:
+    bare.optimizer.zero_grad(set_to_none=False)
+    net = SparseModel(bare.model, Product())
+    net.set_masks(random_masks("erk", net.shapes, options.sparsity, seed=0))
+    net.attach(bare.optimizer)
+    bare.step()  # for the optimizer's state
+    for parameter in bare.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    k = keep_count(net.numel, options.sparsity)
+    masks, full = net.masks, dict.fromkeys(net.layers)
+    record = RunFolder(Run.make(MODELS[options.model].recipe, "dense"), folder)
+    record.path.mkdir(parents=True)
+    flips = FlipTracker(net, 1, record)
+    flips.begin()
+
+    def update() -> None:
+        net.set_masks(
+            {
+                layer.name: drop_and_grow(layer.weight, mask, layer.weight.grad.abs(), 0.3)
+                for layer in net
+                if (mask := layer.mask) is not None and layer.weight.grad is not None
+            }
+        )
+
+    def there_and_back() -> None:
+        net.set_masks(full)
+        net.clear_state()
+        net.set_masks(global_top_k_masks(net.magnitudes(), k))
+
+    def state() -> None:
+        held = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
+        record.save_state({**held, "net": net.state_dict()})
+
+    shape = bare.x[:1].shape
+    ones = torch.ones(shape, device=bare.device, dtype=torch.float64)
+    density = 1 - options.sparsity
+    return [
+        Work(
+            "ERK: densities of all layers",
+            lambda: layer_counts("erk", net.shapes, options.sparsity),
+        ),
+        Work("random masks (ERK)", lambda: random_masks("erk", net.shapes, options.sparsity, 0)),
+        Work(
+            f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
+        ),
+        Work("one change of all masks", lambda: net.set_masks(masks), 1.0),
+        Work(f"RiGL update, every {UPDATE_EVERY} steps", update, steps / UPDATE_EVERY),
+        Work("AC/DC: to dense and back, in 10 epochs", there_and_back, 0.1),
+        Work("Sign-In: rescaling", net.rescale, 1.0),
+        Work("sign flips of an epoch", lambda: flips.count(1), 1.0),
+        Work("snapshot", lambda: record.snapshot(1, bare.model.state_dict(), net.masks), 0.1),
+        Work("state to go on from", state, 1.0),
+        Work(
+            f"SynFlow, {options.iterations} iterations in float64",
+            lambda: synflow_masks(net, ones, density, options.iterations),
+            repeats=1,
+        ),
+    ]
