@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 Tensors = Sequence[Tensor]
@@ -42,6 +43,10 @@ class Storage(ABC):
     @abstractmethod
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         """The effective weights of the given latents."""
+
+    def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
+        """Writes them to tensors of their shape."""
+        torch._foreach_copy_(list(thetas), list(self.merge(latents)))
 
     @abstractmethod
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:

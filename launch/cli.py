@@ -36,7 +36,7 @@ commands:
   theory    run the paper's student-teacher experiments:  signbench theory table8
   methods   list the methods
   recipes   list the recipes
-  bench     measure what it costs: steps, run, masks, loader
+  bench     measure what it costs: steps, run, masks, scaling, loader
 
 signbench COMMAND --help shows a command's options.
 """

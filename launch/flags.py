@@ -17,8 +17,10 @@ LISTS = (
     "--keep-epochs",
     "--methods",
     "--models",
+    "--ranks",
     "--rows",
     "--seeds",
+    "--sizes",
     "--where",
 )
 

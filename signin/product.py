@@ -50,6 +50,11 @@ class Product(Storage):
         m, w = latents
         return torch._foreach_mul(list(m), list(w))
 
+    def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
+        """In one pass, without a tensor in between."""
+        for theta, m, w in zip(thetas, *latents, strict=True):
+            torch.mul(m, w, out=theta)
+
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         """∂m = (g + λθ) ⊙ w and ∂w = (g + λθ) ⊙ m."""
         g, (m, w) = list(grads), latents

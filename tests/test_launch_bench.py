@@ -13,6 +13,7 @@ from launch.bench.memory import measure_memory
 from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, variants
 from launch.cli import main
+from launch.models import build_model
 
 SMALL = StepsBench(models=("resnet20",), batch_size=4, steps=1, threads=1, device="cpu")
 
@@ -138,3 +139,13 @@ def test_work_on_masks_is_timed(capsys):
     for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
     assert "of an epoch" in out and "once a run" in out
+
+
+def test_scaling_counts_what_ranks_send(capsys):
+    flags = "--sizes 2 --ranks 2 --steps 1 --image-batch 0 --device cpu"
+    assert main(["bench", "scaling", *flags.split()]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs of one epoch" in out
+    sent = [line.rsplit("step, ")[1] for line in out.splitlines() if "ranks" in line]
+    weights = sum(p.numel() for p in build_model("digits-cnn", 10, 1, 8).parameters())
+    assert sent == [f"{4 * weights:,} bytes of gradients"] * 3  # sparse or factors: as dense

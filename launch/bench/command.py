@@ -46,10 +46,17 @@ def _masks() -> Measure:
     return MasksBench, bench_masks
 
 
+def _scaling() -> Measure:
+    from launch.bench.scaling import ScalingBench, bench_scaling
+
+    return ScalingBench, bench_scaling
+
+
 # each imports what it needs when it is asked for
 MEASURES: dict[str, Callable[[], Measure]] = {
     "steps": _steps,
     "run": _run,
     "masks": _masks,
+    "scaling": _scaling,
     "loader": _loader,
 }

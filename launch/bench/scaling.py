@@ -1,0 +1,173 @@
+"""How cost grows: with the runs of a grid, with ranks, and to the grids of ImageNet.
+
+grid      runs of an epoch of digits, on this machine: start-up is shared by all of them
+ranks     gloo processes on this machine: a training step, and the bytes of gradients that each
+          of them gives to the others in it, counted where DDP sends them
+ImageNet  the images that the grids of Tables 3 and 5 train on, at the measured speed of the
+          bare loop here. Computed: as if every device were as fast, and none waited for another
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from baselines.errors import UserError
+from launch.bench.bare import BareLoop
+from launch.bench.timing import timed
+from launch.config import Machine, Run
+from launch.data import load_data
+from launch.grid import find_grid
+from launch.local import run_all
+from launch.loop import Loop, Meter
+from launch.ranks import ranks
+from launch.recipes import RECIPES
+
+IMAGENET = 1_281_167  # training images
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dense": {"method": "dense"},
+    "random": {"method": "random"},
+    "random + Sign-In": {"method": "random", "sign_in": True},
+}
+
+
+@dataclass(frozen=True)
+class ScalingBench:
+    """Measure how cost grows with runs and ranks, and compute that of ImageNet's grids."""
+
+    sizes: tuple[int, ...] = (1, 10, 50, 200)
+    """Sizes of grids."""
+    ranks: tuple[int, ...] = (2, 4, 8)
+    """Numbers of processes."""
+    steps: int = 10
+    """Measured steps of each, after two that are not."""
+    image_batch: int = 16
+    """Images a step of the speed that ImageNet's cost is computed from; 0 leaves it out."""
+    device: str = "auto"
+    """For that speed: auto, cpu, cuda or cuda:N. The other measures are of the CPU."""
+
+    def __post_init__(self) -> None:
+        if min((1, *self.sizes, *self.ranks)) < 1 or self.steps < 1 or self.image_batch < 0:
+            raise UserError("sizes, ranks and steps must be positive, image_batch not negative.")
+
+
+def bench_scaling(options: ScalingBench) -> int:
+    """Prints the three tables."""
+    for count in options.sizes:
+        seconds = _grid(count)
+        print(f"{count:4} runs of one epoch: {seconds:7.1f} s, {seconds / count:6.2f} s a run")
+    for world in options.ranks:
+        for name in VARIANTS:
+            ms, sent = _on_ranks(world, name, options.steps)
+            print(f"{world:4} ranks, {name:17} {ms:7.1f} ms a step, {sent:,} bytes of gradients")
+    if options.image_batch:
+        with ranks(options.device) as r:
+            _imagenet(options.image_batch, r.device)
+    return 0
+
+
+def _grid(count: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [Run.make("digits", "random", epochs=1, seed=seed) for seed in range(count)]
+        began = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            outcomes = run_all(runs, Machine(runs=Path(folder), device="cpu"))
+        failed = [outcome.error for outcome in outcomes if outcome.result is None]
+        if failed:
+            raise UserError(f"{len(failed)} runs failed: {failed[0]}")
+        return time.perf_counter() - began
+
+
+# ---- ranks
+
+
+def _on_ranks(world: int, name: str, steps: int) -> tuple[float, int]:
+    """Milliseconds of a step and bytes a step, of rank 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found"
+        spawn: Callable[..., Any] = mp.spawn  # type: ignore[attr-defined]
+        spawn(_rank, (world, _free_port(), VARIANTS[name], steps, file), nprocs=world)
+        ms, sent = file.read_text().split()
+    return float(ms), int(sent)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _rank(
+    rank: int, world: int, port: int, choices: dict[str, Any], steps: int, file: Path
+) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with ranks("cpu") as r:
+        run = Run.make("digits", **choices, epochs=steps + 2)
+        data = load_data(run.settings, Path("data"), r.device, 0, r.share, 0)
+        loop = Loop(run, data, r, bar=False)
+        loop.prepare()
+        sent: list[int] = []
+        _count(loop.model, sent)
+        seconds, counts = [], []
+        for i, (x, y) in enumerate(_batches(loop, steps + 2)):
+            sent.clear()
+            meter = Meter(1, r.device)
+            began = time.perf_counter()
+            loop.step(0, 0, x, y, meter)
+            seconds.append(time.perf_counter() - began)
+            counts.append(sum(sent))
+            assert i == 0 or counts[-1] == counts[0]
+        if rank == 0:
+            file.write_text(f"{1e3 * statistics.median(seconds[2:])} {counts[-1]}")
+
+
+def _batches(loop: Loop, n: int) -> list[Any]:
+    loop.begin_epoch(0)
+    found: list[Any] = []
+    while len(found) < n:
+        found += list(loop.data.train.epoch(len(found)))
+    return found[:n]
+
+
+def _count(model: Any, sent: list[int]) -> None:
+    """Notes the bytes of each bucket that DDP reduces."""
+
+    def hook(_: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        sent.append(bucket.buffer().nbytes)
+        return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
+
+    model.register_comm_hook(None, hook)
+
+
+# ---- ImageNet
+
+
+def _imagenet(batch: int, device: torch.device) -> None:
+    recipe = replace(RECIPES["imagenet-resnet50"], batch_size=batch)
+    bare = BareLoop(recipe, 1000, device)
+    bare.step()
+    rate = batch / statistics.median(timed(bare.step, device) for _ in range(3))
+    print(f"ResNet50 at {recipe.image_size} px, batch {batch}: {rate:.1f} images/s on one device")
+    for table in ("table3", "table5"):
+        runs = [run for run in find_grid(table) if run.recipe == "imagenet-resnet50"]
+        epochs = sum(run.epochs for run in runs)
+        days = epochs * IMAGENET / rate / 86400
+        shares = ", ".join(f"{days / n:,.2f} on {n}" for n in (8, 64))
+        print(f"{table}, ImageNet: {len(runs)} runs, {epochs:,} epochs, computed: {shares} (days)")
