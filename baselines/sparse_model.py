@@ -85,7 +85,8 @@ class Layer:
         """Entries of a tensor of the weight's shape at the active positions."""
         if self.index is None:
             return dense
-        return in_memory_order(self._laid_out(dense)).index_select(0, self.index)
+        # take uses all threads, index_select one
+        return in_memory_order(self._laid_out(dense)).take(self.index)
 
     def scatter(self, values: Tensor, dense: Tensor) -> Tensor:
         """Writes values at the active positions into a tensor of the weight's shape."""

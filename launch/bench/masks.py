@@ -94,7 +94,7 @@ def _loop(model: str, device: torch.device) -> BareLoop:
 
 
 def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[Work]:
-    bare.optimizer.zero_grad(set_to_none=False)
+    bare.restart()  # fused SGD takes no group of which some have momentum already
     net = SparseModel(bare.model, Product())
     net.set_masks(random_masks("erk", net.shapes, options.sparsity, seed=0))
     net.attach(bare.optimizer)

@@ -83,7 +83,7 @@ def _grid(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         runs = [Run.make("digits", "random", epochs=1, seed=seed) for seed in range(count)]
         began = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             outcomes = run_all(runs, Machine(runs=Path(folder), device="cpu"))
         failed = [outcome.error for outcome in outcomes if outcome.result is None]
         if failed:
@@ -147,13 +147,14 @@ def _batches(loop: Loop, n: int) -> list[Any]:
 def _count(model: Any, sent: list[int]) -> None:
     """Notes the bytes of each bucket that DDP reduces."""
 
-    def hook(_: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+    def reduced(bucket: Any) -> Any:
         sent.append(bucket.buffer().nbytes)
         return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
 
-    model.register_comm_hook(None, hook)
+    # a lambda: DDP compares annotations, which are strings here
+    model.register_comm_hook(None, lambda _, bucket: reduced(bucket))
 
 
 # ---- ImageNet
