@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from baselines.errors import UserError
 from baselines.memory import in_memory_order, lie_alike
@@ -347,6 +347,8 @@ class SparseModel:
             for tensors, grads in zip(latents, parts, strict=True):
                 _set_grads(tensors, grads, self.decay)
         self._show_latents(optimizer)
+        for group in optimizer.param_groups:
+            _complete_momentum(optimizer, group)
 
     def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
         """Takes a layer's step in the optimizer's place, if it can be taken in pieces."""
@@ -508,6 +510,20 @@ def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor], decay: float)
     torch._foreach_copy_(kept, list(grads))
     if decay:
         torch._foreach_add_(kept, list(latents), alpha=decay)
+
+
+def _complete_momentum(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Fused SGD fails on a group in which some have momentum and some, new ones, not yet.
+
+    Zero momentum is the same as none (without dampening).
+    """
+    if not (isinstance(optimizer, SGD) and group["fused"] and group["momentum"]):
+        return
+    stepped = [p for p in group["params"] if p.grad is not None]
+    new = [p for p in stepped if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+    if len(new) < len(stepped) and not group["dampening"]:
+        for parameter in new:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _gather_grad(layer: Layer) -> Tensor:

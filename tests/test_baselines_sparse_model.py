@@ -511,3 +511,23 @@ def test_a_model_changed_after_it_was_taken_is_refused():
     net.model.double()
     with pytest.raises(UserError, match="type or memory format"):
         step(net.model, opt, x.double(), y)
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_latents_may_lose_their_momentum_under_fused_sgd(density):
+    """Whose kernel wants momentum of all or of none of a group."""
+    trained = []
+    for fused in (False, True):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, fused=fused)
+        data = batches(4)
+        step(model, optimizer, *data[0])  # momentum, before there are latents
+        net = SparseModel(model, Product())
+        net.set_masks(masks_for(net, density))
+        net.attach(optimizer)
+        for x, y in data[1:]:
+            step(model, optimizer, x, y)
+            net.rescale(reset_state=True)
+        trained.append(model.state_dict())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(value, trained[1][name])
