@@ -25,7 +25,6 @@ from baselines.storage import Storage
 PIECE = 1 << 17  # entries: eight vectors of them are 4 MiB, about what two cores' caches hold
 
 Group = dict[str, Any]
-States = list[dict[str, Any]]  # of an optimizer, one a latent
 
 
 def step_in_pieces(
@@ -64,7 +63,7 @@ def step_in_pieces(
         grads = [pulled for (pulled,) in storage.pull_back([g], parts)]
         if decay:
             torch._foreach_add_(grads, params, alpha=decay)
-        rule.step(group, params, grads, moments, states)
+        rule.step(group, _Piece(params, grads, moments, states))
         storage.merge_into([theta], parts)
     for state in states:
         if "step" in state:
@@ -93,31 +92,38 @@ def _in_pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @dataclass(frozen=True)
+class _Piece:
+    """A piece of a layer: of its latents, their gradients, and each of the optimizer's moments.
+
+    Attributes:
+        states: the optimizer's, of the whole latents.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    moments: list[list[Tensor]]
+    states: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class _Rule:
     """An optimizer's step.
 
     Attributes:
         moments: names of its state that has an entry a weight.
-        step: of parameters with their gradients, each of the moments, and states.
         decays_gradient: whether weight decay is λ·parameter, added to the gradient.
     """
 
     moments: Callable[[Group], tuple[str, ...]]
-    step: Callable[[Group, list[Tensor], list[Tensor], list[list[Tensor]], States], None]
+    step: Callable[[Group, _Piece], None]
     decays_gradient: bool
 
 
-def _sgd(
-    group: Group,
-    params: list[Tensor],
-    grads: list[Tensor],
-    moments: list[list[Tensor]],
-    states: States,
-) -> None:
-    buffers: list[Tensor | None] = [*moments[0]] if moments else []
+def _sgd(group: Group, piece: _Piece) -> None:
+    buffers: list[Tensor | None] = [*piece.moments[0]] if piece.moments else []
     sgd(
-        params,
-        grads,
+        piece.params,
+        piece.grads,
         buffers,
         foreach=False,
         fused=bool(group["fused"]),
@@ -130,21 +136,16 @@ def _sgd(
     )
 
 
-def _adamw(
-    group: Group,
-    params: list[Tensor],
-    grads: list[Tensor],
-    moments: list[list[Tensor]],
-    states: States,
-) -> None:
+def _adamw(group: Group, piece: _Piece) -> None:
     beta1, beta2 = group["betas"]
+    means, squares = piece.moments
     adamw(
-        params,
-        grads,
-        moments[0],
-        moments[1],
+        piece.params,
+        piece.grads,
+        means,
+        squares,
         [],
-        [state["step"].clone() for state in states],  # every piece is at the same step
+        [state["step"].clone() for state in piece.states],  # every piece is at the same step
         foreach=False,
         fused=bool(group["fused"]),
         amsgrad=False,

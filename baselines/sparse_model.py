@@ -336,7 +336,8 @@ class SparseModel:
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         waiting = []
         for layer in self._stepped:
-            if layer.weight.grad is None or self._step_now(layer, groups[id(layer.weight)]):
+            group = groups[id(layer.weight)]
+            if layer.weight.grad is None or self._step_now(layer, optimizer, group):
                 for latent in layer.latents:
                     latent.grad = None  # the optimizer passes over it
             else:
@@ -350,12 +351,12 @@ class SparseModel:
         for group in optimizer.param_groups:
             _complete_momentum(optimizer, group)
 
-    def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
+    def _step_now(self, layer: Layer, optimizer: Optimizer, group: dict[str, Any]) -> bool:
         """Takes a layer's step in the optimizer's place, if it can be taken in pieces."""
-        if layer.index is not None or layer.shared_latents or self._optimizer is None:
+        if layer.index is not None or layer.shared_latents:
             return False
         if not step_in_pieces(
-            self.storage, self._optimizer, group, layer.weight, layer.latents, self.decay
+            self.storage, optimizer, group, layer.weight, layer.latents, self.decay
         ):
             return False
         layer.version = layer.weight._version
