@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.flags import parse, value
+from launch.flags import parse, split_name, value
 
 if TYPE_CHECKING:
     from launch.config import Cluster, Machine, Run, RunCommand
@@ -88,7 +88,7 @@ def grid_command(args: list[str]) -> int:
     from launch.grid import find_grid
     from launch.local import run_all
 
-    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    name, rest = split_name(args)
     given = parse(GridCommand, rest, "signbench grid NAME")
     runs = find_grid(name, **given.choices)
     if given.dry_run:
@@ -244,7 +244,7 @@ def theory_command(args: list[str]) -> int:
     """Makes a table or figure of the theory."""
     from launch.config import TheoryCommand
 
-    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    name, rest = split_name(args)
     given = parse(TheoryCommand, rest, "signbench theory NAME")
     from signin.theory.artefacts import make
 

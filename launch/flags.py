@@ -86,6 +86,13 @@ def _split_commas(args: list[str]) -> list[str]:
     return out
 
 
+def split_name(args: list[str], default: str = "") -> tuple[str, list[str]]:
+    """What is named before the flags, and the rest."""
+    if args and not args[0].startswith("-"):
+        return args[0], args[1:]
+    return default, args
+
+
 def value(args: list[str], name: str, default: str) -> str:
     """The value of one flag, before the others can be known."""
     for i, arg in enumerate(args):

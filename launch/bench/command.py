@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from baselines.errors import unknown
-from launch.flags import parse
+from launch.flags import parse, split_name
 
 
 def bench(args: list[str]) -> int:
     """Measures one of the things below; steps, where none is named."""
-    what, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("steps", args)
+    what, rest = split_name(args, "steps")
     if what not in MEASURES:
         raise unknown("bench", what, MEASURES)
     options, measure = MEASURES[what]()

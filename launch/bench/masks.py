@@ -10,17 +10,19 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from baselines.density import global_top_k_masks, keep_count, layer_counts, random_masks
 from baselines.errors import UserError, unknown
-from baselines.set_ import drop_and_grow
+from baselines.method import Plan
+from baselines.rigl import RigL, RigLOptions
 from baselines.sparse_model import SparseModel
 from baselines.synflow import synflow_masks
 from launch.bench.bare import BareLoop
+from launch.bench.pictures import data_set
 from launch.bench.timing import timed
 from launch.bench.variants import MODELS
 from launch.config import Run
@@ -30,8 +32,6 @@ from launch.recipes import RECIPES
 from launch.record import RunFolder
 from signin.product import Product
 
-IMAGES = {32: 50_000, 128: 1_281_167, 224: 1_281_167}  # of CIFAR and ImageNet
-UPDATE_EVERY = 100  # steps, of RiGL
 REPEATS = 5
 
 
@@ -72,12 +72,13 @@ def bench_masks(options: MasksBench) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     with ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
-        bare, case = _loop(options.model, r.device), MODELS[options.model]
+        case = MODELS[options.model]
+        bare = BareLoop(case.recipe(), case.classes, r.device)
         bare.step()
         step = statistics.median(timed(bare.step, r.device) for _ in range(3))
-        images = IMAGES[case.image_size]
+        images, _ = data_set(case.image_size)
         epoch = step / case.batch_size * images
-        steps = images // RECIPES[case.recipe].batch_size
+        steps = images // RECIPES[case.name].batch_size
         print(f"{options.model}: an epoch of {images:,} images takes {epoch:,.0f} s here, computed")
         for work in _works(options, bare, steps, Path(folder)):
             found = [timed(work.do, r.device) for _ in range(work.repeats)]
@@ -85,12 +86,6 @@ def bench_masks(options: MasksBench) -> int:
             share = f"{seconds * work.an_epoch / epoch:8.4%} of an epoch"
             print(f"{work.name:42} {seconds:9.4f} s  {share if work.an_epoch else 'once a run'}")
     return 0
-
-
-def _loop(model: str, device: torch.device) -> BareLoop:
-    case = MODELS[model]
-    recipe = replace(RECIPES[case.recipe], image_size=case.image_size, batch_size=case.batch_size)
-    return BareLoop(recipe, case.classes, device)
 
 
 def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[Work]:
@@ -102,20 +97,13 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     for parameter in bare.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     k = keep_count(net.numel, options.sparsity)
+    rigl = RigL(Plan(options.sparsity, 1, steps, seed=0), RigLOptions())
+    every = rigl.opt.update_every
     masks, full = net.masks, dict.fromkeys(net.layers)
-    record = RunFolder(Run.make(MODELS[options.model].recipe, "dense"), folder)
+    record = RunFolder(Run.make(MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)
     flips = FlipTracker(net, 1, record)
     flips.begin()
-
-    def update() -> None:
-        net.set_masks(
-            {
-                layer.name: drop_and_grow(layer.weight, mask, layer.weight.grad.abs(), 0.3)
-                for layer in net
-                if (mask := layer.mask) is not None and layer.weight.grad is not None
-            }
-        )
 
     def there_and_back() -> None:
         net.set_masks(full)
@@ -139,7 +127,7 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
             f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
         ),
         Work("one change of all masks", lambda: net.set_masks(masks), 1.0),
-        Work(f"RiGL update, every {UPDATE_EVERY} steps", update, steps / UPDATE_EVERY),
+        Work(f"RiGL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
         Work("AC/DC: to dense and back, in 10 epochs", there_and_back, 0.1),
         Work("Sign-In: rescaling", net.rescale, 1.0),
         Work("sign flips of an epoch", lambda: flips.count(1), 1.0),

@@ -1,4 +1,7 @@
-"""Folders of generated pictures, smooth with some noise, as photographs are."""
+"""The images to measure with: how many data sets have, and folders of generated ones.
+
+Those are smooth with some noise, as photographs are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = 10
+from launch.data import RESIDENT_MAX_SIZE
+
+CLASSES = 10  # of the generated ones
+CIFAR, IMAGENET = (50_000, 10_000), (1_281_167, 50_000)  # training and test images
+
+
+def data_set(image_size: int) -> tuple[int, int]:
+    """Training and test images of the one that has images of that size."""
+    return CIFAR if image_size <= RESIDENT_MAX_SIZE else IMAGENET
 
 
 def write_pictures(folder: Path, train: int, test: int, width: int, height: int) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from baselines.errors import UserError
 from launch.bench.bare import BareLoop
-from launch.bench.pictures import CLASSES, write_pictures
+from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
 from launch.config import Machine, Run
 from launch.data import RESIDENT_MAX_SIZE
@@ -28,8 +28,6 @@ from launch.ranks import Ranks, ranks
 from launch.record import RunFolder
 from launch.train import Training
 
-# training and test images of an epoch, as they are in CIFAR and ImageNet
-SMALL, LARGE = (50_000, 10_000), (1_281_167, 50_000)
 PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's
 
 
@@ -96,8 +94,8 @@ def bench_run(options: RunBench) -> int:
         data = Path(folder) / "images"
         recipe = options.run(data).settings
         small = recipe.image_size <= RESIDENT_MAX_SIZE
-        train = options.images or (SMALL[0] if small else 20 * recipe.batch_size)
-        full = SMALL if small else LARGE
+        full = data_set(recipe.image_size)
+        train = options.images or (full[0] if small else 20 * recipe.batch_size)
         test = round(train * full[1] / full[0])
         shape = (recipe.image_size, recipe.image_size) if small else PHOTOGRAPH
         print(f"writing {train + test:,} pictures", file=sys.stderr, flush=True)
@@ -157,11 +155,8 @@ def _print(
     show(f"training on {images[0]:,} images", lambda part: part.train)
     show(f"evaluation on {images[1]:,} images", lambda part: part.test)
     print(f"{'end of an epoch':46} {statistics.median(part.end for part in real):9.2f} s")
-    if images == full:
-        show("an epoch", lambda part: part.per_image(images, full))
-    else:
-        title = f"an epoch of {full[0]:,} + {full[1]:,} images, computed"
-        show(title, lambda part: part.per_image(images, full))
+    computed = f" of {full[0]:,} + {full[1]:,} images, computed"
+    show(f"an epoch{computed * (images != full)}", lambda part: part.per_image(images, full))
 
 
 def _profile(work: Callable[[], object], trace: Path) -> None:

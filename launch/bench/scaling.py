@@ -2,7 +2,7 @@
 
 grid      runs of an epoch of digits, on this machine: start-up is shared by all of them
 ranks     gloo processes on this machine: a training step, and the bytes of gradients that each
-          of them gives to the others in it, counted where DDP sends them
+          of them gives to the others in it, as the profiler sees gloo send them
 ImageNet  the images that the grids of Tables 3 and 5 train on, at the measured speed of the
           bare loop here. Computed: as if every device were as fast, and none waited for another
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import socket
 import statistics
@@ -22,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.profiler import ProfilerActivity, profile
 
 from baselines.errors import UserError
 from launch.bench.bare import BareLoop
+from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
 from launch.config import Machine, Run
 from launch.data import load_data
@@ -36,7 +38,6 @@ from launch.loop import Loop, Meter
 from launch.ranks import ranks
 from launch.recipes import RECIPES
 
-IMAGENET = 1_281_167  # training images
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"method": "dense"},
     "random": {"method": "random"},
@@ -114,6 +115,7 @@ def _rank(
     rank: int, world: int, port: int, choices: dict[str, Any], steps: int, file: Path
 ) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler is talkative
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with ranks("cpu") as r:
@@ -121,19 +123,18 @@ def _rank(
         data = load_data(run.settings, Path("data"), r.device, 0, r.share, 0)
         loop = Loop(run, data, r, bar=False)
         loop.prepare()
-        sent: list[int] = []
-        _count(loop.model, sent)
-        seconds, counts = [], []
-        for i, (x, y) in enumerate(_batches(loop, steps + 2)):
-            sent.clear()
-            meter = Meter(1, r.device)
-            began = time.perf_counter()
-            loop.step(0, 0, x, y, meter)
-            seconds.append(time.perf_counter() - began)
-            counts.append(sum(sent))
-            assert i == 0 or counts[-1] == counts[0]
+        seconds = []
+        batches = _batches(loop, steps + 3)
+
+        def step() -> None:
+            x, y = batches.pop()
+            loop.step(0, 0, x, y, Meter(1, r.device))
+
+        for _ in range(steps + 2):
+            seconds.append(timed(step, r.device))
+        sent = _sent(step)
         if rank == 0:
-            file.write_text(f"{1e3 * statistics.median(seconds[2:])} {counts[-1]}")
+            file.write_text(f"{1e3 * statistics.median(seconds[2:])} {sent}")
 
 
 def _batches(loop: Loop, n: int) -> list[Any]:
@@ -144,17 +145,12 @@ def _batches(loop: Loop, n: int) -> list[Any]:
     return found[:n]
 
 
-def _count(model: Any, sent: list[int]) -> None:
-    """Notes the bytes of each bucket that DDP reduces."""
-
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-    def reduced(bucket: Any) -> Any:
-        sent.append(bucket.buffer().nbytes)
-        return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
-
-    # a lambda: DDP compares annotations, which are strings here
-    model.register_comm_hook(None, lambda _, bucket: reduced(bucket))
+def _sent(step: Callable[[], None]) -> int:
+    """Bytes of float32 that this rank gives to gloo in a step."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+        step()
+    calls = [event.input_shapes for event in found.events() if event.name == "gloo:all_reduce"]
+    return sum(4 * math.prod(shape) for shapes in calls for shape in shapes)
 
 
 # ---- ImageNet
@@ -169,6 +165,6 @@ def _imagenet(batch: int, device: torch.device) -> None:
     for table in ("table3", "table5"):
         runs = [run for run in find_grid(table) if run.recipe == "imagenet-resnet50"]
         epochs = sum(run.epochs for run in runs)
-        days = epochs * IMAGENET / rate / 86400
+        days = epochs * IMAGENET[0] / rate / 86400
         shares = ", ".join(f"{days / n:,.2f} on {n}" for n in (8, 64))
         print(f"{table}, ImageNet: {len(runs)} runs, {epochs:,} epochs, computed: {shares} (days)")

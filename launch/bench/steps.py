@@ -19,7 +19,6 @@ of a schedule of `--epochs`, without the passes in between, and shared out over 
 
 from __future__ import annotations
 
-import csv
 import random
 import statistics
 import sys
@@ -32,24 +31,19 @@ from launch.bench.memory import memory
 from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, suite_loop, variants
 from launch.ranks import ranks
-
-CIFAR_IMAGES = 50_000
+from launch.record import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
     """Prints the table and writes it as CSV."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(options.output, rows)
     print(_text(rows))
     print("written:", options.output)
     return 0
@@ -98,7 +92,7 @@ def _whole_schedule(
     if variant not in options.method_variants:
         return {}
     # how often it updates, a step, depends on them
-    batches = CIFAR_IMAGES // options.batch_of(model)
+    batches = max(1, options.images // options.batch_of(model))
     choices = {**variants(options)[variant], "epochs": options.epochs}
     loop = suite_loop(options, model, choices, device, batches)
     prepare = timed(loop.prepare, device)

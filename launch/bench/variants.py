@@ -19,6 +19,7 @@ from baselines.method import find_method, methods
 from baselines.prunable import prunable_weights
 from baselines.sparse_model import SparseModel
 from launch.bench.bare import BareLoop
+from launch.bench.pictures import CIFAR
 from launch.config import Recipe, Run
 from launch.data import Data, Resident
 from launch.loop import Loop, Meter
@@ -39,10 +40,15 @@ class Step:
 class Case:
     """A model as it is measured: by a recipe, at an image size and a batch that a CPU affords."""
 
-    recipe: str
+    name: str
     classes: int
     image_size: int = 32
     batch_size: int = 128
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The recipe at that size, with further changes."""
+        given = {"image_size": self.image_size, "batch_size": self.batch_size, **changes}
+        return replace(RECIPES[self.name], **given)
 
 
 MODELS = {
@@ -79,6 +85,8 @@ class StepsBench:
     epochs: int = 15
     """Length of that schedule. Events of which there is a fixed number weigh ten times as much as
     in the recipes' 150 epochs; those that come every so many steps weigh the same."""
+    images: int = CIFAR[0]
+    """Images an epoch of that schedule."""
     output: Path = Path("bench.csv")
     """Where the table is written."""
 
@@ -86,8 +94,8 @@ class StepsBench:
         for name in self.models:
             if name not in MODELS:
                 raise unknown("model", name, MODELS)
-        if self.steps < 1 or self.epochs < 1:
-            raise UserError("steps and epochs must be positive.")
+        if min(self.steps, self.epochs, self.images) < 1:
+            raise UserError("steps, epochs and images must be positive.")
         if self.batch_size < 0:
             raise UserError(f"batch_size must not be negative, not {self.batch_size}.")
         if not 0 < self.sparsity < 1:
@@ -148,7 +156,7 @@ def suite_loop(
     case = MODELS[model]
     given: dict[str, Any] = {"batch_size": options.batch_of(model)}
     given |= {"image_size": case.image_size, "precision": options.precision, **choices}
-    run = Run.make(case.recipe, **given)
+    run = Run.make(case.name, **given)
     data = random_data(run.settings, case.classes, device, batches)
     return Loop(run, data, Ranks(0, 1, device), bar=False)
 
@@ -171,12 +179,7 @@ def _suite_step(loop: Loop) -> Step:
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
     case = MODELS[name]
-    recipe = replace(
-        RECIPES[case.recipe],
-        precision=options.precision,
-        image_size=case.image_size,
-        batch_size=options.batch_of(name),
-    )
+    recipe = case.recipe(batch_size=options.batch_of(name), precision=options.precision)
     bare = BareLoop(recipe, case.classes, device)
     if in_forward:
         _parametrize(bare.model, options.sparsity)
