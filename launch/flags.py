@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 # flags that take several values, with commas or spaces between them
 LISTS = (
+    "--at-once",
     "--columns",
     "--epochs",
     "--exclude",

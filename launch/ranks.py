@@ -64,7 +64,7 @@ def ranks(device: str) -> Iterator[Ranks]:
         UserError: a device that is not there.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")), world)
+    chosen = find_device(device, int(os.environ.get("LOCAL_RANK", "0")), world)
     if world == 1:
         yield Ranks(0, 1, chosen)
         return
@@ -75,7 +75,12 @@ def ranks(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int, world: int) -> torch.device:
+def find_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
+    """The device of that name: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: it is not there.
+    """
     count = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if count else "cpu"

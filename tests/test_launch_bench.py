@@ -147,3 +147,13 @@ def test_scaling_counts_what_ranks_send(capsys):
     sent = [line.rsplit("step, ")[1] for line in out.splitlines() if "ranks" in line]
     weights = sum(p.numel() for p in build_model("digits-cnn", 10, 1, 8).parameters())
     assert sent == [f"{4 * weights:,} bytes of gradients"] * 3  # sparse or factors: as dense
+
+
+def test_a_gpu_is_measured_in_one_call(tmp_path, capsys):
+    sizes = "--batch-size 8 --steps 1 --iterations 1 --images 40 --epochs 1 --at-once 1,2"
+    where = f"--device cpu --no-compile --mask-model resnet20 --output {tmp_path / 'gpu.csv'}"
+    assert main(["bench", "gpu", "--models", "resnet20", *sizes.split(), *where.split()]) == 0
+    out = capsys.readouterr().out
+    parts = ("median / bare", "global top-k", "end of an epoch", "2 runs at once", "63 runs of")
+    assert all(part in out for part in parts)
+    assert (tmp_path / "gpu.csv").exists()

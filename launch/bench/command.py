@@ -52,6 +52,12 @@ def _scaling() -> Measure:
     return ScalingBench, bench_scaling
 
 
+def _gpu() -> Measure:
+    from launch.bench.gpu import GpuBench, bench_gpu
+
+    return GpuBench, bench_gpu
+
+
 # each imports what it needs when it is asked for
 MEASURES: dict[str, Callable[[], Measure]] = {
     "steps": _steps,
@@ -59,4 +65,5 @@ MEASURES: dict[str, Callable[[], Measure]] = {
     "masks": _masks,
     "scaling": _scaling,
     "loader": _loader,
+    "gpu": _gpu,
 }

@@ -73,11 +73,12 @@ def bench_masks(options: MasksBench) -> int:
         torch.set_num_threads(options.threads)
     with ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
         case = MODELS[options.model]
-        bare = BareLoop(case.recipe(), case.classes, r.device)
+        batch = case.batch(r.device)
+        bare = BareLoop(case.recipe(batch), case.classes, r.device)
         bare.step()
         step = statistics.median(timed(bare.step, r.device) for _ in range(3))
         images, _ = data_set(case.image_size)
-        epoch = step / case.batch_size * images
+        epoch = step / batch * images
         steps = images // RECIPES[case.name].batch_size
         print(f"{options.model}: an epoch of {images:,} images takes {epoch:,.0f} s here, computed")
         for work in _works(options, bare, steps, Path(folder)):

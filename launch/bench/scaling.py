@@ -84,12 +84,21 @@ def _grid(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         runs = [Run.make("digits", "random", epochs=1, seed=seed) for seed in range(count)]
         began = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            outcomes = run_all(runs, Machine(runs=Path(folder), device="cpu"))
-        failed = [outcome.error for outcome in outcomes if outcome.result is None]
-        if failed:
-            raise UserError(f"{len(failed)} runs failed: {failed[0]}")
+        run_quietly(runs, Machine(runs=Path(folder), device="cpu"))
         return time.perf_counter() - began
+
+
+def run_quietly(runs: list[Run], machine: Machine, slots: int = 0) -> None:
+    """Trains a grid without a word.
+
+    Raises:
+        UserError: a run failed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        outcomes = run_all(runs, machine, slots)
+    failed = [outcome.error for outcome in outcomes if outcome.result is None]
+    if failed:
+        raise UserError(f"{len(failed)} runs failed: {failed[0]}")
 
 
 # ---- ranks

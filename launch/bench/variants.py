@@ -23,7 +23,7 @@ from launch.bench.pictures import CIFAR
 from launch.config import Recipe, Run
 from launch.data import Data, Resident
 from launch.loop import Loop, Meter
-from launch.ranks import Ranks
+from launch.ranks import Ranks, find_device
 from launch.recipes import RECIPES
 from signin.product import Product
 
@@ -38,25 +38,30 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """A model as it is measured: by a recipe, at an image size and a batch that a CPU affords."""
+    """A model as it is measured: by a recipe, at an image size and at batches that fit."""
 
     name: str
     classes: int
     image_size: int = 32
-    batch_size: int = 128
+    cpu_batch: int = 128
+    gpu_batch: int = 512
 
-    def recipe(self, **changes: Any) -> Recipe:
+    def batch(self, device: torch.device) -> int:
+        """Images a step that it affords."""
+        return self.cpu_batch if device.type == "cpu" else self.gpu_batch
+
+    def recipe(self, batch_size: int, **changes: Any) -> Recipe:
         """The recipe at that size, with further changes."""
-        given = {"image_size": self.image_size, "batch_size": self.batch_size, **changes}
-        return replace(RECIPES[self.name], **given)
+        changes |= {"image_size": self.image_size, "batch_size": batch_size}
+        return replace(RECIPES[self.name], **changes)
 
 
 MODELS = {
     "resnet20": Case("cifar10-resnet20", 10),
     "resnet18": Case("cifar100-resnet18", 100),
-    "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8),
-    "resnet50": Case("imagenet-resnet50", 1000, 224, 16),
-    "deit-small": Case("imagenet-deit-small", 1000, 224, 8),
+    "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8, 256),
+    "resnet50": Case("imagenet-resnet50", 1000, 224, 16, 256),
+    "deit-small": Case("imagenet-deit-small", 1000, 224, 8, 256),
 }
 
 
@@ -69,7 +74,8 @@ class StepsBench:
     sparsity: float = 0.9
     """Of the sparse variants."""
     batch_size: int = 0
-    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's."""
+    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's; on a GPU
+    512 and 256."""
     steps: int = 30
     """Measured steps of each variant, after two that are not."""
     memory: bool = True
@@ -105,7 +111,7 @@ class StepsBench:
                 find_method(name)
 
     def batch_of(self, model: str) -> int:
-        return self.batch_size or MODELS[model].batch_size
+        return self.batch_size or MODELS[model].batch(find_device(self.device))
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -179,7 +185,7 @@ def _suite_step(loop: Loop) -> Step:
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
     case = MODELS[name]
-    recipe = case.recipe(batch_size=options.batch_of(name), precision=options.precision)
+    recipe = case.recipe(options.batch_of(name), precision=options.precision)
     bare = BareLoop(recipe, case.classes, device)
     if in_forward:
         _parametrize(bare.model, options.sparsity)
