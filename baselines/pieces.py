@@ -37,7 +37,8 @@ def step_in_pieces(
 ) -> bool:
     """Steps the latents of one weight and writes the weight, where that can be done in pieces.
 
-    It can on a CPU for SGD and AdamW, once they have state, if all tensors lie in memory alike.
+    It can on a CPU for SGD and AdamW, once they have state, if all tensors lie in memory alike. A
+    weight of less than a piece is better stepped with others.
 
     Args:
         group: the optimizer's, with learning rate, weight decay and so on.
@@ -48,7 +49,7 @@ def step_in_pieces(
     """
     rule, grad = _RULES.get(type(optimizer)), weight.grad
     states = [optimizer.state.get(latent, {}) for latent in latents]
-    if rule is None or grad is None or _is_special(optimizer, group):
+    if weight.numel() < PIECE or rule is None or grad is None or _is_special(optimizer, group):
         return False
     names = rule.moments(group)
     if any(name not in state for name in names for state in states):

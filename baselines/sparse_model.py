@@ -29,7 +29,7 @@ from torch.optim import SGD, Optimizer
 
 from baselines.errors import UserError
 from baselines.memory import in_memory_order, lie_alike
-from baselines.pieces import step_in_pieces
+from baselines.pieces import PIECE, step_in_pieces
 from baselines.prunable import all_weights, prunable_weights, unwrap
 from baselines.storage import Plain, Storage
 
@@ -491,9 +491,19 @@ class SparseModel:
 
 
 def _blocks(layers: list[Layer]) -> list[list[Layer]]:
-    """Layers to work on together. On a GPU all, for few launches; elsewhere one at a time, so
-    that what is computed in between stays in the cache and in memory that was used before."""
-    return [layers] if layers and layers[0].weight.is_cuda else [[layer] for layer in layers]
+    """Layers to work on together: on a GPU all, for few launches; elsewhere as many as leave what
+    is computed in between in the cache, and in memory that was used before."""
+    if layers and layers[0].weight.is_cuda:
+        return [layers]
+    blocks: list[list[Layer]] = []
+    room = 0
+    for layer in layers:
+        room -= layer.nnz
+        if room < 0 or not blocks:
+            blocks.append([])
+            room = PIECE - layer.nnz
+        blocks[-1].append(layer)
+    return blocks
 
 
 def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:

@@ -52,7 +52,8 @@ def test_pieces_change_nothing(name, channels_last, monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_latents_stepped_in_pieces_need_no_gradients():
+def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE", 64)
     model = tiny_net()
     net = SparseModel(model, Product())
     optimizer = OPTIMIZERS["sgd"](model.parameters())
