@@ -39,8 +39,8 @@ def test_bytes_are_counted_by_hand():
     expected = {
         "bare": 4 * 3 * (n + rest),
         "random s=0.9": 4 * (2 * n + 3 * rest) + 4 * active + (4 + 4 + 8) * indexed,
-        # two factors with momentum and, where the layer is not full, a gradient
-        "random s=0.9 + Sign-In": 4 * (2 * n + 3 * rest) + 16 * active + (8 + 8) * indexed,
+        # two factors with momentum and gradient
+        "random s=0.9 + Sign-In": 4 * (2 * n + 3 * rest) + 24 * active + 8 * indexed,
     }
     for variant, trained in expected.items():
         step = make_step(SMALL, "resnet20", variant, torch.device("cpu"))
