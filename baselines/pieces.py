@@ -5,6 +5,9 @@ momentum and Frobenius decay, pulling back, stepping and merging one after the o
 them; dense SGD moves 5. Done together on a piece that stays in the cache, they move 10, the least
 there is: the gradient, the factors and their momenta in; factors, momenta and the weight out. Nor
 do gradients of the latents take memory. The arithmetic is torch's own functional SGD and AdamW.
+
+A latent that the layer shares (STR's threshold) has its gradient from all pieces, and moves all
+weights: the optimizer steps it when the pieces are done, and the weights are merged after that.
 """
 
 from __future__ import annotations
@@ -33,42 +36,61 @@ def step_in_pieces(
     group: Group,
     weight: Tensor,
     latents: Sequence[Tensor],
+    shared: Sequence[Tensor],
     decay: float,
-) -> bool:
-    """Steps the latents of one weight and writes the weight, where that can be done in pieces.
+) -> list[Tensor] | None:
+    """Steps the latents of one weight, where that can be done in pieces.
 
     It can on a CPU for SGD and AdamW, once they have state, if all tensors lie in memory alike. A
     weight of less than a piece is better stepped with others.
 
     Args:
         group: the optimizer's, with learning rate, weight decay and so on.
+        latents: those with an entry a weight.
+        shared: those without. They are not stepped. Where there are none, the weight is written.
         decay: λ: λ·latent joins each latent's gradient.
 
     Returns:
-        Whether it was done. If not, nothing has changed.
+        The gradients of the shared latents. None if it could not be done; nothing has changed.
     """
     rule, grad = _RULES.get(type(optimizer)), weight.grad
     states = [optimizer.state.get(latent, {}) for latent in latents]
     if weight.numel() < PIECE or rule is None or grad is None or _is_special(optimizer, group):
-        return False
+        return None
     names = rule.moments(group)
     if any(name not in state for name in names for state in states):
-        return False
+        return None
     lists = [[weight], [grad], latents, *([state[name] for state in states] for name in names)]
     if not all(_is_like(weight, tensor) for tensors in lists for tensor in tensors):
-        return False
+        return None
     if decay and rule.decays_gradient:
         group, decay = {**group, "weight_decay": group["weight_decay"] + decay}, 0.0
+    sums = [torch.zeros_like(latent) for latent in shared]
     for (theta,), (g,), params, *moments in zip(*map(_in_pieces, lists), strict=True):
-        parts = tuple([param] for param in params)
+        parts = tuple([param] for param in (*params, *shared))
         grads = [pulled for (pulled,) in storage.pull_back([g], parts)]
+        for total, pulled in zip(sums, grads[len(params) :], strict=True):
+            total += pulled
+        del grads[len(params) :]
         if decay:
             torch._foreach_add_(grads, params, alpha=decay)
         rule.step(group, _Piece(params, grads, moments, states))
-        storage.merge_into([theta], parts)
+        if not shared:
+            storage.merge_into([theta], parts)
     for state in states:
         if "step" in state:
             state["step"] += 1
+    return sums
+
+
+def merge_in_pieces(
+    storage: Storage, weight: Tensor, latents: Sequence[Tensor], shared: Sequence[Tensor]
+) -> bool:
+    """Writes a weight from its latents, if it has a piece at least and all lie in memory alike."""
+    if weight.numel() < PIECE or not all(_is_like(weight, latent) for latent in latents):
+        return False
+    for (theta,), params in zip(_in_pieces([weight]), _in_pieces(latents), strict=True):
+        storage.merge_into([theta], tuple([part] for part in (*params, *shared)))
     return True
 
 

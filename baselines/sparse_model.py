@@ -29,7 +29,7 @@ from torch.optim import SGD, Optimizer
 
 from baselines.errors import UserError
 from baselines.memory import in_memory_order, lie_alike
-from baselines.pieces import PIECE, step_in_pieces
+from baselines.pieces import PIECE, merge_in_pieces, step_in_pieces
 from baselines.prunable import all_weights, prunable_weights, unwrap
 from baselines.storage import Plain, Storage
 
@@ -337,10 +337,9 @@ class SparseModel:
         waiting = []
         for layer in self._stepped:
             group = groups[id(layer.weight)]
-            if layer.weight.grad is None or self._step_now(layer, optimizer, group):
-                for latent in layer.latents:
-                    latent.grad = None  # the optimizer passes over it
-            else:
+            if layer.weight.grad is None:
+                _clear_grads(layer.latents)
+            elif not self._step_now(layer, optimizer, group):
                 waiting.append(layer)
         for block in _blocks(waiting):
             latents = _latents(block)
@@ -352,20 +351,28 @@ class SparseModel:
             _complete_momentum(optimizer, group)
 
     def _step_now(self, layer: Layer, optimizer: Optimizer, group: dict[str, Any]) -> bool:
-        """Takes a layer's step in the optimizer's place, if it can be taken in pieces."""
-        if layer.index is not None or layer.shared_latents:
+        """Takes a layer's step in the optimizer's place, if it can be taken in pieces.
+
+        Latents that the layer shares are left to the optimizer.
+        """
+        if layer.index is not None:
             return False
-        if not step_in_pieces(
-            self.storage, optimizer, group, layer.weight, layer.latents, self.decay
-        ):
+        own, shared = layer.own_latents, layer.shared_latents
+        grads = step_in_pieces(
+            self.storage, optimizer, group, layer.weight, own, shared, self.decay
+        )
+        if grads is None:
             return False
+        _clear_grads(own)
+        if shared:
+            _set_grads(shared, grads, self.decay)
         layer.version = layer.weight._version
         return True
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._show_weights(optimizer)
-        self._push([layer for layer in self._stepped if layer.latents[0].grad is not None])
+        self._push([layer for layer in self._stepped if layer.latents[-1].grad is not None])
 
     @property
     def _stepped(self) -> list[Layer]:
@@ -484,10 +491,15 @@ class SparseModel:
 
     def _push(self, layers: list[Layer]) -> None:
         """Writes the merged latents to the weights."""
-        for block in _blocks(layers):
+        for block in _blocks([layer for layer in layers if not self._merge_now(layer)]):
             for layer, value in zip(block, self.storage.merge(_latents(block)), strict=True):
                 layer.scatter(value, layer.weight)
-                layer.version = layer.weight._version
+        for layer in layers:
+            layer.version = layer.weight._version
+
+    def _merge_now(self, layer: Layer) -> bool:
+        own, shared = layer.own_latents, layer.shared_latents
+        return layer.index is None and merge_in_pieces(self.storage, layer.weight, own, shared)
 
 
 def _blocks(layers: list[Layer]) -> list[list[Layer]]:
@@ -509,6 +521,12 @@ def _blocks(layers: list[Layer]) -> list[list[Layer]]:
 def _latents(layers: list[Layer]) -> tuple[list[Tensor], ...]:
     """A list a latent, with an entry a layer."""
     return tuple(map(list, zip(*(layer.latents for layer in layers), strict=True)))
+
+
+def _clear_grads(latents: Sequence[Tensor]) -> None:
+    """The optimizer passes over them."""
+    for latent in latents:
+        latent.grad = None
 
 
 def _set_grads(latents: Sequence[Tensor], grads: Sequence[Tensor], decay: float) -> None:

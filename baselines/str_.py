@@ -179,6 +179,12 @@ class SoftThreshold(Storage):
         xs = self.inner.merge(tuple(inner))
         return [soft_threshold(x, t) for x, t in zip(xs, map(self.threshold, s), strict=True)]
 
+    def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
+        *inner, s = latents
+        xs = self.inner.merge(tuple(inner))
+        for theta, x, t in zip(thetas, xs, map(self.threshold, s), strict=True):
+            soft_threshold(x, t, out=theta)
+
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         *inner, s = latents
         xs = self.inner.merge(tuple(inner))
@@ -199,11 +205,13 @@ class SoftThreshold(Storage):
         return x.detach().abs().clamp_min(1e-30).log() - s.detach()
 
 
-def soft_threshold(x: Tensor, threshold: Tensor) -> Tensor:
+def soft_threshold(x: Tensor, threshold: Tensor, out: Tensor | None = None) -> Tensor:
     """sign(x)·max(|x| − threshold, 0)."""
     if x.device.type == "cpu":  # in one pass; on a GPU it would wait for the number
-        return torch.nn.functional.softshrink(x, float(threshold))
-    return x - x.clamp(-threshold, threshold)
+        return torch.nn.functional.softshrink(  # type: ignore[call-arg]  # its stub has no out
+            x, float(threshold), out=out
+        )
+    return torch.sub(x, x.clamp(-threshold, threshold), out=out)
 
 
 def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:

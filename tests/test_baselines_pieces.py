@@ -6,6 +6,8 @@ from literal import batches, loss_of, tiny_net
 
 from baselines import pieces, sparse_model
 from baselines.sparse_model import SparseModel
+from baselines.storage import Plain
+from baselines.str_ import SoftThreshold
 from signin.product import Product
 
 OPTIMIZERS = {
@@ -18,10 +20,17 @@ OPTIMIZERS = {
 }
 
 
-def train(make_optimizer, channels_last=False):
-    """Weights, latents and optimizer state after a few steps on factors of full size."""
+STORAGES = {
+    "product": Product(frobenius=1e-3),
+    "threshold": SoftThreshold(Plain(), "exp", -3.0, decay=0.02),
+    "threshold of product": SoftThreshold(Product(frobenius=1e-3), "sigmoid", -3.0),
+}
+
+
+def train(storage, make_optimizer, channels_last=False):
+    """Weights, latents and optimizer state after a few steps on latents of full size."""
     model = tiny_net(channels_last)
-    net = SparseModel(model, Product(frobenius=1e-3))
+    net = SparseModel(model, storage)
     optimizer = make_optimizer(model.parameters())
     net.attach(optimizer)
     net.decay = 1e-3
@@ -35,8 +44,10 @@ def train(make_optimizer, channels_last=False):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_pieces_change_nothing(name, channels_last, monkeypatch):
+def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
+    setting = STORAGES[storage], OPTIMIZERS[name], channels_last
     taken = []
 
     def step(*args):
@@ -45,10 +56,12 @@ def test_pieces_change_nothing(name, channels_last, monkeypatch):
 
     monkeypatch.setattr(pieces, "PIECE", 64)  # most layers have several, the last one smaller
     monkeypatch.setattr(sparse_model, "step_in_pieces", step)
-    found = train(OPTIMIZERS[name], channels_last)
-    assert sum(taken) >= 4 * 4  # all layers, from the second step on at the latest
-    monkeypatch.setattr(sparse_model, "step_in_pieces", lambda *args: False)
-    for ours, theirs in zip(found, train(OPTIMIZERS[name], channels_last), strict=True):
+    found = train(*setting)
+    done = sum(grads is not None for grads in taken)
+    assert done >= 4 * 3  # all layers of a piece, from the second step on at the latest
+    monkeypatch.setattr(sparse_model, "step_in_pieces", lambda *args: None)
+    monkeypatch.setattr(sparse_model, "merge_in_pieces", lambda *args: False)
+    for ours, theirs in zip(found, train(*setting), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
