@@ -15,9 +15,11 @@ from test_launch_train import train
 from torchvision import datasets
 
 import launch.data
+import launch.images
 from baselines.errors import UserError
 from launch.config import Run
-from launch.data import Resident, Share, load_data, mix, read_image, scan
+from launch.data import Resident, Share, load_data, mix
+from launch.images import read_image, scan
 from launch.recipes import RECIPES
 
 CPU = torch.device("cpu")
@@ -157,8 +159,8 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []
-    original = launch.data.read_image
-    monkeypatch.setattr(launch.data, "read_image", lambda p: read.append(p) or original(p))
+    original = launch.images.read_image
+    monkeypatch.setattr(launch.images, "read_image", lambda p: read.append(p) or original(p))
     first = batch()
     assert len(read) == 33 and torch.equal(batch(), first) and len(read) == 33
     for file in root.rglob("*.npy"):

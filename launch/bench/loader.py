@@ -13,7 +13,8 @@ import torch
 
 from baselines.errors import UserError
 from launch.config import Run
-from launch.data import ImageFolder, Share, load_data, mix, read_image, scan
+from launch.data import Share, load_data, mix
+from launch.images import ImageFolder, find_folder, read_image, scan
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def bench_loader(options: LoaderBench) -> int:
     run = Run.make(options.recipe, "dense", **choices)
     device = torch.device("cpu")
     data = load_data(run.settings, options.data_dir, device, 0, Share(), options.workers)
-    folder = Path(options.data) if Path(options.data).is_dir() else options.data_dir / options.data
-    files = scan(folder / "train")
+    files = scan(find_folder(options.data, options.data_dir) / "train")
     rates: dict[str, list[float]] = {"loader": [], "decode only": []}
     for i in range(options.rounds):
         rates["loader"].append(_rate((len(y) for _, y in data.train.epoch(i)), options.images))

@@ -1,0 +1,124 @@
+"""Image folders: what files there are, and their pixels, whatever the files' format and mode."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from baselines.errors import UserError
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The files of one split. Labels are positions in the sorted list of classes."""
+
+    classes: tuple[str, ...]
+    paths: list[Path]
+    labels: list[int]
+
+
+def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
+    """Lists FOLDER/<class>/**/<image>.
+
+    Args:
+        classes: those of the training split, which a test split must have too.
+
+    Raises:
+        UserError: no such folder, no classes, a class without images, or an unknown class.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; an image set has DIR/train/<class>/ and DIR/test/.")
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not found:
+        raise UserError(f"{folder} has no class folders.")
+    classes = found if classes is None else classes
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise UserError(f"{folder / unknown[0]} is a class that the training set does not have.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = sorted(
+            path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS
+        )
+        if not images:
+            raise UserError(f"{folder / name} has no images ({', '.join(_ENDINGS)}).")
+        paths += images
+        labels += [label] * len(images)
+    return ImageFolder(classes, paths, labels)
+
+
+def find_folder(data: str, root: Path) -> Path:
+    """The data's own path, or the folder of that name among the data sets."""
+    given = Path(data).expanduser()
+    return given if given.is_dir() or given.is_absolute() else root / data
+
+
+def test_folder(folder: Path) -> Path:
+    return folder / "test" if (folder / "test").is_dir() else folder / "val"
+
+
+test_folder.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks
+
+
+def read_image(path: Path) -> Any:
+    """A PIL image in RGB, whatever the file's mode (16 bits are scaled to 8).
+
+    Raises:
+        UserError: not an image, or a truncated one; names the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):  # of no known range: PIL would cut it off at 255
+                raise UserError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
+            return image.convert("RGB")
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
+
+
+def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:
+    """All images, from the cache if these very files have been read before."""
+    digest = hashlib.sha256(str(size).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    file = cache / f"{digest.hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or not what was written
+        found: np.ndarray = np.load(file)
+        if found.shape == (len(paths), size, size, 3):
+            return found
+    images = _read_all(paths, size, workers)
+    with contextlib.suppress(OSError):  # a full or read-only disk costs only time
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
+        np.save(temporary, images)
+        temporary.replace(file)
+    return images
+
+
+def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:
+    from PIL import ImageOps
+
+    def read(path: Path) -> np.ndarray:
+        image = read_image(path)
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size))  # crops to a square, then resizes
+        return np.asarray(image)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return np.stack(list(pool.map(read, paths)))
