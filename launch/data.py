@@ -272,7 +272,7 @@ class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         finally:
             torch.set_rng_state(state)
 
-    def _read(self, index: int) -> tuple[Any, int, int]:
+    def _read(self, index: int) -> tuple[Tensor, int, int]:
         """An image, its index, and the number of unreadable ones before it."""
         for skipped in range(len(self.files.paths)):
             at = (index + skipped) % len(self.files.paths)
@@ -364,10 +364,8 @@ def _streamed(
 
     size, skip = recipe.image_size, recipe.bad_images == "skip"
     flip = [v2.RandomHorizontalFlip()] if recipe.flip else []
-    augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *flip, v2.PILToTensor()])
-    centre = v2.Compose(
-        [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), v2.PILToTensor()]
-    )
+    augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *flip])
+    centre = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
     _check_batch(recipe, len(train.paths))

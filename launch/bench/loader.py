@@ -51,7 +51,7 @@ class _Decoded(torch.utils.data.Dataset[int]):
         self.files = files
 
     def __getitem__(self, index: int) -> int:
-        return int(read_image(self.files.paths[index]).width)
+        return len(read_image(self.files.paths[index]))
 
 
 def bench_loader(options: LoaderBench) -> int:
