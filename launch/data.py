@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from random import Random
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from baselines.errors import UserError
+from launch.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.config import Recipe
 from launch.images import ImageFolder, find_folder, read_image, read_once, scan, test_folder
 
@@ -127,9 +129,7 @@ class Resident:
         self._size = images.shape[1]
         self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
         self._padding, self._flip, self._shuffle = padding, flip, shuffle
-        # (x/255 − mean)/std as one multiplication and one addition
-        self._scale = (1 / (255 * std)).view(-1, 1, 1).to(device)
-        self._shift = (-mean / std).view(-1, 1, 1).to(device)
+        self._normalise = Normalise(mean.to(device), std.to(device), self._size)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._labels), self._batch_size)
@@ -165,8 +165,7 @@ class Resident:
             images = images.view(*at.shape, channels)
         else:
             images = pixels.index_select(0, index)
-        x = images.permute(0, 3, 1, 2).to(torch.float32)
-        return x.mul_(self._scale).add_(self._shift), self._labels.index_select(0, index)
+        return self._normalise(images), self._labels.index_select(0, index)
 
 
 def _resident(
@@ -251,29 +250,25 @@ _BUILTIN: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
 
 @dataclass(frozen=True)
 class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
-    """Decoded, transformed uint8 images, labels, and how many files could not be read for each.
+    """Transformed uint8 images (H, W, C), labels, and how many files could not be read for each.
 
     Keys are (epoch, index): augmentation depends on both. Where `skip` is set, the next image that
     can be read stands in for one that cannot.
     """
 
     files: ImageFolder
-    transform: Any
+    transform: Callable[[Tensor, Random], Tensor]
     seed: int
     skip: bool
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         epoch, index = key
-        image, index, skipped = self._read(index)
-        state = torch.get_rng_state()  # by hand: fork_rng takes 0.1 ms, a tenth of a decoding
-        torch.default_generator.manual_seed(mix(self.seed, epoch, index))
-        try:
-            return self.transform(image), self.files.labels[index], skipped
-        finally:
-            torch.set_rng_state(state)
+        pixels, index, skipped = self._read(index)
+        image = self.transform(pixels, Random(f"{self.seed} {epoch} {index}"))
+        return image, self.files.labels[index], skipped
 
     def _read(self, index: int) -> tuple[Tensor, int, int]:
-        """An image, its index, and the number of unreadable ones before it."""
+        """Pixels, their index, and the number of unreadable ones before it."""
         for skipped in range(len(self.files.paths)):
             at = (index + skipped) % len(self.files.paths)
             try:
@@ -308,7 +303,13 @@ class Streamed:
     """A split read from files by worker processes that live as long as the run."""
 
     def __init__(
-        self, files: _Files, plain: _Files, order: _Order, device: torch.device, workers: int
+        self,
+        files: _Files,
+        plain: _Files,
+        order: _Order,
+        size: int,
+        device: torch.device,
+        workers: int,
     ) -> None:
         self._plain, self._order, self._device, self._workers = plain, order, device, workers
         self.skipped = 0
@@ -320,17 +321,20 @@ class Streamed:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else each epoch draws from the global one
         )
-        self._scale = (1 / (255 * torch.tensor(_IMAGENET_STD))).view(-1, 1, 1).to(device)
-        self._shift = -(torch.tensor(_IMAGENET_MEAN) / torch.tensor(_IMAGENET_STD))
-        self._shift = self._shift.view(-1, 1, 1).to(device)
+        mean, std = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
+        self._normalise = Normalise(mean.to(device), std.to(device), size)
 
     def __len__(self) -> int:
         return len(self._order)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(self._ready, self.raw(epoch))
+
+    def raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As the workers hand over: uint8 (B, H, W, C), labels, how many could not be read."""
         self._order.epoch = epoch
         try:
-            yield from map(self._ready, self._loader)
+            yield from self._loader
         except UserError as error:  # from a worker it comes with the worker's traceback
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
@@ -352,28 +356,25 @@ class Streamed:
         self.skipped += int(skipped.sum())
         if not self._order.shuffle and self.skipped:  # in a test no image counts for another
             images, labels = images[skipped == 0], labels[skipped == 0]
-        x = images.to(self._device, non_blocking=True).float()
-        x = x.mul_(self._scale).add_(self._shift)
+        x = self._normalise(images.to(self._device, non_blocking=True))
         return x, labels.to(self._device, non_blocking=True)
 
 
 def _streamed(
     recipe: Recipe, folder: Path, device: torch.device, seed: int, share: Share, workers: int
 ) -> Data:
-    from torchvision.transforms import v2
-
     size, skip = recipe.image_size, recipe.bad_images == "skip"
-    flip = [v2.RandomHorizontalFlip()] if recipe.flip else []
-    augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), *flip])
-    centre = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
+    augment, centre = RandomResizedCrop(size, recipe.flip), CentreCrop(size)
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
     _check_batch(recipe, len(train.paths))
 
-    def split(files: ImageFolder, transform: Any, shuffle: bool) -> Streamed:
+    def split(
+        files: ImageFolder, transform: RandomResizedCrop | CentreCrop, shuffle: bool
+    ) -> Streamed:
         order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
         plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
-        return Streamed(augmented, plain, order, device, workers)
+        return Streamed(augmented, plain, order, size, device, workers)
 
     return Data(split(train, augment, True), split(test, centre, False), len(train.classes), 3)
 

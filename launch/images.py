@@ -74,15 +74,15 @@ test_folder.__test__ = False  # type: ignore[attr-defined]  # not a test, whatev
 
 
 def read_image(path: Path) -> Tensor:
-    """Pixels (3, H, W) in RGB, uint8, whatever the file's mode (16 bits are scaled to 8).
+    """Pixels (H, W, 3) in RGB, uint8, whatever the file's mode (16 bits are scaled to 8).
 
     Raises:
         UserError: not an image, or a truncated one; names the file.
     """
     # PIL's pixels (those of CMYK to within 1) in two thirds of its time
     with contextlib.suppress(OSError, ValueError):  # no JPEG, or no sound one
-        return torch.from_numpy(decode_jpeg(path.read_bytes())).permute(2, 0, 1)
-    return torch.from_numpy(np.array(_open(path))).permute(2, 0, 1)
+        return torch.from_numpy(decode_jpeg(path.read_bytes()))
+    return torch.from_numpy(np.array(_open(path)))
 
 
 def _open(path: Path) -> Any:
@@ -126,7 +126,7 @@ def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     def read(path: Path) -> np.ndarray:
-        pixels = read_image(path).permute(1, 2, 0).numpy()
+        pixels = read_image(path).numpy()
         if pixels.shape[:2] == (size, size):
             return pixels
         # crops to a square, then resizes

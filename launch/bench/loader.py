@@ -1,4 +1,7 @@
-"""How fast images stream from a folder, beside the same worker processes only decoding them."""
+"""How fast images stream from a folder, beside the same worker processes only decoding them.
+
+*workers* is what these hand over, cropped and resized; *loader* has them on the device, normalised.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ import torch
 
 from baselines.errors import UserError
 from launch.config import Run
-from launch.data import Share, load_data, mix
+from launch.data import Share, Streamed, load_data, mix
 from launch.images import ImageFolder, find_folder, read_image, scan
+from launch.ranks import find_device
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class LoaderBench:
     """Measurements of each kind, in turn."""
     workers: int = 4
     """Processes that read."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rounds", "workers"):
@@ -55,21 +62,24 @@ class _Decoded(torch.utils.data.Dataset[int]):
 
 
 def bench_loader(options: LoaderBench) -> int:
-    """Prints images a second of both, and their ratio."""
+    """Prints images a second of each, and its ratio to decoding alone."""
     choices = {"data": options.data, "batch_size": options.batch_size, "bad_images": "skip"}
     run = Run.make(options.recipe, "dense", **choices)
-    device = torch.device("cpu")
-    data = load_data(run.settings, options.data_dir, device, 0, Share(), options.workers)
+    device = find_device(options.device)
+    train = load_data(run.settings, options.data_dir, device, 0, Share(), options.workers).train
+    if not isinstance(train, Streamed):
+        raise UserError(f"images of {run.settings.image_size} pixels do not stream.")
     files = scan(find_folder(options.data, options.data_dir) / "train")
-    rates: dict[str, list[float]] = {"loader": [], "decode only": []}
+    rates: dict[str, list[float]] = {"loader": [], "workers": [], "decode only": []}
     for i in range(options.rounds):
-        rates["loader"].append(_rate((len(y) for _, y in data.train.epoch(i)), options.images))
+        rates["loader"].append(_rate((len(y) for _, y in train.epoch(i)), options.images))
+        rates["workers"].append(_rate((len(y) for _, y, _ in train.raw(i)), options.images))
         rates["decode only"].append(_rate(_decode(files, options, i), options.images))
+    print("images a second: min, median, max, and the median ratio to decoding alone")
     for name, found in rates.items():
         low, middle, high = min(found), statistics.median(found), max(found)
-        print(f"{name:12} {low:8.1f} {middle:8.1f} {high:8.1f} images/s (min, median, max)")
-    pairs = zip(rates["loader"], rates["decode only"], strict=True)
-    print(f"ratio of each round, median: {statistics.median(a / b for a, b in pairs):.3f}")
+        ratio = statistics.median(map(truediv, found, rates["decode only"]))
+        print(f"{name:12} {low:8.1f} {middle:8.1f} {high:8.1f} {ratio:8.3f}")
     return 0
 
 

@@ -1,0 +1,95 @@
+"""What is done to an image before a network sees it: crops, flips, and zero mean and unit variance.
+
+Pixels are uint8 (height, width, channels), as they are decoded and as channels_last wants them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of an image, resized to a square, flipped half of the times where asked for.
+
+    Szegedy et al. 2014 (arXiv 1409.4842), as torchvision does it: 8 to 100 % of the area, an
+    aspect ratio between 3/4 and 4/3. Drawn from a generator of the image's own, where
+    torchvision's class draws from the global one, and takes ten times as long for it.
+    """
+
+    size: int
+    flip: bool
+
+    def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
+        top, left, height, width = random_box(pixels.shape[0], pixels.shape[1], rng)
+        image = _resized(pixels[top : top + height, left : left + width], [self.size, self.size])
+        return image.flip(1) if self.flip and rng.random() < 0.5 else image
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The square in the middle, 7/8 of the shorter side (224 of 256)."""
+
+    size: int
+
+    def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
+        image = _resized(pixels, [round(self.size * 256 / 224)]).permute(2, 0, 1)
+        middle: Tensor = F.center_crop(image, [self.size, self.size])
+        return middle.permute(1, 2, 0)
+
+
+def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop; the largest in the middle if ten do not fit."""
+    low, high = ASPECT
+    for _ in range(ATTEMPTS):
+        area = height * width * rng.uniform(*AREA)
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randrange(height - h + 1), rng.randrange(width - w + 1), h, w
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _resized(pixels: Tensor, size: list[int]) -> Tensor:
+    """To that size, or that length of the shorter side. Bilinear, antialiased."""
+    # a crop's gaps between rows cost the resizing more than to close them
+    image: Tensor = F.resize(pixels.contiguous().permute(2, 0, 1), size, antialias=True)
+    return image.permute(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(x/255 − mean)/std of a batch, by one multiplication and one addition.
+
+    Args:
+        mean, std: of each channel, of pixels in [0, 1].
+        width: of the images: whole rows vectorise better than the channels of a pixel.
+    """
+
+    mean: Tensor
+    std: Tensor
+    width: int
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        return (1 / (255 * self.std)).repeat(self.width)
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        return (-self.mean / self.std).repeat(self.width)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 to (B, C, H, W), float, channels_last in memory."""
+        rows = pixels.flatten(2).to(torch.float32).mul_(self._scale).add_(self._shift)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)
