@@ -12,7 +12,6 @@ from random import Random
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 ATTEMPTS = 10
@@ -43,9 +42,9 @@ class CentreCrop:
     size: int
 
     def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
-        image = _resized(pixels, [round(self.size * 256 / 224)]).permute(2, 0, 1)
-        middle: Tensor = F.center_crop(image, [self.size, self.size])
-        return middle.permute(1, 2, 0)
+        image = _resized(pixels, [round(self.size * 256 / 224)])
+        top, left = (round((length - self.size) / 2) for length in image.shape[:2])
+        return image[top : top + self.size, left : left + self.size]
 
 
 def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int]:
@@ -63,6 +62,8 @@ def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int
 
 def _resized(pixels: Tensor, size: list[int]) -> Tensor:
     """To that size, or that length of the shorter side. Bilinear, antialiased."""
+    from torchvision.transforms.v2 import functional as F  # takes a second to import
+
     # a crop's gaps between rows cost the resizing more than to close them
     image: Tensor = F.resize(pixels.contiguous().permute(2, 0, 1), size, antialias=True)
     return image.permute(1, 2, 0)
