@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -215,7 +216,7 @@ class Run:
         values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
         return f"{self.method} ({values})" if own else self.method
 
-    @property
+    @cached_property  # a large grid asks often
     def name(self) -> str:
         """The folder's name: readable, and unique by a hash of `differences`."""
         text = json.dumps(self.differences(), sort_keys=True, default=str)

@@ -111,12 +111,15 @@ class _Queue:
 
     def _hand_out(self) -> None:
         """Gives runs that are ready to workers that are idle, starting workers as needed."""
+        failed = {outcome.run.name for outcome in self.outcomes if outcome.result is None}
+        coming = {e.run.name for e in self.waiting} | {w.run.name for w in self.workers if w.run}
         for entry in list(self.waiting):
-            missing = self._missing(entry.run)
+            missing = next((name for name in entry.run.needs if name in failed), "")
             if missing:
                 self._done(Outcome(entry.run, None, f"needs {missing}, which did not finish"))
                 self.waiting.remove(entry)
-        ready = [e for e in self.waiting if time.monotonic() >= e.after and not self._early(e.run)]
+        now = time.monotonic()
+        ready = [e for e in self.waiting if now >= e.after and coming.isdisjoint(e.run.needs)]
         for entry in ready:
             worker = next((w for w in self.workers if w.run is None), None) or self._start()
             if worker is None:
@@ -125,16 +128,6 @@ class _Queue:
             worker.run, worker.deaths, worker.moved = entry.run, entry.deaths, False
             with contextlib.suppress(OSError):  # one that has just died is noticed below
                 worker.pipe.send(entry.run)
-
-    def _early(self, run: Run) -> bool:
-        """Whether a run that it needs is still to come."""
-        coming = {e.run.name for e in self.waiting} | {w.run.name for w in self.workers if w.run}
-        return any(name in coming for name in run.needs)
-
-    def _missing(self, run: Run) -> str:
-        """The name of a run that it needs and that has failed here."""
-        failed = {o.run.name for o in self.outcomes if o.result is None}
-        return next((name for name in run.needs if name in failed), "")
 
     def _start(self) -> Worker | None:
         """A new worker in a free slot, if there is one."""
