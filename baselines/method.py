@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import unknown
-from baselines.sparse_model import SparseModel
 
-PACKAGES = ("baselines", "signin")  # where methods are looked for
+PACKAGES = ("baselines.methods", "signin")  # where methods are looked for
 Samples = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 

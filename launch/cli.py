@@ -1,6 +1,6 @@
 """The command line: `signbench COMMAND …`, or `python -m launch COMMAND …`.
 
-Flags come from the dataclasses in `launch.config`. What a command needs is imported when
+Flags come from the dataclasses in `launch.config.run`. What a command needs is imported when
 it is run, so that `signbench --help` answers at once.
 """
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from launch.flags import parse, split_name, value
 
 if TYPE_CHECKING:
-    from launch.config import Cluster, Machine, Run, RunCommand
-    from launch.local import Outcome
+    from launch.config.run import Cluster, Machine, Run, RunCommand
+    from launch.executors.local import Outcome
 
 USAGE = """usage: signbench COMMAND [OPTIONS]
 
@@ -69,8 +69,8 @@ def run_command(args: list[str]) -> int:
     run, machine = given.run, given.machine
     if given.executor == "slurm":
         return submit_runs([run], machine, given.cluster)
-    from launch.loop import Diverged
-    from launch.train import run_training
+    from launch.training.loop import Diverged
+    from launch.training.run import run_training
 
     try:
         result = run_training(run, machine, patience=1.0)  # somebody may only be looking at it
@@ -84,9 +84,9 @@ def run_command(args: list[str]) -> int:
 
 def grid_command(args: list[str]) -> int:
     """Runs a grid and prints its table."""
-    from launch.config import GridCommand
-    from launch.grid import find_grid
-    from launch.local import run_all
+    from launch.config.grids import find_grid
+    from launch.config.run import GridCommand
+    from launch.executors.local import run_all
 
     name, rest = split_name(args)
     given = parse(GridCommand, rest, "signbench grid NAME")
@@ -101,7 +101,7 @@ def grid_command(args: list[str]) -> int:
 
 def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
     """Submits runs to Slurm."""
-    from launch.slurm import submit
+    from launch.executors.slurm import submit
 
     submitted = submit(runs, machine, cluster)
     for run, job in submitted:
@@ -115,8 +115,8 @@ def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
 
 def status_command(args: list[str]) -> int:
     """Shows what has become of the runs."""
-    from launch.config import StatusCommand
-    from launch.status import statuses, to_text
+    from launch.config.run import StatusCommand
+    from launch.executors.status import statuses, to_text
 
     print(to_text(statuses(parse(StatusCommand, args, "signbench status").runs)))
     return 0
@@ -124,9 +124,9 @@ def status_command(args: list[str]) -> int:
 
 def cancel_command(args: list[str]) -> int:
     """Cancels the jobs of runs that have not finished."""
-    from launch.config import CancelCommand
-    from launch.slurm import cancel
-    from launch.status import statuses
+    from launch.config.run import CancelCommand
+    from launch.executors.slurm import cancel
+    from launch.executors.status import statuses
 
     found = statuses(parse(CancelCommand, args, "signbench cancel").runs)
     jobs = [status.job for status in found if status.active]
@@ -137,7 +137,7 @@ def cancel_command(args: list[str]) -> int:
 
 def preview(runs: list[Run], machine: Machine) -> int:
     """Prints what a grid would run, and what it would cost."""
-    from launch.record import RunFolder
+    from launch.runs.record import RunFolder
 
     epochs = 0
     for run in runs:
@@ -152,11 +152,11 @@ def preview(runs: list[Run], machine: Machine) -> int:
 
 def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     """Prints and writes a grid's table, then what failed and why."""
-    from analysis.compare import compare
-    from analysis.comparison import comparison
-    from analysis.runs import load_runs
-    from analysis.sheets import render, write
-    from analysis.tables import LAYOUTS, cells, numbered
+    from analysis.frame import load_runs
+    from analysis.statistics import compare
+    from analysis.tables.comparison import comparison
+    from analysis.tables.numbered import LAYOUTS, cells, numbered
+    from analysis.tables.sheets import render, write
 
     done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
     if done:
@@ -177,8 +177,8 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
 def methods_command(args: list[str]) -> int:
     """Lists the methods, a line each, with what they cost at a recipe."""
     from baselines.method import Plan, methods
-    from launch.config import MethodsCommand
-    from launch.recipes import find_recipe
+    from launch.config.recipes import find_recipe
+    from launch.config.run import MethodsCommand
 
     given = parse(MethodsCommand, args, "signbench methods")
     plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1, seed=0)
@@ -190,7 +190,7 @@ def methods_command(args: list[str]) -> int:
 
 def recipes_command(args: list[str]) -> int:
     """Lists the recipes, a line each."""
-    from launch.recipes import RECIPES, describe
+    from launch.config.recipes import RECIPES, describe
 
     for name, recipe in RECIPES.items():
         print(f"{name:20} {describe(recipe)}")
@@ -199,7 +199,7 @@ def recipes_command(args: list[str]) -> int:
 
 def transplant_command(args: list[str]) -> int:
     """Puts a checkpoint together."""
-    from launch.transplant import Transplant, transplant_files
+    from launch.commands.transplant import Transplant, transplant_files
 
     transplant_files(parse(Transplant, args, "signbench transplant"))
     return 0
@@ -207,42 +207,42 @@ def transplant_command(args: list[str]) -> int:
 
 def table_command(args: list[str]) -> int:
     """Prints or writes a table."""
-    from launch.results import table
+    from launch.commands.results import table
 
     return table(args)
 
 
 def figure_command(args: list[str]) -> int:
     """Draws a figure."""
-    from launch.results import figure
+    from launch.commands.results import figure
 
     return figure(args)
 
 
 def sharpness_command(args: list[str]) -> int:
     """Measures sharpness."""
-    from launch.sharpness import sharpness
+    from launch.commands.sharpness import sharpness
 
     return sharpness(args)
 
 
 def report_command(args: list[str]) -> int:
     """Writes a report."""
-    from launch.results import report
+    from launch.commands.results import report
 
     return report(args)
 
 
 def export_command(args: list[str]) -> int:
     """Exports a run's network."""
-    from launch.export import export
+    from launch.commands.export import export
 
     return export(args)
 
 
 def theory_command(args: list[str]) -> int:
     """Makes a table or figure of the theory."""
-    from launch.config import TheoryCommand
+    from launch.config.run import TheoryCommand
 
     name, rest = split_name(args)
     given = parse(TheoryCommand, rest, "signbench theory NAME")
@@ -254,7 +254,7 @@ def theory_command(args: list[str]) -> int:
 
 def bench_command(args: list[str]) -> int:
     """Measures what it costs."""
-    from launch.bench.command import bench
+    from launch.commands.bench import bench
 
     return bench(args)
 
@@ -279,7 +279,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def parse_run(args: list[str]) -> RunCommand:
     """The run that the flags describe. Recipe and method give the defaults of all the others."""
-    from launch.config import Run, RunCommand
+    from launch.config.run import Run, RunCommand
 
     default = Run.make(value(args, "recipe", "digits"), value(args, "method", "dense"))
     return parse(RunCommand, args, "signbench run", RunCommand(default))

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from baselines.errors import UserError
-from launch.data import Share
+from launch.data.loading import Share
 
 
 @dataclass(frozen=True)

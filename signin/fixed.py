@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from baselines.density import keep_count, seeded
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan, Samples
-from baselines.sparse_model import SparseModel
+from baselines.tools.density import keep_count, seeded
 from signin.signs import transplant
 
 RANDOM = "random"

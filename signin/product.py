@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
+from baselines.engine.storage import Storage, Tensors
 from baselines.errors import UserError
-from baselines.storage import Storage, Tensors
 
 
 @dataclass(frozen=True)

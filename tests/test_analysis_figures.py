@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from test_launch_train import train
 
-from analysis.figures import FIGURES, PHASES
-from analysis.report import page
-from analysis.runs import find_runs, load_runs
-from analysis.style import look
+from analysis.figures.drawn import FIGURES, PHASES
+from analysis.figures.style import look
+from analysis.frame import find_runs, load_runs
+from analysis.report.page import page
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config import Machine, Run
+from launch.config.run import Machine, Run
 
 
 @pytest.fixture(scope="module")

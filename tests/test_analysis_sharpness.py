@@ -11,9 +11,9 @@ from curvlinops import HessianLinearOperator
 from test_launch_train import train
 from torch import nn
 
-from analysis.sharpness import Hessian, largest_eigenvalues, trace
 from launch.cli import main
-from launch.config import Run
+from launch.config.run import Run
+from launch.measures.hessian import Hessian, largest_eigenvalues, trace
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.compare import compare, holm, welch
-from analysis.comparison import comparison
-from analysis.runs import choose, find_runs, load_runs
-from analysis.sheets import Sheet, render, to_latex, to_text, write
-from analysis.tables import LAYOUTS, PAPER, cells, numbered, paper_values
+from analysis.frame import choose, find_runs, load_runs
+from analysis.statistics import compare, holm, welch
+from analysis.tables.comparison import comparison
+from analysis.tables.numbered import LAYOUTS, PAPER, cells, numbered, paper_values
+from analysis.tables.sheets import Sheet, render, to_latex, to_text, write
 from baselines.errors import UserError
 
 ACCURACIES = {

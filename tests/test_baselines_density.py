@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.density import (
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.tools.density import (
     DENSITIES,
     balanced,
     erk,
@@ -23,8 +25,6 @@ from baselines.density import (
     random_mask,
     top_k_mask,
 )
-from baselines.errors import UserError
-from baselines.sparse_model import SparseModel
 from launch.models import build_model
 
 EXACT = ["uniform", "erk", "balanced"]

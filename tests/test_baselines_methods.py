@@ -12,11 +12,13 @@ from literal import batches, loss_of, tiny_net
 from torch import nn
 from torch.func import functional_call
 
-from baselines.acdc import AcDc
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.gmp import Gmp, GmpOptions, capped
-from baselines.grasp import grasp_scores
-from baselines.lrr import (
+from baselines.method import Plan
+from baselines.methods.acdc import AcDc
+from baselines.methods.gmp import Gmp, GmpOptions, capped
+from baselines.methods.grasp import grasp_scores
+from baselines.methods.lrr import (
     Imp,
     LevelOptions,
     Lrr,
@@ -25,13 +27,11 @@ from baselines.lrr import (
     WrOptions,
     level_densities,
 )
-from baselines.method import Plan
-from baselines.rigl import RigL, RigLOptions
-from baselines.schedule import acdc_phases, cosine_fraction, cubic_sparsity, events
-from baselines.set_ import DynamicOptions, Set, drop_and_grow
-from baselines.snip import SampleOptions, snip_scores
-from baselines.sparse_model import SparseModel
-from baselines.synflow import SynFlowOptions, synflow_masks, synflow_scores
+from baselines.methods.rigl import RigL, RigLOptions
+from baselines.methods.set_ import DynamicOptions, Set, drop_and_grow
+from baselines.methods.snip import SampleOptions, snip_scores
+from baselines.methods.synflow import SynFlowOptions, synflow_masks, synflow_scores
+from baselines.tools.schedules import acdc_phases, cosine_fraction, cubic_sparsity, events
 from launch.models import build_model
 from signin import Product
 

@@ -13,13 +13,13 @@ from literal import tiny_net
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
-from baselines.density import keep_count, layer_counts, random_masks, seeded
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.npb import NpbOptions, balanced_masks, choose_kernels, place
-from baselines.paths import Op, Paths, trace
-from baselines.phew import WALKS, Walker, fill_live, walked_masks
-from baselines.sparse_model import SparseModel
-from baselines.synflow import synflow_scores
+from baselines.methods.npb import NpbOptions, balanced_masks, choose_kernels, place
+from baselines.methods.phew import WALKS, Walker, fill_live, walked_masks
+from baselines.methods.synflow import synflow_scores
+from baselines.tools.density import keep_count, layer_counts, random_masks, seeded
+from baselines.tools.paths import Op, Paths, trace
 from launch.models import build_model
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from literal import batches, loss_of, tiny_net
 
-from baselines import pieces, sparse_model
-from baselines.sparse_model import SparseModel
-from baselines.storage import Plain
-from baselines.str_ import SoftThreshold
+from baselines.engine import cpu_step, sparse_model
+from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import Plain
+from baselines.methods.str_ import SoftThreshold
 from signin.product import Product
 
 OPTIMIZERS = {
@@ -51,10 +51,10 @@ def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
     taken = []
 
     def step(*args):
-        taken.append(pieces.step_in_pieces(*args))
+        taken.append(cpu_step.step_in_pieces(*args))
         return taken[-1]
 
-    monkeypatch.setattr(pieces, "PIECE", 64)  # most layers have several, the last one smaller
+    monkeypatch.setattr(cpu_step, "PIECE", 64)  # most layers have several, the last one smaller
     monkeypatch.setattr(sparse_model, "step_in_pieces", step)
     found = train(*setting)
     done = sum(grads is not None for grads in taken)
@@ -66,7 +66,7 @@ def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
 
 
 def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE", 64)
+    monkeypatch.setattr(cpu_step, "PIECE", 64)
     model = tiny_net()
     net = SparseModel(model, Product())
     optimizer = OPTIMIZERS["sgd"](model.parameters())

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from baselines.engine.prunable import all_weights, prunable_weights, unwrap
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.prunable import all_weights, prunable_weights, unwrap
-from baselines.sparse_model import SparseModel
 from signin import Product
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baselines.schedule import triangular
+from baselines.tools.schedules import triangular
 
 
 def test_triangular_worked():

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from baselines.cap import Cap, elimination_costs
+from baselines.engine.sparse_model import SparseModel
 from baselines.method import Plan
-from baselines.sparse_model import SparseModel
-from baselines.woodfisher import FisherOptions, WoodFisher, inverse_fisher
+from baselines.methods.cap import Cap, elimination_costs
+from baselines.methods.woodfisher import FisherOptions, WoodFisher, inverse_fisher
 from signin import Product
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net, train_literally
 from torch import nn
 
-from baselines.density import random_mask
+from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import Plain
 from baselines.errors import UserError
-from baselines.sparse_model import SparseModel
-from baselines.storage import Plain
+from baselines.tools.density import random_mask
 from signin import Product
 
 OPTIMIZERS = {

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net
 
+from baselines.engine.sparse_model import SparseModel
 from baselines.method import Plan
-from baselines.sparse_model import SparseModel
-from baselines.srigl import SRigL, SRigLOptions, constant_fan_in_masks, ranking, surviving
+from baselines.methods.srigl import SRigL, SRigLOptions, constant_fan_in_masks, ranking, surviving
 
 
 def fan_ins(mask):

@@ -14,12 +14,12 @@ from test_launch_train import train
 from torch import nn
 from torch.func import functional_call
 
+from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import Plain
 from baselines.errors import UserError
 from baselines.method import Plan
-from baselines.sparse_model import SparseModel
-from baselines.storage import Plain
-from baselines.str_ import SoftThreshold, Str, StrOptions, predicted_s
-from launch.config import Run
+from baselines.methods.str_ import SoftThreshold, Str, StrOptions, predicted_s
+from launch.config.run import Run
 from signin import Product
 
 

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from test_launch_train import assert_same, interrupt_after, train
 
-from baselines.density import keep_count, random_masks
+from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
 from baselines.method import Method, methods
-from baselines.prunable import prunable_weights
-from launch.config import Run
-from launch.loop import Loop
+from baselines.tools.density import keep_count, random_masks
+from launch.config.run import Run
 from launch.models import build_model
+from launch.training.loop import Loop
 
 CASES = [
     pytest.param(name, variant, sign_in, id=f"{name}-{variant}-{'signin' if sign_in else 'plain'}")

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
-from launch.augment import CentreCrop, Normalise, RandomResizedCrop, random_box
+from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop, random_box
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 
 from baselines.method import methods
 from launch.cli import main, parse_run
-from launch.grid import find_grid
-from launch.recipes import RECIPES
+from launch.config.grids import find_grid
+from launch.config.recipes import RECIPES
 
 
 def test_help_needs_none_of_the_heavy_libraries():

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from baselines.errors import UserError
-from launch.config import Recipe, Run, SignIn
-from launch.recipes import RECIPES
+from launch.config.recipes import RECIPES
+from launch.config.run import Recipe, Run, SignIn
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from PIL import Image
 from test_launch_train import train
 from torchvision import datasets
 
-import launch.data
-import launch.images
+import launch.data.images
+import launch.data.loading
 from baselines.errors import UserError
-from launch.config import Run
-from launch.data import Resident, Share, load_data, mix
-from launch.images import read_image, scan
-from launch.recipes import RECIPES
+from launch.config.recipes import RECIPES
+from launch.config.run import Run
+from launch.data.images import read_image, scan
+from launch.data.loading import Resident, Share, load_data, mix
 
 CPU = torch.device("cpu")
 
@@ -155,12 +155,12 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
 
     def batch():
-        launch.data._load_arrays.cache_clear()
+        launch.data.loading._load_arrays.cache_clear()
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []
-    original = launch.images.read_image
-    monkeypatch.setattr(launch.images, "read_image", lambda p: read.append(p) or original(p))
+    original = launch.data.images.read_image
+    monkeypatch.setattr(launch.data.images, "read_image", lambda p: read.append(p) or original(p))
     first = batch()
     assert len(read) == 33 and torch.equal(batch(), first) and len(read) == 33
     for file in root.rglob("*.npy"):

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from test_launch_train import train
 
 from launch.cli import main, parse_run
-from launch.config import Run
-from launch.export import command
-from launch.finished import read_run
+from launch.commands.export import command
+from launch.config.run import Run
 from launch.models import build_model
+from launch.runs.finished import read_run
 
 
 def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):

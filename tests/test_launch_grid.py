@@ -8,8 +8,8 @@ import pytest
 
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config import Run
-from launch.grid import GRIDS, find_grid, in_order, read_grid
+from launch.config.grids import GRIDS, find_grid, in_order, read_grid
+from launch.config.run import Run
 
 # runs at the paper's recipes, worked out from its tables
 SIZES = {

@@ -18,10 +18,10 @@ import pytest
 import torch
 from test_launch_train import train
 
-import launch.local
-from launch.config import Run
-from launch.local import run_all, slot_machines
-from launch.record import RunFolder
+import launch.executors.local
+from launch.config.run import Run
+from launch.executors.local import run_all, slot_machines
+from launch.runs.record import RunFolder
 
 
 def note(machine, text):
@@ -50,8 +50,8 @@ def stand_in(run, machine, report):
 def stood_in(machine, monkeypatch):
     machine.runs.mkdir()
     context = multiprocessing.get_context("fork")  # so that the stand-in gets there
-    monkeypatch.setattr(launch.local.multiprocessing, "get_context", lambda _: context)
-    monkeypatch.setattr(launch.local, "_work", stand_in)
+    monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(launch.executors.local, "_work", stand_in)
     return machine
 
 
@@ -182,7 +182,7 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
         report(f"{run.name}: goes on after epoch 3")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(launch.local, "_work", dies)
+    monkeypatch.setattr(launch.executors.local, "_work", dies)
     (outcome,) = run_all(seeds(9), stood_in, slots=1)
     assert "process died 3 times" in outcome.error and len(log(stood_in)) == 3
 

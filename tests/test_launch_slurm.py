@@ -20,13 +20,13 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
-import launch.slurm
+import launch.executors.slurm
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config import Cluster, Run
-from launch.grid import stages
-from launch.slurm import Job, cancel, parameters, queue, snapshot_code, submit
-from launch.status import statuses
+from launch.config.grids import stages
+from launch.config.run import Cluster, Run
+from launch.executors.slurm import Job, cancel, parameters, queue, snapshot_code, submit
+from launch.executors.status import statuses
 
 CLUSTER = Cluster(timeout="10m", cpus=1)
 
@@ -141,7 +141,8 @@ def test_the_code_is_kept_as_it_was(tmp_path):
         [
             sys.executable,
             "-c",
-            "import launch.slurm, launch.record as r; print(r.__file__, r.git_state())",
+            "import launch.executors.slurm, launch.runs.record as r; "
+            "print(r.__file__, r.git_state())",
         ],
         env={**os.environ, "PYTHONPATH": str(code)},
         cwd=tmp_path,
@@ -150,7 +151,7 @@ def test_the_code_is_kept_as_it_was(tmp_path):
         check=True,
     ).stdout
     assert found.startswith(str(code))
-    assert str(launch.record.git_state()["git"]) in found
+    assert str(launch.runs.record.git_state()["git"]) in found
 
 
 def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):

@@ -20,15 +20,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import launch.loop
-import launch.train
+import launch.training.loop
+import launch.training.run
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.sparse_model import SparseModel
-from launch.config import Run
-from launch.data import Share, load_data, mix
-from launch.loop import Diverged, Loop, build, make_method
-from launch.record import RunFolder
-from launch.train import run_training
+from launch.config.run import Run
+from launch.data.loading import Share, load_data, mix
+from launch.runs.record import RunFolder
+from launch.training.loop import Diverged, Loop, build, make_method
+from launch.training.run import run_training
 from signin.signs import count_flips, signs
 
 SIGN_IN = {"method": "random", "sparsity": 0.9, "sign_in": True}
@@ -185,7 +185,7 @@ def test_with_no_readable_state_it_starts_over(machine, monkeypatch):
 def test_a_finished_run_is_not_trained_again(machine, monkeypatch):
     run = Run.make("digits", "dense", epochs=1)
     result = train(run, machine)
-    monkeypatch.setattr(launch.train, "Training", None)
+    monkeypatch.setattr(launch.training.run, "Training", None)
     assert train(run, machine) == result
 
 
@@ -221,7 +221,7 @@ def test_settings_of_sign_in_are_no_part_of_a_plain_run(machine, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(machine, monkeypatch):
     run = Run.make("digits", epochs=4, **SIGN_IN)
-    original = launch.loop.forward
+    original = launch.training.loop.forward
     calls = 0
 
     def forward(*args):
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
         return output, loss * float("nan") if calls == 18 * 2 + 6 else loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch.loop, "forward", forward)
+        patch.setattr(launch.training.loop, "forward", forward)
         with pytest.raises(Diverged, match=r"loss is nan at epoch 2, step 5, lr 0\.02672"):
             train(run, machine)
     folder = RunFolder(run, machine.runs)

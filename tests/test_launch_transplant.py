@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from launch.cli import main
-from launch.config import Run
+from launch.config.run import Run
 from launch.models import build_model
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import COMMANDS, parse_run
-from launch.grid import read_grid
+from launch.config.grids import read_grid
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -29,7 +29,7 @@ def test_the_loop_runs(tmp_path, monkeypatch, capsys):
 def test_the_method_is_found_and_runs_with_its_option(tmp_path):
     (tmp_path / "oneshot.py").write_text(METHOD)
     code = (
-        "import sys, baselines; baselines.__path__.append(sys.argv[1]); "
+        "import sys, baselines.methods; baselines.methods.__path__.append(sys.argv[1]); "
         "from launch.cli import main; sys.exit(main(sys.argv[2:]))"
     )
     flags = "run --method oneshot --at 0.3 --sign-in --epochs 2 --threads 1 --runs"

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from test_launch_train import train
 
 from baselines.errors import UserError
-from launch.config import Run
-from launch.sources import read_source
+from launch.config.run import Run
+from launch.runs.sources import read_source
 from signin.signs import agreement, transplant
 
 

@@ -11,15 +11,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from baselines.density import random_mask
+from baselines.engine.sparse_model import SparseModel
 from baselines.method import methods
-from baselines.sparse_model import SparseModel
-from launch.config import Machine, Run
-from launch.data import load_data
-from launch.loop import Loop, Meter
+from baselines.tools.density import random_mask
+from launch.config.run import Machine, Run
+from launch.data.loading import load_data
 from launch.ranks import Ranks, ranks
-from launch.record import RunFolder
-from launch.train import Training, mask_hash
+from launch.runs.record import RunFolder
+from launch.training.loop import Loop, Meter
+from launch.training.run import Training, mask_hash
 from signin import Product
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from launch.config import Recipe
-from launch.loop import autocast
+from launch.config.run import Recipe
 from launch.models import build_model
+from launch.training.loop import autocast
 
 
 class BareLoop:

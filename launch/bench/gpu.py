@@ -21,10 +21,10 @@ from launch.bench.runs import RunBench, bench_run
 from launch.bench.scaling import run_quietly
 from launch.bench.steps import bench_steps
 from launch.bench.variants import StepsBench
-from launch.config import Machine, Run
-from launch.grid import find_grid
+from launch.config.grids import find_grid
+from launch.config.run import Machine, Run
 from launch.ranks import find_device
-from launch.record import RunFolder
+from launch.runs.record import RunFolder
 
 RECIPE = "cifar10-resnet20"
 BLOCK = ("table3", "table9", "table11")

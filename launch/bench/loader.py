@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from baselines.errors import UserError
-from launch.config import Run
-from launch.data import Share, Streamed, load_data, mix
-from launch.images import ImageFolder, find_folder, read_image, scan
+from launch.config.run import Run
+from launch.data.images import ImageFolder, find_folder, read_image, scan
+from launch.data.loading import Share, Streamed, load_data, mix
 from launch.ranks import find_device
 
 

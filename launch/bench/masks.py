@@ -15,21 +15,21 @@ from pathlib import Path
 
 import torch
 
-from baselines.density import global_top_k_masks, keep_count, layer_counts, random_masks
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
 from baselines.method import Plan
-from baselines.rigl import RigL, RigLOptions
-from baselines.sparse_model import SparseModel
-from baselines.synflow import synflow_masks
+from baselines.methods.rigl import RigL, RigLOptions
+from baselines.methods.synflow import synflow_masks
+from baselines.tools.density import global_top_k_masks, keep_count, layer_counts, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
 from launch.bench.variants import MODELS
-from launch.config import Run
-from launch.flips import FlipTracker
+from launch.config.recipes import RECIPES
+from launch.config.run import Run
+from launch.measures.flips import FlipTracker
 from launch.ranks import ranks
-from launch.recipes import RECIPES
-from launch.record import RunFolder
+from launch.runs.record import RunFolder
 from signin.product import Product
 
 REPEATS = 5

@@ -22,11 +22,11 @@ from baselines.errors import UserError
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
-from launch.config import Machine, Run
-from launch.data import RESIDENT_MAX_SIZE
+from launch.config.run import Machine, Run
+from launch.data.loading import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, ranks
-from launch.record import RunFolder
-from launch.train import Training
+from launch.runs.record import RunFolder
+from launch.training.run import Training
 
 PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's
 

@@ -30,13 +30,13 @@ from baselines.errors import UserError
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
-from launch.config import Machine, Run
-from launch.data import load_data
-from launch.grid import find_grid
-from launch.local import run_all
-from launch.loop import Loop, Meter
+from launch.config.grids import find_grid
+from launch.config.recipes import RECIPES
+from launch.config.run import Machine, Run
+from launch.data.loading import load_data
+from launch.executors.local import run_all
 from launch.ranks import ranks
-from launch.recipes import RECIPES
+from launch.training.loop import Loop, Meter
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"method": "dense"},

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from baselines.density import random_masks
+from baselines.engine.prunable import prunable_weights
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
 from baselines.method import find_method, methods
-from baselines.prunable import prunable_weights
-from baselines.sparse_model import SparseModel
+from baselines.tools.density import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
-from launch.config import Recipe, Run
-from launch.data import Data, Resident
-from launch.loop import Loop, Meter
+from launch.config.recipes import RECIPES
+from launch.config.run import Recipe, Run
+from launch.data.loading import Data, Resident
 from launch.ranks import Ranks, find_device
-from launch.recipes import RECIPES
+from launch.training.loop import Loop, Meter
 from signin.product import Product
 
 

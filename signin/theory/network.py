@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from baselines.storage import Plain
+from baselines.engine.storage import Plain
 from signin.product import Product
 from signin.theory.neuron import one_thread
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from baselines.storage import Plain, Storage
+from baselines.engine.storage import Plain, Storage
 from signin.product import Product
 
 #: Storages of the outer weight a and of the inner weights w.

@@ -1,0 +1,167 @@
+"""Means over seeds, what can be told apart from the best, and what Sign-In gains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.frame import find_field, finished
+from baselines.errors import UserError
+
+LEVEL = 0.05  # of the tests, and one minus that of the intervals
+_MEANS = {
+    "realised": "result.sparsity",
+    "realised_all": "result.sparsity_all",
+    "epochs": "result.epochs",
+    "dense_epochs": "result.dense_epochs",
+    "training_flops": "result.training_flops",
+    "flops": "result.flops",
+    "dense_flops": "result.dense_flops",
+    "seconds": "result.seconds",
+}
+
+
+def compare(
+    runs: pd.DataFrame, rows: Sequence[str] = ("method",), columns: Sequence[str] = ("sparsity",)
+) -> pd.DataFrame:
+    """Accuracy by recipe and any fields of runs, plain and with Sign-In.
+
+    Args:
+        runs: from `analysis.frame.load_runs`.
+        rows, columns: fields; the best is sought among the rows of a recipe and column.
+
+    Returns:
+        A row a combination, with the fields' columns and
+
+        accuracy, std, runs: mean and sample standard deviation in percent, over so many seeds
+        best: the highest mean of its recipe and column
+        tied: not to be told from the best by Welch's t-test at 5 % after Holm's correction over
+            the recipe and column; False where a side has a single run
+        gain, gain_low, gain_high, gain_std: accuracy with Sign-In less that of the plain runs of
+            the same seeds: mean, 95 % interval (Student's t) and sample standard deviation
+        and means of realised sparsity, epochs, their equivalent in epochs of dense training,
+        floating-point operations and seconds; NaN in runs that did not note them
+
+    Raises:
+        UserError: nothing has finished, an unknown field, or runs that differ in a field which is
+            neither a row nor a column.
+    """
+    done = finished(runs)
+    row_fields, column_fields = (
+        [find_field(done, name) for name in names] for names in (rows, columns)
+    )
+    by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
+    check_alike(done, by)
+    done = done.sort_values("folder").drop_duplicates([*by, "seed"])
+    table = summarise(done, by, within=["recipe", *column_fields])
+    groups = done.groupby(by, sort=True, dropna=False)
+    for name, field in _MEANS.items():
+        table[name] = groups[field].mean() if field in done else np.nan
+    table = table.reset_index()
+    return table.merge(_gains(done, by), how="left", on=by)
+
+
+def summarise(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
+    """accuracy, std, runs, best and tied as in `compare`, by some of the fields.
+
+    Args:
+        within: those of them among whose rows the best is sought.
+    """
+    accuracy = done.groupby(by, sort=True, dropna=False)["result.accuracy"]
+    table = pd.DataFrame(
+        {"accuracy": 100 * accuracy.mean(), "std": 100 * accuracy.std(), "runs": accuracy.size()}
+    )
+    samples = accuracy.apply(lambda found: 100 * found.to_numpy())
+    return pd.concat([table, mark_best(table, samples, within)], axis=1)
+
+
+def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
+    """Within a recipe, runs may differ in what they are compared by, and in their seeds.
+
+    Raises:
+        UserError: they differ in something else; says in what.
+    """
+    always = ("label", "sparsity", "sign_in", "exclude")
+    settings = [c for c in runs.columns if c.startswith("settings.")]
+    for recipe, group in runs.groupby("recipe"):
+        for field in [*always, *settings]:
+            if field in by or field not in group:
+                continue
+            # settings of factors say nothing about runs without them
+            own = (
+                group[group["sign_in"].eq(True)] if field.startswith("settings.sign_in.") else group
+            )
+            values = sorted(map(str, own[field].dropna().unique()))
+            if len(values) > 1:
+                name = "method" if field == "label" else field.rpartition(".")[2]
+                raise UserError(
+                    f"runs of {recipe} differ in {name} ({', '.join(values[:4])}): choose with "
+                    f'--where "{name}={values[0]}", or compare with --rows method,{name}.'
+                )
+
+
+def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.DataFrame:
+    """Columns best and tied, by groups of the table's index levels; see `compare`."""
+    marks = pd.DataFrame(False, index=table.index, columns=["best", "tied"])
+    for _, group in table.groupby(level=within, sort=False):
+        best: Any = group["accuracy"].idxmax()
+        marks.loc[best, "best"] = True
+        others = [key for key in group.index if key != best]
+        p_values = [welch(samples.loc[best], samples.loc[key]) for key in others]
+        for key, p in zip(others, holm(p_values), strict=True):
+            marks.loc[key, "tied"] = p >= LEVEL  # False for NaN
+    return marks
+
+
+def welch(one: np.ndarray, other: np.ndarray) -> float:
+    """Two-sided p-value of Welch's t-test; NaN where a side has a single value."""
+    from scipy.stats import ttest_ind
+
+    if min(len(one), len(other)) < 2:
+        return float("nan")
+    if max(np.ptp(one), np.ptp(other)) < 1e-9:  # no spread at all: t would be 0 / 0
+        return float(np.isclose(np.mean(one), np.mean(other)))
+    with warnings.catch_warnings():  # of one side's values being nearly equal: so they may be
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values (Holm 1979), for the hypotheses that could be tested."""
+    tested = sorted((p, i) for i, p in enumerate(p_values) if p == p)
+    adjusted, highest = [float("nan")] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Over seeds, accuracy with Sign-In minus without, in points.
+
+    Seeds give both runs the same initialisation, mask and data, so that what differs between
+    seeds does not hide the difference between the runs.
+    """
+    plain = [field for field in by if field != "sign_in"]
+    empty = pd.DataFrame(columns=[*by, "gain", "gain_low", "gain_high", "gain_std"])
+    accuracy = done.set_index([*plain, "seed"])["result.accuracy"]
+    is_factored = done["sign_in"].eq(True).to_numpy()
+    difference = (100 * (accuracy[is_factored] - accuracy[~is_factored])).dropna()
+    if not len(difference):
+        return empty.astype(done[by].dtypes)
+    found = difference.groupby(level=plain).apply(lambda d: pd.Series(interval(d.to_numpy())))
+    return found.unstack().reset_index().assign(sign_in=True)
+
+
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Mean, sample deviation, and Student's 95 % interval of the mean (NaN of a single value)."""
+    from scipy.stats import t
+
+    n, mean = len(values), float(np.mean(values))
+    std = float(np.std(values, ddof=1)) if n > 1 else float("nan")
+    half = float(t.ppf(1 - LEVEL / 2, n - 1)) * std / np.sqrt(n) if n > 1 else float("nan")
+    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half, "gain_std": std}

@@ -1,0 +1,1 @@
+"""Tables: the paper's, and comparisons of any runs."""

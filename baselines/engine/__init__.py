@@ -1,0 +1,1 @@
+"""Masks and latents around `optimizer.step()`."""

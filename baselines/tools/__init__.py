@@ -1,0 +1,1 @@
+"""Pure functions that methods share: densities, schedules, scores, paths."""

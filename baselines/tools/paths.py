@@ -1,0 +1,168 @@
+"""The paths of a network: which units (channels) each weight connects, from input to output.
+
+What path-based pruning at initialisation needs and a plain `nn.Module` does not say. torch.export
+gives the graph of the model's operations; what is left of each is how units go through it: a layer
+connects them by its weights, an activation, a normalisation or a pooling passes each on, a flatten
+multiplies them, an addition or a product joins the units of the same number, a concatenation puts
+them side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.tools.scores import scoring
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation; `units` are its output's.
+
+    Attributes:
+        sources: the operations that it takes its units from.
+        layer: name of the weight that connects them, of a "layer".
+        groups: of a grouped convolution.
+    """
+
+    kind: Literal["input", "layer", "pass", "join", "concat"]
+    units: int
+    sources: tuple[int, ...] = ()
+    layer: str = ""
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The operations in the order of computation; the last one is the output.
+
+    Attributes:
+        fixed: absolute values of weights that are not pruned, by layer.
+    """
+
+    ops: tuple[Op, ...]
+    fixed: Mapping[str, Tensor]
+
+    def counts(self, kernels: Mapping[str, Tensor]) -> list[Tensor]:
+        """Number of paths from the input to each unit of each operation, in float64.
+
+        Args:
+            kernels: by layer, number of weights from unit to unit, (out, in of its group).
+        """
+        counts: list[Tensor] = []
+        for op in self.ops:
+            found = [counts[source] for source in op.sources]
+            if op.kind == "input":
+                counts.append(torch.ones(op.units, dtype=torch.float64))
+            elif op.kind == "layer":
+                kernel = (
+                    kernels[op.layer] if op.layer in kernels else connections(self.fixed[op.layer])
+                )
+                groups = kernel.view(op.groups, -1, kernel.shape[1])
+                counts.append((groups @ found[0].view(op.groups, -1, 1)).flatten())
+            elif op.kind == "pass":
+                counts.append(found[0].repeat_interleave(op.units // len(found[0])))
+            elif op.kind == "join":
+                counts.append(
+                    sum(f.expand(op.units) for f in found[1:]) + found[0].expand(op.units)
+                )
+            else:
+                counts.append(torch.cat(found))
+        return counts
+
+    def live(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Positions whose weight is on a path from input to output, or would be if it were kept."""
+        kernels = {name: connections(mask).requires_grad_() for name, mask in masks.items()}
+        total = self.counts(kernels)[-1].sum()
+        if not bool(total.isfinite()):
+            raise UserError("the network has more paths than can be counted.")
+        grads = torch.autograd.grad(total, list(kernels.values()), allow_unused=True)
+        live = {}
+        for (name, mask), grad in zip(masks.items(), grads, strict=True):
+            through = torch.zeros(mask.shape[:2], dtype=torch.bool) if grad is None else grad > 0
+            live[name] = through.view(*mask.shape[:2], *[1] * (mask.ndim - 2)).expand(mask.shape)
+        return live
+
+
+def connections(weights: Tensor) -> Tensor:
+    """Number of weights from unit to unit, (out, in), of a mask or of weights."""
+    return (
+        (weights != 0).flatten(2).sum(2).double() if weights.ndim > 2 else (weights != 0).double()
+    )
+
+
+def by_group(weights: Tensor, groups: int) -> Tensor:
+    """A layer's weights as (groups, out, in, positions of the kernel)."""
+    return weights.reshape(groups, -1, weights.shape[1], weights[0, 0].numel())
+
+
+def trace(net: SparseModel, x: Tensor) -> Paths:
+    """The paths of a model.
+
+    Args:
+        x: an input of one image.
+
+    Raises:
+        UserError: an operation moves units in a way that is not known here (attention, say).
+    """
+    try:
+        with scoring(net.model, train=False):
+            program = torch.export.export(net.model, (x,), strict=False)
+    except Exception as error:  # whatever export cannot follow
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"the paths of this model cannot be followed: {reason}") from None
+    signature = program.graph_signature
+    weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = {id(parameter): name for name, parameter in net.weights.items()}
+    ops: list[Op] = []
+    at: dict[Any, int] = {}  # graph nodes that carry units
+    fixed: dict[str, Tensor] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in signature.user_inputs:
+            at[node] = len(ops)
+            ops.append(Op("input", node.meta["val"].shape[1]))
+        elif node.op == "call_function":
+            sources = [at[n] for n in node.all_input_nodes if n in at]
+            if not sources:
+                continue
+            parameters = [n for n in node.all_input_nodes if n.name in weights]
+            at[node] = len(ops)
+            op = _op(node, ops, sources, parameters)
+            if op.kind == "layer":
+                parameter = net.model.get_parameter(weights[parameters[0].name])
+                name = names.get(id(parameter), weights[parameters[0].name])
+                if id(parameter) not in names:
+                    fixed[name] = parameter.detach().abs().cpu()
+                op = Op("layer", op.units, op.sources, name, op.groups)
+            ops.append(op)
+        elif node.op == "output":
+            (last,) = node.args[0]
+            ops = ops[: at[last] + 1]
+    return Paths(tuple(ops), fixed)
+
+
+def _op(node: Any, ops: list[Op], sources: list[int], parameters: list[Any]) -> Op:
+    """What an operation does to units; raises UserError where that is not known."""
+    shape, before = node.meta["val"].shape, [ops[source].units for source in sources]
+    kind = str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
+    inputs = [n.meta["val"].shape for n in node.all_input_nodes if n not in parameters]
+    if len(shape) in (2, 4) and len(inputs[0]) in (2, 4):
+        units, found = int(shape[1]), tuple(sources)
+        if kind in ("conv2d", "linear"):
+            groups = node.args[6] if kind == "conv2d" and len(node.args) > 6 else 1
+            return Op("layer", units, found, groups=groups)
+        if kind in ("add", "mul") and all(b in (1, units) for b in before):
+            return Op("join" if len(found) > 1 else "pass", units, found)
+        if kind == "cat" and sum(before) == units:
+            return Op("concat", units, found)
+        kept = units == before[0] or (len(shape) == 2 and units == math.prod(inputs[0][1:]))
+        if len(found) == 1 and kept and kind not in ("permute", "transpose"):
+            return Op("pass", units, found)
+    raise UserError(f"the paths of this model cannot be followed through {kind} ({node.name}).")

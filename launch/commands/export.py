@@ -1,0 +1,188 @@
+"""`signbench export`: a run's network, for use without this suite."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.errors import UserError
+from launch.config.run import Run
+from launch.flags import parse
+from launch.runs.finished import Snapshot, build_network, find_folder, read_run, read_snapshot
+from launch.runs.record import peek_json, write_file, write_text
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a run's network, named before the options, to a folder: weights (a state dict of the
+    plain model, factors merged, masks applied), masks, and a model card."""
+
+    output: Path
+    """Folder to write."""
+    epoch: str = "final"
+    """Snapshot to take: an epoch, init or final."""
+    onnx: bool = False
+    """Also as ONNX, checked by running it (needs the extra `onnx`)."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+
+
+def export(args: list[str]) -> int:
+    """The command. Returns its exit code."""
+    if args and args[0] in ("-h", "--help"):
+        parse(ExportCommand, args, "signbench export RUN")
+    if not args or args[0].startswith("-"):
+        raise UserError("signbench export RUN -o DIR: name a run.")
+    given = parse(ExportCommand, args[1:], "signbench export RUN")
+    folder = find_folder(args[0], given.runs)
+    for path in export_run(folder, given):
+        print(f"written: {path}")
+    return 0
+
+
+def export_run(folder: Path, given: ExportCommand) -> list[Path]:
+    """Writes what is asked for. Returns the files.
+
+    Raises:
+        UserError: the run has no such snapshot, the folder cannot be written, or ONNX is asked
+            for and not installed.
+    """
+    from safetensors.torch import save_file
+
+    run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
+    try:
+        given.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {given.output}: {error.strerror}.") from None
+    weights, masks = given.output / "model.safetensors", given.output / "masks.safetensors"
+    card = given.output / "README.md"
+    write_file(weights, lambda path: save_file(snapshot.weights, path))
+    write_file(masks, lambda path: save_file(snapshot.masks, path))
+    files = [weights, masks]
+    if given.onnx:
+        files.append(_onnx(run, snapshot, given.output / "model.onnx"))
+    text = model_card(run, snapshot, folder, given.epoch)
+    write_text(card, text)
+    return [*files, card]
+
+
+def model_card(run: Run, snapshot: Snapshot, folder: Path, epoch: str) -> str:
+    """What the network is, how good, and how to make and load it, in Markdown."""
+    config, result = (peek_json(folder / f"{name}.json") or {} for name in ("config", "result"))
+    kept = sum(int(mask.count_nonzero()) for mask in snapshot.masks.values())
+    prunable = sum(mask.numel() for mask in snapshot.masks.values())
+    facts = {
+        "model": run.settings.model,
+        "data": run.settings.data,
+        "method": run.label + (" + Sign-In" if run.sign_in else ""),
+        "snapshot": epoch,
+        "sparsity": f"{1 - kept / prunable:.4f} of {prunable:,} prunable weights",
+        "seed": run.seed,
+    }
+    if epoch == "final" and result:
+        facts |= {
+            "test accuracy": f"{result['accuracy']:.2%}, after {result['epochs']} epochs",
+            "device": result["device"],
+        }
+        if "flops" in result:
+            facts["operations of a forward pass"] = (
+                f"{result['flops']:.3g}, of {result['dense_flops']:.3g} with all weights"
+            )
+    versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
+    facts |= {"made with": f"{versions}; revision {config.get('git')}"}
+    lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return CARD.format(name=run.name, facts=lines, command=command(run), model=run.settings.model)
+
+
+CARD = """# {name}
+
+| | |
+|---|---|
+{facts}
+
+`model.safetensors` is a state dict of the plain model: pruned weights are zeros, and where factors
+m ⊙ w were trained they are merged. `masks.safetensors` has the masks by the weights' names.
+
+```python
+from safetensors.torch import load_file
+
+model.load_state_dict(load_file("model.safetensors"), strict=True)  # of {model}
+```
+
+Made by
+
+```sh
+{command}
+```
+"""
+
+
+def command(run: Run) -> str:
+    """The command line that trains a run again."""
+    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
+    words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
+    for name, value in own.items():
+        flag = name.replace("_", "-")
+        if value == usual[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{flag} {shlex.join(map(str, values))}")
+    return " ".join(words)
+
+
+def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without the levels: no two fields share a name, for each is a flag."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _onnx(run: Run, snapshot: Snapshot, path: Path) -> Path:
+    """Exports, and compares the output on random images with the model's."""
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError:
+        raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
+    classes, channels = _shape(snapshot)
+    net = build_network(run, snapshot, classes, channels, torch.device("cpu"))
+    size = run.settings.image_size
+    images = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    write_file(path, lambda temporary: _export(net.model, images, temporary))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = net.model(images)
+    worst = float((torch.from_numpy(found) - expected).abs().max())
+    if worst > 1e-3 * max(1.0, float(expected.abs().max())):
+        path.unlink()
+        raise UserError(f"the ONNX file's output differs from the model's by {worst:.2g}.")
+    return path
+
+
+def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        model,
+        (images,),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: batch},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)
+
+
+def _shape(snapshot: Snapshot) -> tuple[int, int]:
+    """Classes and channels, from the last and the first layer that can be pruned."""
+    weights = [snapshot.weights[name] for name in snapshot.masks]
+    return len(weights[-1]), weights[0].shape[1]

@@ -1,0 +1,117 @@
+"""`signbench sharpness`: the Hessian's largest eigenvalue at the snapshots of runs."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.errors import UserError
+from baselines.tools.scores import scoring
+from launch.config.run import Run
+from launch.data.loading import Data, Share, load_data
+from launch.flags import parse
+from launch.ranks import ranks
+from launch.runs.finished import build_network, find_folder, read_run, read_snapshot
+from launch.runs.record import write_csv
+from launch.runs.sources import snapshots
+
+FILE = "sharpness.csv"
+
+
+@dataclass(frozen=True)
+class SharpnessCommand:
+    """Measure the largest Hessian eigenvalue at the snapshots of runs, named before the options
+    (all runs of the folder if none are): of the cross entropy on training images, over the weights
+    that the mask keeps, with the batch statistics of evaluation. Written to each run's
+    sharpness.csv, for `signbench figure 5`."""
+
+    epochs: tuple[int, ...] = ()
+    """Snapshots to look at; all that there are if not given."""
+    per_class: int = 50
+    """Training images of each class, the same for all runs; not augmented."""
+    top: int = 1
+    """How many of the largest eigenvalues."""
+    probes: int = 0
+    """Random vectors for an estimate of the trace; 0: none."""
+    tolerance: float = 1e-3
+    """Relative, of the eigenvalues."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    data_dir: Path = Path("data")
+    """Where data sets are looked for."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1 or self.top < 1 or self.probes < 0 or self.tolerance <= 0:
+            raise UserError("per_class, top and tolerance must be positive, probes not negative.")
+
+
+def sharpness(args: list[str]) -> int:
+    """The command. Returns its exit code."""
+    names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
+    given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
+    folders = [find_folder(name, given.runs) for name in names]
+    for folder in folders or sorted(p.parent for p in given.runs.glob("*/result.json")):
+        measure(folder, given)
+    return 0
+
+
+def measure(folder: Path, given: SharpnessCommand) -> None:
+    """Measures one run's snapshots; rows of other epochs stay.
+
+    Raises:
+        UserError: there is no such snapshot, or the data are not there.
+    """
+    epochs = given.epochs or tuple(sorted(snapshots(folder)))
+    if not epochs:
+        raise UserError(f"{folder} has no snapshots.")
+    rows, run = _rows(folder / FILE), read_run(folder)
+    with ranks(given.device) as r:
+        # the run's own seed would give each seed other images
+        data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
+        for epoch in epochs:
+            found = rows[epoch] = _measure(run, data, folder, epoch, r.device, given)
+            print(
+                f"{folder.name} epoch {epoch}: sharpness {found['sharpness']:.5g} "
+                f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
+                flush=True,
+            )
+            write_csv(folder / FILE, [rows[epoch] for epoch in sorted(rows)])
+
+
+def _measure(
+    run: Run, data: Data, folder: Path, epoch: int, device: torch.device, given: SharpnessCommand
+) -> dict[str, Any]:
+    """The row of one snapshot."""
+    from launch.measures.hessian import Hessian, largest_eigenvalues, trace
+
+    began = time.perf_counter()
+    snapshot = read_snapshot(folder, str(epoch))
+    net = build_network(run, snapshot, data.classes, data.channels, device)
+    batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
+    weights = {name: layer.weight for name, layer in net.layers.items()}
+    with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
+        hessian = Hessian(net.model, weights, net.masks, batches)
+        found = largest_eigenvalues(hessian, given.top, given.tolerance)
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "sharpness": found.values[0],
+            "residual": found.residuals[0],
+            **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
+        }
+        if given.probes:
+            row["trace"], row["trace_error"] = trace(hessian, given.probes)
+    return {**row, "images": hessian.images, "seconds": time.perf_counter() - began}
+
+
+def _rows(path: Path) -> dict[int, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    with path.open(newline="") as stream:
+        return {int(row["epoch"]): dict(row) for row in csv.DictReader(stream)}

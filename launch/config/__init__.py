@@ -1,0 +1,1 @@
+"""The description of a run, of a machine and of grids."""

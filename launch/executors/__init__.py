@@ -1,0 +1,1 @@
+"""Running many runs: on this machine, or on Slurm."""

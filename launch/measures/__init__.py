@@ -1,0 +1,1 @@
+"""What is measured on a network: sign flips, operations, sharpness."""

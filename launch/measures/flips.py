@@ -1,0 +1,117 @@
+"""Sign flips of one run, epoch by epoch and layer by layer: what layers.csv tells of them.
+
+For each layer, the signs after an epoch are compared with those at initialisation (`init`), at the
+end of the warm-up (`warmup`, from there on) and after the epoch before (`previous`):
+
+    flips_*, compared_*              over the weights that the mask keeps after this epoch
+    final_flips_*, final_compared_*  over those that the mask keeps at the end of the run
+
+A weight that is or was exactly zero has no sign: it is neither a flip nor compared. The last two
+are known when the run has ended; until then each epoch's signs wait in the folder, two bits a
+weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.engine.sparse_model import SparseModel
+from launch.runs.record import Row, RunFolder
+from signin.signs import Flips, count_flips, signs, total
+
+Signs = dict[str, Tensor]
+Columns = dict[str, dict[str, int]]  # by layer, by column
+
+
+class FlipTracker:
+    """Counts sign flips against three moments of the past.
+
+    Args:
+        warmup: epochs after which the warm-up ends.
+        folder: where each epoch's signs wait; None on ranks that write nothing.
+    """
+
+    def __init__(self, net: SparseModel, warmup: int, folder: RunFolder | None) -> None:
+        self.net, self.warmup, self.folder = net, warmup, folder
+        self.before: dict[str, Signs] = {}
+
+    def begin(self) -> None:
+        """At initialisation, with masks and weights as the method has prepared them."""
+        now = signs(self.net.weights)
+        self.before = {"init": now, "previous": now}
+
+    def count(self, done: int) -> Columns:
+        """After so many epochs. The signs are then those that the next ones are compared with."""
+        now = signs(self.net.weights)
+        columns = _columns(self.before, now, self.net.masks)
+        if self.folder is not None:
+            self.folder.keep_signs(done, _packed(now))
+        self._remember(self.before, done, now)
+        return columns
+
+    def add_final(self, rows: list[Row]) -> None:
+        """Fills in, at the end of the run, what was over its final mask."""
+        assert self.folder is not None
+        masks, init = self.net.masks, self.before["init"]
+        before = {"init": init, "previous": init}
+        by_epoch: dict[int, Columns] = {}
+        for done in sorted({int(row["epoch"]) + 1 for row in rows}):
+            now = self._unpacked(self.folder.kept_signs(done))
+            by_epoch[done] = _columns(before, now, masks, "final_")
+            self._remember(before, done, now)
+        for row in rows:
+            row.update(by_epoch[int(row["epoch"]) + 1][row["layer"]])
+
+    def _remember(self, before: dict[str, Signs], done: int, now: Signs) -> None:
+        before["previous"] = now
+        if done == self.warmup:
+            before["warmup"] = now
+
+    def share(self, columns: Columns) -> float:
+        """Flips since initialisation over all layers, of the weights that can be compared."""
+        found = total(Flips(c["flips_init"], c["compared_init"]) for c in columns.values())
+        return found.flips / max(1, found.compared)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.before
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        weights = self.net.weights
+        self.before = {
+            moment: {name: sign.to(weights[name].device) for name, sign in kept.items()}
+            for moment, kept in state.items()
+        }
+
+    def _unpacked(self, packed: np.ndarray) -> Signs:
+        """The reverse of `_packed`."""
+        weights = self.net.weights
+        n = sum(weight.numel() for weight in weights.values())
+        positive, negative = np.unpackbits(packed, axis=1, count=n).astype(np.int8)
+        flat = torch.from_numpy(positive - negative).to(next(iter(weights.values())).device)
+        parts = torch.split(flat, [weight.numel() for weight in weights.values()])
+        return {
+            name: part.view(weight.shape)
+            for (name, weight), part in zip(weights.items(), parts, strict=True)
+        }
+
+
+def _columns(
+    before: Mapping[str, Signs], now: Signs, masks: Mapping[str, Tensor], prefix: str = ""
+) -> Columns:
+    columns: Columns = {name: {} for name in masks}
+    for moment, signs_then in before.items():
+        for name, found in count_flips(signs_then, now, masks).items():
+            columns[name][f"{prefix}flips_{moment}"] = found.flips
+            columns[name][f"{prefix}compared_{moment}"] = found.compared
+    return columns
+
+
+def _packed(now: Signs) -> np.ndarray:
+    """Two rows of bits: where signs are positive, and where negative."""
+    flat = torch.cat([sign.reshape(-1) for sign in now.values()]).cpu().numpy()
+    return np.packbits(np.stack([flat > 0, flat < 0]), axis=1)

@@ -1,0 +1,1 @@
+"""Run folders: writing and reading them."""

@@ -1,0 +1,271 @@
+"""One run: from its description to its folder and result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from launch.config.run import Machine, Run
+from launch.data.loading import load_data
+from launch.measures.flips import Columns, FlipTracker
+from launch.measures.flops import count_flops
+from launch.ranks import Ranks, ranks
+from launch.runs.record import Row, RunFolder
+from launch.training.loop import Diverged, Loop
+
+
+def run_training(
+    run: Run,
+    machine: Machine,
+    report: Callable[[str], None] = print,
+    bar: bool | None = None,
+    patience: float = 0.0,
+) -> Row:
+    """Trains, or goes on with, or only looks up a run.
+
+    Args:
+        report: takes a line an epoch.
+        bar: a progress bar over the steps; by default where stderr is a terminal.
+        patience: seconds to wait for another process that holds the run's folder.
+
+    Returns:
+        The contents of result.json.
+
+    Raises:
+        UserError: input that cannot be used.
+        Diverged: NaN or infinity; the state of the epoch before is kept.
+    """
+    folder = RunFolder(run, machine.runs)
+    if folder.result is not None and "RANK" not in os.environ:  # ranks must agree on it, below
+        report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
+        return folder.result
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
+        try:
+            found: Row | None = r.from_first(folder.result)
+            if found is not None:  # by now
+                return found
+            return Training(run, machine, r, folder, report, bar).finish()
+        except Exception as error:  # of whichever rank is first to have one
+            folder.fail(f"{type(error).__name__}: {error}")
+            raise
+
+
+class Training:
+    """A run on one rank, and what is kept of it (by rank 0)."""
+
+    def __init__(
+        self,
+        run: Run,
+        machine: Machine,
+        r: Ranks,
+        folder: RunFolder,
+        report: Callable[[str], None] = print,
+        bar: bool | None = None,
+    ) -> None:
+        self.run, self.ranks, self.folder = run, r, folder
+        self.report = report if r.is_first else _silent
+        data = load_data(
+            run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
+        )
+        self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
+        self.net = self.loop.net
+        self.flips = FlipTracker(self.net, run.early_epochs[0], folder if r.is_first else None)
+        self.epochs: list[Row] = []
+        self.layers: list[Row] = []
+
+    def finish(self) -> Row:
+        """Trains from where the folder stands to the end. Returns the result."""
+        if self.loop.epochs != self.run.settings.epochs:
+            self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
+        for epoch in range(self.begin(), self.loop.epochs):
+            self.epoch(epoch)
+        result = self._result()
+        if self.ranks.is_first:
+            self.flips.add_final(self.layers)
+            self.folder.write_rows("layers.csv", self.layers)
+            self.folder.finish(result)
+        self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
+        return result
+
+    def epoch(self, epoch: int) -> Row:
+        """Trains an epoch, evaluates and writes all of it to the folder. Returns its row."""
+        began = time.perf_counter()
+        loss, accuracy = self.loop.train_epoch(epoch)
+        seconds = time.perf_counter() - began
+        flips = self.flips.count(epoch + 1)
+        row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
+        self.epochs.append(row)
+        self.layers += self._layer_rows(epoch, flips)
+        self._keep(epoch)
+        self._report(row)
+        return row
+
+    # ---- to and from the folder
+
+    def begin(self) -> int:
+        """Loads the newest state, or prepares a fresh run. Returns the first epoch to train."""
+        found = self.folder.newest_state() if self.ranks.is_first else None
+        state = self.ranks.from_first(found)
+        if state is None:
+            self.loop.prepare()
+            self._snapshot(0)
+            self.flips.begin()
+            return 0
+        self.loop.load_state_dict(state["loop"])
+        self.flips.load_state_dict(state["signs"])
+        first = int(state["epoch"]) + 1
+        self.epochs = self.folder.read_rows("epochs.csv", before=first)
+        self.layers = self.folder.read_rows("layers.csv", before=first)
+        self.report(f"{self.run.name}: goes on after epoch {first}")
+        return first
+
+    def _keep(self, epoch: int) -> None:
+        """Rows first, the state last: rows beyond the state are dropped by whoever goes on.
+
+        Raises:
+            Diverged: a weight is not finite. Nothing is written then.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
+            raise Diverged(f"a weight is not finite after epoch {epoch}")
+        done, total = epoch + 1, self.loop.epochs
+        if done in {*self.run.early_epochs, total, *self.run.keep_epochs}:
+            self._snapshot(done)
+        if self.ranks.is_first:
+            self.folder.write_rows("epochs.csv", self.epochs)
+            self.folder.write_rows("layers.csv", self.layers)
+            self.folder.save_state(
+                {
+                    "epoch": epoch,
+                    "loop": self.loop.state_dict(),
+                    "signs": self.flips.state_dict(),
+                }
+            )
+
+    def _snapshot(self, epoch: int) -> None:
+        if self.ranks.is_first:
+            self.folder.snapshot(epoch, self.net.model.state_dict(), self.net.masks)
+
+    # ---- what is said of it
+
+    def _epoch_row(
+        self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
+    ) -> Row:
+        began = time.perf_counter()
+        test_loss, test_accuracy = self.loop.evaluate()
+        test_seconds = time.perf_counter() - began
+        last_step = (epoch + 1) * self.loop.steps - 1
+        return {
+            "epoch": epoch,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "lr": self.loop.learning_rate(last_step),
+            "sparsity": self.net.sparsity(),
+            "sparsity_all": self.net.sparsity_all(),
+            "flips": flips,
+            "skipped": self._skipped(),
+            "seconds": seconds,
+            "test_seconds": test_seconds,
+        }
+
+    def _skipped(self) -> int:
+        """Images that could not be read since the last epoch, on all ranks."""
+        data = self.loop.data
+        found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
+        data.train.skipped = data.test.skipped = 0
+        return int(self.ranks.sum(found))
+
+    def _layer_rows(self, epoch: int, flips: Columns) -> list[Row]:
+        columns = self.loop.method.columns(self.net)
+        return [
+            {
+                "epoch": epoch,
+                "layer": layer.name,
+                "weights": layer.weight.numel(),
+                "active": layer.nnz,
+                "density": layer.nnz / layer.weight.numel(),
+                "nonzero": int(layer.weight.count_nonzero()),
+                **flips[layer.name],
+                **{column: values[layer.name] for column, values in columns.items()},
+            }
+            for layer in self.net
+        ]
+
+    def _report(self, row: Row) -> None:
+        self.report(
+            f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
+            f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  "
+            f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
+        )
+
+    def _result(self) -> Row:
+        last = {key: float(value) for key, value in self.epochs[-1].items()}
+        seconds = [float(row["seconds"]) for row in self.epochs]
+        return {
+            "accuracy": last["test_accuracy"],
+            "loss": last["test_loss"],
+            "train_accuracy": last["train_accuracy"],
+            "sparsity": last["sparsity"],
+            "sparsity_all": last["sparsity_all"],
+            "active": self.net.nnz,
+            "prunable": self.net.numel,
+            "parameters": sum(p.numel() for p in self.net.model.parameters()),
+            "flips": last["flips"],
+            **self._costs(),
+            "mask_hash": mask_hash(self.net.masks),
+            "epochs": self.loop.epochs,
+            "ranks": self.ranks.world,
+            "device": device_name(self.ranks.device),
+            "seconds": sum(seconds),
+            "seconds_per_epoch": statistics.median(seconds),
+        }
+
+    def _costs(self) -> Row:
+        """Floating-point operations, and the training's as epochs of dense training.
+
+        The backward pass counts twice the forward one (Evci et al. 2020, appendix H), every
+        layer by its density after the epoch; a dense gradient that a method looks at in between
+        is not counted.
+        """
+        recipe = self.run.settings
+        shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)
+        flops = count_flops(self.net.model, self.net.layers, shape)
+        densities: dict[int, dict[str, float]] = {}
+        for row in self.layers:
+            densities.setdefault(int(row["epoch"]), {})[row["layer"]] = float(row["density"])
+        forward = [flops.at(epoch) for epoch in densities.values()]
+        images = self.loop.steps * recipe.batch_size
+        return {
+            "dense_flops": flops.total,
+            "flops": forward[-1],
+            "training_flops": 3 * images * sum(forward),
+            "dense_epochs": sum(forward) / flops.total,
+        }
+
+
+def mask_hash(masks: dict[str, Tensor]) -> str:
+    """Equal for equal masks only: to compare ranks, runs and machines."""
+    digest = hashlib.sha256()
+    for name, mask in sorted(masks.items()):
+        digest.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _silent(_: str) -> None:
+    pass
