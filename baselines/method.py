@@ -89,6 +89,12 @@ class Method:
         return self.plan.epochs
 
     @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        plan = self.plan
+        return plan.steps if self.epochs == plan.epochs else self.epochs * plan.steps_per_epoch
+
+    @property
     def inner_scaling(self) -> float | None:
         """β of the factors of a `factorised` method; None: the recipe's."""
         return None
@@ -162,3 +168,8 @@ def _subclasses(cls: type[Method]) -> Iterable[type[Method]]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)
+
+
+def make_method(method: str | type[Method], plan: Plan, options: Mapping[str, Any]) -> Method:
+    cls = find_method(method) if isinstance(method, str) else method
+    return cls(plan, cls.options(**options))

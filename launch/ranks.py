@@ -38,12 +38,6 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def of_first(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor, on every rank, where all have one of that shape."""
-        if self.world > 1:
-            dist.broadcast(tensor, 0)
-        return tensor
-
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.world == 1:

@@ -285,7 +285,7 @@ def test_rigl_keeps_what_is_regrown_and_clears_what_is_new():
     method = RigL(Plan(0.5, 1, 100, 0), RigLOptions(update_every=1, drop_fraction=0.4))
     method.update(net, 0)
     assert layer.weight[0, 1] == -0.05 and layer.weight[0, 8] == 0 and layer.weight[0, 7] == 0
-    (latent,) = net.layers["weight"].latents
+    (latent,) = net.layers["weight"].latents.values()
     momentum = optimizer.state[latent]["momentum_buffer"]
     assert momentum.tolist() == [1, 2, 3, 6, 0]  # positions 0, 1, 2, 5, 8
 

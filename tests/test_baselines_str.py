@@ -98,7 +98,7 @@ def test_decay_alone_takes_s_where_predicted():
     for _ in range(1000):
         (model(torch.zeros(1, 3)).sum()).backward()
         optimizer.step()
-    s = net.layers["weight"].latents[-1].item()
+    s = net.layers["weight"].latents["s"].item()
     assert s == pytest.approx(predicted_s(-50.0, 0.002, 1000 * 0.1 / 0.1), rel=0.06)
     assert predicted_s(-3200, 2.251757813e-5, 522_762) == pytest.approx(-0.0247, rel=0.01)
     assert predicted_s(-3200, 2.251757813e-5, 156_375) == pytest.approx(-94.5, rel=0.01)

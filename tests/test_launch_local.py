@@ -179,7 +179,7 @@ def test_killed_at_random_nothing_is_lost_and_nothing_is_run_twice(machine, tmp_
 def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
     def dies(run, machine, report):
         note(machine, f"+ {run.seed}")
-        report(f"{run.name}: goes on after epoch 3")
+        report(f"{run.name}: resumes from epoch 4")
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(launch.executors.local, "_work", dies)

@@ -18,7 +18,8 @@ from launch.config.run import Machine, Run
 from launch.data.loading import load_data
 from launch.ranks import Ranks, ranks
 from launch.runs.record import RunFolder
-from launch.training.loop import Loop, Meter
+from launch.training.build import build_loop
+from launch.training.meter import Meter
 from launch.training.run import Training, mask_hash
 from signin import Product
 
@@ -54,16 +55,17 @@ def train_every_method(r: Ranks) -> None:
 
 def train_loop(run: Run, r: Ranks) -> SparseModel:
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
-    loop = Loop(run, data, r, bar=False)
-    loop.prepare()
+    loop = build_loop(run, data, r, bar=False)
+    loop.start()
+    net = loop.sparsifier.net
     for epoch in range(loop.epochs):
-        loop.begin_epoch(epoch)
+        loop.model.train()
         meter = Meter(loop.steps, r.device)
         for i, (x, y) in enumerate(data.train.epoch(epoch)):
-            loop.step(epoch, i, x, y, meter)
-            mine = mask_hash(loop.net.masks)
+            loop.step(x, y, meter)
+            mine = mask_hash(net.masks)
             assert r.from_first(mine) == mine, f"{run.method}: masks differ at step {i}"
-    return loop.net
+    return net
 
 
 def assert_close(name: str, net: SparseModel, alone: SparseModel) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from baselines.engine.sparse_model import Layer, SparseModel
+from baselines.engine.layer import Layer
+from baselines.engine.sparse_model import SparseModel
 from baselines.method import Method
 from baselines.methods.set_ import DynamicOptions, Set
 

@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.engine.sparse_model import Layer, SparseModel
+from baselines.engine.layer import Layer
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Samples
 from baselines.tools.density import random_masks, seeded, top_k_mask

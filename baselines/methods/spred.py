@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import DecayedLatents
 from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.tools.density import global_top_k_masks, keep_count
@@ -61,9 +62,13 @@ class Spred(Method):
     def inner_scaling(self) -> float | None:
         return float(self.opt.balance)
 
+    def setup(self, net: SparseModel) -> None:
+        self.storage = DecayedLatents(net.storage)
+        net.storage = self.storage
+
     def before_step(self, net: SparseModel, step: int) -> None:
         prune_at = int(self.opt.prune_at * self.plan.steps)
-        net.decay = self.factor_decay(step) if step < prune_at else 0.0
+        self.storage.decay = self.factor_decay(step) if step < prune_at else 0.0
         if step == prune_at:
             k = keep_count(net.numel, self.plan.sparsity)
             net.set_masks(global_top_k_masks(net.magnitudes(), k))

@@ -31,8 +31,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from baselines.engine.layer import Layer
 from baselines.engine.memory import in_memory_order, lie_alike
-from baselines.engine.sparse_model import Layer, SparseModel
+from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Storage, Tensors
 from baselines.errors import UserError
 from baselines.method import Method, Options, Samples
@@ -117,7 +118,7 @@ class Str(Method):
         # rounding must not take the weakest of those that stay
         top = max(score.max() for score in scores.values())
         shift = kept.min() - 1e-3 if len(kept) else top + 1
-        net.change_latents(lambda layer: layer.latents[-1].add_(shift))  # type: ignore[arg-type]
+        net.change_latents(lambda layer: layer.latents["s"].add_(shift))  # type: ignore[arg-type]
         return masks
 
     def _end(self, net: SparseModel) -> None:
@@ -129,7 +130,7 @@ class Str(Method):
 
     def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
         """s and the threshold that it stands for."""
-        s = {layer.name: layer.latents[-1].detach() for layer in net}
+        s = {layer.name: layer.latents["s"].detach() for layer in net}
         return {
             "s": {name: value.item() for name, value in s.items()},
             "threshold": {name: self.storage.threshold(v).item() for name, v in s.items()},
@@ -152,6 +153,7 @@ class SoftThreshold(Storage):
         self, inner: Storage, kind: Literal["sigmoid", "exp"], s_init: float, decay: float = 0.0
     ) -> None:
         self.inner, self.kind, self.s_init, self.shared_decay = inner, kind, s_init, decay
+        self.names = (*inner.names, "s")
 
     def threshold(self, s: Tensor) -> Tensor:
         return s.sigmoid() if self.kind == "sigmoid" else s.exp()
@@ -200,7 +202,7 @@ class SoftThreshold(Storage):
 
     def margin(self, layer: Layer) -> Tensor:
         """How far s could rise before each weight becomes zero: log|x| − s, for exp(s)."""
-        *inner, s = layer.latents
+        *inner, s = layer.latents.values()
         (x,) = self.inner.merge(tuple([latent] for latent in inner))
         return x.detach().abs().clamp_min(1e-30).log() - s.detach()
 

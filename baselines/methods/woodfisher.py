@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.engine.sparse_model import Layer, SparseModel
+from baselines.engine.layer import Layer
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Options, Plan
 from baselines.methods.gmp import CubicOptions, Gmp

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
 from baselines.method import Plan
@@ -30,7 +31,6 @@ from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import ranks
 from launch.runs.record import RunFolder
-from signin.product import Product
 
 REPEATS = 5
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from baselines.errors import unknown
-from launch.config.run import Recipe, SignIn
+from launch.config.run import Recipe
+from signin import SignIn
 
 _CIFAR = Recipe(
     data="cifar10",

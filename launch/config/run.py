@@ -20,40 +20,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
 from baselines.method import Options, Plan, find_method
+from signin.sign_in import SignIn
 
 Executor = Literal["local", "slurm"]
-
-
-@dataclass(frozen=True)
-class SignIn:
-    """Settings of Sign-In (the paper's Table 7), and of methods that train factors m ⊙ w by nature;
-    without effect on other runs."""
-
-    beta: float = 1.0
-    """Inner scaling β = m² − w² that a rescale sets."""
-    rescale_period: int = 1
-    """Rescale every p epochs; 0: never, which is plain m ⊙ w. The paper does not state its p."""
-    rescale_until: float = 0.5
-    """T₂ as a fraction of the epochs: no rescale from there on."""
-    frobenius_decay: float = 1e-4
-    """λ of the decay on θ = m ⊙ w, in the convention of weight decay (λθ joins the gradient)."""
-    sign_in_weight_decay: float = 0.0
-    """Weight decay of a Sign-In run, in place of the recipe's."""
-    sign_in_decay_scope: Literal["all", "factors"] = "all"
-    """What that replaces: the decay of all parameters, or of the factors m and w only."""
-    rescale_after_masks: bool = True
-    """Rescale whenever a method has changed masks, too (but not if rescale_period is 0)."""
-    rescale_resets_state: bool = False
-    """Clear the factors' momentum at a rescale. The paper's listing keeps it."""
-
-    def __post_init__(self) -> None:
-        _positive(beta=self.beta)
-        _not_negative(
-            rescale_period=self.rescale_period,
-            frobenius_decay=self.frobenius_decay,
-            sign_in_weight_decay=self.sign_in_weight_decay,
-        )
-        _in_unit(rescale_until=self.rescale_until)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from launch.measures.flips import Columns, FlipTracker
 from launch.measures.flops import count_flops
 from launch.ranks import Ranks, ranks
 from launch.runs.record import Row, RunFolder
-from launch.training.loop import Diverged, Loop
+from launch.training.build import build_loop
+from launch.training.loop import Diverged
+from launch.training.state import upgraded
 
 
 def run_training(
@@ -76,8 +78,8 @@ class Training:
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
-        self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
-        self.net = self.loop.net
+        self.loop = build_loop(run, data, r, machine.compile, bar, machine.runs)
+        self.net = self.loop.sparsifier.net
         self.flips = FlipTracker(self.net, run.early_epochs[0], folder if r.is_first else None)
         self.epochs: list[Row] = []
         self.layers: list[Row] = []
@@ -116,16 +118,16 @@ class Training:
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
         if state is None:
-            self.loop.prepare()
+            self.loop.start()
             self._snapshot(0)
             self.flips.begin()
             return 0
-        self.loop.load_state_dict(state["loop"])
-        self.flips.load_state_dict(state["signs"])
         first = int(state["epoch"]) + 1
+        self.loop.load_state_dict(upgraded(state["loop"], first * self.loop.steps, self.net))
+        self.flips.load_state_dict(state["signs"])
         self.epochs = self.folder.read_rows("epochs.csv", before=first)
         self.layers = self.folder.read_rows("layers.csv", before=first)
-        self.report(f"{self.run.name}: goes on after epoch {first}")
+        self.report(f"{self.run.name}: resumes from epoch {first + 1}")
         return first
 
     def _keep(self, epoch: int) -> None:
@@ -186,7 +188,7 @@ class Training:
         return int(self.ranks.sum(found))
 
     def _layer_rows(self, epoch: int, flips: Columns) -> list[Row]:
-        columns = self.loop.method.columns(self.net)
+        columns = self.loop.sparsifier.method.columns(self.net)
         return [
             {
                 "epoch": epoch,

@@ -89,7 +89,8 @@ def test_channels_last_changes_nothing(storage):
         runs.append(net)
     for a, b in zip(runs[0], runs[1], strict=True):
         torch.testing.assert_close(a.weight, b.weight, rtol=1e-6, atol=1e-8)
-        for one, other in zip(a.latents, b.latents, strict=True):  # the same order of entries
+        for name, one in a.latents.items():  # the same order of entries
+            other = b.latents[name]
             torch.testing.assert_close(one.flatten(), other.flatten(), rtol=1e-6, atol=1e-8)
 
 
@@ -157,17 +158,17 @@ def test_latents_and_state_exist_at_active_positions_only(storage):
     state = sum(
         value.numel()
         for layer in net
-        for latent in layer.latents
+        for latent in layer.latents.values()
         for value in opt.state[latent].values()
         if value.ndim
     )
     assert state == per_weight * net.nnz
-    assert all(latent.shape == (layer.nnz,) for layer in net for latent in layer.latents)
+    assert all(latent.shape == (layer.nnz,) for layer in net for latent in layer.latents.values())
 
 
 def test_a_full_mask_with_plain_is_the_model_itself():
     net, _ = make(density=1.0)
-    assert all(layer.latents == (layer.weight,) for layer in net)
+    assert all(layer.latents == {"theta": layer.weight} for layer in net)
     assert not net.state_dict()["latents"]
 
 
@@ -307,17 +308,17 @@ def test_rescale_keeps_the_outputs_and_restores_beta():
     x = batches(1)[0][0]
     net.model.eval()
     before = net.model(x)
-    drifted = [(layer.latents[0] ** 2 - layer.latents[1] ** 2).min().item() for layer in net]
+    drifted = [(layer.latents["m"] ** 2 - layer.latents["w"] ** 2).min().item() for layer in net]
     assert min(drifted) < 1.295
     net.rescale()
     torch.testing.assert_close(net.model(x), before, rtol=1e-5, atol=1e-6)
     for layer in net:
-        m, w = layer.latents
+        m, w = layer.latents.values()
         assert bool((m > 0).all())
         torch.testing.assert_close(m**2 - w**2, torch.full_like(m, 1.3), rtol=1e-5, atol=1e-5)
         assert opt.state[m]["momentum_buffer"].any()
     net.rescale(reset_state=True)
-    assert all(latent not in opt.state for layer in net for latent in layer.latents)
+    assert all(latent not in opt.state for layer in net for latent in layer.latents.values())
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -327,7 +328,7 @@ def test_set_weights_writes_what_is_trained(storage):
     net.set_weights(values)
     for layer in net:
         torch.testing.assert_close(layer.weight.detach(), values[layer.name] * layer.mask)
-        merged = net.storage.merge(tuple([t.detach()] for t in layer.latents))[0]
+        merged = net.storage.merge(tuple([t.detach()] for t in layer.latents.values()))[0]
         torch.testing.assert_close(merged, values[layer.name][layer.mask])
 
 
@@ -358,10 +359,10 @@ def test_weights_written_back_unchanged_leave_the_factors_alone():
     net, opt = make(Product())
     for x, y in batches(3):
         step(net.model, opt, x, y)
-    before = [latent.detach().clone() for layer in net for latent in layer.latents]
+    before = [latent.detach().clone() for layer in net for latent in layer.latents.values()]
     net.model.load_state_dict({k: v.clone() for k, v in net.model.state_dict().items()})
     net.state_dict()
-    after = [latent for layer in net for latent in layer.latents]
+    after = [latent for layer in net for latent in layer.latents.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -403,7 +404,7 @@ def test_states_saved_or_loaded_without_an_optimizer():
     net.load_state_dict(alone.state_dict())
     for layer in net:
         torch.testing.assert_close(layer.weight, alone.weights[layer.name])
-        m, w = layer.latents
+        m, w = layer.latents.values()
         torch.testing.assert_close((m * w), layer.gather(layer.weight))
 
 
@@ -481,11 +482,43 @@ def test_an_empty_layer_trains_nothing_and_breaks_nothing():
         assert not net.weights["0.weight"].any()
 
 
+def with_lbfgs():
+    model = tiny_net()
+    SparseModel(model).attach(torch.optim.LBFGS(model.parameters()))
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_closure_is_called_once_and_its_value_returned(storage, named):
+    trained, data = [], batches(3)
+    for with_closure in (False, True):
+        net, opt = make(STORAGES[storage])
+        calls = []
+        for x, y in data:
+
+            def closure(net=net, opt=opt, x=x, y=y, calls=calls):
+                opt.zero_grad()
+                loss = loss_of(net.model(x), y)
+                loss.backward()
+                calls.append(loss.item())
+                return loss
+
+            if with_closure:
+                value = opt.step(closure=closure) if named else opt.step(closure)
+                assert value.item() == calls[-1]
+            else:
+                closure()
+                opt.step()
+        assert len(calls) == len(data)
+        trained.append(net.model.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda net, opt: net.attach(opt), "attached already"),
-        (lambda net, opt: opt.step(lambda: 0.0), "closure"),
+        (lambda net, opt: with_lbfgs(), "LBFGS"),
         (lambda net, opt: net.set_masks({"9": torch.ones(1)}), "no prunable layer"),
         (lambda net, opt: net.set_masks({"0.weight": torch.ones(2)}), "shape"),
         (lambda net, opt: net.set_weights({"0.weight": torch.ones(2)}), "shape"),
@@ -509,7 +542,7 @@ def test_a_model_changed_after_it_was_taken_is_refused():
         step(net.model, opt, x, y)
     net, opt = make(Product())
     net.model.double()
-    with pytest.raises(UserError, match="type or memory format"):
+    with pytest.raises(UserError, match="dtype or memory format"):
         step(net.model, opt, x.double(), y)
 
 

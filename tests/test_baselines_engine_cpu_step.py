@@ -4,11 +4,11 @@ import pytest
 import torch
 from literal import batches, loss_of, tiny_net
 
-from baselines.engine import cpu_step, sparse_model
+from baselines.engine import cpu_step, latents
+from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
-from baselines.engine.storage import Plain
+from baselines.engine.storage import DecayedLatents, Plain
 from baselines.methods.str_ import SoftThreshold
-from signin.product import Product
 
 OPTIMIZERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9, weight_decay=1e-3),
@@ -22,6 +22,7 @@ OPTIMIZERS = {
 
 STORAGES = {
     "product": Product(frobenius=1e-3),
+    "decayed product": DecayedLatents(Product(frobenius=1e-3), decay=1e-3),
     "threshold": SoftThreshold(Plain(), "exp", -3.0, decay=0.02),
     "threshold of product": SoftThreshold(Product(frobenius=1e-3), "sigmoid", -3.0),
 }
@@ -33,14 +34,13 @@ def train(storage, make_optimizer, channels_last=False):
     net = SparseModel(model, storage)
     optimizer = make_optimizer(model.parameters())
     net.attach(optimizer)
-    net.decay = 1e-3
     for x, y in batches(5):
         loss_of(model(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    latents = [latent for layer in net for latent in layer.latents]
-    state = [v for latent in latents for v in optimizer.state.get(latent, {}).values()]
-    return [*model.state_dict().values(), *latents, *state]
+    found = [latent for layer in net for latent in layer.latents.values()]
+    state = [v for latent in found for v in optimizer.state.get(latent, {}).values()]
+    return [*model.state_dict().values(), *found, *state]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -55,12 +55,12 @@ def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
         return taken[-1]
 
     monkeypatch.setattr(cpu_step, "PIECE", 64)  # most layers have several, the last one smaller
-    monkeypatch.setattr(sparse_model, "step_in_pieces", step)
+    monkeypatch.setattr(latents, "step_in_pieces", step)
     found = train(*setting)
     done = sum(grads is not None for grads in taken)
     assert done >= 4 * 3  # all layers of a piece, from the second step on at the latest
-    monkeypatch.setattr(sparse_model, "step_in_pieces", lambda *args: None)
-    monkeypatch.setattr(sparse_model, "merge_in_pieces", lambda *args: False)
+    monkeypatch.setattr(latents, "step_in_pieces", lambda *args: None)
+    monkeypatch.setattr(latents, "merge_in_pieces", lambda *args: False)
     for ours, theirs in zip(found, train(*setting), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
@@ -74,7 +74,7 @@ def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):
     for x, y in batches(2):
         loss_of(model(x), y).backward()
         optimizer.step()
-    assert all(latent.grad is None for layer in net for latent in layer.latents)
+    assert all(latent.grad is None for layer in net for latent in layer.latents.values())
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):
 def test_other_optimizers_step_themselves(make_optimizer):
     model = tiny_net()
     net = SparseModel(model, Product())
-    net.attach(make_optimizer(model.parameters()))
-    optimizer = net._optimizer
+    optimizer = make_optimizer(model.parameters())
+    net.attach(optimizer)
     for x, y in batches(2):
         loss_of(model(x), y).backward()
         optimizer.step()
-    assert all(latent.grad is not None for layer in net for latent in layer.latents)
+    assert all(latent.grad is not None for layer in net for latent in layer.latents.values())

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baselines.engine.product import Product
 from baselines.errors import UserError
-from signin.product import Product, is_rescale_epoch
+from signin.sign_in import is_rescale_epoch
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Product storage θ = m ⊙ w: the re-parameterisation behind Sign-In.
+"""Product storage θ = m ⊙ w: the re-parameterisation that Sign-In and three baselines train.
 
 "Sign-In to the Lottery" (arXiv 2504.12801), §4, Algorithm 1 and Appendix B. One step of gradient
 descent on the factors, with g = ∂L/∂θ and rate η, moves θ by −η(m² + w²)g + η²θg², where
@@ -7,8 +7,8 @@ writes the metric as √(θ² + β); the exact one is above. At θ = 0 and β = 
 rate need not be changed.) Gradient noise and weight decay shrink β, and with it the chance
 to flip a sign; splitting afresh resets it without changing θ.
 
-Differs from the paper's listing: factors exist only where the mask is one, the numerically stable
-form is used throughout, and nothing is done in the forward pass.
+Differences from the paper's listing: factors exist only where the mask is one, the numerically
+stable form is used throughout, and nothing is done in the forward pass.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ from baselines.errors import UserError
 
 @dataclass(frozen=True)
 class Product(Storage):
-    """Keeps θ as m ⊙ w with m² − w² = β when split.
+    """Keeps θ as m ⊙ w, split with m² − w² = β.
 
     Args:
         beta: the inner scaling β > 0 that a split sets.
         frobenius: λ of the decay on θ itself. λθ is added to the gradient, as SGD's
             `weight_decay` does; for the penalty λ‖θ‖² of gradient 2λθ, give twice as much.
+
+    Raises:
+        UserError: beta is not positive, or frobenius is negative.
     """
+
+    names = ("m", "w")
 
     beta: float = 1.0
     frobenius: float = 0.0
@@ -41,7 +46,7 @@ class Product(Storage):
             raise UserError(f"frobenius must not be negative, not {self.frobenius}.")
 
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
-        """m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""
+        """Return m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""
         alpha = self.beta / 2
         m = [(x.hypot(x.new_tensor(alpha)) + alpha).sqrt() for x in thetas]
         return m, torch._foreach_div(list(thetas), m)
@@ -51,23 +56,13 @@ class Product(Storage):
         return torch._foreach_mul(list(m), list(w))
 
     def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
-        """In one pass, without a tensor in between."""
+        """Write the products in one pass, without a temporary tensor."""
         for theta, m, w in zip(thetas, *latents, strict=True):
             torch.mul(m, w, out=theta)
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        """∂m = (g + λθ) ⊙ w and ∂w = (g + λθ) ⊙ m."""
+        """Return ∂m = (g + λθ) ⊙ w and ∂w = (g + λθ) ⊙ m."""
         g, (m, w) = list(grads), latents
         if self.frobenius:
             g = list(torch._foreach_addcmul(g, list(m), list(w), value=self.frobenius))
         return torch._foreach_mul(g, list(w)), torch._foreach_mul(g, list(m))
-
-
-def is_rescale_epoch(epoch: int, period: int, until: int) -> bool:
-    """Whether Algorithm 1 rescales before the epoch, counted from 0 (the paper's i = epoch + 1).
-
-    Args:
-        period: p, in epochs; 0 never rescales, which is plain m ⊙ w (Table 11).
-        until: T₂, in epochs: rescaling stops at i = T₂.
-    """
-    return period > 0 and (epoch + 1) % period == 0 and epoch + 1 < until

@@ -1,0 +1,96 @@
+"""sparsify: a bare loop does all that the suite's own runs do, resumes, and says what it cannot."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_contract import CASES, make
+from test_launch_train import train
+from torch import nn
+
+from baselines import sparsify
+from baselines.tools.schedules import triangular
+from launch.data.loading import Share, load_data, mix
+from launch.models import build_model
+from launch.training.build import build_method
+
+EPOCHS = 3
+TRAINED = [case for case in CASES if case.values[0] != "fixed"]  # that one reads files
+
+
+def sparsified(run, data, model, optimizer, **choices):
+    """The run's method on any model, as a user of the library writes it."""
+    own = dict(vars(run.options))
+    if run.method == "str":  # wants to know the learning rates: an instance has the suite's plan
+        method, own = build_method(run, len(data.train), None), {}
+    else:
+        method = run.method
+    settings = run.settings.sign_in if run.sign_in else None
+    steps = len(data.train)
+    return sparsify(
+        model,
+        optimizer,
+        method,
+        sparsity=run.sparsity,
+        steps=run.settings.epochs * steps,
+        steps_per_epoch=steps,
+        sign_in=settings,
+        seed=run.seed,
+        samples=data.train.sample,
+        **choices,
+        **own,
+    )
+
+
+def bare(run, data):
+    """A model as the suite initialises it, and a user's optimizer over it."""
+    torch.manual_seed(mix(run.seed))
+    model = build_model("digits-cnn", 10, 1, 8)
+    recipe = run.settings
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    return model, optimizer
+
+
+def take_steps(model, optimizer, scheduler, data, first, last):
+    """Steps of an ordinary loop that knows nothing of sparsity."""
+    per_epoch = len(data.train)
+    epochs = range(first // per_epoch, -(-last // per_epoch))
+    stream = ((e, b) for e in epochs for b in data.train.epoch(e))
+    for step, (_, (x, y)) in enumerate(stream, first - first % per_epoch):
+        if not first <= step < last:
+            continue
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+
+
+def digits(run, machine):
+    device = torch.device("cpu")
+    return load_data(run.settings, machine.data_dir, device, run.seed, Share(0, 1), 0)
+
+
+def schedule(run):
+    return partial(triangular, warmup=run.settings.warmup, start=run.settings.lr_start)
+
+
+@pytest.mark.parametrize("name, variant, sign_in", TRAINED)
+def test_a_bare_loop_ends_bit_identically_to_a_run(machine, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=EPOCHS, lr=0.04)  # 0.04·f rounds alike both ways
+    train(run, machine)
+    data = digits(run, machine)
+    model, optimizer = bare(run, data)
+    sparsifier = sparsified(run, data, model, optimizer)
+    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+    take_steps(model, optimizer, scheduler, data, 0, sparsifier.total_steps)
+    assert sparsifier.is_done
+    last = sparsifier.total_steps // len(data.train)
+    saved = load_file(machine.runs / run.name / "snapshots" / f"epoch-{last}.safetensors")
+    assert sparsifier.finalize() is model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
