@@ -32,9 +32,9 @@ def main() -> None:
     train, test = digits()
     loader = DataLoader(train, batch_size=64, shuffle=True)
     model = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10)
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     epoch = len(loader)
     steps = EPOCHS * epoch
     sparsifier = sparsify(  # all that a dense loop does not have
