@@ -26,7 +26,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
 from launch.data.loading import Share, load_data, mix
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 from launch.training.loop import Diverged, Loop, build, make_method
 from launch.training.run import run_training
 from signin.signs import count_flips, signs

@@ -24,12 +24,12 @@ class FigureCommand:
 
 def command(args: list[str]) -> int:
     """Draw a figure."""
-    from analysis.figures.drawn import FIGURES, save
+    from analysis.figures import FIGURES, save
 
     name, rest = split_known(args, FIGURES, "figure")
     given = parse(FigureCommand, rest, f"signbench figure {name}")
     output = given.output or Path(f"figure-{name}.pdf")
-    drawn = FIGURES[name](chosen_runs(given.runs, given.where))
+    drawn = FIGURES[name].draw(chosen_runs(given.runs, given.where))
     save(drawn, output)
     print(f"written: {output}")
     return 0

@@ -23,11 +23,11 @@ class ReportCommand:
 
 def command(args: list[str]) -> int:
     """Write the report."""
-    from analysis.report.page import page
-    from launch.runs.record import write_text
+    from analysis.report import render_page
+    from launch.runs.files import write_text
 
     given = parse(ReportCommand, args, "signbench report")
     runs = chosen_runs(given.runs, given.where)
-    write_text(given.output, page(runs))
+    write_text(given.output, render_page(runs))
     print(f"written: {given.output}, of {len(runs)} runs")
     return 0

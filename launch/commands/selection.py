@@ -1,7 +1,8 @@
-"""Choose what a command shows: its name, the runs, and where its text goes."""
+"""What commands that show runs share: choosing what to show, choosing runs, printing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def split_known(args: list[str], known: object, command: str) -> tuple[str, list[str]]:
-    """The first argument, which names what to show, and the others."""
-    names = list(known)  # type: ignore[call-overload]
+def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[str, list[str]]:
+    """Return the first argument, which names what to show, and the others.
+
+    Raises:
+        UserError: it is missing or not among the known names.
+    """
+    names = list(known)
     if args and args[0] in ("-h", "--help"):
         return "NAME", args
     if not args or args[0].startswith("-"):
@@ -24,21 +29,27 @@ def split_known(args: list[str], known: object, command: str) -> tuple[str, list
 
 
 def chosen_runs(root: Path, where: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
-    """The runs in a folder that meet the conditions."""
-    from analysis.frame import choose, find_runs, load_runs
+    """Return the runs in a folder that meet the conditions.
 
-    runs = load_runs(find_runs(root) if root.is_dir() or not may_be_empty else [])
-    chosen = choose(runs, where) if len(runs) else runs
+    Raises:
+        UserError: a condition is not valid, or there are no such runs.
+    """
+    from analysis.folder import list_runs
+    from analysis.frame import load_runs, select_runs
+
+    runs = load_runs(list_runs(root) if root.is_dir() or not may_be_empty else [])
+    chosen = select_runs(runs, where) if len(runs) else runs
     if not len(chosen) and not may_be_empty:
         raise UserError(f"there are no such runs in {root}.")
     return chosen
 
 
 def print_or_write(text: str, output: Path | None) -> None:
+    """Print a text, or write it to a file. Raises UserError."""
     if output is None:
         print(text.rstrip("\n"))
         return
-    from launch.runs.record import write_text
+    from launch.runs.files import write_text
 
     write_text(output, text.rstrip("\n") + "\n")
     print(f"written: {output}")

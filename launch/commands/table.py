@@ -21,36 +21,25 @@ class TableCommand:
     where: tuple[str, ...] = ()
     """Only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
     rows: tuple[str, ...] = ("method",)
-    """Of compare: fields that make the rows (of each recipe; plain and Sign-In in pairs)."""
+    """Fields that make the rows of compare (for each recipe; plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
-    """Of compare: fields that make the columns."""
+    """Fields that make the columns of compare."""
     paper: bool = True
-    """The paper's own values beside ours; --no-paper leaves them out."""
+    """Show the paper's own values, in brackets."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """Texts in one of three forms, or the numbers as CSV."""
     output: Path | None = None
-    """File to write, in place of printing."""
+    """File to write instead of printing."""
 
 
 def command(args: list[str]) -> int:
     """Print or write a table."""
-    from analysis.statistics import compare
-    from analysis.tables.comparison import comparison
-    from analysis.tables.numbered import LAYOUTS, cells, numbered
-    from analysis.tables.sheets import render
+    from analysis.tables import COMPARISON, TABLES, make_table
 
-    name, rest = split_known(args, [*LAYOUTS, "compare"], "table")
+    name, rest = split_known(args, TABLES, "table")
     given = parse(TableCommand, rest, f"signbench table {name}")
-    runs = chosen_runs(given.runs, given.where, may_be_empty=name != "compare")
-    if given.format == "csv":
-        found = compare(runs, given.rows, given.columns) if name == "compare" else cells(runs, name)
-        print_or_write(found.to_csv(index=False, float_format="%.6g"), given.output)
-        return 0
-    sheets = (
-        comparison(runs, given.rows, given.columns)
-        if name == "compare"
-        else numbered(runs, name, given.paper)
-    )
+    runs = chosen_runs(given.runs, given.where, may_be_empty=name != COMPARISON)
+    table = make_table(name, runs, given.rows, given.columns, given.paper)
     colour = given.output is None and sys.stdout.isatty()
-    text = "\n\n".join(render(sheet, given.format, colour) for sheet in sheets)
-    print_or_write(text, given.output)
+    print_or_write(table.render(given.format, colour), given.output)
     return 0

@@ -31,7 +31,7 @@ from launch.config.run import Recipe, Run
 from launch.data.loading import Data, mix
 from launch.models import build_model
 from launch.ranks import Ranks
-from launch.runs.sources import read_source
+from launch.runs.snapshots import read_source
 from signin.product import Product, is_rescale_epoch
 
 CHECK_LOSS_EVERY = 50  # steps between looks at the loss on a GPU: each look waits for it
@@ -218,7 +218,7 @@ def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
     lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
     inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
     integral = recipe.lr * sum(lrs) / (1 - inertia)
-    read = partial(read_source, runs=runs)
+    read = partial(read_source, root=runs)
     plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 
