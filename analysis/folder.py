@@ -185,7 +185,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
     if None in row or None in row.values():
         raise BrokenFile(f"{path} has a row with another number of cells than its header.")
-    parsed = {name: _number(text) for name, text in row.items() if text}
+    parsed = {k: text if k == "layer" else _number(text) for k, text in row.items() if text}
     if not isinstance(parsed.get("epoch"), int):
         raise BrokenFile(f"{path} has a row without an epoch.")
     return parsed
