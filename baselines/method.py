@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import unknown
 
@@ -31,7 +32,8 @@ class Plan:
         seed: for whatever the method draws at random; equal on all ranks.
         lr_integral: the sum of the steps' learning rates, over 1 − momentum for SGD: what a
             decay λ multiplies a parameter by over the run is exp(−λ·lr_integral). 0 if not known.
-        read: gives the named tensors of a run's snapshot or of a file; None if nothing can.
+        read: reads the checkpoint that a text names, a run's snapshot or a file; None if
+            nothing can.
     """
 
     sparsity: float
@@ -39,7 +41,7 @@ class Plan:
     steps_per_epoch: int
     seed: int
     lr_integral: float = 0.0
-    read: Callable[[str], Mapping[str, Tensor]] | None = None
+    read: Callable[[str], Checkpoint] | None = None
 
     @property
     def steps(self) -> int:

@@ -137,7 +137,7 @@ def cancel_command(args: list[str]) -> int:
 
 def preview(runs: list[Run], machine: Machine) -> int:
     """Prints what a grid would run, and what it would cost."""
-    from launch.runs.record import RunFolder
+    from launch.runs.folder import RunFolder
 
     epochs = 0
     for run in runs:
@@ -153,21 +153,16 @@ def preview(runs: list[Run], machine: Machine) -> int:
 def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     """Prints and writes a grid's table, then what failed and why."""
     from analysis.frame import load_runs
-    from analysis.statistics import compare
-    from analysis.tables.comparison import comparison
-    from analysis.tables.numbered import LAYOUTS, cells, numbered
-    from analysis.tables.sheets import render, write
+    from analysis.tables import COMPARISON, make_table, render, table_of_grid
 
     done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
     if done:
-        runs = load_runs(done)
-        number = name.removeprefix("table")
-        known = number in LAYOUTS
-        sheets = numbered(runs, number) if known else comparison(runs)
-        shown = sheets if known else sheets[-1:]  # the details say it all
+        kind = table_of_grid(name)
+        table = make_table(kind, load_runs(done))
+        # the details of a comparison, its last sheet, have all that is in the matrix
+        shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
-        table = cells(runs, number) if known else compare(runs)
-        print("written:", *write(table, sheets, machine.runs / "tables", name))
+        print("written:", *table.write(machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
@@ -199,45 +194,44 @@ def recipes_command(args: list[str]) -> int:
 
 def transplant_command(args: list[str]) -> int:
     """Puts a checkpoint together."""
-    from launch.commands.transplant import Transplant, transplant_files
+    from launch.commands.transplant import command
 
-    transplant_files(parse(Transplant, args, "signbench transplant"))
-    return 0
+    return command(args)
 
 
 def table_command(args: list[str]) -> int:
     """Prints or writes a table."""
-    from launch.commands.results import table
+    from launch.commands.table import command
 
-    return table(args)
+    return command(args)
 
 
 def figure_command(args: list[str]) -> int:
     """Draws a figure."""
-    from launch.commands.results import figure
+    from launch.commands.figure import command
 
-    return figure(args)
+    return command(args)
 
 
 def sharpness_command(args: list[str]) -> int:
     """Measures sharpness."""
-    from launch.commands.sharpness import sharpness
+    from launch.commands.sharpness import command
 
-    return sharpness(args)
+    return command(args)
 
 
 def report_command(args: list[str]) -> int:
     """Writes a report."""
-    from launch.commands.results import report
+    from launch.commands.report import command
 
-    return report(args)
+    return command(args)
 
 
 def export_command(args: list[str]) -> int:
     """Exports a run's network."""
-    from launch.commands.export import export
+    from launch.commands.export import command
 
-    return export(args)
+    return command(args)
 
 
 def theory_command(args: list[str]) -> int:

@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 import yaml
-
 from baselines.registry import methods
+
 from launch.cli import COMMANDS, main
 from launch.config.grids import GRIDS, read_grid
 from signin import SignIn

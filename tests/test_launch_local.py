@@ -21,7 +21,7 @@ from test_launch_train import train
 import launch.executors.local
 from launch.config.run import Run
 from launch.executors.local import run_all, slot_machines
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 
 
 def note(machine, text):

@@ -141,7 +141,7 @@ def test_the_code_is_kept_as_it_was(tmp_path):
         [
             sys.executable,
             "-c",
-            "import launch.executors.slurm, launch.runs.record as r; "
+            "import launch.executors.slurm, launch.runs.provenance as r; "
             "print(r.__file__, r.git_state())",
         ],
         env={**os.environ, "PYTHONPATH": str(code)},
@@ -151,7 +151,7 @@ def test_the_code_is_kept_as_it_was(tmp_path):
         check=True,
     ).stdout
     assert found.startswith(str(code))
-    assert str(launch.runs.record.git_state()["git"]) in found
+    assert str(launch.runs.provenance.git_state()["git"]) in found
 
 
 def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):
@@ -237,7 +237,7 @@ def test_a_job_that_dies_without_a_word_is_reported(here):
         if "submitit.core._submit" in words and str(here.runs) in words:
             process.kill()
     took = wait_for(here, run, "failed", seconds=30)
-    assert "ended without a word" in state_of(here, run).detail and took < 30
+    assert "exited without a result" in state_of(here, run).detail and took < 30
     submit([run], here, CLUSTER)  # and can be submitted again
     wait_for(here, run, "running")
 

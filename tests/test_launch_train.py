@@ -27,7 +27,7 @@ from baselines.errors import UserError
 from launch.config.run import Run
 from launch.data.loading import Share, load_data, mix
 from launch.ranks import Ranks
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged, Loop
 from launch.training.run import run_training

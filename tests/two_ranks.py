@@ -17,7 +17,7 @@ from baselines.tools.density import random_mask
 from launch.config.run import Machine, Run
 from launch.data.loading import load_data
 from launch.ranks import Ranks, ranks
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.meter import Meter
 from launch.training.run import Training, mask_hash

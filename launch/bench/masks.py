@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.checkpoint import Checkpoint
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
@@ -30,7 +31,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import ranks
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 
 REPEATS = 5
 
@@ -111,6 +112,9 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
         net.clear_state()
         net.set_masks(global_top_k_masks(net.magnitudes(), k))
 
+    def snapshot() -> None:
+        record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks))
+
     def state() -> None:
         held = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
         record.save_state({**held, "net": net.state_dict()})
@@ -132,7 +136,11 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
         Work("AC/DC: to dense and back, in 10 epochs", there_and_back, 0.1),
         Work("Sign-In: rescaling", net.rescale, 1.0),
         Work("sign flips of an epoch", lambda: flips.count(1), 1.0),
-        Work("snapshot", lambda: record.snapshot(1, bare.model.state_dict(), net.masks), 0.1),
+        Work(
+            "snapshot",
+            lambda: record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks)),
+            0.1,
+        ),
         Work("state to go on from", state, 1.0),
         Work(
             f"SynFlow, {options.iterations} iterations in float64",

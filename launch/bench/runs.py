@@ -25,7 +25,7 @@ from launch.bench.timing import timed
 from launch.config.run import Machine, Run
 from launch.data.loading import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, ranks
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 from launch.training.run import Training
 
 PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's

@@ -31,7 +31,7 @@ from launch.bench.memory import memory
 from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, suite_loop, variants
 from launch.ranks import ranks
-from launch.runs.record import write_csv
+from launch.runs.files import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:

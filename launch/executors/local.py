@@ -22,8 +22,9 @@ from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
 
+from analysis.contents import Result
 from launch.config.run import Machine, Run
-from launch.runs.record import Busy, Row
+from launch.runs.folder import Busy
 
 DEATHS = 3  # of its worker, with no epoch in between, until a run is given up
 LOOK_AGAIN = 2.0  # seconds, at a run that another process holds
@@ -34,7 +35,7 @@ class Outcome:
     """How one run ended: a result, or why there is none."""
 
     run: Run
-    result: Row | None
+    result: Result | None
     error: str = ""
 
 
@@ -163,7 +164,7 @@ class _Queue:
             except (EOFError, OSError):
                 self._bury(worker)
 
-    def _hear(self, worker: Worker, message: str | Row | Exception) -> None:
+    def _hear(self, worker: Worker, message: str | Result | Exception) -> None:
         run = worker.run
         assert run is not None
         if isinstance(message, str):
@@ -246,7 +247,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(run: Run, machine: Machine, report: Callable[[str], None]) -> Row | Exception:
+def _work(run: Run, machine: Machine, report: Callable[[str], None]) -> Result | Exception:
     """A result, or an exception that survives pickling."""
     from launch.training.run import run_training
 

@@ -21,14 +21,17 @@ from typing import Any
 
 from filelock import FileLock
 
+from analysis.contents import Result
+from analysis.folder import FAILURE, JOB, read_job
 from baselines.errors import UserError
 from launch.config.grids import stages
 from launch.config.run import Cluster, Machine, Run
-from launch.runs.record import REVISION, Row, RunFolder, git_state, peek_json, write_json
+from launch.runs.files import write_json
+from launch.runs.folder import RunFolder
+from launch.runs.provenance import REVISION, git_state
 
 PACKAGES = ("analysis", "baselines", "launch", "signin")
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to let go of the folder
-JOB_FILE = "slurm.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Job:
     run: Run
     machine: Machine
 
-    def __call__(self) -> Row:
+    def __call__(self) -> Result:
         import submitit
 
         from launch.training.run import run_training
@@ -139,7 +142,7 @@ def _submit_array(
     )
     executor.update_parameters(**parameters(cluster, code, after))
     for run in runs:  # before a job can fail again
-        (machine.runs / run.name / "failure.json").unlink(missing_ok=True)
+        (machine.runs / run.name / FAILURE).unlink(missing_ok=True)
     try:
         with _outside_of_jobs():
             jobs = executor.submit_array([Job(run, machine) for run in runs])
@@ -150,7 +153,7 @@ def _submit_array(
         home = machine.runs / run.name
         home.mkdir(parents=True, exist_ok=True)
         record = {"job": job.job_id, "log": str(job.paths.stderr)}
-        write_json(home / JOB_FILE, record)
+        write_json(home / JOB, record)
         found.append((run, str(job.job_id)))
     return found
 
@@ -175,11 +178,8 @@ def cancel(jobs: Sequence[str]) -> None:
 
 def job_of(folder: Path) -> str:
     """The id of the job that a run was last submitted as; empty if it never was."""
-    return str(job_record(folder).get("job", ""))
-
-
-def job_record(folder: Path) -> Row:
-    return peek_json(folder / JOB_FILE) or {}
+    record = read_job(folder)
+    return record["job"] if record else ""
 
 
 def max_array_size() -> int:

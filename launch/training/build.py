@@ -20,7 +20,7 @@ from launch.config.run import Recipe, Run
 from launch.data.loading import Data, mix
 from launch.models import build_model
 from launch.ranks import Ranks
-from launch.runs.sources import read_source
+from launch.runs.snapshots import read_source
 from launch.training.loop import Loop
 
 
@@ -55,7 +55,7 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
     lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
     inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
     integral = recipe.lr * sum(lrs) / (1 - inertia)
-    read = partial(read_source, runs=runs)
+    read = partial(read_source, root=runs)
     plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 

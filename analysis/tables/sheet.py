@@ -1,10 +1,10 @@
-"""Tables as people read them: for a terminal, as Markdown, LaTeX (booktabs) and HTML."""
+"""Sheet: a table of texts, rendered for a terminal, as Markdown, LaTeX (booktabs) or HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from html import escape
 
 import pandas as pd
 
@@ -21,10 +21,10 @@ class Sheet:
     """A table of texts.
 
     Attributes:
-        cells: every cell a text; all columns from `labels` on are right-aligned.
-        bold: True where a cell is, of the same shape.
-        labels: how many columns name the row.
-        notes: lines below it.
+        cells: texts.
+        bold: of the same shape, True where a cell is bold.
+        labels: number of columns that name the row. The others are right-aligned.
+        notes: lines below the table.
     """
 
     title: str
@@ -35,17 +35,21 @@ class Sheet:
 
 
 def render(sheet: Sheet, form: str, colour: bool = False) -> str:
-    """As text, markdown, latex or html."""
-    return {"text": to_text, "markdown": to_markdown, "latex": to_latex, "html": to_html}[form](
-        sheet, *([colour] if form == "text" else [])
-    )
+    """Return the sheet as text, markdown, latex or html.
+
+    Args:
+        colour: whether text goes to a terminal that shows bold.
+    """
+    if form == "text":
+        return to_text(sheet, colour)
+    return {"markdown": to_markdown, "latex": to_latex, "html": to_html}[form](sheet)
 
 
 def to_text(sheet: Sheet, colour: bool = False) -> str:
-    """For a terminal: bold where it knows it, between asterisks where not."""
+    """Return the sheet for a terminal: bold cells as such, or between asterisks."""
     mark = "" if colour else "**"
     shown = [list(sheet.cells.columns)]
-    for texts, bold in zip(sheet.cells.to_numpy(), sheet.bold.to_numpy(), strict=True):
+    for texts, bold in _rows(sheet):
         shown.append(
             [f"{mark}{cell}{mark}" if b else cell for cell, b in zip(texts, bold, strict=True)]
         )
@@ -64,13 +68,13 @@ def to_text(sheet: Sheet, colour: bool = False) -> str:
 
 
 def to_markdown(sheet: Sheet) -> str:
-    """A pipe table."""
+    """Return the sheet as a pipe table."""
     rows = [
         [
             f"**{cell}**" if b else cell.replace("|", r"\|")
             for cell, b in zip(row, bold, strict=True)
         ]
-        for row, bold in zip(sheet.cells.to_numpy(), sheet.bold.to_numpy(), strict=True)
+        for row, bold in _rows(sheet)
     ]
     n = len(sheet.cells.columns)
     rule = ["---" if i < sheet.labels else "---:" for i in range(n)]
@@ -80,14 +84,14 @@ def to_markdown(sheet: Sheet) -> str:
 
 
 def to_latex(sheet: Sheet) -> str:
-    """A table that compiles as it is, with the package booktabs; names are escaped."""
+    """Return the sheet as a table for the package booktabs, with all texts escaped."""
     escaped = sheet.cells.map(lambda text: text.translate(_TEX))
     escaped.columns = [name.translate(_TEX) for name in sheet.cells.columns]
-    style = escaped.style.hide(axis="index")
     bold = sheet.bold.set_axis(escaped.columns, axis=1)
-    style = style.apply(lambda _: bold.map(lambda b: "font-weight: bold" if b else ""), axis=None)
+    styler = escaped.style.hide(axis="index")
+    styler = styler.apply(lambda _: bold.map(lambda b: "font-weight: bold" if b else ""), axis=None)
     form = "l" * sheet.labels + "r" * (len(escaped.columns) - sheet.labels)
-    body = style.to_latex(hrules=True, convert_css=True, column_format=form)
+    body = styler.to_latex(hrules=True, convert_css=True, column_format=form)
     notes = "".join(f"\n\\\\ \\footnotesize {note.translate(_TEX)}" for note in sheet.notes)
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{sheet.title.translate(_TEX)}}}\n{body.rstrip()}"
@@ -96,8 +100,7 @@ def to_latex(sheet: Sheet) -> str:
 
 
 def to_html(sheet: Sheet) -> str:
-    """A table element with a caption; cells of numbers carry them for sorting."""
-    from html import escape
+    """Return the sheet as a table element with a caption."""
 
     def cell(tag: str, text: str, column: int, bold: bool = False) -> str:
         kind = "" if column < sheet.labels else ' class="number"'
@@ -109,7 +112,7 @@ def to_html(sheet: Sheet) -> str:
         "<tr>"
         + "".join(cell("td", t, i, b) for i, (t, b) in enumerate(zip(row, bold, strict=True)))
         + "</tr>\n"
-        for row, bold in zip(sheet.cells.to_numpy(), sheet.bold.to_numpy(), strict=True)
+        for row, bold in _rows(sheet)
     )
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in sheet.notes)
     return (
@@ -118,10 +121,6 @@ def to_html(sheet: Sheet) -> str:
     )
 
 
-def write(table: pd.DataFrame, sheets: Sequence[Sheet], folder: Path, name: str) -> list[Path]:
-    """Writes NAME.csv, the numbers, and NAME.tex, the sheets. Returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    csv, tex = folder / f"{name}.csv", folder / f"{name}.tex"
-    table.to_csv(csv, index=False, float_format="%.6g")
-    tex.write_text("\n".join(map(to_latex, sheets)))
-    return [csv, tex]
+def _rows(sheet: Sheet) -> Iterator[tuple[list[str], list[bool]]]:
+    """Yield each row's texts, and which of them are bold."""
+    yield from zip(sheet.cells.to_numpy().tolist(), sheet.bold.to_numpy().tolist(), strict=True)
