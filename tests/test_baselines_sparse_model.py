@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
-import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net, train_literally
+from needs import needs_compiler
 from torch import nn
 
 from baselines.engine.sparse_model import SparseModel
@@ -274,9 +274,6 @@ def test_scaled_gradients_are_refused():
     scaler.scale(loss_of(net.model(x), y)).backward()
     with pytest.raises(UserError, match="unscale_"):
         scaler.step(opt)
-
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
