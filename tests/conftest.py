@@ -1,14 +1,17 @@
-"""What several test files need."""
+"""What several test files need. `torch_settings` says how torch computes in them."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch_settings
 from hypothesis import settings
 from PIL import Image
+from torch_settings import THREADS
 
 from launch.config.run import Machine
 
@@ -17,15 +20,21 @@ settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Small nets are fastest, and alike on every machine, with one thread."""
-    torch.set_num_threads(1)
+def _alike():
+    """Each test starts alike, whichever ran before: settings of torch, and the global generators.
+
+    Small nets are fastest with one thread.
+    """
+    torch_settings.apply()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(
-        runs=tmp_path / "runs", data_dir=tmp_path / "data", device="cpu", workers=0, threads=1
+        runs=tmp_path / "runs", data_dir=tmp_path / "data", device="cpu", workers=0, threads=THREADS
     )
 
 

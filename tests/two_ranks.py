@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch_settings
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch_settings import THREADS
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import methods
@@ -28,7 +30,7 @@ from signin import Product
 def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
     """A run of the suite; parameters and masks at its end."""
     run = Run.make("digits", "random", sign_in=True, epochs=2)
-    machine = Machine(runs=out / "runs", device="cpu", threads=1)
+    machine = Machine(runs=out / "runs", device="cpu", threads=THREADS)
     folder = RunFolder(run, machine.runs)
     with folder.opened() if r.is_first else nullcontext():
         training = Training(run, machine, r, folder, print, False)
@@ -134,7 +136,7 @@ def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
 
 
 def main(out: Path) -> None:
-    torch.set_num_threads(1)
+    torch_settings.apply()
     with ranks("cpu") as r:
         for dtype in (torch.float32, torch.float64):
             with default_dtype(dtype):
