@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import settings
 from PIL import Image
 from torch_settings import THREADS
 
-from launch.config.run import Machine
+import launch.executors.local
+from launch.config.run import Machine, Run
+from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure
 settings.load_profile("default")
@@ -29,6 +32,23 @@ def _alike():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All that a run imports has been imported."""
+    machine = Machine(runs=tmp_path_factory.mktemp("runs"), device="cpu", workers=0, threads=1)
+    run_training(Run.make("digits", "dense", epochs=1), machine, report=lambda _: None, bar=False)
+
+
+@pytest.fixture
+def forked_workers(_imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of the queue start as copies of this process: they import nothing anew.
+
+    Give them `--threads 1`: OpenMP's threads do not live on in a copy.
+    """
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
 
 
 @pytest.fixture
