@@ -1,31 +1,60 @@
-"""What several test files need."""
+"""What several test files need. `torch_settings` says how torch computes in them."""
 
 from __future__ import annotations
 
+import multiprocessing
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch_settings
 from hypothesis import settings
 from PIL import Image
+from torch_settings import THREADS
 
-from launch.config.run import Machine
+import launch.executors.local
+from launch.config.run import Machine, Run
+from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure
 settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Small nets are fastest, and alike on every machine, with one thread."""
-    torch.set_num_threads(1)
+def _alike():
+    """Each test starts alike, whichever ran before: settings of torch, and the global generators.
+
+    Small nets are fastest with one thread.
+    """
+    torch_settings.apply()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All that a run imports has been imported."""
+    machine = Machine(runs=tmp_path_factory.mktemp("runs"), device="cpu", workers=0, threads=1)
+    run_training(Run.make("digits", "dense", epochs=1), machine, report=lambda _: None, bar=False)
+
+
+@pytest.fixture
+def forked_workers(_imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of the queue start as copies of this process: they import nothing anew.
+
+    Give them `--threads 1`: OpenMP's threads do not live on in a copy.
+    """
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(
-        runs=tmp_path / "runs", data_dir=tmp_path / "data", device="cpu", workers=0, threads=1
+        runs=tmp_path / "runs", data_dir=tmp_path / "data", device="cpu", workers=0, threads=THREADS
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib.colors
 import pandas as pd
 import pytest
+from needs import needs_browser
 from PIL import Image
+from structure import Page, decode_svg
 from test_launch_train import train
 
 from analysis.figures import FIGURES
@@ -152,14 +156,38 @@ def browse(report, script, tmp_path):
     return done.stdout, console
 
 
-def test_the_report_in_a_browser(root, tmp_path):
-    (root / "broken").mkdir(exist_ok=True)
+@pytest.fixture(scope="module")
+def report(root, tmp_path_factory):
+    """The page about the runs, one of which is broken, as the command writes it."""
+    (root / "broken").mkdir()
     (root / "broken" / "config.json").write_text("{")
-    output = tmp_path / "report.html"
+    output = tmp_path_factory.mktemp("report") / "report.html"
     with pytest.warns(UserWarning, match="left out: broken"):
         assert main(["report", "--runs", str(root), "-o", str(output)]) == 0
-    report = output.read_text()
-    assert not re.search(r'(src|href)="(?!data:)', report)  # nothing from elsewhere
+    shutil.rmtree(root / "broken")
+    return output.read_text()
+
+
+def test_the_report_is_complete_and_self_contained(report, runs):
+    page = Page(report)
+    assert page.texts["h1"] == ["signbench report"] and page.texts["h2"] == ["digits", "Runs"]
+    assert len(page.tables) >= 4
+    for caption, header, rows in page.tables:
+        assert caption and rows and all(len(row) == len(header) for row in rows), caption
+    caption, header, rows = page.tables[-1]
+    assert caption == "All 8 runs"
+    listed = {row[header.index("run")]: row[header.index("accuracy")] for row in rows}
+    of_files = dict(zip(runs["folder"], runs["result.accuracy"], strict=True))
+    assert listed == {Path(folder).name: f"{100 * a:.2f}" for folder, a in of_files.items()}
+    assert all(link.startswith("data:") for link in page.links)  # nothing from elsewhere
+    pictures = [decode_svg(link) for link in page.links if link != "data:,"]
+    assert len(pictures) == len(page.texts["figcaption"]) == len(FIGURES)
+    assert all(float(p.attrib["width"].removesuffix("pt")) > 100 for p in pictures)
+    assert all(len(list(picture.iter())) > 50 for picture in pictures)
+
+
+@needs_browser
+def test_the_report_in_a_browser(report, tmp_path):
     script = """
       const tables = document.querySelectorAll("table");
       const table = tables[tables.length - 1];

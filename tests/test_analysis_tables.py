@@ -10,7 +10,9 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from needs import needs_latex
 from scipy import stats
+from structure import check_latex
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs, select_runs
@@ -103,7 +105,9 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
-def test_latex_is_booktabs_escaped_bold_and_compiles(folders, tmp_path):
+@pytest.fixture
+def latex(folders):
+    """A comparison, two of the paper's tables, and one with all that LaTeX takes for its own."""
     runs = load_runs(folders)
     odd = Sheet(
         r"100 % of \ { } ~ ^ _ # $ & are <fine>",
@@ -116,12 +120,27 @@ def test_latex_is_booktabs_escaped_bold_and_compiles(folders, tmp_path):
         *make_table("11", runs).sheets,
         odd,
     ]
-    text = "\n".join(map(to_latex, sheets))
+    return "\n".join(map(to_latex, sheets)), len(sheets)
+
+
+def test_latex_is_booktabs_escaped_and_bold(latex):
+    text, tables = latex
+    assert check_latex(text) == tables
     assert "\\toprule" in text and "\\bottomrule" in text
     assert "\\bfseries 95.00 $\\pm$ 2.00" in text
     assert "50\\% \\& more" in text
+    shown = (
+        r"100 \% of \textbackslash{} \{ \} \textasciitilde{} \textasciicircum{} \_ \# \$ \& are "
+        r"$<$fine$>$"
+    )
+    assert rf"\caption{{{shown}}}" in text
+    assert r"$\pm$ $\odot$ $^\dagger$ -- & \bfseries $-$1\ldots{} \\" in text
+
+
+@needs_latex
+def test_latex_compiles(latex, tmp_path):
     head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
-    page = f"{head}\\begin{{document}}\n{text}\\end{{document}}"
+    page = f"{head}\\begin{{document}}\n{latex[0]}\\end{{document}}"
     (tmp_path / "page.tex").write_text(page)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],

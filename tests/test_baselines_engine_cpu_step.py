@@ -30,11 +30,11 @@ STORAGES = {
 
 def train(storage, make_optimizer, channels_last=False):
     """Weights, latents and optimizer state after a few steps on latents of full size."""
-    model = tiny_net(channels_last)
+    model = tiny_net(channels_last).double()
     net = SparseModel(model, storage)
     optimizer = make_optimizer(model.parameters())
     net.attach(optimizer)
-    for x, y in batches(5):
+    for x, y in batches(5, torch.float64):
         loss_of(model(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -62,7 +62,7 @@ def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
     monkeypatch.setattr(latents, "step_in_pieces", lambda *args: None)
     monkeypatch.setattr(latents, "merge_in_pieces", lambda *args: False)
     for ours, theirs in zip(found, train(*setting), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
 def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):

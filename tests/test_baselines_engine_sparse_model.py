@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
-import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net, train_literally
+from needs import needs_compiler
 from torch import nn
 
 from baselines.engine.sparse_model import SparseModel
@@ -277,9 +277,6 @@ def test_scaled_gradients_are_refused():
         scaler.step(opt)
 
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
-
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 def test_torch_compile_sees_an_ordinary_module(backend):
     results = []
@@ -302,20 +299,20 @@ def test_torch_compile_sees_an_ordinary_module(backend):
 
 
 def test_rescale_keeps_the_outputs_and_restores_beta():
-    net, opt = make(Product(1.3))
-    for x, y in batches(10):
+    net, opt = make(Product(1.3), dtype=torch.float64)
+    for x, y in batches(10, torch.float64):
         step(net.model, opt, x, y)
-    x = batches(1)[0][0]
+    x = batches(1, torch.float64)[0][0]
     net.model.eval()
     before = net.model(x)
     drifted = [(layer.latents["m"] ** 2 - layer.latents["w"] ** 2).min().item() for layer in net]
     assert min(drifted) < 1.295
     net.rescale()
-    torch.testing.assert_close(net.model(x), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(net.model(x), before, rtol=1e-12, atol=1e-13)
     for layer in net:
         m, w = layer.latents.values()
         assert bool((m > 0).all())
-        torch.testing.assert_close(m**2 - w**2, torch.full_like(m, 1.3), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(m**2 - w**2, torch.full_like(m, 1.3), rtol=1e-13, atol=0)
         assert opt.state[m]["momentum_buffer"].any()
     net.rescale(reset_state=True)
     assert all(latent not in opt.state for layer in net for latent in layer.latents.values())
@@ -551,9 +548,9 @@ def test_latents_may_lose_their_momentum_under_fused_sgd(density):
     """Whose kernel wants momentum of all or of none of a group."""
     trained = []
     for fused in (False, True):
-        model = tiny_net()
+        model = tiny_net().double()
         optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, fused=fused)
-        data = batches(4)
+        data = batches(4, torch.float64)
         step(model, optimizer, *data[0])  # momentum, before there are latents
         net = SparseModel(model, Product())
         net.set_masks(masks_for(net, density))

@@ -120,9 +120,9 @@ def test_other_commands_name_mistakes_too(capsys, args, message):
     assert message in capsys.readouterr().err
 
 
-def test_the_quick_grid_runs_every_method_and_ends_in_a_table(capsys, tmp_path):
+def test_the_quick_grid_runs_every_method_and_ends_in_a_table(forked_workers, capsys, tmp_path):
     args = ["grid", "quick", "--epochs", "1", "--seeds", "0,1", "--runs", str(tmp_path)]
-    assert main([*args, "--slots", "2"]) == 0
+    assert main([*args, "--slots", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     for name, method in methods().items():
         assert name in out or not method.variants
@@ -134,14 +134,17 @@ def test_the_quick_grid_runs_every_method_and_ends_in_a_table(capsys, tmp_path):
     assert "\\toprule" in (tmp_path / "tables" / "quick.tex").read_text()
 
 
-def test_a_run_that_fails_does_not_stop_the_grid(capsys, tmp_path):
-    flags = ["--epochs", "1", "--seeds", "0", "--runs", str(tmp_path), "--slots", "2"]
-    assert main(["grid", "quick", *flags]) == 0
+def test_a_run_that_fails_does_not_stop_the_grid(forked_workers, capsys, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("method: [dense, gmp, random]\nsparsity: 0.9")
+    flags = [str(grid), "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
+    flags += ["--slots", "2", "--threads", "1"]
+    assert main(["grid", *flags]) == 0
     broken = next(p for p in tmp_path.iterdir() if "dense-seed0" in p.name)
     (broken / "result.json").unlink()
     (broken / "config.json").write_text('{"run": {"seed": 7}}')
     capsys.readouterr()
-    assert main(["grid", "quick", *flags]) == 1
+    assert main(["grid", *flags]) == 1
     output = capsys.readouterr()
     assert f"failed: {broken.name}: " in output.err and "other settings" in output.err
     assert "random" in output.out

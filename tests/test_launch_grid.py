@@ -68,10 +68,11 @@ def test_tables_share_runs():
     assert learned <= {run.name for run in find_grid("table5")}
 
 
-def test_every_grid_runs_on_digits(tmp_path, capsys):
+def test_every_grid_runs_on_digits(forked_workers, tmp_path, capsys):
     flags = ["--recipe", "digits", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
+    flags += ["--slots", "2", "--threads", "1"]
     for name in ("table1", "table11", "figure8"):
-        assert main(["grid", name, *flags, "--slots", "2"]) == 0, capsys.readouterr().err
+        assert main(["grid", name, *flags]) == 0, capsys.readouterr().err
     assert "fixed" in capsys.readouterr().out
 
 

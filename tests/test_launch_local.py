@@ -19,6 +19,7 @@ import torch
 from test_launch_train import train
 
 import launch.executors.local
+from launch.cli import main
 from launch.config.run import Run
 from launch.executors.local import run_all, slot_machines
 from launch.runs.folder import RunFolder
@@ -120,59 +121,65 @@ def test_a_run_that_another_process_trains_is_waited_for(machine):
     assert outcome.result is not None
 
 
-def workers_of(process):
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+def command(args):
+    sys.exit(main(args))
 
 
 def wait_for_an_epoch(runs, process):
     """Until some run has got on."""
     before, until = None, time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < until:
+    while process.is_alive() and time.monotonic() < until:
         sizes = {file: file.stat().st_mtime_ns for file in runs.glob("*/epochs.csv")}
         if before is not None and sizes != before:
             return
         before = sizes
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def test_killed_at_random_nothing_is_lost_and_nothing_is_run_twice(machine, tmp_path):
+def test_killed_at_random_nothing_is_lost_and_nothing_is_run_twice(
+    forked_workers, machine, tmp_path
+):
     """Workers and the whole command are killed with SIGKILL again and again."""
     grid = tmp_path / "grid.yaml"
     grid.write_text("method: random\nsparsity: 0.8\nepochs: 6\nseed: [0, 1, 2, 3, 4, 5]")
-    command = [sys.executable, "-m", "launch", "grid", str(grid), "--slots", "2", "--device", "cpu"]
-    command += ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir)]
+    args = ["grid", str(grid), "--slots", "2", "--device", "cpu", "--threads", "1"]
+    args += ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir)]
+    run = Run.make("digits", "random", sparsity=0.8, epochs=6, seed=3)
+    uninterrupted = replace(machine, runs=tmp_path / "other", threads=1)
+    expected = train(run, uninterrupted)
+    context = multiprocessing.get_context("fork")
     rng, kills = random.Random(0), 0
-    for victim in ("worker", "parent", "worker", "parent"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for victim in ("worker", "parent", "worker", "parent", "worker", "parent"):
+        process = context.Process(target=command, args=(args,))
+        process.start()
         wait_for_an_epoch(machine.runs, process)
-        time.sleep(rng.uniform(0, 0.4))
-        if process.poll() is None and victim == "worker":
-            for worker in workers_of(process)[:1]:
+        time.sleep(rng.uniform(0, 0.1))
+        if process.is_alive() and victim == "worker":
+            for worker in psutil.Process(process.pid).children()[:1]:
                 worker.kill()
                 kills += 1
             wait_for_an_epoch(machine.runs, process)
-        if process.poll() is None:
-            orphans = workers_of(process)
+        if process.is_alive():
+            orphans = psutil.Process(process.pid).children()
             process.kill()
             kills += 1
             psutil.wait_procs(orphans, timeout=10)
             assert not any(orphan.is_running() for orphan in orphans)
-        process.communicate()
-    last = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert last.returncode == 0, last.stderr
+        process.join()
+    last = context.Process(target=command, args=(args,))
+    last.start()
+    last.join(120)
+    assert last.exitcode == 0
     assert kills >= 2
     results = sorted(machine.runs.glob("*/result.json"))
     assert len(results) == 6
     for file in results:
         with (file.parent / "epochs.csv").open() as stream:
             assert [line.split(",")[0] for line in stream][1:] == list("012345")
-    run = Run.make("digits", "random", sparsity=0.8, epochs=6, seed=3)
-    uninterrupted = replace(machine, runs=tmp_path / "other")
     found = json.loads((machine.runs / run.name / "result.json").read_text())
-    assert found["loss"] == train(run, uninterrupted)["loss"]
+    assert found["loss"] == expected["loss"]
     before = {file: file.stat().st_mtime_ns for file in results}
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "launch", *args], check=True, capture_output=True)
     assert {file: file.stat().st_mtime_ns for file in results} == before
 
 

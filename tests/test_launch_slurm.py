@@ -16,6 +16,7 @@ import psutil
 import pytest
 import slurm_cluster
 import submitit
+from needs import needs_slurm
 from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
@@ -29,10 +30,6 @@ from launch.executors.slurm import Job, cancel, parameters, queue, snapshot_code
 from launch.executors.status import statuses
 
 CLUSTER = Cluster(timeout="10m", cpus=1)
-
-needs_slurm = pytest.mark.skipif(
-    not slurm_cluster.is_installed(), reason="no Slurm on this machine (apt install slurm-wlm)"
-)
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+import torch_settings
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch_settings import THREADS
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import methods
 from baselines.tools.density import random_mask
 from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from launch.data.loading import Batches, load_data
 from launch.ranks import Ranks, ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
@@ -27,7 +31,7 @@ from signin import Product
 def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
     """A run of the suite; parameters and masks at its end."""
     run = Run.make("digits", "random", sign_in=True, epochs=2)
-    machine = Machine(runs=out / "runs", device="cpu", threads=1)
+    machine = Machine(runs=out / "runs", device="cpu", threads=THREADS)
     folder = RunFolder(run, machine.runs)
     with folder.opened() if r.is_first else nullcontext():
         training = Training(run, machine, r, folder, print, False)
@@ -35,9 +39,36 @@ def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
     return {**dict(training.net.model.named_parameters()), **mask_entries(training.net)}
 
 
-def train_every_method(r: Ranks) -> None:
-    """Masks must be equal on both ranks after every single step, and the network that of one
-    process, whatever the method."""
+class Wide:
+    """A split in float64, where rounding decides nothing."""
+
+    def __init__(self, split: Batches) -> None:
+        self.split, self.skipped = split, 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((x.double(), y) for x, y in self.split.epoch(epoch))
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((x.double(), y) for x, y in self.split.sample(per_class))
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Models that are built meanwhile are of that type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
+    """Whatever the method, masks are equal on both ranks after every single step and weights at
+    the end; in float64 the network is that of one process as well."""
     for name, method in methods().items():
         if not method.variants:
             continue  # needs a file
@@ -46,15 +77,18 @@ def train_every_method(r: Ranks) -> None:
         run = Run.make("digits", name, sign_in=True, **choices)
         net = train_loop(run, r)
         for parameter in net.model.parameters():
+            assert parameter.dtype == dtype
             mine = parameter.detach().clone()
             dist.broadcast(mine, 0)
             assert torch.equal(mine, parameter), f"{name}: weights differ"
-        if r.is_first:
-            assert_close(name, net, train_loop(run, Ranks(0, 1, r.device)))
+        if dtype == torch.float64 and r.is_first:
+            assert_same(name, net, train_loop(run, Ranks(0, 1, r.device)))
 
 
 def train_loop(run: Run, r: Ranks) -> SparseModel:
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
+    if torch.get_default_dtype() == torch.float64:
+        data = replace(data, train=Wide(data.train), test=Wide(data.test))
     loop = build_loop(run, data, r, bar=False)
     loop.start()
     net = loop.sparsifier.net
@@ -68,17 +102,18 @@ def train_loop(run: Run, r: Ranks) -> SparseModel:
     return net
 
 
-def assert_close(name: str, net: SparseModel, alone: SparseModel) -> None:
-    """Two ranks with halves of each batch are one process with the whole, but for rounding, which
-    can swap weights that are next to each other in a ranking."""
-    other = alone.masks
+def assert_same(name: str, net: SparseModel, alone: SparseModel) -> None:
+    """Two ranks with halves of each batch are one process with the whole.
+
+    The network has no batch statistics, so only the order of sums differs. Weights are below 1;
+    1e-12 is 5,000 roundings of float64, of which there are a few in each of 36 steps (measured:
+    up to 1.3e-14, for WoodFisher's inverses). Float32 is off by 1e-6.
+    """
     masks, other = net.masks, alone.masks
     apart = sum(int((mask != other[key]).sum()) for key, mask in masks.items())
-    # CAP removes weights one by one, each moving the others: rounding makes another order of it
-    most = 0.02 if name == "cap" else 0.001
-    assert apart <= most * net.numel, f"{name}: {apart} positions differ from one process"
-    for key, weight in net.weights.items() if not apart else ():
-        torch.testing.assert_close(weight, alone.weights[key], rtol=0, atol=1e-4)
+    assert not apart, f"{name}: {apart} positions differ from one process"
+    for key, weight in net.weights.items():
+        torch.testing.assert_close(weight, alone.weights[key], rtol=0, atol=1e-12)
 
 
 def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
@@ -88,14 +123,14 @@ def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
 def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
     """A net without batch statistics: halves on two ranks must be the whole batch on one."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 3))
+    model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 3)).double()
     net = SparseModel(model, Product())
     net.set_masks({n: random_mask(tuple(s), s.numel() // 2, 0, n) for n, s in net.shapes.items()})
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
     net.attach(optimizer)
     called = DistributedDataParallel(model) if r.world > 1 else model
     for _ in range(10):
-        x, y = torch.randn(8, 10), torch.randint(3, (8,))
+        x, y = torch.randn(8, 10, dtype=torch.float64), torch.randint(3, (8,))
         optimizer.zero_grad()
         nn.functional.cross_entropy(called(r.share.of(x)), r.share.of(y)).backward()
         optimizer.step()
@@ -103,9 +138,11 @@ def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
 
 
 def main(out: Path) -> None:
-    torch.set_num_threads(1)
+    torch_settings.apply()
     with ranks("cpu") as r:
-        train_every_method(r)
+        for dtype in (torch.float32, torch.float64):
+            with default_dtype(dtype):
+                train_every_method(r, dtype)
         state = {**train_run(r, out), **{f"joint.{k}": v for k, v in train_joint(r).items()}}
         torch.save({k: v.detach() for k, v in state.items()}, out / f"rank{r.rank}.pt")
         if r.is_first:

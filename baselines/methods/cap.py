@@ -6,6 +6,11 @@ every weight the cost at which its turn comes. The costs of all blocks are then 
 weights that stay are moved to where the loss is least without those that go: all at once, not
 summed as for WoodFisher.
 
+Masks are sensitive to rounding: blocks are counted along the active weights, so one weight swapped
+for another shifts all blocks between the two. On digits (s = 0.8, 20 epochs), gradients changed by
+a rounding or two move no mask in float64, but 1,612 of 33,240 positions in float32. In float64, a
+swap of a layer's first weight for its last moves 626 at the next event, of two neighbours 96.
+
 The rest, and how it differs from the official code, is as for `woodfisher`.
 """
 

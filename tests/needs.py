@@ -1,0 +1,27 @@
+"""Marks that skip the tests of what this machine lacks, with a reason."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+
+HEADER = Path(sysconfig.get_path("include")) / "Python.h"
+
+
+def _needs(what: str, is_there: bool, packages: str) -> pytest.MarkDecorator:
+    reason = f"no {what} on this machine (apt install {packages})"
+    return pytest.mark.skipif(not is_there, reason=reason)
+
+
+def _has(program: str) -> bool:
+    return shutil.which(program) is not None
+
+
+needs_browser = _needs("chromium", _has("chromium"), "chromium")
+needs_compiler = _needs("C++ compiler", _has("g++") and HEADER.exists(), "g++ python3-dev")
+needs_latex = _needs("pdflatex", _has("pdflatex"), "texlive-latex-recommended")
+needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
