@@ -11,17 +11,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_launch_train import assert_same, interrupt_after, train
+from torch_settings import THREADS
 
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
 from baselines.method import Method, methods
 from baselines.tools.density import keep_count, random_masks
-from launch.config.run import Run
+from launch.config.run import Machine, Run
 from launch.models import build_model
 from launch.training.loop import Loop
 
+
+def case(name, variant, sign_in):
+    """One process runs both tests of a case, which share a training."""
+    title = f"{name}-{variant}-{'signin' if sign_in else 'plain'}"
+    return pytest.param(name, variant, sign_in, id=title, marks=pytest.mark.xdist_group(title))
+
+
 CASES = [
-    pytest.param(name, variant, sign_in, id=f"{name}-{variant}-{'signin' if sign_in else 'plain'}")
+    case(name, variant, sign_in)
     for name, method in methods().items()
     for variant in method.variants or ({},)
     for sign_in in (False, True)
@@ -45,9 +53,14 @@ def mask_file():
     return file
 
 
-@pytest.fixture
-def checked(monkeypatch):
-    """Looks at every step: masked weights are zero, and the model is what the latents say."""
+@cache
+def uninterrupted(root, run):
+    """A run that every step of is looked at: masked weights are zero.
+
+    Returns:
+        Its machine, result, and the steps that it took.
+    """
+    machine = Machine(runs=root, device="cpu", workers=0, threads=THREADS)
     original = Loop.step
     steps = []
 
@@ -58,27 +71,34 @@ def checked(monkeypatch):
                 assert not layer.weight[~layer.mask].any()
         steps.append(self.sparsifier.step - 1)
 
-    monkeypatch.setattr(Loop, "step", step)
-    return steps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "step", step)
+        return machine, train(run, machine), steps
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory):
+    return tmp_path_factory.mktemp("references")
 
 
 @pytest.mark.parametrize("name, variant, sign_in", CASES)
-def test_a_run_ends_at_the_requested_sparsity(machine, checked, name, variant, sign_in):
+def test_a_run_ends_at_the_requested_sparsity(references, name, variant, sign_in):
     run = make(name, variant, sign_in, epochs=5, lr=0.1)
-    result = train(run, machine)
+    _, result, steps = uninterrupted(references, run)
     wanted = keep_count(result["prunable"], run.sparsity)
     tolerance = methods()[name].tolerance * result["prunable"]
     assert abs(result["active"] - wanted) <= tolerance
     assert result["sparsity"] == pytest.approx(1 - result["active"] / result["prunable"], abs=1e-9)
-    assert checked == list(range(result["epochs"] * 18))
+    assert steps == list(range(result["epochs"] * 18))
     assert result["loss"] < 2.3  # of guessing: ln 10 = 2.303
 
 
 @pytest.mark.parametrize("name, variant, sign_in", CASES)
-def test_an_interrupted_run_ends_bit_identically(machine, monkeypatch, name, variant, sign_in):
-    run = make(name, variant, sign_in, epochs=4)
-    other = replace(machine, runs=machine.runs / "uninterrupted")
-    train(run, other)
+def test_an_interrupted_run_ends_bit_identically(
+    machine, references, monkeypatch, name, variant, sign_in
+):
+    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+    other, _, _ = uninterrupted(references, run)
     for epoch in (1, 3):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
             interrupt_after(epoch, patch)
