@@ -207,16 +207,16 @@ def transplant_command(args: list[str]) -> int:
 
 def table_command(args: list[str]) -> int:
     """Prints or writes a table."""
-    from launch.commands.results import table
+    from launch.commands.table import command
 
-    return table(args)
+    return command(args)
 
 
 def figure_command(args: list[str]) -> int:
     """Draws a figure."""
-    from launch.commands.results import figure
+    from launch.commands.figure import command
 
-    return figure(args)
+    return command(args)
 
 
 def sharpness_command(args: list[str]) -> int:
@@ -228,9 +228,9 @@ def sharpness_command(args: list[str]) -> int:
 
 def report_command(args: list[str]) -> int:
     """Writes a report."""
-    from launch.commands.results import report
+    from launch.commands.report import command
 
-    return report(args)
+    return command(args)
 
 
 def export_command(args: list[str]) -> int:
