@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from launch.config.run import Machine
+from launch.config.machine import Machine
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure
 settings.load_profile("default")

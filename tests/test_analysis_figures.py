@@ -18,7 +18,8 @@ from analysis.frame import find_runs, load_runs
 from analysis.report.page import page
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from baselines.errors import UserError
+from launch.config.recipe import Recipe, SignIn
 from launch.config.recipes import RECIPES
-from launch.config.run import Recipe, Run, SignIn
+from launch.config.run import Run
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grids import GRIDS, find_grid, in_order, read_grid
+from launch.config.dependencies import in_order
+from launch.config.grid_file import read_grid
+from launch.config.grids import GRIDS, find_grid
 from launch.config.run import Run
 
 # runs at the paper's recipes, worked out from its tables

@@ -23,9 +23,12 @@ from test_launch_train import train
 import launch.executors.slurm
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grids import stages
-from launch.config.run import Cluster, Run
-from launch.executors.slurm import Job, cancel, parameters, queue, snapshot_code, submit
+from launch.config.cluster import Cluster
+from launch.config.dependencies import stages
+from launch.config.run import Run
+from launch.executors.queue import cancel, queue
+from launch.executors.slurm import Job, parameters, submit
+from launch.executors.snapshot import snapshot_code
 from launch.executors.status import statuses
 
 CLUSTER = Cluster(timeout="10m", cpus=1)

@@ -25,7 +25,9 @@ import launch.training.run
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.data.loading import Share, load_data, mix
+from launch.data import load_data
+from launch.data.order import mix
+from launch.ranks import Share
 from launch.runs.record import RunFolder
 from launch.training.loop import Diverged, Loop, build, make_method
 from launch.training.run import run_training

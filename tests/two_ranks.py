@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import methods
 from baselines.tools.density import random_mask
-from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data import load_data
 from launch.ranks import Ranks, ranks
 from launch.runs.record import RunFolder
 from launch.training.loop import Loop, Meter

@@ -31,8 +31,8 @@ class ExportCommand:
     """Folder of the run folders."""
 
 
-def export(args: list[str]) -> int:
-    """The command. Returns its exit code."""
+def command(args: list[str]) -> int:
+    """Export a run. Return the exit code."""
     if args and args[0] in ("-h", "--help"):
         parse(ExportCommand, args, "signbench export RUN")
     if not args or args[0].startswith("-"):
@@ -95,7 +95,9 @@ def model_card(run: Run, snapshot: Snapshot, folder: Path, epoch: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return CARD.format(name=run.name, facts=lines, command=command(run), model=run.settings.model)
+    return CARD.format(
+        name=run.name, facts=lines, command=command_line(run), model=run.settings.model
+    )
 
 
 CARD = """# {name}
@@ -121,8 +123,8 @@ Made by
 """
 
 
-def command(run: Run) -> str:
-    """The command line that trains a run again."""
+def command_line(run: Run) -> str:
+    """Return the command line that trains a run again."""
     own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
     words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
     for name, value in own.items():

@@ -13,9 +13,10 @@ import torch
 from baselines.errors import UserError
 from baselines.tools.scores import scoring
 from launch.config.run import Run
-from launch.data.loading import Data, Share, load_data
+from launch.data import load_data
+from launch.data.batches import Data
 from launch.flags import parse
-from launch.ranks import ranks
+from launch.ranks import Share, ranks
 from launch.runs.finished import build_network, find_folder, read_run, read_snapshot
 from launch.runs.record import write_csv
 from launch.runs.sources import snapshots
@@ -52,8 +53,8 @@ class SharpnessCommand:
             raise UserError("per_class, top and tolerance must be positive, probes not negative.")
 
 
-def sharpness(args: list[str]) -> int:
-    """The command. Returns its exit code."""
+def command(args: list[str]) -> int:
+    """Measure runs. Return the exit code."""
     names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
     given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
     folders = [find_folder(name, given.runs) for name in names]

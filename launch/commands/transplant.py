@@ -16,6 +16,7 @@ from torch import Tensor
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.density import seeded
+from launch.flags import parse
 from launch.runs.record import write_file
 from launch.runs.sources import read_source
 from signin.fixed import MASK, RANDOM, entries_of, layer_means, masks_of, weights_of
@@ -68,6 +69,12 @@ class Transplant:
 
     def source(self, of: str) -> str:
         return getattr(self, of) or self.mask
+
+
+def command(args: list[str]) -> int:
+    """Write the checkpoint. Return the exit code."""
+    transplant_files(parse(Transplant, args, "signbench transplant"))
+    return 0
 
 
 def transplant_files(given: Transplant, report: Callable[[str], None] = print) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from launch.executors.slurm import JOB_FILE, job_record, queue
+from launch.executors.queue import JOB_FILE, job_record, queue
 from launch.runs.record import peek_json
 
 STATES = ("running", "waiting", "stopped", "failed", "finished")

@@ -27,8 +27,10 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain, Storage
 from baselines.method import Method, Plan, find_method
 from baselines.tools.schedules import triangular
-from launch.config.run import Recipe, Run
-from launch.data.loading import Data, mix
+from launch.config.recipe import Recipe
+from launch.config.run import Run
+from launch.data.batches import Data
+from launch.data.order import mix
 from launch.models import build_model
 from launch.ranks import Ranks
 from launch.runs.sources import read_source
