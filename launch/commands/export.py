@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from baselines.errors import UserError
+from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.flags import parse
+from launch.plugins import import_plugins
 from launch.runs.finished import Snapshot, build_network, find_folder, read_run, read_snapshot
 from launch.runs.record import peek_json, write_file, write_text
 
@@ -29,6 +31,8 @@ class ExportCommand:
     """Also as ONNX, checked by running it (needs the extra `onnx`)."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
 
 def command(args: list[str]) -> int:
@@ -38,6 +42,7 @@ def command(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         raise UserError("signbench export RUN -o DIR: name a run.")
     given = parse(ExportCommand, args[1:], "signbench export RUN")
+    import_plugins(given.imports)
     folder = find_folder(args[0], given.runs)
     for path in export_run(folder, given):
         print(f"written: {path}")

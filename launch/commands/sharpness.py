@@ -12,10 +12,12 @@ import torch
 
 from baselines.errors import UserError
 from baselines.tools.scores import scoring
+from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.batches import Data
 from launch.flags import parse
+from launch.plugins import import_plugins
 from launch.ranks import Share, ranks
 from launch.runs.finished import build_network, find_folder, read_run, read_snapshot
 from launch.runs.record import write_csv
@@ -47,6 +49,8 @@ class SharpnessCommand:
     """Where data sets are looked for."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.top < 1 or self.probes < 0 or self.tolerance <= 0:
@@ -57,6 +61,7 @@ def command(args: list[str]) -> int:
     """Measure runs. Return the exit code."""
     names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
     given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
+    import_plugins(given.imports)
     folders = [find_folder(name, given.runs) for name in names]
     for folder in folders or sorted(p.parent for p in given.runs.glob("*/result.json")):
         measure(folder, given)

@@ -21,7 +21,6 @@ import launch.executors.local
 import launch.executors.worker
 from launch.config.run import Run
 from launch.executors.local import run_all
-from launch.executors.slots import slot_machines
 from launch.runs.record import RunFolder
 
 
@@ -92,15 +91,6 @@ def test_runs_wait_for_what_they_need_and_fail_with_it(stood_in):
     order = [line[1] for line in log(stood_in)]
     assert order.index("20") > order.index("10") and "21" not in order
     assert outcomes[21].error == f"needs {broken.name}, which did not finish"
-
-
-def test_each_gpu_has_its_slots_and_cores_are_shared(machine):
-    machine = replace(machine, device="auto", threads=0)
-    devices = [m.device for m in slot_machines(machine, 0, slots_per_gpu=2, gpus=2)]
-    assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    cpu = slot_machines(replace(machine, device="cpu"), 2, 1, gpus=2)
-    assert [m.device for m in cpu] == ["cpu", "cpu"]
-    assert {m.threads for m in cpu} == {max(1, (os.cpu_count() or 1) // 2)}
 
 
 def test_a_run_that_another_process_trains_is_waited_for(machine):
