@@ -24,7 +24,8 @@ from analysis.frame import load_runs
 from analysis.report import render_page
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from torch import nn
 
 from baselines import sparsify
 from baselines.tools.schedules import triangular
-from launch.data.loading import Share, load_data, mix
+from launch.data import load_data
+from launch.data.order import mix
 from launch.models import build_model
+from launch.ranks import Share
 from launch.training.build import build_method
 
 EPOCHS = 3

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from test_launch_train import train
 
-from launch.cli import main, parse_run
+from launch.cli import main
 from launch.commands.export import command_line
+from launch.commands.run import parse_run
 from launch.config.run import Run
 from launch.models import build_model
 from launch.runs.network import read_run

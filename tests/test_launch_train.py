@@ -25,8 +25,9 @@ import launch.training.run
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.data.loading import Share, load_data, mix
-from launch.ranks import Ranks
+from launch.data import load_data
+from launch.data.order import mix
+from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged, Loop

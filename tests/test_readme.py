@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import COMMANDS, parse_run
-from launch.config.grids import read_grid
+from launch.cli import COMMANDS
+from launch.commands.run import parse_run
+from launch.config.grid_file import read_grid
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

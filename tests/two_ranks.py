@@ -18,8 +18,9 @@ from torch_settings import THREADS
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import methods
 from baselines.tools.density import random_mask
-from launch.config.run import Machine, Run
-from launch.data.loading import Batches, load_data
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data import Batches, load_data
 from launch.ranks import Ranks, ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop

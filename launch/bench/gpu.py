@@ -23,7 +23,8 @@ from launch.bench.scaling import run_quietly
 from launch.bench.steps import bench_steps
 from launch.bench.variants import StepsBench
 from launch.config.grids import find_grid
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.ranks import find_device
 
 RECIPE = "cifar10-resnet20"

@@ -31,9 +31,10 @@ from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
 from launch.config.grids import find_grid
+from launch.config.machine import Machine
 from launch.config.recipes import RECIPES
-from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from launch.config.run import Run
+from launch.data import load_data
 from launch.executors.local import run_all
 from launch.ranks import ranks
 from launch.training.build import build_loop

@@ -21,9 +21,11 @@ from baselines.method import find_method, methods
 from baselines.tools.density import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
+from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
-from launch.config.run import Recipe, Run
-from launch.data.loading import Data, Resident
+from launch.config.run import Run
+from launch.data.batches import Data
+from launch.data.resident import Resident
 from launch.ranks import Ranks, find_device
 from launch.training.build import build_loop
 from launch.training.loop import Loop

@@ -12,8 +12,10 @@ import torch
 from analysis.folder import find_run, read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.flags import parse
+from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
 from launch.runs.network import build_network, read_run
@@ -33,6 +35,8 @@ class ExportCommand:
     """Write ONNX as well, checked by running it (needs the extra `onnx`)."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
 
 def command(args: list[str]) -> int:
@@ -42,6 +46,7 @@ def command(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         raise UserError("signbench export RUN -o DIR: name a run.")
     given = parse(ExportCommand, args[1:], "signbench export RUN")
+    import_plugins(given.imports)
     folder = find_run(args[0], given.runs)
     for path in export_run(folder, given):
         print(f"written: {path}")

@@ -20,10 +20,13 @@ from analysis.folder import (
 )
 from baselines.errors import UserError
 from baselines.tools.scores import scoring
+from launch.config.machine import Imports
 from launch.config.run import Run
-from launch.data.loading import Data, Share, load_data
+from launch.data import load_data
+from launch.data.batches import Data
 from launch.flags import parse
-from launch.ranks import ranks
+from launch.plugins import import_plugins
+from launch.ranks import Share, ranks
 from launch.runs.files import write_csv
 from launch.runs.network import build_network, read_run
 from launch.runs.snapshots import read_snapshot
@@ -52,6 +55,8 @@ class SharpnessCommand:
     """Folder of the data sets."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.top < 1 or self.probes < 0 or self.tolerance <= 0:
@@ -62,6 +67,7 @@ def command(args: list[str]) -> int:
     """Measure sharpness."""
     names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
     given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
+    import_plugins(given.imports)
     folders = [find_run(name, given.runs) for name in names]
     for folder in folders or filter(is_finished, list_runs(given.runs)):
         measure_run(folder, given)

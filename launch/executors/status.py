@@ -22,7 +22,7 @@ from analysis.folder import (
     read_job,
     read_result,
 )
-from launch.executors.slurm import queue
+from launch.executors.queue import queue
 
 STATES = ("running", "waiting", "stopped", "failed", "finished")
 

@@ -16,8 +16,10 @@ from baselines.method import Method, Plan, find_method
 from baselines.sign_rule import SignRule, factors_of
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
-from launch.config.run import Recipe, Run
-from launch.data.loading import Data, mix
+from launch.config.recipe import Recipe
+from launch.config.run import Run
+from launch.data.batches import Data
+from launch.data.order import mix
 from launch.models import build_model
 from launch.ranks import Ranks
 from launch.runs.snapshots import read_source

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
-from launch.config.run import Recipe
-from launch.data.loading import Data, mix
+from launch.config.recipe import Recipe
+from launch.data.batches import Data
+from launch.data.order import mix
 from launch.ranks import Ranks
 from launch.training.meter import Meter
 

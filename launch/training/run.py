@@ -15,8 +15,9 @@ from torch import Tensor
 
 from analysis.contents import EpochRow, LayerRow, Result
 from baselines.checkpoint import Checkpoint
-from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.measures.flops import count_flops
 from launch.ranks import Ranks, ranks

@@ -15,13 +15,13 @@ from dataclasses import replace
 
 import psutil
 import pytest
-import torch
 from test_launch_train import train
 
 import launch.executors.local
+import launch.executors.worker
 from launch.cli import main
 from launch.config.run import Run
-from launch.executors.local import run_all, slot_machines
+from launch.executors.local import run_all
 from launch.runs.folder import RunFolder
 
 
@@ -52,7 +52,7 @@ def stood_in(machine, monkeypatch):
     machine.runs.mkdir()
     context = multiprocessing.get_context("fork")  # so that the stand-in gets there
     monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
-    monkeypatch.setattr(launch.executors.local, "_work", stand_in)
+    monkeypatch.setattr(launch.executors.worker, "work", stand_in)
     return machine
 
 
@@ -92,16 +92,6 @@ def test_runs_wait_for_what_they_need_and_fail_with_it(stood_in):
     order = [line[1] for line in log(stood_in)]
     assert order.index("20") > order.index("10") and "21" not in order
     assert outcomes[21].error == f"needs {broken.name}, which did not finish"
-
-
-def test_each_gpu_has_its_slots_and_cores_are_shared(machine, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    machine = replace(machine, device="auto", threads=0)
-    devices = [m.device for m in slot_machines(machine, 0, slots_per_gpu=2)]
-    assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    cpu = slot_machines(replace(machine, device="cpu"), 2, 1)
-    assert [m.device for m in cpu] == ["cpu", "cpu"]
-    assert {m.threads for m in cpu} == {max(1, (os.cpu_count() or 1) // 2)}
 
 
 def test_a_run_that_another_process_trains_is_waited_for(machine):
@@ -189,7 +179,7 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
         report(f"{run.name}: resumes from epoch 4")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(launch.executors.local, "_work", dies)
+    monkeypatch.setattr(launch.executors.worker, "work", dies)
     (outcome,) = run_all(seeds(9), stood_in, slots=1)
     assert "process died 3 times" in outcome.error and len(log(stood_in)) == 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,12 +20,11 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
-import launch.executors.slurm
-from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grids import stages
-from launch.config.run import Cluster, Run
-from launch.executors.slurm import Job, cancel, parameters, queue, snapshot_code, submit
+from launch.config.cluster import Cluster
+from launch.config.run import Run
+from launch.executors.queue import cancel, queue
+from launch.executors.slurm import Job, parameters, submit
 from launch.executors.status import statuses
 
 CLUSTER = Cluster(timeout="10m", cpus=1)
@@ -99,56 +97,9 @@ def test_the_text_of_a_submission(monkeypatch, tmp_path):
     assert text == (Path(__file__).parent / "golden_sbatch.sh").read_text()
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"timeout": "soon"}, "timeout must be such as 90m, 24h or 2d"),
-        ({"timeout": "3"}, "timeout must be at least 5 minutes"),
-        ({"nodes": 0}, "nodes must be positive"),
-        ({"gpus": -1}, "must not be negative"),
-        ({"slurm": ("a100",)}, "--slurm takes key=value"),
-    ],
-)
-def test_what_cannot_be_asked_for_is_named(fields, message):
-    with pytest.raises(UserError, match=message):
-        Cluster(**fields)
-
-
-def test_times_are_read(monkeypatch):
-    assert [Cluster(timeout=t).minutes for t in ("30", "90m", "24h", "2d")] == [30, 90, 1440, 2880]
-
-
 def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine):
     job = Job(digits(), machine)
     assert job.checkpoint().function == job
-
-
-def test_runs_come_after_what_they_need():
-    first = digits()
-    second = Run.make("digits", "fixed", mask=f"{first.name}@final")
-    third = Run.make("digits", "fixed", mask=f"{second.name}@final")
-    assert stages([third, second, digits(1), first]) == [[digits(1), first], [second], [third]]
-    assert stages([third]) == [[third]]  # what it needs may have finished
-
-
-def test_the_code_is_kept_as_it_was(tmp_path):
-    code = snapshot_code(tmp_path)
-    assert snapshot_code(tmp_path) == code and len(list(code.parent.iterdir())) == 1
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import launch.executors.slurm, launch.runs.provenance as r; "
-            "print(r.__file__, r.git_state())",
-        ],
-        env={**os.environ, "PYTHONPATH": str(code)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert found.startswith(str(code))
-    assert str(launch.runs.provenance.git_state()["git"]) in found
 
 
 def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):
