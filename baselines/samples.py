@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from baselines.errors import UserError
@@ -42,6 +42,14 @@ class Samples:
         if isinstance(self.source, DataLoader):
             return balanced(self.source, per_class, self.device)
         return self.source(per_class)
+
+
+def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
+    """Return samples on the model's device; for None such that refuse to be taken."""
+    if isinstance(source, Samples):
+        return source
+    device = next(model.parameters()).device
+    return Samples(no_samples if source is None else source, device=device)
 
 
 def no_samples(_per_class: int) -> Iterable[Batch]:

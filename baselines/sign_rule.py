@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,6 +99,27 @@ def factors_of(method: Method, settings: Factors | None = None) -> Factors:
     beta = given.beta if method.inner_scaling is None else method.inner_scaling
     decays = given.frobenius_decay, given.sign_in_weight_decay, given.sign_in_decay_scope
     return Factors(beta, *decays)
+
+
+def find_rule(sign_in: SignRule | bool | None, method: Method) -> SignRule | None:
+    """Return the rule that is asked for, or the factors that the method trains by definition.
+
+    Args:
+        sign_in: a rule, True for Sign-In with its default settings, or None.
+
+    Raises:
+        UserError: something else.
+    """
+    if sign_in is True:  # Sign-In is built on this package, which must not depend on it
+        chosen: SignRule = importlib.import_module("signin").SignIn()
+        return chosen
+    if isinstance(sign_in, SignRule):
+        return sign_in
+    if sign_in:
+        raise UserError(
+            f"sign_in must be None, True or a SignRule such as SignIn(), not {sign_in!r}."
+        )
+    return factors_of(method) if method.factorised else None
 
 
 def set_weight_decay(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> None:

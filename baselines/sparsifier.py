@@ -11,7 +11,6 @@ so that the loop itself needs no line of ours.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -28,8 +27,8 @@ from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Plan, make_method
-from baselines.samples import Samples, Source, no_samples
-from baselines.sign_rule import SignRule, factors_of, set_weight_decay
+from baselines.samples import Samples, Source, as_samples
+from baselines.sign_rule import SignRule, find_rule, set_weight_decay
 from baselines.tools.schedules import triangular
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
@@ -305,26 +304,9 @@ def sparsify(
     else:
         epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
         chosen = make_method(method, Plan(sparsity, round(steps / epoch), epoch, seed), options)
-    rule = _rule(sign_in, chosen)
+    rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     set_weight_decay(sparsifier.rule, net, optimizer)
     several = dist.is_available() and dist.is_initialized()
-    return sparsifier.start(optimizer, _samples(samples, net), share=several)
-
-
-def _rule(sign_in: SignRule | bool | None, method: Method) -> SignRule | None:
-    """Return the rule that is asked for, or the factors that the method trains by nature."""
-    if sign_in is True:  # Sign-In is built on this package, which must not depend on it
-        chosen: SignRule = importlib.import_module("signin").SignIn()
-        return chosen
-    if isinstance(sign_in, SignRule):
-        return sign_in
-    return factors_of(method) if method.factorised else None
-
-
-def _samples(samples: Source | Samples | None, net: SparseModel) -> Samples:
-    if isinstance(samples, Samples):
-        return samples
-    device = next(net.model.parameters()).device
-    return Samples(no_samples if samples is None else samples, device=device)
+    return sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
