@@ -176,12 +176,13 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
 
 def methods_command(args: list[str]) -> int:
     """Lists the methods, a line each, with what they cost at a recipe."""
-    from baselines.method import Plan, methods
+    from baselines.method import Plan
+    from baselines.registry import methods
     from launch.config.recipes import find_recipe
     from launch.config.run import MethodsCommand
 
     given = parse(MethodsCommand, args, "signbench methods")
-    plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1, seed=0)
+    plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1)
     print(f"epochs of {given.recipe} at sparsity {given.sparsity:g}:")
     for name, method in methods().items():
         print(f"{name:10} {method(plan).epochs:5}  {method.family:26} {method.paper}")

@@ -22,7 +22,9 @@ from torch import Tensor
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan, Samples
-from baselines.tools.density import keep_count, seeded
+from baselines.registry import register
+from baselines.tools.density import keep_count
+from baselines.tools.masks import seeded
 from signin.signs import transplant
 
 RANDOM = "random"
@@ -60,13 +62,13 @@ class FixedOptions(Options):
         return tuple(dict.fromkeys(run for run in runs if "/" not in run))
 
 
-class Fixed(Method):
+@register
+class Fixed(Method[FixedOptions]):
     """Masks, signs and magnitudes from runs or files."""
 
     name = "fixed"
     family = "from a file"
     paper = "Gadhikar et al. 2025, Tables 1, 10"
-    options = FixedOptions
     variants = ()
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
@@ -80,21 +82,21 @@ class Fixed(Method):
         kept = sum(int(mask.sum()) for mask in masks.values())
         if kept != keep_count(net.numel, self.plan.sparsity):
             raise UserError(
-                f"fixed: {self.opt.source('mask')} has sparsity {1 - kept / net.numel}, "
+                f"fixed: {self.options.source('mask')} has sparsity {1 - kept / net.numel}, "
                 f"not {self.plan.sparsity:g}: say so with --sparsity."
             )
         signs, sizes = (weights_of(sources[of], own) for of in ("signs", "magnitudes"))
-        if self.opt.magnitude_kind == "layer":
+        if self.options.magnitude_kind == "layer":
             sizes = layer_means(sizes, masks)
         generator = seeded(self.plan.seed, "transplant")
-        weights, self.drawn = transplant(masks, signs, sizes, generator, self.opt.flip_signs)
+        weights, self.drawn = transplant(masks, signs, sizes, generator, self.options.flip_signs)
         load_others(sources["others"], net)
         net.set_masks(masks)
         net.set_weights(weights)
 
     def _read(self, of: str) -> Mapping[str, Tensor] | None:
         """Named tensors; None for this run's own initialisation."""
-        text = self.opt.source(of)
+        text = self.options.source(of)
         if text == RANDOM:
             return None
         if self.plan.read is None:

@@ -5,9 +5,9 @@ import torch
 from literal import batches, loss_of, tiny_net
 
 from baselines.engine import cpu_step, sparse_model
+from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain
-from baselines.methods.str_ import SoftThreshold
 from signin.product import Product
 
 OPTIMIZERS = {

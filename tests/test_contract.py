@@ -14,8 +14,10 @@ from test_launch_train import assert_same, interrupt_after, train
 
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
-from baselines.method import Method, methods
-from baselines.tools.density import keep_count, random_masks
+from baselines.method import Method
+from baselines.registry import methods
+from baselines.tools.density import keep_count
+from baselines.tools.masks import random_masks
 from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import methods
-from baselines.tools.density import random_mask
+from baselines.registry import methods
+from baselines.tools.masks import random_mask
 from launch.config.run import Machine, Run
 from launch.data.loading import load_data
 from launch.ranks import Ranks, ranks

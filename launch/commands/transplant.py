@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.tools.density import seeded
+from baselines.tools.masks import seeded
 from launch.runs.record import write_file
 from launch.runs.sources import read_source
 from signin.fixed import MASK, RANDOM, entries_of, layer_means, masks_of, weights_of

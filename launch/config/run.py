@@ -6,20 +6,21 @@ no influence on its result. Every field is a command-line flag of the same name.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
-from baselines.method import Options, Plan, find_method
+from baselines.fields import typed
+from baselines.method import Options, Plan
+from baselines.registry import find_method
 
 Executor = Literal["local", "slurm"]
 
@@ -157,13 +158,13 @@ class Run:
         """
         from launch.config.recipes import find_recipe
 
-        settings, options = find_recipe(recipe), find_method(method).options()
+        settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
         homes: list[Any] = [options, settings.sign_in, settings]
         for i, home in enumerate(homes):
             names = {f.name for f in dataclasses.fields(home)} - {"sign_in"}
-            mine = _typed(home, {key: choices.pop(key) for key in names & choices.keys()})
+            mine = typed(home, {key: choices.pop(key) for key in names & choices.keys()})
             homes[i] = dataclasses.replace(home, **mine)
         options, sign_in, settings = homes
         settings = dataclasses.replace(settings, sign_in=sign_in)
@@ -171,7 +172,7 @@ class Run:
         for key in choices.keys() - own:
             known = own | {f.name for home in homes for f in dataclasses.fields(home)}
             raise unknown("field", key, known)
-        return cls(recipe, method, options, settings, **_typed(cls, choices))
+        return cls(recipe, method, options, settings, **typed(cls, choices))
 
     def differences(self) -> dict[str, Any]:
         """Every field that is not at its class default, by dotted name.
@@ -214,7 +215,8 @@ class Run:
         """The method as tables name it: with the options that are not at their defaults."""
         own = _differences(self.options, "")
         values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
-        return f"{self.method} ({values})" if own else self.method
+        method = find_method(self.method).name
+        return f"{method} ({values})" if own else method
 
     @cached_property  # a large grid asks often
     def name(self) -> str:
@@ -223,7 +225,8 @@ class Run:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         sign_in = "-signin" if self.sign_in else ""
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
-        return f"{self.recipe}-{self.method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
+        method = find_method(self.method).name  # self.method can be "package.module:Class"
+        return f"{self.recipe}-{method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -387,32 +390,6 @@ class TheoryCommand:
 
     def __post_init__(self) -> None:
         _not_negative(slots=self.slots)
-
-
-def _typed(home: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a dataclass declare them: whole numbers as floats, lists as
-    tuples. Raises UserError for what is of another type."""
-    hints = get_type_hints(home if isinstance(home, type) else type(home))
-    return {key: _of_type(key, value, hints[key]) for key, value in values.items()}
-
-
-def _of_type(key: str, value: Any, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise unknown(key, str(value), map(str, get_args(hint)))
-        return value
-    if get_origin(hint) is tuple:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise UserError(f"{key} must be a list, not {value!r}.")
-        return tuple(_of_type(key, item, get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-2 as a text
-        with contextlib.suppress(ValueError):
-            return float(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (bool, int, float, str) and type(value) is not hint:
-        raise UserError(f"{key} must be of type {hint.__name__}, not {value!r}.")
-    return value
 
 
 def _differences(value: Any, prefix: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:

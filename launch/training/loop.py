@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain, Storage
-from baselines.method import Method, Plan, find_method
+from baselines.method import Method, Options, Plan
+from baselines.registry import find_method
 from baselines.tools.schedules import triangular
 from launch.config.run import Recipe, Run
 from launch.data.loading import Data, mix
@@ -211,7 +212,7 @@ class Loop:
         self._masks_seen = self.net.changes
 
 
-def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
+def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     """The run's method, with its plan."""
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
@@ -219,12 +220,12 @@ def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
     inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
     integral = recipe.lr * sum(lrs) / (1 - inertia)
     read = partial(read_source, runs=runs)
-    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
+    plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 
 
 def build(
-    run: Run, method: Method, data: Data, device: torch.device
+    run: Run, method: Method[Options], data: Data, device: torch.device
 ) -> tuple[SparseModel, Optimizer]:
     """The model with its storage, and the recipe's optimizer. A function of the seed."""
     recipe = run.settings
@@ -236,7 +237,7 @@ def build(
     return net, make_optimizer(net, recipe, run.factorised)
 
 
-def make_storage(run: Run, method: Method) -> Storage:
+def make_storage(run: Run, method: Method[Options]) -> Storage:
     """Factors for Sign-In, and for methods that train them by nature."""
     if not run.factorised:
         return Plain()
