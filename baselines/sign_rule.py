@@ -13,7 +13,7 @@ from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain, Storage
 from baselines.errors import UserError
-from baselines.method import Method
+from baselines.method import Method, Options
 
 
 class SignRule:
@@ -93,7 +93,7 @@ class Factors(SignRule):
         return own, own if everything else weight_decay
 
 
-def factors_of(method: Method, settings: Factors | None = None) -> Factors:
+def factors_of(method: Method[Options], settings: Factors | None = None) -> Factors:
     """Return the factors of a method that trains them by nature, with its own β if it has one."""
     given = Factors() if settings is None else settings
     beta = given.beta if method.inner_scaling is None else method.inner_scaling
@@ -101,7 +101,7 @@ def factors_of(method: Method, settings: Factors | None = None) -> Factors:
     return Factors(beta, *decays)
 
 
-def find_rule(sign_in: SignRule | bool | None, method: Method) -> SignRule | None:
+def find_rule(sign_in: SignRule | bool | None, method: Method[Options]) -> SignRule | None:
     """Return the rule that is asked for, or the factors that the method trains by definition.
 
     Args:

@@ -26,7 +26,8 @@ from baselines.engine.closure import evaluate_closure
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Plan, make_method
+from baselines.method import Method, Options, Plan
+from baselines.registry import find_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, find_rule, set_weight_decay
 from baselines.tools.schedules import triangular
@@ -51,7 +52,7 @@ class Sparsifier:
     def __init__(
         self,
         net: SparseModel,
-        method: Method,
+        method: Method[Options],
         rule: SignRule | None = None,
         manual_begin: bool = False,
     ) -> None:
@@ -260,7 +261,7 @@ class Sparsifier:
 def sparsify(
     model: nn.Module,
     optimizer: Optimizer,
-    method: str | type[Method] | Method,
+    method: str | type[Method[Options]] | Method[Options],
     *,
     sparsity: float,
     steps: int,
@@ -303,7 +304,8 @@ def sparsify(
         chosen = method
     else:
         epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
-        chosen = make_method(method, Plan(sparsity, round(steps / epoch), epoch, seed), options)
+        cls = find_method(method)
+        chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
     rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from baselines import Method, Options, SparseModel, register
-from baselines.tools.density import global_top_k_masks, keep_count, seeded
+from baselines.tools.density import keep_count
+from baselines.tools.masks import global_top_k_masks, seeded
 from baselines.tools.schedules import cubic_sparsity, events
 
 

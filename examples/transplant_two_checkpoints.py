@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from baselines import SparseModel
-from baselines.tools.density import global_top_k_masks, keep_count
+from baselines.tools.density import keep_count
+from baselines.tools.masks import global_top_k_masks
 from signin.signs import agreement, transplant
 
 X, Y = map(torch.tensor, load_digits(return_X_y=True))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 
+import signin.fixed  # noqa: F401
 from baselines.errors import UserError
 
 

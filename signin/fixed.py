@@ -18,8 +18,11 @@ from typing import Any, Literal
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options, Plan, Samples
-from baselines.tools.density import keep_count, seeded
+from baselines.method import Method, Options, Plan
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.density import keep_count
+from baselines.tools.masks import seeded
 from signin.transplant import (
     PARTS,
     RANDOM,
@@ -62,13 +65,13 @@ class FixedOptions(Options):
         return tuple(dict.fromkeys(run for run in runs if "/" not in run))
 
 
-class Fixed(Method):
+@register
+class Fixed(Method[FixedOptions]):
     """Masks, signs and magnitudes from runs or files."""
 
     name = "fixed"
     family = "from a file"
     paper = "Gadhikar et al. 2025, Tables 1, 10"
-    options = FixedOptions
     variants = ()
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
@@ -82,15 +85,15 @@ class Fixed(Method):
         kept = sum(int(mask.sum()) for mask in masks.values())
         if kept != keep_count(net.numel, self.plan.sparsity):
             raise UserError(
-                f"fixed: {self.opt.source('mask')} has sparsity {1 - kept / net.numel}, "
+                f"fixed: {self.options.source('mask')} has sparsity {1 - kept / net.numel}, "
                 f"not {self.plan.sparsity:g}: give its sparsity with --sparsity."
             )
         signs, magnitudes = (weights_of(sources[part], own) for part in ("signs", "magnitudes"))
-        if self.opt.magnitude_kind == "layer":
+        if self.options.magnitude_kind == "layer":
             magnitudes = layer_means(magnitudes, masks)
         generator = seeded(self.plan.seed, "transplant")
         weights, self.drawn = transplant_weights(
-            masks, signs, magnitudes, generator, self.opt.flip_signs
+            masks, signs, magnitudes, generator, self.options.flip_signs
         )
         if sources["others"] is not None:
             load_others(sources["others"], net)
@@ -99,7 +102,7 @@ class Fixed(Method):
 
     def _read(self, part: str) -> Checkpoint | None:
         """Return the source of a part; None for this run's own initialisation."""
-        text = self.opt.source(part)
+        text = self.options.source(part)
         if text == RANDOM:
             return None
         if self.plan.read is None:

@@ -6,9 +6,9 @@ from literal import batches, loss_of, tiny_net
 
 from baselines.engine import cpu_step, latents
 from baselines.engine.product import Product
+from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import DecayedLatents, Plain
-from baselines.methods.str_ import SoftThreshold
 
 OPTIMIZERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9, weight_decay=1e-3),

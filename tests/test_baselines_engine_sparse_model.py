@@ -16,7 +16,7 @@ from torch import nn
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain
 from baselines.errors import UserError
-from baselines.tools.density import random_mask
+from baselines.tools.masks import random_mask
 from signin import Product
 
 OPTIMIZERS = {

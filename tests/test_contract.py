@@ -15,9 +15,12 @@ from torch_settings import THREADS
 
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
-from baselines.method import Method, methods
-from baselines.tools.density import keep_count, random_masks
-from launch.config.run import Machine, Run
+from baselines.method import Method
+from baselines.registry import methods
+from baselines.tools.density import keep_count
+from baselines.tools.masks import random_masks
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines.method import methods
+from baselines.registry import methods
 from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.grids import find_grid

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_settings import THREADS
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import methods
-from baselines.tools.density import random_mask
+from baselines.registry import methods
+from baselines.tools.masks import random_mask
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import Batches, load_data

@@ -20,9 +20,10 @@ from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
 from baselines.method import Plan
-from baselines.methods.rigl import RigL, RigLOptions
+from baselines.methods.set_rigl import RigL, RigLOptions
 from baselines.methods.synflow import synflow_masks
-from baselines.tools.density import global_top_k_masks, keep_count, layer_counts, random_masks
+from baselines.tools.density import keep_count, layer_counts
+from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
@@ -99,8 +100,8 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     for parameter in bare.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     k = keep_count(net.numel, options.sparsity)
-    rigl = RigL(Plan(options.sparsity, 1, steps, seed=0), RigLOptions())
-    every = rigl.opt.update_every
+    rigl = RigL(Plan(options.sparsity, steps, steps), RigLOptions())
+    every = rigl.options.update_every
     masks, full = net.masks, dict.fromkeys(net.layers)
     record = RunFolder(Run.make(MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)

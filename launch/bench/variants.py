@@ -17,8 +17,8 @@ from baselines.engine.product import Product
 from baselines.engine.prunable import prunable_weights
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
-from baselines.method import find_method, methods
-from baselines.tools.density import random_masks
+from baselines.registry import find_method, methods
+from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
 from launch.config.recipe import Recipe

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.method import Plan, methods
+from baselines.method import Plan
+from baselines.registry import methods
 from launch.config.fields import check_sparsity
 from launch.config.machine import Imports
 from launch.config.recipes import find_recipe

@@ -16,7 +16,7 @@ from torch import Tensor
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.tools.density import seeded
+from baselines.tools.masks import seeded
 from launch.flags import parse
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.snapshots import read_source

@@ -1,50 +1,13 @@
-"""Fields of the frozen dataclasses that describe runs: types, differences and allowed ranges."""
+"""Fields of the frozen dataclasses that describe runs: differences and allowed ranges."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError
 
 KEEP_COMMAS = {"keep_commas": True}  # metadata of a tuple field whose flag's values have commas
-
-
-def typed(home: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values converted to the types that a dataclass declares for its fields.
-
-    Whole numbers become floats where the field is a float, and lists become tuples.
-
-    Args:
-        home: the dataclass or an instance of it.
-        values: by field name.
-
-    Raises:
-        UserError: a value of another type, or one that is not among a field's choices.
-    """
-    hints = get_type_hints(home if isinstance(home, type) else type(home))
-    return {key: _convert(key, value, hints[key]) for key, value in values.items()}
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise unknown(key, str(value), map(str, get_args(hint)))
-        return value
-    if get_origin(hint) is tuple:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise UserError(f"{key} must be a list, not {value!r}.")
-        return tuple(_convert(key, item, get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-2 as a string
-        with contextlib.suppress(ValueError):
-            return float(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (bool, int, float, str) and type(value) is not hint:
-        raise UserError(f"{key} must be of type {hint.__name__}, not {value!r}.")
-    return value
 
 
 def differences(value: Any, prefix: str = "", leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

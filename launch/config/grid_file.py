@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError, unknown
-from baselines.method import find_method
+from baselines.registry import find_method
 from launch.config.run import Run
 
 LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list

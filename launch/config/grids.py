@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError, unknown
-from baselines.method import find_method
-from baselines.method import methods as all_methods
+from baselines.registry import find_method
+from baselines.registry import methods as all_methods
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
 from launch.config.run import Run

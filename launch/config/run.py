@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
-from baselines.method import Options, Plan, find_method
-from launch.config.fields import check_sparsity, differences, typed
+from baselines.fields import typed
+from baselines.method import Options, Plan
+from baselines.registry import find_method
+from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
 
@@ -52,7 +55,7 @@ class Run:
         Raises:
             UserError: an unknown name or field, or a value that is not allowed.
         """
-        settings, options = find_recipe(recipe), find_method(method).options()
+        settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
         options = _replace_fields(options, choices)
@@ -106,7 +109,8 @@ class Run:
         """The method as tables name it: with the options that are not at their defaults."""
         own = differences(self.options)
         values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
-        return f"{self.method} ({values})" if own else self.method
+        method = find_method(self.method).name
+        return f"{method} ({values})" if own else method
 
     @cached_property  # a large grid asks often
     def name(self) -> str:
@@ -115,7 +119,8 @@ class Run:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         sign_in = "-signin" if self.sign_in else ""
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
-        return f"{self.recipe}-{self.method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
+        method = find_method(self.method).name  # self.method can be "package.module:Class"
+        return f"{self.recipe}-{method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
 
 
 def _names(home: Any) -> set[str]:

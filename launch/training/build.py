@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import Method, Plan, find_method
+from baselines.method import Method, Options, Plan
+from baselines.registry import find_method
 from baselines.sign_rule import SignRule, factors_of
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
@@ -50,7 +51,7 @@ def build_loop(
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar)
 
 
-def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
+def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     """Return the run's method with its plan."""
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
@@ -58,11 +59,11 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
     inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
     integral = recipe.lr * sum(lrs) / (1 - inertia)
     read = partial(read_source, root=runs)
-    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
+    plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 
 
-def sign_rule(run: Run, method: Method) -> SignRule | None:
+def sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
     """Return Sign-In if the run asks for it, or the factors that the method trains by nature."""
     if run.sign_in:
         return run.settings.sign_in
