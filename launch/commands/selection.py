@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def split_known(args: list[str], known: object, command: str) -> tuple[str, list[str]]:
-    """The first argument, which names what to show, and the others."""
-    names = list(known)  # type: ignore[call-overload]
+def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[str, list[str]]:
+    """Return the first argument, which names what to show, and the others.
+
+    Raises:
+        UserError: there is none, or it is not among the known names.
+    """
+    names = list(known)
     if args and args[0] in ("-h", "--help"):
         return "NAME", args
     if not args or args[0].startswith("-"):
@@ -24,7 +29,11 @@ def split_known(args: list[str], known: object, command: str) -> tuple[str, list
 
 
 def chosen_runs(root: Path, where: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
-    """The runs in a folder that meet the conditions."""
+    """Return the runs in a folder that meet the conditions.
+
+    Raises:
+        UserError: there are none, unless `may_be_empty`.
+    """
     from analysis.frame import choose, find_runs, load_runs
 
     runs = load_runs(find_runs(root) if root.is_dir() or not may_be_empty else [])
@@ -35,6 +44,7 @@ def chosen_runs(root: Path, where: tuple[str, ...], may_be_empty: bool = False) 
 
 
 def print_or_write(text: str, output: Path | None) -> None:
+    """Write text to a file, or print it if no file is given."""
     if output is None:
         print(text.rstrip("\n"))
         return

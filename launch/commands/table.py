@@ -19,16 +19,17 @@ class TableCommand:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     where: tuple[str, ...] = ()
-    """Only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
     rows: tuple[str, ...] = ("method",)
-    """Of compare: fields that make the rows (of each recipe; plain and Sign-In in pairs)."""
+    """Fields that make the rows of compare (per recipe; plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
-    """Of compare: fields that make the columns."""
+    """Fields that make the columns of compare."""
     paper: bool = True
-    """The paper's own values beside ours; --no-paper leaves them out."""
+    """Show the paper's own values next to ours; --no-paper leaves them out."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """Format of the table."""
     output: Path | None = None
-    """File to write, in place of printing."""
+    """File to write to; if not given, the table is printed."""
 
 
 def command(args: list[str]) -> int:
