@@ -24,6 +24,8 @@ from baselines.errors import UserError
 from launch.cli import main
 from launch.config.run import Machine, Run
 
+pytestmark = pytest.mark.xdist_group("figures")  # which share their runs
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

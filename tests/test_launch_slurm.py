@@ -29,6 +29,8 @@ from launch.config.run import Cluster, Run
 from launch.executors.slurm import Job, cancel, parameters, queue, snapshot_code, submit
 from launch.executors.status import statuses
 
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
+
 CLUSTER = Cluster(timeout="10m", cpus=1)
 
 
