@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launch.config.machine import Machine
-
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.statistics import aggregate
+from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.local import run_all
 

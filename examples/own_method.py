@@ -45,7 +45,6 @@ class RandomGradual(Method[RandomGradualOptions]):
 
 def main() -> None:
     from launch.config.machine import Machine
-
     from launch.config.run import Run
     from launch.training.run import run_training
 

@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from baselines.errors import UserError
-from launch.config.fields import differences, typed
+from baselines.fields import typed
+from launch.config.fields import differences
 
 
 @dataclass(frozen=True)
