@@ -1,1 +1,1 @@
-"""From run folders to tables and pictures. Imports nothing of the code that trains."""
+"""From run folders to tables, figures and the report. Imports neither torch nor training code."""

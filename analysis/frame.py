@@ -1,73 +1,85 @@
-"""Run folders as one table: a row a run."""
+"""All runs as one DataFrame: one row per run."""
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.folder import BrokenFile, read_config, read_failure, read_result
 from baselines.errors import UserError, unknown
 
-PARTS = ("mask", "signs", "magnitudes")  # of a run that begins with those of another
+PARTS = ("mask", "signs", "magnitudes")  # of a run that starts from those of other runs
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
-def find_runs(root: Path) -> list[Path]:
-    """The folders in a folder that can be runs.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}: name the runs' with --runs.")
-    return sorted(path for path in root.iterdir() if (path / "config.json").exists())
-
-
 def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
-    """Configuration and result of every run, a column a field (`settings.lr`, `result.accuracy`).
+    """Return configuration and result of every run, one column per field.
 
-    Further columns: `folder`; `state` (finished, failed or stopped) and `reason`; `label`, the
-    method as tables name it; and for runs that begin with parts of others `mask.label`, the
-    method that the mask is from, and `mask.at`, `signs.at`, `magnitudes.at`: an epoch, "final",
-    or "random".
+    Columns are the fields of a run (`settings.lr`, `options.drop_fraction`), those of its result
+    (`result.accuracy`), and
 
-    Folders that cannot be read are left out, and named in one warning.
+        folder
+        state, reason: finished, failed or stopped; why it failed
+        label: the method as tables name it
+        mask.label: the method whose mask the run trains, for method "fixed"
+        mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
+
+    Folders that cannot be read are left out, with one warning that names them.
     """
-    rows, bad = [], []
+    rows, broken = [], []
     for folder in folders:
         try:
             rows.append(_row(folder))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            bad.append(f"{folder.name} ({type(error).__name__}: {error})")
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        warnings.warn(f"left out: {'; '.join(bad[:5])}{more}", stacklevel=2)
+        except BrokenFile as error:
+            broken.append(f"{folder.name} ({error})")
+    if broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
     labels = {row["folder"].name: row["label"] for row in rows}
     for row in rows:
         _name_references(row, labels)
     return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
 
 
-def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that have a result. Raises UserError where there are none."""
+def load_rows(folder: Path, file: str) -> pd.DataFrame:
+    """Return the rows of one of a run's CSV files; an empty DataFrame if there is no such file.
+
+    Raises:
+        BrokenFile: the file cannot be read.
+    """
+    path = folder / file
+    try:
+        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    except (OSError, ValueError) as error:  # pandas' own exceptions are ValueErrors
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+
+
+def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that have a result.
+
+    Raises:
+        UserError: there are none.
+    """
     done = runs[runs["state"] == "finished"] if len(runs) else runs
     if not len(done):
         raise UserError("there are no finished runs.")
     return done
 
 
-def find_field(runs: pd.DataFrame, name: str) -> str:
-    """The column of a field, whose prefix may be left out; `method` is the label of tables.
+def find_column(runs: pd.DataFrame, field: str) -> str:
+    """Return the column of a field, given with or without its prefix.
+
+    `method` is the label, which includes the options that are not at their defaults.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such field.
     """
-    name = {"method": "label"}.get(name, name)
+    name = {"method": "label"}.get(field, field)
     prefixes = ("", "settings.", "settings.sign_in.", "options.", "result.")
     for prefix in prefixes:
         if prefix + name in runs.columns:
@@ -75,28 +87,22 @@ def find_field(runs: pd.DataFrame, name: str) -> str:
     raise unknown("field", name, [column.rpartition(".")[2] for column in runs.columns])
 
 
-def choose(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """The runs that meet all conditions, such as `epochs=20` or `method=rigl`.
+def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Return the runs that meet all conditions, such as `epochs=20` or `method=rigl`.
 
     Raises:
-        UserError: not of this form, or no such field.
+        UserError: a condition is not of this form, or names no field.
     """
     for condition in conditions:
         name, equals, value = condition.partition("=")
         if not equals:
             raise UserError(f"--where takes FIELD=VALUE, not {condition!r}.")
-        column = runs[find_field(runs, name)]
-        runs = runs[column.map(lambda found, value=value: _is(found, value)).astype(bool)]
+        column = runs[find_column(runs, name)]
+        runs = runs[column.map(lambda found, value=value: _equal(found, value)).astype(bool)]
     return runs
 
 
-def read_rows(folder: Path, file: str) -> pd.DataFrame:
-    """A run's epochs.csv or layers.csv; empty where there is none."""
-    path = folder / file
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
-
-
-def _is(found: Any, value: str) -> bool:
+def _equal(found: Any, value: str) -> bool:
     try:
         return float(found) == float(value)
     except (TypeError, ValueError):
@@ -104,30 +110,20 @@ def _is(found: Any, value: str) -> bool:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text())
-    run = config["run"]
-    row = {**_flatten(run), "label": config["label"], "folder": folder}
+    config = read_config(folder)
+    if config is None:
+        raise BrokenFile("it has no configuration")
+    result, failure = read_result(folder), read_failure(folder)
+    row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
-    row |= {f"versions.{key}": value for key, value in config.get("versions", {}).items()}
-    result, failure = _peek(folder / "result.json"), _peek(folder / "failure.json")
-    if result is not None:
-        row |= {f"result.{key}": value for key, value in result.items()}
-        float(row["result.accuracy"])  # a result has one
-    row["state"] = "finished" if result is not None else "failed" if failure else "stopped"
-    row["reason"] = failure["reason"] if failure and result is None else ""
-    row["method"], row["seed"], row["sparsity"] = run["method"], run["seed"], run["sparsity"]
+    row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
+    row["state"] = "finished" if result else "failed" if failure else "stopped"
+    row["reason"] = failure["reason"] if failure and not result else ""
     return row
 
 
-def _peek(path: Path) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except FileNotFoundError:
-        return None
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the entries of nested dictionaries by dotted names; lists become texts."""
     flat: dict[str, Any] = {}
     for key, entry in value.items():
         if isinstance(entry, dict):
@@ -138,7 +134,7 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
-    """Runs that others refer to by the methods that they are of, so that seeds can be compared."""
+    """Name the runs that another one starts from by their methods, so that seeds are alike."""
 
     def label(found: re.Match[str]) -> str:
         return f"{labels.get(found[1], found[1])}@{found[2]}"

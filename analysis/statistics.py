@@ -1,4 +1,4 @@
-"""Means over seeds, what can be told apart from the best, and what Sign-In gains."""
+"""Means over seeds, tests of what differs from the best, and gains of Sign-In."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import find_field, finished
+from analysis.frame import find_column, finished_runs
 from baselines.errors import UserError
 
-LEVEL = 0.05  # of the tests, and one minus that of the intervals
+LEVEL = 0.05  # of significance; intervals have one minus that
 _MEANS = {
     "realised": "result.sparsity",
     "realised_all": "result.sparsity_all",
@@ -25,39 +25,39 @@ _MEANS = {
 }
 
 
-def compare(
+def aggregate(
     runs: pd.DataFrame, rows: Sequence[str] = ("method",), columns: Sequence[str] = ("sparsity",)
 ) -> pd.DataFrame:
-    """Accuracy by recipe and any fields of runs, plain and with Sign-In.
+    """Return statistics over seeds by recipe and any fields, plain and with Sign-In.
 
     Args:
         runs: from `analysis.frame.load_runs`.
-        rows, columns: fields; the best is sought among the rows of a recipe and column.
+        rows, columns: names of fields; the best is sought among the rows of a recipe and column.
 
     Returns:
-        A row a combination, with the fields' columns and
+        One row per combination, with the columns of the fields and
 
-        accuracy, std, runs: mean and sample standard deviation in percent, over so many seeds
-        best: the highest mean of its recipe and column
-        tied: not to be told from the best by Welch's t-test at 5 % after Holm's correction over
-            the recipe and column; False where a side has a single run
-        gain, gain_low, gain_high, gain_std: accuracy with Sign-In less that of the plain runs of
+        accuracy, std, runs: mean and sample standard deviation in percent, and number of seeds
+        best: whether the mean is the highest of its recipe and column
+        tied: whether Welch's t-test at 5 %, after Holm's correction over the recipe and column,
+            does not distinguish it from the best; False if one of the two has a single run
+        gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
             the same seeds: mean, 95 % interval (Student's t) and sample standard deviation
-        and means of realised sparsity, epochs, their equivalent in epochs of dense training,
-        floating-point operations and seconds; NaN in runs that did not note them
+        realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
+            means of what the results have; NaN where they do not have it
 
     Raises:
-        UserError: nothing has finished, an unknown field, or runs that differ in a field which is
+        UserError: no run has finished, a field is unknown, or runs differ in a field that is
             neither a row nor a column.
     """
-    done = finished(runs)
+    done = finished_runs(runs)
     row_fields, column_fields = (
-        [find_field(done, name) for name in names] for names in (rows, columns)
+        [find_column(done, name) for name in names] for names in (rows, columns)
     )
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
     check_alike(done, by)
     done = done.sort_values("folder").drop_duplicates([*by, "seed"])
-    table = summarise(done, by, within=["recipe", *column_fields])
+    table = accuracy_statistics(done, by, within=["recipe", *column_fields])
     groups = done.groupby(by, sort=True, dropna=False)
     for name, field in _MEANS.items():
         table[name] = groups[field].mean() if field in done else np.nan
@@ -65,11 +65,13 @@ def compare(
     return table.merge(_gains(done, by), how="left", on=by)
 
 
-def summarise(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
-    """accuracy, std, runs, best and tied as in `compare`, by some of the fields.
+def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
+    """Return accuracy, std, runs, best and tied, as `aggregate` describes them.
 
     Args:
-        within: those of them among whose rows the best is sought.
+        done: finished runs.
+        by: columns whose combinations are the rows.
+        within: those of them that the best is sought within.
     """
     accuracy = done.groupby(by, sort=True, dropna=False)["result.accuracy"]
     table = pd.DataFrame(
@@ -80,10 +82,10 @@ def summarise(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFr
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
-    """Within a recipe, runs may differ in what they are compared by, and in their seeds.
+    """Check that the runs of a recipe differ only in what they are compared by and in their seeds.
 
     Raises:
-        UserError: they differ in something else; says in what.
+        UserError: they differ in another field, which is named.
     """
     always = ("label", "sparsity", "sign_in", "exclude")
     settings = [c for c in runs.columns if c.startswith("settings.")]
@@ -91,7 +93,7 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
         for field in [*always, *settings]:
             if field in by or field not in group:
                 continue
-            # settings of factors say nothing about runs without them
+            # Sign-In's settings have no effect on runs without it
             own = (
                 group[group["sign_in"].eq(True)] if field.startswith("settings.sign_in.") else group
             )
@@ -105,7 +107,13 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.DataFrame:
-    """Columns best and tied, by groups of the table's index levels; see `compare`."""
+    """Return the columns best and tied, as `aggregate` describes them.
+
+    Args:
+        table: has the column accuracy.
+        samples: by the table's index, accuracies of all seeds.
+        within: levels of the index that the best is sought within.
+    """
     marks = pd.DataFrame(False, index=table.index, columns=["best", "tied"])
     for _, group in table.groupby(level=within, sort=False):
         best: Any = group["accuracy"].idxmax()
@@ -118,20 +126,20 @@ def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.
 
 
 def welch(one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided p-value of Welch's t-test; NaN where a side has a single value."""
+    """Return the two-sided p-value of Welch's t-test; NaN if one sample has a single value."""
     from scipy.stats import ttest_ind
 
     if min(len(one), len(other)) < 2:
         return float("nan")
-    if max(np.ptp(one), np.ptp(other)) < 1e-9:  # no spread at all: t would be 0 / 0
+    if max(np.ptp(one), np.ptp(other)) < 1e-9:  # t would be 0 / 0
         return float(np.isclose(np.mean(one), np.mean(other)))
-    with warnings.catch_warnings():  # of one side's values being nearly equal: so they may be
+    with warnings.catch_warnings():  # nearly equal values are no mistake
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(ttest_ind(one, other, equal_var=False).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979), for the hypotheses that could be tested."""
+    """Return the p-values adjusted by Holm's method (1979). NaN, not tested, remains NaN."""
     tested = sorted((p, i) for i, p in enumerate(p_values) if p == p)
     adjusted, highest = [float("nan")] * len(p_values), 0.0
     for rank, (p, i) in enumerate(tested):
@@ -141,16 +149,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Over seeds, accuracy with Sign-In minus without, in points.
+    """Return the mean difference of accuracies with and without Sign-In, in percentage points.
 
-    Seeds give both runs the same initialisation, mask and data, so that what differs between
-    seeds does not hide the difference between the runs.
+    The differences are taken seed by seed: both runs of a seed share initialisation, mask and
+    data, so that the variation between seeds cancels.
     """
     plain = [field for field in by if field != "sign_in"]
     empty = pd.DataFrame(columns=[*by, "gain", "gain_low", "gain_high", "gain_std"])
     accuracy = done.set_index([*plain, "seed"])["result.accuracy"]
-    is_factored = done["sign_in"].eq(True).to_numpy()
-    difference = (100 * (accuracy[is_factored] - accuracy[~is_factored])).dropna()
+    with_sign_in = done["sign_in"].eq(True).to_numpy()
+    difference = (100 * (accuracy[with_sign_in] - accuracy[~with_sign_in])).dropna()
     if not len(difference):
         return empty.astype(done[by].dtypes)
     found = difference.groupby(level=plain).apply(lambda d: pd.Series(interval(d.to_numpy())))
@@ -158,7 +166,7 @@ def _gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean, sample deviation, and Student's 95 % interval of the mean (NaN of a single value)."""
+    """Return mean, sample deviation and Student's 95 % interval; NaN for a single value."""
     from scipy.stats import t
 
     n, mean = len(values), float(np.mean(values))

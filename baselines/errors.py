@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and the near match in its text."""
+"""The one exception for user mistakes, and helpers that raise it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ MOST_LISTED = 40
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what was wrong and what is allowed."""
+    """Bad input. The message is one line that says what is wrong and what is allowed."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a UserError with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that nobody knows: the nearest names, and all where they are few."""
+    """Return the error for an unknown name. It lists the nearest names, and all if they are few."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=3)
     hint = f", did you mean {' or '.join(near)}?" if near else "."

@@ -1,164 +1,184 @@
-"""Method: how a training becomes sparse. One file a method, found by being in this folder.
+"""Method: how a training becomes sparse.
 
-A method knows the network only as a `SparseModel` and the run only as a `Plan`. Each hook does
-nothing by default, and a method that does nothing is dense training.
+A method sees the network as a `SparseModel` and the training as a `Plan`. Every hook does nothing
+by default, so that the base class is dense training. `baselines.registry` finds methods by name.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
-from torch import Tensor
-
+from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import unknown
-
-PACKAGES = ("baselines.methods", "signin")  # where methods are looked for
-Samples = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+from baselines.errors import UserError
+from baselines.fields import typed
+from baselines.samples import Samples
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method may know of the run it is part of.
+    """What a method knows of the training.
 
     Attributes:
-        sparsity: requested, over the prunable weights, in [0, 1).
-        seed: for whatever the method draws at random; equal on all ranks.
-        lr_integral: the sum of the steps' learning rates, over 1 − momentum for SGD: what a
-            decay λ multiplies a parameter by over the run is exp(−λ·lr_integral). 0 if not known.
-        read: gives the named tensors of a run's snapshot or of a file; None if nothing can.
+        sparsity: requested fraction of zeros among the prunable weights, in [0, 1).
+        steps: number of optimizer steps, before a method that trains repeatedly multiplies them.
+        steps_per_epoch: number of steps in one epoch; need not divide `steps`.
+        seed: seed of everything that the method draws at random; equal on all ranks.
+        lr_integral: sum of the learning rates of all steps, divided by 1 − momentum for SGD. A
+            weight decay λ multiplies a parameter by exp(−λ·lr_integral) over the training.
+            0 if not known.
+        read: function from the name of a source (a run's snapshot or a file) to its checkpoint;
+            None if no source can be read.
     """
 
     sparsity: float
-    epochs: int
+    steps: int
     steps_per_epoch: int
-    seed: int
+    seed: int = 0
     lr_integral: float = 0.0
-    read: Callable[[str], Mapping[str, Tensor]] | None = None
+    read: Callable[[str], Checkpoint] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        if self.steps < 1 or self.steps_per_epoch < 1:
+            raise UserError("steps and steps_per_epoch must be positive.")
 
     @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return self.epochs * self.steps_per_epoch
+    def epochs(self) -> int:
+        """Number of epochs, rounded to a whole number, at least 1."""
+        return max(1, round(self.steps / self.steps_per_epoch))
 
 
 @dataclass(frozen=True)
 class Options:
-    """A method's knobs. Each method that has any defines its own subclass."""
+    """Options of a method. A method that has any defines its own subclass."""
+
+    @classmethod
+    def make(cls, **values: Any) -> Self:
+        """Return options with the given values and defaults for all others.
+
+        Raises:
+            UserError: an option is unknown, or its value has another type or is not allowed.
+        """
+        return cls(**typed(cls, values))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of runs that must have finished before."""
+        """Names of the runs that must have finished before."""
         return ()
 
 
-class Method:
-    """Base class. Subclasses set `name`, `family`, `paper` and override hooks.
+O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741  # the usual letter
 
-    `options` is the class of its knobs, `variants` the settings of them that overview grids show,
-    and `is_sparse` is False for a method that keeps every weight. A `factorised` one trains
-    θ = m ⊙ w by nature, with the recipe's β unless it sets `inner_scaling`. `tolerance` is how far
-    from the requested sparsity it may end: not at all, but where its structure allows no other.
 
-    Hooks are called in the order in which they stand here. Masks must come out equal on all
-    ranks: decide them from `plan.seed`, or from what is equal on all ranks (weights, and
-    gradients once DDP has averaged them).
+class Method(Generic[O]):
+    """Base class of all methods.
+
+    A subclass names the class of its options in brackets (`class Gmp(Method[GmpOptions])`), sets
+    `name` and overrides hooks. Hooks are called in the order in which they are defined here. Masks
+    must be equal on all ranks: decide them from `plan.seed` or from what is equal on all ranks
+    (weights, and gradients once DDP has averaged them).
+
+    Attributes:
+        name: name of the method on the command line and in folder names.
+        family: kind of method, for listings.
+        paper: authors and year, for listings.
+        variants: settings of the options that overview grids show; empty if the method cannot run
+            without options.
+        is_sparse: False for a method that keeps every weight.
+        factorised: True for a method that trains θ = m ⊙ w by definition, with the recipe's β
+            unless it sets `inner_scaling`.
+        tolerance: largest difference between the final and the requested sparsity, for a method
+            whose structure does not allow every number of weights.
+        options_class: class of the options, taken from the brackets.
+
+    Args:
+        plan: the training.
+        options: defaults if None.
+
+    Raises:
+        UserError: the options are those of another method.
     """
 
     name: ClassVar[str]
-    family: ClassVar[str]
-    paper: ClassVar[str]
-    options: ClassVar[type[Options]] = Options
+    family: ClassVar[str] = "other"
+    paper: ClassVar[str] = "-"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     is_sparse: ClassVar[bool] = True
     factorised: ClassVar[bool] = False
     tolerance: ClassVar[float] = 0.0
+    options_class: ClassVar[type[Options]] = Options
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = vars(cls).get("__orig_bases__", ())
+        for argument in (argument for base in bases for argument in get_args(base)):
+            if isinstance(argument, type) and issubclass(argument, Options):
+                cls.options_class = argument
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        options = self.options_class() if options is None else options
+        if not isinstance(options, self.options_class):
+            expected, given = self.options_class.__name__, type(options).__name__
+            raise UserError(f"{self.name}: options must be {expected}, not {given}.")
         self.plan = plan
-        self.opt: Any = self.options() if options is None else options
+        self.options = cast(O, options)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole training; more than `plan.steps` if it is repeated."""
+        return self.plan.steps
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
-        return self.plan.epochs
+        """Number of epochs of the whole training."""
+        return max(1, round(self.total_steps / self.plan.steps_per_epoch))
 
     @property
     def inner_scaling(self) -> float | None:
-        """β of the factors of a `factorised` method; None: the recipe's."""
+        """β of the factors of a `factorised` method; None for the recipe's."""
         return None
 
     def schedule(self, step: int) -> tuple[int, int]:
-        """Where a step stands in the learning rate's schedule: its number, and of how many."""
+        """Return where a step stands in the learning rate's schedule: (step, number of steps)."""
         return step, self.plan.steps
 
     def setup(self, net: SparseModel) -> None:
-        """Before all else, on fresh and resumed runs alike: may wrap or replace net.storage."""
+        """Wrap or replace `net.storage`. Called before all else, also when a run is resumed."""
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        """Once, before the first step of a fresh run (not of a resumed one).
+        """Set the initial masks. Called before the first step, not when a run is resumed.
 
-        No optimizer is attached yet: masks set here cost no more than themselves.
+        No optimizer is attached yet, so that no latents of full size are made.
 
         Args:
-            samples: takes a number n and gives batches (inputs, labels), on the device and not
-                augmented, with n training images of each class; the same on all ranks.
+            samples: gives, for a number n, batches (inputs, labels) with n training examples of
+                each class, on the device and not augmented; the same on all ranks.
         """
 
     def before_step(self, net: SparseModel, step: int) -> None:
-        """Before each forward pass. Steps are counted from 0 over the whole run."""
+        """Act before the forward pass of a step. Steps count from 0 over the whole training."""
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
-        """Sees dense gradients. Returning True replaces this step's update."""
+        """Act on dense gradients. Return True to replace this step's update."""
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:
-        """After each update."""
+        """Act after the update of a step."""
 
     def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
-        """What layers.csv shows of the method after each epoch: by column, a value a layer."""
+        """Return columns for layers.csv after an epoch: {column: {layer: value}}."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs besides masks: tensors, numbers, strings, lists, dicts."""
+        """Return the state that a resumed run needs besides masks.
+
+        Allowed are tensors, numbers, strings, lists and dicts.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse."""
-
-
-def methods() -> dict[str, type[Method]]:
-    """All methods by name, in alphabetical order."""
-    _import_all()
-    found = {cls.name: cls for cls in _subclasses(Method) if "name" in vars(cls)}
-    return dict(sorted(found.items()))
-
-
-def find_method(name: str) -> type[Method]:
-    """The method of that name.
-
-    Raises:
-        UserError: there is none; the text lists the known ones and the nearest.
-    """
-    known = methods()
-    if name not in known:
-        raise unknown("method", name, known)
-    return known[name]
-
-
-@cache
-def _import_all() -> None:
-    for package in map(importlib.import_module, PACKAGES):
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def _subclasses(cls: type[Method]) -> Iterable[type[Method]]:
-    for sub in cls.__subclasses__():
-        yield sub
-        yield from _subclasses(sub)
+        """Restore what `state_dict` returned."""

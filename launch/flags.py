@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
-from typing import TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# flags that take several values, with commas or spaces between them
-LISTS = (
-    "--at-once",
-    "--columns",
-    "--epochs",
-    "--exclude",
-    "--keep-epochs",
-    "--methods",
-    "--models",
-    "--ranks",
-    "--rows",
-    "--seeds",
-    "--sizes",
-    "--where",
-)
-
 
 def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -> T:
-    """Flags for every field of a dataclass (nested ones too), typed by it.
+    """Return a dataclass from flags, one for each of its fields and of nested dataclasses.
 
     Args:
-        default: gives the flags' defaults, in place of the dataclass's own.
+        prog: the command as the help text shows it.
+        default: replaces the dataclass's own defaults.
 
     Raises:
-        UserError: flags or values that do not fit, in one line.
+        UserError: an unknown flag or a value of the wrong type, in one line.
     """
     import tyro
 
@@ -45,7 +31,7 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
             return tyro.cli(
                 kind,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                args=_split_commas(["--output" if arg == "-o" else arg for arg in args]),
+                args=_split_commas(args, list_flags(kind, default)),
                 prog=prog,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
@@ -56,7 +42,7 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
 
 
 def _one_line(box: str) -> str:
-    """tyro's message, and its guess at what was meant, without the box around them."""
+    """Return tyro's message, and its guess at what was meant, without the box around them."""
     parts: list[list[str]] = []
     rule = True
     for line in box.splitlines()[1:]:  # the first one is the title
@@ -73,14 +59,39 @@ def _one_line(box: str) -> str:
     return message
 
 
-def _split_commas(args: list[str]) -> list[str]:
-    """`--seeds 0,1,2` as `--seeds 0 1 2`."""
+def list_flags(kind: type, default: Any = None) -> set[str]:
+    """Return the flags that take several values: those of fields that are tuples.
+
+    Fields with the metadata `KEEP_COMMAS` are left out: their values may contain commas.
+
+    Args:
+        kind: a dataclass; nested ones are searched, too.
+        default: an instance, whose fields say which subclasses are nested.
+    """
+    hints = get_type_hints(kind)
+    found = set[str]()
+    for spec in dataclasses.fields(kind):
+        value, hint = getattr(default, spec.name, None), hints[spec.name]
+        nested = type(value) if dataclasses.is_dataclass(value) else hint
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            found |= list_flags(nested, value)
+        elif _is_tuple(hint) and not spec.metadata.get("keep_commas"):
+            found.add("--" + spec.name.replace("_", "-"))
+    return found
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
+
+
+def _split_commas(args: list[str], lists: set[str]) -> list[str]:
+    """Return the arguments with `--seeds 0,1,2` as `--seeds 0 1 2`, and `-o` as `--output`."""
     out: list[str] = []
     listed = False
-    for arg in args:
+    for arg in ("--output" if arg == "-o" else arg for arg in args):
         flag, equals, value = arg.partition("=")
         if arg.startswith("--"):
-            listed = flag in LISTS
+            listed = flag in lists
             out += [flag, *value.split(",")] if listed and equals else [arg]
         else:
             out += arg.split(",") if listed else [arg]
@@ -88,17 +99,17 @@ def _split_commas(args: list[str]) -> list[str]:
 
 
 def split_name(args: list[str], default: str = "") -> tuple[str, list[str]]:
-    """What is named before the flags, and the rest."""
+    """Return the name before the flags, and the flags."""
     if args and not args[0].startswith("-"):
         return args[0], args[1:]
     return default, args
 
 
-def value(args: list[str], name: str, default: str) -> str:
-    """The value of one flag, before the others can be known."""
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"--{name}="):
-            return arg.partition("=")[2]
-    return default
+def values(args: list[str], name: str) -> list[str]:
+    """Return all values of one flag, before the other flags are known."""
+    flag = f"--{name}"
+    return [
+        args[i + 1] if arg == flag else arg.removeprefix(f"{flag}=")
+        for i, arg in enumerate(args)
+        if arg.startswith(f"{flag}=") or (arg == flag and i + 1 < len(args))
+    ]

@@ -1,4 +1,4 @@
-"""One process or several: ranks as torchrun, or a Slurm job, sets them in the environment."""
+"""One process or several: ranks as torchrun or a Slurm job sets them in the environment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from baselines.errors import UserError
-from launch.data.loading import Share
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that belongs to one rank."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        """Return this rank's part of a batch, along the first dimension."""
+        return batch.tensor_split(self.world)[self.rank]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among its peers."""
+    """This process among all processes of a run."""
 
     rank: int
     world: int
@@ -33,19 +44,13 @@ class Ranks:
         return Share(self.rank, self.world)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks."""
+        """Return the sum over ranks, computed in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def of_first(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor, on every rank, where all have one of that shape."""
-        if self.world > 1:
-            dist.broadcast(tensor, 0)
-        return tensor
-
     def from_first(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank."""
         if self.world == 1:
             return value
         box = [value]
@@ -55,13 +60,13 @@ class Ranks:
 
 @contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
-    """Joins the process group that the environment names, if it names one.
+    """Join the process group that the environment describes, if it describes one.
 
     Args:
         device: auto, cpu, cuda, or cuda:N.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: the device does not exist.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = find_device(device, int(os.environ.get("LOCAL_RANK", "0")), world)
@@ -76,14 +81,31 @@ def ranks(device: str) -> Iterator[Ranks]:
 
 
 def find_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
-    """The device of that name: auto, cpu, cuda or cuda:N.
+    """Return the device of that name, made the current one if it is a GPU.
 
     Raises:
-        UserError: it is not there.
+        UserError: it does not exist.
     """
-    count = torch.cuda.device_count()
+    device = choose_device(name, torch.cuda.device_count(), local_rank, world)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def choose_device(name: str, gpus: int, local_rank: int = 0, world: int = 1) -> torch.device:
+    """Return the device that a name stands for on a machine with so many GPUs.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        gpus: how many GPUs the machine has.
+        local_rank: number of this process on its machine.
+        world: number of processes of the run.
+
+    Raises:
+        UserError: no such name, or no such device.
+    """
     if name == "auto":
-        name = "cuda" if count else "cpu"
+        name = "cuda" if gpus else "cpu"
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")
@@ -92,7 +114,6 @@ def find_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
     if index and world > 1:
         raise UserError(f"device {name!r} with {world} ranks: use cuda, each rank takes its own.")
     number = int(index) if index else local_rank
-    if number >= count:
-        raise UserError(f"no GPU {number}: this machine has {count}. Use --device cpu or auto.")
-    torch.cuda.set_device(number)
+    if number >= gpus:
+        raise UserError(f"no GPU {number}: this machine has {gpus}. Use --device cpu or auto.")
     return torch.device("cuda", number)

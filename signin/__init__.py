@@ -1,5 +1,6 @@
-"""Sign-In: the product storage, and what can be said about signs."""
+"""Sign-In: a re-parameterisation that helps signs flip, and what can be said about signs."""
 
-from signin.product import Product
+from baselines.engine.product import Product
+from signin.sign_in import SignIn
 
-__all__ = ["Product"]
+__all__ = ["Product", "SignIn"]

@@ -15,7 +15,8 @@ from PIL import Image
 from torch_settings import THREADS
 
 import launch.executors.local
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure

@@ -21,6 +21,7 @@
 
 # setup
 export PYTHONPATH=/code:$PYTHONPATH
+export PYTHONSAFEPATH=1
 module load cuda
 
 # command

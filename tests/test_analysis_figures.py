@@ -16,13 +16,16 @@ from PIL import Image
 from structure import Page, decode_svg
 from test_launch_train import train
 
-from analysis.figures.drawn import FIGURES, PHASES
+from analysis.figures import FIGURES
+from analysis.figures.flips import PHASES
 from analysis.figures.style import look
-from analysis.frame import find_runs, load_runs
-from analysis.report.page import page
+from analysis.folder import list_runs
+from analysis.frame import load_runs
+from analysis.report import render_page
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 
 pytestmark = pytest.mark.xdist_group("figures")  # which share their runs
 
@@ -46,7 +49,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def runs(root):
-    return load_runs(find_runs(root))
+    return load_runs(list_runs(root))
 
 
 def lines(figure, panel=0):
@@ -70,7 +73,7 @@ def layers_of(runs, label, sign_in=False):
 
 
 def test_flips_by_phase_are_those_of_the_files(runs):
-    figure = FIGURES["1"](runs)
+    figure = FIGURES["1"].draw(runs)
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     tables = layers_of(runs, "gmp")
     expected = []
@@ -88,16 +91,16 @@ def test_flips_by_phase_are_those_of_the_files(runs):
 
 
 def test_lines_are_means_over_seeds(runs):
-    accuracy = lines(FIGURES["curves"](runs), panel=1)["gmp"]
+    accuracy = lines(FIGURES["curves"].draw(runs), panel=1)["gmp"]
     tables = [pd.read_csv(f / "epochs.csv") for f in runs[runs["label"] == "gmp"]["folder"]]
     mean = 100 * sum(table["test_accuracy"] for table in tables) / 2
     assert accuracy.get_ydata() == pytest.approx(mean.to_numpy())
     assert list(accuracy.get_xdata()) == [1, 2, 3, 4]
-    sparsity = lines(FIGURES["9"](runs))["Random + Sign-In"]
+    sparsity = lines(FIGURES["9"].draw(runs))["Random + Sign-In"]
     tables = [t[t["epoch"] == 3] for t in layers_of(runs, "random", sign_in=True)]
     mean = 100 * (1 - sum(t["density"].to_numpy() for t in tables) / 2)
     assert sparsity.get_ydata() == pytest.approx(mean)
-    flips = lines(FIGURES["8"](runs), list(PHASES).index("init → final"))["gmp"]
+    flips = lines(FIGURES["8"].draw(runs), list(PHASES).index("init → final"))["gmp"]
     shares = [
         100 * (t["final_flips_init"] / t["final_compared_init"])[t["epoch"] == 3]
         for t in layers_of(runs, "gmp")
@@ -107,7 +110,10 @@ def test_lines_are_means_over_seeds(runs):
 
 def test_a_method_looks_the_same_everywhere(runs):
     for name in ("5", "8", "9", "curves"):
-        for panel in lines(FIGURES[name](runs)), lines(FIGURES[name](runs[runs["seed"] == 0])):
+        for panel in (
+            lines(FIGURES[name].draw(runs)),
+            lines(FIGURES[name].draw(runs[runs["seed"] == 0])),
+        ):
             if "Random" in panel:
                 assert panel["Random"].get_color() == look("random")["color"]
     looks = [tuple(map(str, look(name).values())) for name in ("acdc", "rigl", "str", "lrr", "gmp")]
@@ -131,10 +137,10 @@ def test_sparsities_are_not_mixed(runs):
     mixed = pd.concat([runs, other], ignore_index=True)
     for name in ("1", "5", "8", "9", "curves"):
         with pytest.raises(UserError, match=r"differ in sparsity \(0.5, 0.9\)"):
-            FIGURES[name](mixed)
-    drawn = {entry.get_text() for entry in FIGURES["compare"](mixed).legends[0].get_texts()}
+            FIGURES[name].draw(mixed)
+    drawn = {entry.get_text() for entry in FIGURES["compare"].draw(mixed).legends[0].get_texts()}
     assert drawn == {"gmp", "gmp mask", "Random", "Random + Sign-In"}
-    report = page(mixed)
+    report = render_page(mixed)
     assert report.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
     assert "sparsity 0.5" in report and "differ" not in report
 

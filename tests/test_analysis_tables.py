@@ -14,11 +14,13 @@ from needs import needs_latex
 from scipy import stats
 from structure import check_latex
 
-from analysis.frame import choose, find_runs, load_runs
-from analysis.statistics import compare, holm, welch
-from analysis.tables.comparison import comparison
-from analysis.tables.numbered import LAYOUTS, PAPER, cells, numbered, paper_values
-from analysis.tables.sheets import Sheet, render, to_latex, to_text, write
+from analysis.folder import list_runs
+from analysis.frame import load_runs, select_runs
+from analysis.statistics import aggregate, holm, welch
+from analysis.tables import make_table
+from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
+from analysis.tables.paper.cells import VALUES
+from analysis.tables.sheet import Sheet, render, to_latex, to_text
 from baselines.errors import UserError
 
 ACCURACIES = {
@@ -57,11 +59,11 @@ def folders(tmp_path):
         for seed, accuracy in enumerate(values):
             sparsity = 0.0 if label == "dense" else 0.9
             write_run(tmp_path, label, accuracy, seed, sign_in, sparsity)
-    return find_runs(tmp_path)
+    return list_runs(tmp_path)
 
 
 def test_compare_gives_mean_and_sample_deviation(folders):
-    table = compare(load_runs(folders)).set_index(["label", "sign_in"])
+    table = aggregate(load_runs(folders)).set_index(["label", "sign_in"])
     for key, values in ACCURACIES.items():
         row = table.loc[key]
         assert row["accuracy"] == pytest.approx(100 * statistics.mean(values))
@@ -79,7 +81,7 @@ def test_compare_gives_mean_and_sample_deviation(folders):
 
 
 def test_gain_is_over_runs_of_the_same_seed(folders):
-    table = compare(load_runs(folders)).set_index(["label", "sign_in"])
+    table = aggregate(load_runs(folders)).set_index(["label", "sign_in"])
     differences = [
         100 * (b - a)
         for a, b in zip(ACCURACIES["random", False], ACCURACIES["random", True], strict=True)
@@ -89,11 +91,11 @@ def test_gain_is_over_runs_of_the_same_seed(folders):
     assert row["gain_std"] == pytest.approx(statistics.stdev(differences))
     assert table["gain"].notna().sum() == 1
     only_plain = [f for f in folders if "True" not in f.name]
-    assert compare(load_runs(only_plain))["gain"].isna().all()
+    assert aggregate(load_runs(only_plain))["gain"].isna().all()
 
 
 def test_text_marks_the_best(folders):
-    matrix, details = comparison(load_runs(folders))
+    matrix, details = make_table("compare", load_runs(folders)).sheets
     text = to_text(details)
     assert [line for line in text.splitlines() if "**" in line] == [
         line for line in text.splitlines() if "97.50" in line or "95.00" in line
@@ -112,7 +114,12 @@ def latex(folders):
         pd.DataFrame({"a_b": ["± ⊙ † —"], "c": ["−1…"]}),
         pd.DataFrame({"a_b": [False], "c": [True]}),
     )
-    sheets = [*comparison(runs), *numbered(runs, "3"), *numbered(runs, "11"), odd]
+    sheets = [
+        *make_table("compare", runs).sheets,
+        *make_table("3", runs).sheets,
+        *make_table("11", runs).sheets,
+        odd,
+    ]
     return "\n".join(map(to_latex, sheets)), len(sheets)
 
 
@@ -146,7 +153,7 @@ def test_latex_compiles(latex, tmp_path):
 
 def test_written_csv_has_the_numbers(folders, tmp_path):
     runs = load_runs(folders)
-    csv, tex = write(compare(runs), comparison(runs), tmp_path / "out", "name")
+    csv, tex = make_table("compare", runs).write(tmp_path / "out", "name")
     table = pd.read_csv(csv)
     assert len(table) == 4 and tex.exists()
     assert table["accuracy"].max() == pytest.approx(97.5)
@@ -184,7 +191,7 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
     }.items():
         for seed, accuracy in enumerate(values):
             write_run(tmp_path, label, accuracy, seed)
-    table = compare(load_runs(find_runs(tmp_path))).set_index("label")
+    table = aggregate(load_runs(list_runs(tmp_path))).set_index("label")
     assert table["best"].to_dict() == {"a": True, "b": False, "c": False, "d": False}
     assert table["tied"].to_dict() == {"a": False, "b": True, "c": False, "d": False}
 
@@ -192,15 +199,15 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
 def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     for epochs in (5, 20):
         write_run(tmp_path / str(epochs), "random", 0.9, epochs=epochs)
-    runs = load_runs([*find_runs(tmp_path / "5"), *find_runs(tmp_path / "20")])
+    runs = load_runs([*list_runs(tmp_path / "5"), *list_runs(tmp_path / "20")])
     with pytest.raises(UserError, match=r'differ in epochs \(20, 5\).*--where "epochs=20"'):
-        compare(runs)
+        aggregate(runs)
     with pytest.raises(UserError, match="differ in epochs"):
-        numbered(runs, "3")
-    assert len(compare(choose(runs, ["epochs=5"]))) == 1
-    assert len(compare(runs, rows=("method", "epochs"))) == 2
+        make_table("3", runs)
+    assert len(aggregate(select_runs(runs, ["epochs=5"]))) == 1
+    assert len(aggregate(runs, rows=("method", "epochs"))) == 2
     with pytest.raises(UserError, match="unknown field 'epoch'"):
-        choose(runs, ["epoch=5"])
+        select_runs(runs, ["epoch=5"])
 
 
 def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
@@ -208,20 +215,20 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
         write_run(tmp_path, "random", accuracy, seed, recipe="cifar10-resnet20")
     write_run(tmp_path, "random", None, 2, recipe="cifar10-resnet20")
     write_run(tmp_path, "random", 0.9, 0, sparsity=0.8, recipe="digits")
-    runs = load_runs(find_runs(tmp_path))
-    table = cells(runs, "3").set_index(["recipe", "row", "column"])
+    runs = load_runs(list_runs(tmp_path))
+    table = paper_cells(runs, "3").set_index(["recipe", "row", "column"])
     ours = table.loc[("cifar10-resnet20", "Random", "s = 0.9")]
     assert ours["accuracy"] == pytest.approx(86) and ours["std"] == pytest.approx(math.sqrt(2))
     assert (ours["runs"], ours["failed"], ours["paper"]) == (2, 1, 86.25)
     assert pd.isna(table.loc[("cifar10-resnet20", "Random + Sign-In", "s = 0.9"), "accuracy"])
-    cifar, digits = numbered(runs, "3")
+    cifar, digits = make_table("3", runs).sheets
     text = to_text(cifar)
     assert "**86.00 ± 1.41* [86.25 ± 0.30]**" in text
     assert "missing [87.83 ± 0.11]" in text and "some seeds failed" in text
     assert "signbench grid table3 --recipe cifar10-resnet20 --epochs 10" in text
     assert "90.00 [88.25 ± 0.35]" in to_text(digits)
-    assert "[" not in to_text(numbered(runs, "3", paper=False)[0])
-    assert len(numbered(load_runs([]), "9")) == 2  # the paper's alone
+    assert "[" not in to_text(make_table("3", runs, paper=False).sheets[0])
+    assert len(make_table("9", load_runs([])).sheets) == 2  # the paper's alone
 
 
 def test_table_one_finds_its_rows(tmp_path):
@@ -237,9 +244,9 @@ def test_table_one_finds_its_rows(tmp_path):
         write_run(tmp_path, label, i / 10, 1000, epochs=20, options=options, method="fixed").rename(
             tmp_path / f"fixed{i}"
         )
-    runs = load_runs(find_runs(tmp_path))
+    runs = load_runs(list_runs(tmp_path))
     assert "fixed (gmp@final, gmp@6)" in set(runs["label"])
-    table = cells(runs, "1").set_index(["row", "column"])["accuracy"]
+    table = paper_cells(runs, "1").set_index(["row", "column"])["accuracy"]
     expected = {
         "Baseline": 90,
         "Epoch 10 sign + learned mask": 0,
@@ -274,4 +281,4 @@ def test_the_papers_values(number, count, cell):
 
 
 def test_every_layout_has_the_papers_values():
-    assert {path.stem for path in PAPER.glob("*.csv")} == {f"table{number}" for number in LAYOUTS}
+    assert {path.stem for path in VALUES.glob("*.csv")} == {f"table{number}" for number in LAYOUTS}

@@ -18,13 +18,11 @@ from baselines.tools.density import (
     erk,
     erk_plus,
     fill,
-    global_top_k_masks,
     keep_count,
     layer_counts,
     legacy_balanced,
-    random_mask,
-    top_k_mask,
 )
+from baselines.tools.masks import global_top_k_masks, random_mask, top_k_mask
 from launch.models import build_model
 
 EXACT = ["uniform", "erk", "balanced"]

@@ -16,21 +16,15 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.acdc import AcDc
-from baselines.methods.gmp import Gmp, GmpOptions, capped
+from baselines.methods.gmp import Gmp, GmpOptions
 from baselines.methods.grasp import grasp_scores
-from baselines.methods.lrr import (
-    Imp,
-    LevelOptions,
-    Lrr,
-    RewindOptions,
-    Wr,
-    WrOptions,
-    level_densities,
-)
-from baselines.methods.rigl import RigL, RigLOptions
-from baselines.methods.set_ import DynamicOptions, Set, drop_and_grow
+from baselines.methods.lrr_wr_imp import Imp, LevelOptions, Lrr, RewindOptions, Wr, WrOptions
+from baselines.methods.set_rigl import DynamicOptions, RigL, RigLOptions, Set
 from baselines.methods.snip import SampleOptions, snip_scores
 from baselines.methods.synflow import SynFlowOptions, synflow_masks, synflow_scores
+from baselines.tools.density import capped
+from baselines.tools.levels import level_sparsities
+from baselines.tools.masks import drop_and_grow
 from baselines.tools.schedules import acdc_phases, cosine_fraction, cubic_sparsity, events
 from launch.models import build_model
 from signin import Product
@@ -96,7 +90,7 @@ def test_acdc_scales_the_phases_of_100_epochs():
 def test_acdc_compresses_by_one_threshold_and_returns_at_zero_without_momentum(storage):
     steps = 200
     phases = acdc_phases(5, steps)
-    method = AcDc(Plan(0.8, 5, 40, 0))
+    method = AcDc(Plan(0.8, 200, 40))
     model = tiny_net().double()
     net = SparseModel(model, storage)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
@@ -156,7 +150,7 @@ def test_gmp_masks_are_nested_and_end_exactly(storage, scope):
     def after(net, _optimizer, _step):
         history.append({name: mask.clone() for name, mask in net.masks.items()})
 
-    method = Gmp(Plan(0.9, 4, 10, 0), GmpOptions(scope=scope, events=7))
+    method = Gmp(Plan(0.9, 40, 10), GmpOptions(scope=scope, events=7))
     net = trained(method, storage, after=after)
     for earlier, later in itertools.pairwise(history):
         assert all(not (later[k] & ~earlier[k]).any() for k in later)
@@ -174,7 +168,7 @@ def test_capped_counts_keep_their_sum():
 
 
 def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
-    chosen = Wr(Plan(0.8, 2, 5, 0), WrOptions(rewind_to=0.9, rewind_lr=True))
+    chosen = Wr(Plan(0.8, 10, 5), WrOptions(rewind_to=0.9, rewind_lr=True))
     assert chosen.epochs == 2 + 8 * 1
 
 
@@ -182,8 +176,9 @@ def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
     "sparsity, levels", [(0.0, 1), (0.2, 2), (0.8, 9), (0.9, 12), (0.95, 15), (0.99, 22)]
 )
 def test_levels_keep_08_and_the_last_is_clamped(sparsity, levels):
-    densities = level_densities(1 - sparsity, 0.8)
-    assert len(densities) == levels
+    sparsities = level_sparsities(sparsity, 0.8)
+    densities = [1 - s for s in sparsities]
+    assert len(densities) == levels and sparsities[-1] == sparsity
     assert densities[:-1] == pytest.approx([0.8**i for i in range(levels - 1)])
     assert densities[-1] == 1 - sparsity and (levels == 1 or densities[-1] >= 0.8 * densities[-2])
 
@@ -199,7 +194,7 @@ LEVELS = [
 @pytest.mark.parametrize("method, options", LEVELS)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_levels_prune_globally_and_rewind_what_they_say(method, options, storage):
-    chosen = method(Plan(0.8, 4, 5, 0), options)  # 3 prunings: 0.5, 0.25, 0.2
+    chosen = method(Plan(0.8, 20, 5), options)  # 3 prunings: 0.5, 0.25, 0.2
     rewound = options.rewind_lr if isinstance(options, WrOptions) else False
     later = 20 - (10 if rewound else 0)
     starts = [20, 20 + later, 20 + 2 * later]
@@ -240,7 +235,7 @@ def test_levels_prune_globally_and_rewind_what_they_say(method, options, storage
 
 
 def test_statistics_stay_where_asked():
-    chosen = Imp(Plan(0.5, 1, 2, 0), RewindOptions(keep=0.5, rewind_statistics=False))
+    chosen = Imp(Plan(0.5, 2, 2), RewindOptions(keep=0.5, rewind_statistics=False))
     net = trained(chosen, steps=2)
     mean = net.model[1].running_mean.clone()
     chosen.before_step(net, 2)
@@ -282,10 +277,10 @@ def test_rigl_keeps_what_is_regrown_and_clears_what_is_new():
     optimizer.step()  # fills the momentum with the gradient
     g = [0.1, 0.8, 0.05, 0.3, 0.02, 0.1, 0.6, 0.01, 0.9, 0.2]
     layer.weight.grad = torch.tensor([g], dtype=torch.float64)
-    method = RigL(Plan(0.5, 1, 100, 0), RigLOptions(update_every=1, drop_fraction=0.4))
+    method = RigL(Plan(0.5, 100, 100), RigLOptions(update_every=1, drop_fraction=0.4))
     method.update(net, 0)
     assert layer.weight[0, 1] == -0.05 and layer.weight[0, 8] == 0 and layer.weight[0, 7] == 0
-    (latent,) = net.layers["weight"].latents
+    (latent,) = net.layers["weight"].latents.values()
     momentum = optimizer.state[latent]["momentum_buffer"]
     assert momentum.tolist() == [1, 2, 3, 6, 0]  # positions 0, 1, 2, 5, 8
 
@@ -299,8 +294,8 @@ def test_dynamic_masks_keep_their_counts_and_stop_changing(method, storage):
         counts.append([layer.nnz for layer in net])
         masks.append({name: mask.clone() for name, mask in net.masks.items()})
 
-    options = method.options(update_every=4, drop_fraction=0.5, update_until=0.5)
-    trained(method(Plan(0.8, 4, 10, 0), options), storage, after=after)
+    options = method.options_class(update_every=4, drop_fraction=0.5, update_until=0.5)
+    trained(method(Plan(0.8, 40, 10), options), storage, after=after)
     assert all(count == counts[0] for count in counts)
     changed = [
         step
@@ -311,7 +306,7 @@ def test_dynamic_masks_keep_their_counts_and_stop_changing(method, storage):
 
 
 def test_rigl_replaces_the_step_and_set_does_not():
-    plan = Plan(0.8, 1, 100, 0)
+    plan = Plan(0.8, 100, 100)
     for method, options, replaced in (
         (Set, DynamicOptions(update_every=5), False),
         (RigL, RigLOptions(update_every=5), True),

@@ -16,10 +16,11 @@ from torch import nn
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.methods.npb import NpbOptions, balanced_masks, choose_kernels, place
-from baselines.methods.phew import WALKS, Walker, fill_live, walked_masks
 from baselines.methods.synflow import synflow_scores
-from baselines.tools.density import keep_count, layer_counts, random_masks, seeded
-from baselines.tools.paths import Op, Paths, trace
+from baselines.tools.density import keep_count, layer_counts
+from baselines.tools.masks import random_masks, seeded
+from baselines.tools.paths import Op, Paths, fill_live, trace
+from baselines.tools.walks import WALKS, Walker, walked_masks
 from launch.models import build_model
 
 

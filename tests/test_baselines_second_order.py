@@ -10,8 +10,9 @@ from torch import nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import Plan
-from baselines.methods.cap import Cap, elimination_costs
-from baselines.methods.woodfisher import FisherOptions, WoodFisher, inverse_fisher
+from baselines.methods.cap import Cap
+from baselines.methods.woodfisher import FisherOptions, WoodFisher
+from baselines.tools.second_order import elimination_costs, inverse_fisher
 from signin import Product
 
 
@@ -36,7 +37,7 @@ def gradients(net, steps, seed=0):
 def collected(cls, net, steps=6, **options):
     """A method with a block a layer, after it has seen some steps; and what it saw, as vectors."""
     given = {"begin": 0.6, "end": 0.6, "events": 1, "block_size": 32, "gradients": steps}
-    method = cls(Plan(0.5, 1, 10, 0), FisherOptions(**{**given, **options}))
+    method = cls(Plan(0.5, 10, 10), FisherOptions(**{**given, **options}))
     seen = {layer.name: [] for layer in net}
     for step, grads in enumerate(gradients(net, steps)):
         assert not method.after_backward(net, step)
@@ -47,7 +48,7 @@ def collected(cls, net, steps=6, **options):
 
 def dense_fishers(method, seen):
     squares = torch.cat([g.square().flatten() for g in seen.values()])
-    damping = method.opt.damping * squares.mean()
+    damping = method.options.damping * squares.mean()
     return {
         name: g.T @ g / len(g) + damping * torch.eye(g.shape[1], dtype=g.dtype)
         for name, g in seen.items()
@@ -140,9 +141,7 @@ def test_small_blocks_and_rests_are_handled(cls):
 
 def test_gradients_are_collected_right_before_events_only():
     net = tiny()
-    method = WoodFisher(
-        Plan(0.5, 1, 10, 0), FisherOptions(begin=0.5, end=0.9, events=2, gradients=2)
-    )
+    method = WoodFisher(Plan(0.5, 10, 10), FisherOptions(begin=0.5, end=0.9, events=2, gradients=2))
     assert method.events == (5, 9)
     counts = []
     for step, _ in enumerate(gradients(net, 10)):
@@ -158,7 +157,7 @@ def test_an_empty_layer_and_a_badly_conditioned_block_are_no_obstacle():
     for cls in (WoodFisher, Cap):
         net = SparseModel(model)
         net.set_masks({"0.weight": torch.zeros(8, 8, dtype=torch.bool)})
-        method = cls(Plan(0.9, 1, 10, 0))
+        method = cls(Plan(0.9, 10, 10))
         method.prune(net, 0.8)
         assert net.nnz == 96 - round(0.8 * 96)
     g = torch.randn(1, 1, 16).repeat(1, 32, 1) * 3e2

@@ -23,7 +23,7 @@ def test_the_fan_in_is_constant_at_all_times_and_the_budget_is_kept(sparsity):
     model = tiny_net()
     net = SparseModel(model)
     options = SRigLOptions(update_every=2, min_salient=0.9)
-    method = SRigL(Plan(sparsity, 1, 40, 0), options)
+    method = SRigL(Plan(sparsity, 40, 40), options)
     method.prepare(net, lambda n: [])
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
     net.attach(optimizer)

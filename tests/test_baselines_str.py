@@ -14,11 +14,12 @@ from test_launch_train import train
 from torch import nn
 from torch.func import functional_call
 
+from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain
 from baselines.errors import UserError
 from baselines.method import Plan
-from baselines.methods.str_ import SoftThreshold, Str, StrOptions, predicted_s
+from baselines.methods.str_ import Str, StrOptions, predicted_s
 from launch.config.run import Run
 from signin import Product
 
@@ -98,7 +99,7 @@ def test_decay_alone_takes_s_where_predicted():
     for _ in range(1000):
         (model(torch.zeros(1, 3)).sum()).backward()
         optimizer.step()
-    s = net.layers["weight"].latents[-1].item()
+    s = net.layers["weight"].latents["s"].item()
     assert s == pytest.approx(predicted_s(-50.0, 0.002, 1000 * 0.1 / 0.1), rel=0.06)
     assert predicted_s(-3200, 2.251757813e-5, 522_762) == pytest.approx(-0.0247, rel=0.01)
     assert predicted_s(-3200, 2.251757813e-5, 156_375) == pytest.approx(-94.5, rel=0.01)
@@ -133,7 +134,7 @@ def test_sparsity_follows_a_cubic_and_every_epoch_reports_s(machine):
     assert len(rows) == 10 * len({row["layer"] for row in rows})
     for row in rows:
         assert float(row["threshold"]) == pytest.approx(math.exp(float(row["s"])), rel=1e-5)
-    method = Str(Plan(0.8, 10, 100, 0))
+    method = Str(Plan(0.8, 1000, 100))
     # begins at a tenth of the steps, halfway to the end at 0.4: 0.8·(1 − 0.5³) = 0.7
     assert [method.sparsity(step) for step in (0, 100, 400, 700, 999)] == pytest.approx(
         [0, 0, 0.7, 0.8, 0.8]
@@ -148,8 +149,9 @@ def test_the_published_mode_finds_its_own_sparsity(machine):
 
 
 def test_published_constants_that_would_prune_nothing_are_refused():
-    method = Str(Plan(0.9, 100, 1251, 0, 156_375), StrOptions("published", s_init=-3200.0))
+    plan = Plan(0.9, 125_100, 1251, lr_integral=156_375)
+    method = Str(plan, StrOptions("published", s_init=-3200.0))
     net = SparseModel(nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"threshold_decay must be above 3\.2e-05"):
-        object.__setattr__(method.opt, "threshold_decay", 2.25e-5)
+        object.__setattr__(method.options, "threshold_decay", 2.25e-5)
         method.prepare(net, lambda n: [])

@@ -15,9 +15,12 @@ from torch_settings import THREADS
 
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
-from baselines.method import Method, methods
-from baselines.tools.density import keep_count, random_masks
-from launch.config.run import Machine, Run
+from baselines.method import Method
+from baselines.registry import methods
+from baselines.tools.density import keep_count
+from baselines.tools.masks import random_masks
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop
 
@@ -64,12 +67,12 @@ def uninterrupted(root, run):
     original = Loop.step
     steps = []
 
-    def step(self, epoch, i, *rest):
-        original(self, epoch, i, *rest)
-        for layer in self.net:
+    def step(self, *args):
+        original(self, *args)
+        for layer in self.sparsifier.net:
             if layer.index is not None:
                 assert not layer.weight[~layer.mask].any()
-        steps.append(epoch * self.steps + i)
+        steps.append(self.sparsifier.step - 1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "step", step)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines.method import methods
-from launch.cli import main, parse_run
+from baselines.registry import methods
+from launch.cli import main
+from launch.commands.run import parse_run
 from launch.config.grids import find_grid
 from launch.config.recipes import RECIPES
 

@@ -15,12 +15,15 @@ from test_launch_train import train
 from torchvision import datasets
 
 import launch.data.images
-import launch.data.loading
+import launch.data.sources
 from baselines.errors import UserError
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
+from launch.data import load_data
 from launch.data.images import read_image, scan
-from launch.data.loading import Resident, Share, load_data, mix
+from launch.data.order import mix
+from launch.data.resident import Resident
+from launch.ranks import Share
 
 CPU = torch.device("cpu")
 
@@ -155,7 +158,7 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
 
     def batch():
-        launch.data.loading._load_arrays.cache_clear()
+        launch.data.sources.load_arrays.cache_clear()
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []

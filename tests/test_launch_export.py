@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 from test_launch_train import train
 
-from launch.cli import main, parse_run
-from launch.commands.export import command
+from launch.cli import main
+from launch.commands.export import command_line
+from launch.commands.run import parse_run
 from launch.config.run import Run
 from launch.models import build_model
-from launch.runs.finished import read_run
+from launch.runs.network import read_run
 
 
 def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
@@ -52,7 +53,7 @@ def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
 )
 def test_the_command_that_makes_a_run_again(choices):
     run = Run.make(**choices)
-    again = parse_run(shlex.split(command(run))[2:]).run
+    again = parse_run(shlex.split(command_line(run))[2:]).run
     assert again.name == run.name
 
 

@@ -22,12 +22,16 @@ from safetensors.torch import load_file
 
 import launch.training.loop
 import launch.training.run
+from analysis.folder import snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.data.loading import Share, load_data, mix
-from launch.runs.record import RunFolder
-from launch.training.loop import Diverged, Loop, build, make_method
+from launch.data import load_data
+from launch.data.order import mix
+from launch.ranks import Ranks, Share
+from launch.runs.folder import RunFolder
+from launch.training.build import build_loop
+from launch.training.loop import Diverged, Loop
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
 
@@ -252,7 +256,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
     def spoiling(self, epoch):
         values = original(self, epoch)
         if epoch == 1:
-            self.net.weights["8.weight"].data[0, 0] = float("inf")
+            self.sparsifier.net.weights["8.weight"].data[0, 0] = float("inf")
         return values
 
     monkeypatch.setattr(Loop, "train_epoch", spoiling)
@@ -297,7 +301,7 @@ def test_snapshots_hold_the_effective_network_and_its_masks(machine):
     for run in (plain, sign_in):
         train(run, machine)
         folder = RunFolder(run, machine.runs)
-        states[run.sign_in] = [load_file(folder.snapshot_path(e)) for e in (0, 2)]
+        states[run.sign_in] = [load_file(snapshot_path(folder.path, e)) for e in (0, 2)]
     assert states[True][0].keys() == states[False][0].keys()
     for key, start in states[False][0].items():  # the same network and mask to start from
         assert torch.equal(start, states[True][0][key])
@@ -386,8 +390,8 @@ def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
     def decays(**choices):
         run = Run.make("digits", "random", weight_decay=0.3, **choices)
         data = load_data(run.settings, machine.data_dir, torch.device("cpu"), 0, Share(), 0)
-        _, optimizer = build(run, make_method(run, 1, machine.runs), data, torch.device("cpu"))
-        return [group["weight_decay"] for group in optimizer.param_groups]
+        loop = build_loop(run, data, Ranks(0, 1, torch.device("cpu")), bar=False)
+        return [group["weight_decay"] for group in loop.optimizer.param_groups]
 
     assert decays() == [0.3, 0.3]
     assert decays(decay_norm_and_bias=False) == [0.3, 0.0]

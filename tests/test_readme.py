@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import COMMANDS, parse_run
-from launch.config.grids import read_grid
+from launch.cli import COMMANDS
+from launch.commands.run import parse_run
+from launch.config.grid_file import read_grid
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -28,13 +30,11 @@ def test_the_loop_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_method_is_found_and_runs_with_its_option(tmp_path):
     (tmp_path / "oneshot.py").write_text(METHOD)
-    code = (
-        "import sys, baselines.methods; baselines.methods.__path__.append(sys.argv[1]); "
-        "from launch.cli import main; sys.exit(main(sys.argv[2:]))"
-    )
-    flags = "run --method oneshot --at 0.3 --sign-in --epochs 2 --threads 1 --runs"
+    flags = "run --method oneshot:OneShot --at 0.3 --sign-in --epochs 2 --threads 1 --runs"
+    paths = [str(tmp_path), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), *flags.split(), str(tmp_path / "runs")],
+        [sys.executable, "-m", "launch", *flags.split(), str(tmp_path / "runs")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
     )
@@ -53,7 +53,7 @@ def commands():
 def test_commands_parse(line):
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
-    if command == "run" and not {"--help", "oneshot"} & set(args):
+    if command == "run" and not {"--help", "oneshot:OneShot"} & set(args):
         run = parse_run(args).run
         assert run.method in ("random", "fixed")
 

@@ -15,8 +15,9 @@ from test_launch_train import train
 
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.runs.sources import read_source
-from signin.signs import agreement, transplant
+from launch.runs.snapshots import read_source
+from signin.signs import agreement
+from signin.transplant import transplant_weights
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_transplant_takes_each_part_from_its_source(seed, flip):
     mask = torch.rand(40, 30, generator=g) < 0.3
     signs = torch.randn(40, 30, generator=g) * (torch.rand(40, 30, generator=g) < 0.8)
     sizes = torch.randn(40, 30, generator=g)
-    weights, drawn = transplant({"a": mask}, {"a": signs}, {"a": sizes}, g, flip)
+    weights, drawn = transplant_weights({"a": mask}, {"a": signs}, {"a": sizes}, g, flip)
     got = weights["a"]
     assert torch.equal(got != 0, mask) and torch.equal(got.abs(), sizes.abs() * mask)
     assert drawn["a"] == int((mask & (signs == 0)).sum())
@@ -110,7 +111,7 @@ def test_checkpoints_of_all_styles_are_read(tmp_path, ending, prefix):
         save_file(state, file)
     else:
         torch.save({"epoch": 3, "state_dict": state} if ending == ".ckpt" else state, file)
-    assert read_source(str(file), tmp_path).keys() == {"0.weight", "0.bias"}
+    assert read_source(str(file), tmp_path).weights.keys() == {"0.weight", "0.bias"}
 
 
 class Malicious:
@@ -156,10 +157,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_trained(machine, source, tmp_
         ({"mask": str(tmp_path / "empty")}, "with snapshots"),
         ({"mask": file("part")}, "the source has no 2.weight"),
         ({"init": file("shape")}, r"0.weight has shape \(2, 2\)"),
-        ({"mask": file("mask")}, r"mask:0.weight has shape \(2, 2\)"),
-        ({"mask": file("half")}, "mask:0.weight is not made of 0 and 1"),
+        ({"mask": file("mask")}, r"the mask of 0.weight has shape \(2, 2\)"),
+        ({"mask": file("half")}, "the mask of 0.weight has values other than 0 and 1"),
         ({"init": file("nan")}, "2.weight has values that are not finite"),
-        ({"mask": f"{source.name}@final", "sparsity": 0.9}, "say so with --sparsity"),
+        ({"mask": f"{source.name}@final", "sparsity": 0.9}, "give its sparsity with --sparsity"),
     ]:
         with pytest.raises(UserError, match=message):
             train(fixed(**choices), machine)

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from baselines.engine.product import Product
 from baselines.errors import UserError
 from launch.cli import main
-from signin.product import Product
 from signin.theory import flow, network, sweeps, tables
 from signin.theory.artefacts import Budget, make, measure
 from signin.theory.experiment import CASES, Setting

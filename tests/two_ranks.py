@@ -16,13 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_settings import THREADS
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import methods
-from baselines.tools.density import random_mask
-from launch.config.run import Machine, Run
-from launch.data.loading import Batches, load_data
+from baselines.registry import methods
+from baselines.tools.masks import random_mask
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data import Batches, load_data
 from launch.ranks import Ranks, ranks
-from launch.runs.record import RunFolder
-from launch.training.loop import Loop, Meter
+from launch.runs.folder import RunFolder
+from launch.training.build import build_loop
+from launch.training.meter import Meter
 from launch.training.run import Training, mask_hash
 from signin import Product
 
@@ -88,16 +90,17 @@ def train_loop(run: Run, r: Ranks) -> SparseModel:
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
     if torch.get_default_dtype() == torch.float64:
         data = replace(data, train=Wide(data.train), test=Wide(data.test))
-    loop = Loop(run, data, r, bar=False)
-    loop.prepare()
+    loop = build_loop(run, data, r, bar=False)
+    loop.start()
+    net = loop.sparsifier.net
     for epoch in range(loop.epochs):
-        loop.begin_epoch(epoch)
+        loop.model.train()
         meter = Meter(loop.steps, r.device)
         for i, (x, y) in enumerate(data.train.epoch(epoch)):
-            loop.step(epoch, i, x, y, meter)
-            mine = mask_hash(loop.net.masks)
+            loop.step(x, y, meter)
+            mine = mask_hash(net.masks)
             assert r.from_first(mine) == mine, f"{run.method}: masks differ at step {i}"
-    return loop.net
+    return net
 
 
 def assert_same(name: str, net: SparseModel, alone: SparseModel) -> None:

@@ -1,4 +1,4 @@
-"""How figures look: a method has the same colour and marker everywhere, legible in two columns."""
+"""The look of figures: a method has the same colour and marker in all of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.names import is_fixed
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMN, PAGE = 3.3, 6.8  # widths in inches of a column and of a page of two
+COLUMN, PAGE = 3.3, 6.8  # widths in inches of a column, and of a page with two columns
 _MARKERS = "osD^vP*Xh<>"
 # in this order they take the palette's colours, then again with other markers
 _ORDER = (
     *("random", "acdc", "rigl", "str", "snip", "synflow", "dense", "lrr", "gmp", "set"),
     *("grasp", "mw", "spred", "pilot", "woodfisher", "cap", "srigl", "phew", "npb", "imp", "wr"),
 )
-_SETTINGS = {
+_RC = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -34,13 +35,13 @@ _SETTINGS = {
 
 
 def subplots(n: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Any]]:
-    """Panels side by side, in inches."""
+    """Return a figure of n panels side by side, and its axes. Sizes are in inches."""
     import matplotlib
     import seaborn
     from matplotlib import pyplot
 
     matplotlib.use("agg")
-    seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind", rc=_SETTINGS)
+    seaborn.set_theme(context="paper", style="whitegrid", palette="colorblind", rc=_RC)
     drawn, axes = pyplot.subplots(
         1, n, figsize=(width, height), layout="constrained", squeeze=False, **options
     )
@@ -48,38 +49,53 @@ def subplots(n: int, width: float, height: float, **options: Any) -> tuple[Figur
 
 
 def look(label: str, sign_in: bool = False) -> dict[str, Any]:
-    """Colour, marker and line of a method, by its label.
+    """Return colour, marker and line style of a method, given its label.
 
-    Hollow markers with Sign-In; dashed for that, dotted for another method's mask from scratch.
+    Markers are hollow with Sign-In. Lines are dashed with Sign-In, and dotted for another method's
+    mask trained from scratch.
     """
     import seaborn
 
     palette = seaborn.color_palette("colorblind")
-    is_mask = label.startswith("fixed (")  # of another run, trained from scratch
     base = label.removeprefix("fixed (").split("@")[0].split(" ")[0]
     known = _ORDER.index(base) if base in _ORDER else len(_ORDER) + zlib.crc32(base.encode()) % 97
-    style: dict[str, Any] = {
+    found: dict[str, Any] = {
         "color": palette[known % len(palette)],
         "marker": _MARKERS[(known // len(palette) + known) % len(_MARKERS)],
-        "linestyle": ":" if is_mask else "--" if sign_in else "-",
+        "linestyle": ":" if is_fixed(label) else "--" if sign_in else "-",
     }
     if sign_in:
-        style["markerfacecolor"] = "white"
-    return style
+        found["markerfacecolor"] = "white"
+    return found
+
+
+def legend_below(drawn: Figure, axes: list[Any]) -> None:
+    """Replace the legends of all panels by one below them."""
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+        if ax.get_legend():
+            ax.get_legend().remove()
+    wide = drawn.get_figwidth() > COLUMN
+    columns = min(len(entries), 5 if wide else 2) or 1
+    drawn.legend(
+        entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False
+    )
 
 
 def save(drawn: Figure, path: Path) -> None:
-    """As .pdf, .svg or .png.
+    """Write a figure as .pdf, .svg or .png.
 
     Raises:
-        UserError: another ending, or the file cannot be written.
+        UserError: the path ends in something else, or the file cannot be written.
     """
     from matplotlib import pyplot
 
     if path.suffix not in (".pdf", ".svg", ".png"):
         raise UserError(f"--output must end in .pdf, .svg or .png, not {path}.")
     try:
-        # without the date of its making, the same picture is the same file
+        # without a date, the same picture is the same file
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix)
         drawn.savefig(path, dpi=300, metadata=metadata)
     except OSError as error:

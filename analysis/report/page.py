@@ -1,4 +1,4 @@
-"""One page about all runs in a folder, self-contained: nothing is loaded from anywhere."""
+"""The report as an HTML page. It is self-contained: a browser loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.figures.drawn import FIGURES
-from analysis.figures.style import save
-from analysis.tables.comparison import comparison
-from analysis.tables.numbered import LAYOUTS, cells, numbered
-from analysis.tables.sheets import Sheet, to_html
+from analysis.figures import FIGURES, FigureKind, save
+from analysis.tables import COMPARISON, TABLES, Sheet, is_of_one_sparsity, make_table
+from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -23,12 +20,13 @@ TEMPLATE = Path(__file__).parent / "report.html"
 
 @dataclass
 class Section:
-    """Of one recipe.
+    """The runs of one recipe.
 
     Attributes:
-        tables: as HTML.
-        figures: title, and the picture as a data URL.
-        notes: what could not be shown, and why.
+        about: settings that they share.
+        tables: HTML texts.
+        figures: titles, and pictures as data URLs.
+        notes: what cannot be shown, and why.
     """
 
     title: str
@@ -38,8 +36,8 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
-def page(runs: pd.DataFrame) -> str:
-    """The report as HTML.
+def render_page(runs: pd.DataFrame) -> str:
+    """Return the report as HTML.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -55,7 +53,7 @@ def page(runs: pd.DataFrame) -> str:
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:
-    """What was run, on what, and for how long."""
+    """Return what was run, on what, and how long it took."""
 
     def distinct(column: str) -> str:
         found = set(runs[column].dropna().astype(str)) if column in runs else set[str]()
@@ -79,22 +77,35 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _section(recipe: str, runs: pd.DataFrame) -> Section:
-    section = Section(recipe, _settings(runs))
-    for sheets in _tables(runs, section.notes):
-        section.tables += [to_html(sheet) for sheet in sheets]
-    for name, draw in FIGURES.items():
+    section = Section(recipe, _shared_settings(runs))
+    for sheet in _sheets(runs, section.notes):
+        section.tables.append(to_html(sheet))
+    for name, kind in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
         for suffix, part in [("", runs)] if name == "compare" else _by_sparsity(runs):
             try:
-                url = _as_url(draw, part)
-                section.figures.append((f"{title}: {_first_line(draw)}{suffix}", url))
+                url = _as_url(kind, part)
+                section.figures.append((f"{title}: {kind.caption}{suffix}", url))
             except UserError as error:
                 section.notes.append(f"{title}{suffix}: {error}")
     return section
 
 
+def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
+    """Yield the comparison, and those of the paper's tables that some run belongs to."""
+    for name in sorted(TABLES, key=lambda name: name != COMPARISON):
+        title = "Comparison" if name == COMPARISON else f"Table {name}"
+        for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
+            try:
+                table = make_table(name, part)
+                if table.numbers["runs"].any():
+                    yield from (replace(s, title=s.title + suffix) for s in table.sheets)
+            except UserError as error:
+                notes.append(f"{title}{suffix}: {error}")
+
+
 def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """What to add to titles, and the runs of each sparsity with the dense ones."""
+    """Return the runs of each sparsity with the dense ones, and what to append to titles."""
     dense = runs["sparsity"] == 0
     values = sorted(set(runs[~dense]["sparsity"]))
     if len(values) < 2:
@@ -102,23 +113,8 @@ def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(f", sparsity {s:g}", runs[dense | (runs["sparsity"] == s)]) for s in values]
 
 
-def _tables(runs: pd.DataFrame, notes: list[str]) -> Iterator[list[Sheet]]:
-    """The comparison, and the paper's tables that some run is part of."""
-    try:
-        yield comparison(runs)
-    except UserError as error:
-        notes.append(f"Comparison: {error}")
-    for number, layout in LAYOUTS.items():
-        for suffix, part in [("", runs)] if layout.column == "sparsity" else _by_sparsity(runs):
-            try:
-                if cells(part, number)["runs"].any():
-                    yield [replace(s, title=s.title + suffix) for s in numbered(part, number)]
-            except UserError as error:
-                notes.append(f"Table {number}{suffix}: {error}")
-
-
-def _settings(runs: pd.DataFrame) -> str:
-    """Model, data and length, as far as they agree."""
+def _shared_settings(runs: pd.DataFrame) -> str:
+    """Return model, data and the like in one line."""
     names = ("model", "data", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
     parts = []
     for name in names:
@@ -128,7 +124,7 @@ def _settings(runs: pd.DataFrame) -> str:
 
 
 def _all_runs(runs: pd.DataFrame) -> Sheet:
-    """A row a run, failed ones first."""
+    """Return one row per run, unfinished ones first."""
     ordered = runs.assign(
         done=runs["state"].eq("finished"), name=[Path(f).name for f in runs["folder"]]
     ).sort_values(["done", "name"])
@@ -151,12 +147,9 @@ def _all_runs(runs: pd.DataFrame) -> Sheet:
     return Sheet(f"All {len(texts)} runs", texts, plain, labels=3)
 
 
-def _as_url(draw: Callable[[pd.DataFrame], Any], runs: pd.DataFrame) -> str:
+def _as_url(kind: FigureKind, runs: pd.DataFrame) -> str:
+    """Draw a figure. Return it as a data URL."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.svg"
-        save(draw(runs), path)
+        save(kind.draw(runs), path)
         return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").split("\n")[0].rstrip(".")

@@ -1,1 +1,93 @@
 """Tables: the paper's, and comparisons of any runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.statistics import aggregate
+from analysis.tables.comparison import comparison_sheets
+from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
+from analysis.tables.sheet import Sheet, render, to_latex
+from baselines.errors import unknown
+
+__all__ = [
+    "COMPARISON",
+    "TABLES",
+    "Sheet",
+    "Table",
+    "is_of_one_sparsity",
+    "make_table",
+    "render",
+    "table_of_grid",
+]
+
+COMPARISON = "compare"
+TABLES = (*LAYOUTS, COMPARISON)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as numbers and as sheets of texts.
+
+    Attributes:
+        numbers: one row per cell of the table, with the column `runs`, the number of runs.
+    """
+
+    numbers: pd.DataFrame
+    sheets: list[Sheet]
+
+    def render(self, form: str, colour: bool = False) -> str:
+        """Return the sheets as text, markdown, latex or html, or the numbers as csv."""
+        if form == "csv":
+            return self.numbers.to_csv(index=False, float_format="%.6g")
+        return "\n\n".join(render(sheet, form, colour) for sheet in self.sheets)
+
+    def write(self, folder: Path, name: str) -> list[Path]:
+        """Write the numbers as NAME.csv and the sheets as NAME.tex. Return the paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        csv, tex = folder / f"{name}.csv", folder / f"{name}.tex"
+        csv.write_text(self.render("csv"))
+        tex.write_text("\n".join(map(to_latex, self.sheets)))
+        return [csv, tex]
+
+
+def make_table(
+    name: str,
+    runs: pd.DataFrame,
+    rows: Sequence[str] = ("method",),
+    columns: Sequence[str] = ("sparsity",),
+    paper: bool = True,
+) -> Table:
+    """Make a table of runs.
+
+    Args:
+        name: one of `TABLES`: a number of the paper's, or "compare".
+        runs: from `analysis.frame.load_runs`.
+        rows, columns: fields of the comparison.
+        paper: whether the paper's tables show its own values.
+
+    Raises:
+        UserError: there is no such table, or the runs cannot be compared.
+    """
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    if name == COMPARISON:
+        numbers = aggregate(runs, rows, columns)
+        return Table(numbers, comparison_sheets(numbers, runs, rows, columns))
+    cells = paper_cells(runs, name)
+    return Table(cells, paper_sheets(cells, runs, name, paper))
+
+
+def is_of_one_sparsity(name: str) -> bool:
+    """Return whether a table is of one sparsity, so that runs of several need one table each."""
+    return name in LAYOUTS and LAYOUTS[name].column != "sparsity"
+
+
+def table_of_grid(grid: str) -> str:
+    """Return the name of the table that shows a grid: "9" for table9, else "compare"."""
+    number = grid.removeprefix("table")
+    return number if number in LAYOUTS else COMPARISON

@@ -1,4 +1,4 @@
-"""The comparison of any runs by any fields, as sheets."""
+"""The comparison of any runs by any fields."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import find_field, finished
-from analysis.statistics import compare
-from analysis.tables.sheets import Sheet
+from analysis.frame import find_column
+from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction, 5 %)"
 
 
-def comparison(
-    runs: pd.DataFrame, rows: Sequence[str] = ("method",), columns: Sequence[str] = ("sparsity",)
+def comparison_sheets(
+    numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Sheet]:
-    """Sheets of `compare`: accuracies with a column a value, and the details of every row."""
-    table = compare(runs, rows, columns)
-    done = finished(runs)
-    across = [find_field(done, name) for name in columns]
-    down = list(dict.fromkeys(["recipe", *(find_field(done, name) for name in rows)]))
+    """Return a matrix of accuracies, if there are several columns, and the details of every row.
+
+    Args:
+        numbers: from `analysis.statistics.aggregate`, of the same runs, rows and columns.
+    """
+    across = [find_column(runs, name) for name in columns]
+    down = list(dict.fromkeys(["recipe", *(find_column(runs, name) for name in rows)]))
     down = [name for name in down if name not in across]
-    sheets = [_details(table, [*down, *(c for c in across if c not in down)])]
-    if len(table[across].drop_duplicates()) > 1:
-        sheets.insert(0, _matrix(table, down, across))
+    sheets = [_details(numbers, [*down, *(c for c in across if c not in down)])]
+    if len(numbers[across].drop_duplicates()) > 1:
+        sheets.insert(0, _matrix(numbers, down, across))
     return sheets
 
 
@@ -81,6 +82,7 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
 
 
 def mean_text(row: dict[Any, Any]) -> str:
+    """Return accuracy ± standard deviation, marked if it is tied with the best."""
     spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.2f}"
     return f"{row['accuracy']:.2f}{spread}{'†' if row['tied'] else ''}"
 

@@ -1,10 +1,11 @@
-"""Storage: what the optimizer really steps on.
+"""Storage: what the optimizer steps in place of the effective weights.
 
 The network computes with the effective weight θ. A storage says by which *latent* tensors θ is
-kept while it is trained: `Plain` by θ itself, `signin.product.Product` by two factors m and w.
-It is a set of pure functions on flat lists (an entry a layer, so that foreach kernels serve all
-layers in one call); `SparseModel` does the bookkeeping. A storage may be put around another one to
-transform what that one keeps, as STR does with its soft threshold: θ = S ⊙ T(x), x kept inside.
+kept during training: `Plain` keeps θ itself, `Product` keeps two factors m and w.
+A storage is a set of pure functions on flat lists (one entry per layer, so that foreach kernels
+serve all layers in one call); `SparseModel` does the bookkeeping. A storage can wrap another one
+and transform what that one keeps, as STR does with its soft threshold: θ = S ⊙ T(x), with x kept by
+the inner storage.
 """
 
 from __future__ import annotations
@@ -19,43 +20,46 @@ Tensors = Sequence[Tensor]
 
 
 class Storage(ABC):
-    """How effective weights are kept. Every list has an entry a layer, of equal shapes.
+    """How effective weights are kept. Every list has one entry per layer, of equal shapes.
 
-    A latent of no dimension is a number that all weights of the layer share; it outlasts changes
-    of the mask.
+    Latents are given and returned in the order of `names`. A latent with no dimension is shared by
+    all weights of a layer, and survives changes of the mask.
     """
 
-    #: True where the one latent *is* θ, so that a full mask needs no copy: dense training.
+    #: Names of the latents.
+    names: tuple[str, ...]
+    #: True if the one latent is θ itself, so that a full mask needs no copy (dense training).
     is_identity = False
-    #: False where merge(split(θ)) is another θ, and not for rounding alone.
+    #: False if merge(split(θ)) differs from θ by more than rounding.
     keeps_values = True
-    #: Weight decay of latents of no dimension; that of the weights is not theirs.
+    #: Weight decay of latents with no dimension; the weights' own decay does not apply to them.
     shared_decay = 0.0
 
     @abstractmethod
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
-        """Fresh latents of the given effective weights. Those of a zero must be trainable."""
+        """Return fresh latents of the given effective weights. Those of a zero are trainable."""
 
     def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        """Latents of the given effective weights, in place of those that there are."""
+        """Return latents of the given effective weights that replace the given latents."""
         return self.split(thetas)
 
     @abstractmethod
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
-        """The effective weights of the given latents."""
+        """Return the effective weights of the given latents."""
 
     def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
-        """Writes them to tensors of their shape."""
+        """Write the effective weights to tensors of their shapes."""
         torch._foreach_copy_(list(thetas), list(self.merge(latents)))
 
     @abstractmethod
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        """Gradients of the latents, from those of θ."""
+        """Return the gradients of the latents, given those of θ."""
 
 
 class Plain(Storage):
     """θ is stepped as it is."""
 
+    names = ("theta",)
     is_identity = True
 
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
@@ -66,3 +70,49 @@ class Plain(Storage):
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         return (grads,)
+
+
+class Wrapped(Storage):
+    """A storage around another one that it delegates to; subclasses override what they change."""
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+        self.names = inner.names
+        self.keeps_values = inner.keeps_values
+        self.shared_decay = inner.shared_decay
+
+    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
+        return self.inner.split(thetas)
+
+    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        return self.inner.split_again(thetas, latents)
+
+    def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
+        return self.inner.merge(latents)
+
+    def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
+        self.inner.merge_into(thetas, latents)
+
+    def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        return self.inner.pull_back(grads, latents)
+
+
+class DecayedLatents(Wrapped):
+    """Adds λ·latent to the gradient of each latent, on top of the optimizer's own weight decay.
+
+    Attributes:
+        decay: λ; may be changed between steps.
+    """
+
+    def __init__(self, inner: Storage, decay: float = 0.0) -> None:
+        super().__init__(inner)
+        self.decay = decay
+
+    def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        pulled = super().pull_back(grads, latents)
+        if not self.decay:
+            return pulled
+        return tuple(
+            torch._foreach_add(list(part), list(latent), alpha=self.decay)
+            for part, latent in zip(pulled, latents, strict=True)
+        )

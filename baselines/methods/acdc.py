@@ -1,28 +1,30 @@
 """AC/DC: alternating compressed and decompressed training.
 
-Peste et al. 2021 (arXiv 2106.12379). Dense warm-up, then sparse and dense phases in turn, then a
-longer dense and a longer sparse phase. Each compression takes one global magnitude threshold,
-at the full sparsity at once; each decompression brings all weights back at zero and clears all
-momentum.
+Peste et al. 2021 (arXiv 2106.12379). A dense warm-up is followed by alternating sparse and dense
+phases, then by a longer dense and a longer sparse phase. Each compression applies one global
+magnitude threshold, at the full sparsity at once; each decompression restores all weights at zero
+and clears all momentum.
 
-Phases at 100 epochs, as in the official configuration: dense 0-9, then 5 sparse and 5 dense in
-turn, dense 75-84, sparse 85-99; the official lists for 150 and 200 epochs too. Any other budget
-has the phases of 100 epochs, scaled, to the step.
+Phases at 100 epochs, as in the official configuration: dense 0-9, then 5 sparse and 5 dense epochs
+in turn, dense 75-84, sparse 85-99. The official lists for 150 and 200 epochs are used as well. Any
+other length has the phases of 100 epochs, scaled and rounded to steps.
 
 Differs from the official code: the mask has exactly the requested number of ones (theirs has one
-less, and rounds in floating point), and the momentum is really cleared (theirs is not, on any torch
-since 2.0, because zero_grad leaves no gradient behind that the reset looks for).
+less and rounds in floating point), and momentum is cleared (theirs is not on torch ≥ 2.0, because
+the reset looks for gradients that zero_grad has set to None).
 """
 
 from __future__ import annotations
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import Method
-from baselines.tools.density import global_top_k_masks, keep_count
+from baselines.method import Method, Options
+from baselines.registry import register
+from baselines.tools.masks import global_masks
 from baselines.tools.schedules import acdc_phases
 
 
-class AcDc(Method):
+@register
+class AcDc(Method[Options]):
     """Alternating compressed and decompressed training."""
 
     name = "acdc"
@@ -32,8 +34,7 @@ class AcDc(Method):
     def before_step(self, net: SparseModel, step: int) -> None:
         phases = acdc_phases(self.plan.epochs, self.plan.steps)
         if phases.get(step) == "sparse":
-            k = keep_count(net.numel, self.plan.sparsity)
-            net.set_masks(global_top_k_masks(net.magnitudes(), k))
+            net.set_masks(global_masks(net.magnitudes(), self.plan.sparsity))
         elif phases.get(step) == "dense":
             net.set_masks(dict.fromkeys(net.layers))
             net.clear_state()

@@ -1,12 +1,14 @@
-"""Dense training: every weight is active. The reference that the others are held against."""
+"""Dense training: every weight is active. The reference for all other methods."""
 
 from __future__ import annotations
 
-from baselines.method import Method
+from baselines.method import Method, Options
+from baselines.registry import register
 
 
-class Dense(Method):
-    """No mask at all."""
+@register
+class Dense(Method[Options]):
+    """Training without masks."""
 
     name = "dense"
     family = "dense"

@@ -1,23 +1,26 @@
-"""GMP: gradual magnitude pruning, along a cubic.
+"""GMP: gradual magnitude pruning with a cubic schedule.
 
-Zhu & Gupta 2017 (arXiv 1710.01878). Every so often the smallest weights go, quickly at first, then
-ever more slowly: s_i = s·(1 − (1 − i/n)³) after the i-th of n events.
+Zhu & Gupta 2017 (arXiv 1710.01878). The smallest weights are pruned at regular intervals, many at
+first and ever fewer later: the sparsity after the i-th of n events is s_i = s·(1 − (1 − i/n)³).
 
-Differs from the published codes, each of which does another thing: the last event is exactly at
-the requested sparsity (STR's copy ends at 0.89999, AC/DC's at 0.8991, sparsimony's at 0.8969 of
-0.9), what is pruned never comes back, so that masks are nested, and one magnitude threshold
-serves all layers (`scope="layer"`: each layer has the same sparsity, as in Zhu & Gupta).
+Differs from the published codes, which all differ from each other: the last event reaches exactly
+the requested sparsity (of 0.9, STR's copy reaches 0.89999, AC/DC's 0.8991, sparsimony's 0.8969),
+pruned weights never return, so that masks are nested, and one magnitude threshold serves all layers
+(`scope="layer"` prunes each layer to the same sparsity, as Zhu & Gupta do).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options
-from baselines.tools.density import global_top_k_masks, keep_count, layer_counts, top_k_mask
+from baselines.registry import register
+from baselines.tools.density import capped, layer_counts
+from baselines.tools.masks import global_masks, top_k_mask
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -26,9 +29,9 @@ class CubicOptions(Options):
     begin: float = 0.2
     """First event, as a fraction of the steps (STR's GMP: epoch 20 of 100)."""
     end: float = 0.8
-    """Last event, likewise."""
+    """Last event, as a fraction of the steps."""
     events: int = 60
-    """Number of events; a short training has as many as it has steps."""
+    """Number of events; at most one per step."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= self.end < 1:
@@ -43,13 +46,13 @@ class GmpOptions(CubicOptions):
     """One threshold for the network, or the same sparsity in every layer."""
 
 
-class Gmp(Method):
-    """Gradual magnitude pruning."""
+C = TypeVar("C", bound=CubicOptions)
 
-    name = "gmp"
+
+class CubicPruning(Method[C], ABC):
+    """Base of methods that prune at events along the cubic."""
+
     family = "dense to sparse"
-    paper = "Zhu & Gupta 2017"
-    options: ClassVar[type[Options]] = GmpOptions
 
     def before_step(self, net: SparseModel, step: int) -> None:
         if step in self.events:
@@ -58,31 +61,29 @@ class Gmp(Method):
 
     @property
     def events(self) -> tuple[int, ...]:
-        """The steps before which weights go."""
-        return events(self.opt.begin, self.opt.end, self.opt.events, self.plan.steps)
+        """Steps before which weights are pruned."""
+        options = self.options
+        return events(options.begin, options.end, options.events, self.plan.steps)
+
+    @abstractmethod
+    def prune(self, net: SparseModel, sparsity: float) -> None:
+        """Prune the network to a sparsity that is higher than the present one."""
+
+
+@register
+class Gmp(CubicPruning[GmpOptions]):
+    """Gradual magnitude pruning."""
+
+    name = "gmp"
+    paper = "Zhu & Gupta 2017"
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
-        """Takes the network from the sparsity that it has to a higher one."""
-        scores = net.magnitudes()  # below all others where masked: masks are nested
-        if self.opt.scope == "global":
-            net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))
+        scores = net.magnitudes()  # −1 where masked: masks are nested
+        if self.options.scope == "global":
+            net.set_masks(global_masks(scores, sparsity))
         else:
             counts = capped(
                 layer_counts("uniform", net.shapes, sparsity),
                 {layer.name: layer.nnz for layer in net},
             )
             net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})
-
-
-def capped(counts: dict[str, int], most: dict[str, int]) -> dict[str, int]:
-    """The counts with none above its cap and the same sum, as far as the caps allow.
-
-    Rounding can ask for a weight more in a layer than there are left: another layer keeps it.
-    """
-    fitting = {name: min(count, most[name]) for name, count in counts.items()}
-    excess = sum(counts.values()) - sum(fitting.values())
-    for name in sorted(fitting):
-        more = min(excess, most[name] - fitting[name])
-        fitting[name] += more
-        excess -= more
-    return fitting

@@ -1,11 +1,11 @@
-"""GraSP: keep the weights that the gradient flow needs.
+"""GraSP: keep the weights that preserve the gradient flow.
 
 Wang et al. 2020 (arXiv 2002.07376). Score −θ ⊙ Hg, with g the gradient and H the Hessian of the
-loss at temperature 200; the weights with the *largest* scores go, over all layers together.
+loss at temperature 200. The weights with the *largest* scores of all layers are pruned.
 
-Differs from the official code: g and Hg are those of one and the same sample (theirs splits it in
-halves, to fit a GPU's memory), the classifier is not initialised anew, and the scores are not
-normalised, which changes no mask.
+Differs from the official code: g and Hg use the same sample (theirs splits it in halves, to fit a
+GPU's memory), the classifier is not re-initialised, and scores are not normalised, which changes no
+mask.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ from __future__ import annotations
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.method import Method, Samples
+from baselines.method import Method
 from baselines.methods.snip import SampleOptions
-from baselines.tools.scores import Scores, keep_best, mean_gradients, scoring
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.masks import global_masks
+from baselines.tools.scores import Scores, mean_gradients, scoring
 
 TEMPERATURE = 200.0
 
 
-class Grasp(Method):
+@register
+class Grasp(Method[SampleOptions]):
     """Gradient signal preservation at initialisation."""
 
     name = "grasp"
     family = "pruning at initialisation"
     paper = "Wang et al. 2020"
-    options = SampleOptions
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        scores = grasp_scores(net, samples, self.opt.samples_per_class)
-        keep_best(net, {name: -score for name, score in scores.items()}, self.plan.sparsity)
+        scores = grasp_scores(net, samples, self.options.samples_per_class)
+        kept_first = {name: -score for name, score in scores.items()}
+        net.set_masks(global_masks(kept_first, self.plan.sparsity))
 
 
 def grasp_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:
-    """−θ ⊙ Hg by layer."""
+    """Return −θ ⊙ Hg by layer."""
     weights = net.weights
     with scoring(net.model):
         g = mean_gradients(net.model, weights, samples, per_class, TEMPERATURE)

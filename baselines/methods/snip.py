@@ -5,8 +5,7 @@ on some images of each class.
 
 Differs from the published codes: the sample is class-balanced and not augmented, gradients are
 averaged over the whole sample before the absolute value is taken (some take it batch by batch),
-nothing is initialised anew for scoring (some do), and batch statistics used for scoring leave no
-trace in the network.
+scoring uses the initial weights (some re-initialise), and leaves batch statistics unchanged.
 """
 
 from __future__ import annotations
@@ -15,34 +14,38 @@ from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options, Samples
-from baselines.tools.scores import Scores, keep_best, mean_gradients, scoring
+from baselines.method import Method, Options
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.masks import global_masks
+from baselines.tools.scores import Scores, mean_gradients, scoring
 
 
 @dataclass(frozen=True)
 class SampleOptions(Options):
     samples_per_class: int = 10
-    """Training images of each class to score on."""
+    """Number of training images of each class in the sample."""
 
     def __post_init__(self) -> None:
         if self.samples_per_class < 1:
             raise UserError(f"samples_per_class must be positive, not {self.samples_per_class}.")
 
 
-class Snip(Method):
+@register
+class Snip(Method[SampleOptions]):
     """Connection sensitivity at initialisation."""
 
     name = "snip"
     family = "pruning at initialisation"
     paper = "Lee et al. 2019"
-    options = SampleOptions
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        keep_best(net, snip_scores(net, samples, self.opt.samples_per_class), self.plan.sparsity)
+        scores = snip_scores(net, samples, self.options.samples_per_class)
+        net.set_masks(global_masks(scores, self.plan.sparsity))
 
 
 def snip_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:
-    """|θ · ∂L/∂θ| by layer."""
+    """Return |θ · ∂L/∂θ| by layer."""
     with scoring(net.model):
         grads = mean_gradients(net.model, net.weights, samples, per_class)
     return {

@@ -1,26 +1,28 @@
 """spred: L1 by two factors and weight decay.
 
-Ziyin & Wang 2023 (arXiv 2210.01212). With θ = m ⊙ w, weight decay λ/2·(m² + w²) on both factors is
-at its minimum over them the penalty λ|θ|, but smooth: plain SGD solves the lasso. The smallest
-weights are then pruned, and the rest is fine-tuned.
+Ziyin & Wang 2023 (arXiv 2210.01212). With θ = m ⊙ w, the minimum of the weight decay
+λ/2·(m² + w²) over all factors of θ is the penalty λ|θ|, but it is smooth: plain SGD solves the
+lasso. Then the smallest weights are pruned, and the rest is fine-tuned.
 
-Differs from the official code: the factors begin (almost) balanced, m² − w² = `balance`, which is
-the code's own "sqrt" initialisation (its default draws both at random), so that the network begins
-as the dense one does; pruning takes one global threshold, once, at exactly the requested sparsity
-(theirs: a fixed threshold, or the same fraction of each layer), and what is pruned stays so (there
-it grows back, because only one factor is zeroed). λ comes on top of what a recipe has for factors
-(`--sign-in-weight-decay`, `--frobenius-decay`), which replaces its weight decay.
+Differs from the official code: the factors start (almost) balanced, m² − w² = `balance`, which is
+the code's "sqrt" initialisation (its default draws both at random), so that the initial network is
+that of dense training. Pruning applies one global threshold, once, at exactly the requested
+sparsity (theirs: a fixed threshold, or the same fraction of each layer), and pruned weights stay
+pruned (theirs grow back, because only one factor is zeroed). λ is added to the recipe's decay of
+factors (`--sign-in-weight-decay`, `--frobenius-decay`), which replaces its weight decay.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TypeVar
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import DecayedLatents
 from baselines.errors import UserError
 from baselines.method import Method, Options
-from baselines.tools.density import global_top_k_masks, keep_count
+from baselines.registry import register
+from baselines.tools.masks import global_masks
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class FactorDecayOptions(Options):
 @dataclass(frozen=True)
 class SpredOptions(FactorDecayOptions):
     balance: float = 0.01
-    """β = m² − w² to begin with; 0 would leave zeros dead."""
+    """Initial β = m² − w²; with 0, zeros could not be trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,26 +50,37 @@ class SpredOptions(FactorDecayOptions):
             raise UserError(f"balance must be positive, not {self.balance}.")
 
 
-class Spred(Method):
+F = TypeVar("F", bound=FactorDecayOptions)
+
+
+class FactorDecay(Method[F]):
+    """Base of methods that decay both factors, then prune once by magnitude."""
+
+    family = "dense to sparse"
+    factorised = True
+
+    def setup(self, net: SparseModel) -> None:
+        self.storage = DecayedLatents(net.storage)
+        net.storage = self.storage
+
+    def before_step(self, net: SparseModel, step: int) -> None:
+        prune_at = int(self.options.prune_at * self.plan.steps)
+        self.storage.decay = self.factor_decay(step) if step < prune_at else 0.0
+        if step == prune_at:
+            net.set_masks(global_masks(net.magnitudes(), self.plan.sparsity))
+
+    def factor_decay(self, step: int) -> float:
+        """Return the decay of the factors at a step before pruning."""
+        return self.options.factor_decay
+
+
+@register
+class Spred(FactorDecay[SpredOptions]):
     """Sparsity by redundant factors and weight decay."""
 
     name = "spred"
-    family = "dense to sparse"
     paper = "Ziyin & Wang 2023"
-    options: ClassVar[type[Options]] = SpredOptions
-    factorised = True
 
     @property
     def inner_scaling(self) -> float | None:
-        return float(self.opt.balance)
-
-    def before_step(self, net: SparseModel, step: int) -> None:
-        prune_at = int(self.opt.prune_at * self.plan.steps)
-        net.decay = self.factor_decay(step) if step < prune_at else 0.0
-        if step == prune_at:
-            k = keep_count(net.numel, self.plan.sparsity)
-            net.set_masks(global_top_k_masks(net.magnitudes(), k))
-
-    def factor_decay(self, step: int) -> float:
-        """λ at a step before pruning."""
-        return float(self.opt.factor_decay)
+        return self.options.balance

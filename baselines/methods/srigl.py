@@ -1,14 +1,14 @@
-"""SRigL: RigL with the same number of weights into every neuron, and without the weak neurons.
+"""SRigL: RigL with a constant fan-in and ablation of weak neurons.
 
-Lasby et al. 2024 (arXiv 2305.02299). As RigL, but each neuron (output channel) of a layer has
-equally many incoming weights, its *fan-in*, at all times. At an update, the weights that RigL
-would keep or grow in the layer are its salient ones. A neuron with fewer of them than
-`min_salient` of the fan-in is ablated for good; its weights go to the other neurons of the layer,
-whose fan-in rises. Then each neuron keeps its largest and grows by gradient up to the new fan-in.
+Lasby et al. 2024 (arXiv 2305.02299). As RigL, but all neurons (output channels) of a layer have the
+same number of incoming weights, the *fan-in*, at all times. At an update, the weights that RigL
+would keep or grow in the layer are its salient ones. A neuron with fewer of them than `min_salient`
+of the fan-in is ablated for good; its weights go to the other neurons of the layer, whose fan-in
+rises. Then each neuron keeps its largest weights and grows by gradient up to the new fan-in.
 
-A constant fan-in makes each layer's number of weights a multiple of its neurons, so that the
-requested sparsity is met to half a neuron of the last layer only: what rounding takes from one
-layer is asked of the next. Neurons of the last layer, the classes, are never ablated.
+With a constant fan-in, each layer's number of weights is a multiple of its number of neurons, so
+that the requested sparsity is met up to half the neurons of the last layer: the rounding error of
+one layer is passed on to the next. Neurons of the last layer, the classes, are never ablated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Options, Plan, Samples
-from baselines.methods.rigl import RigL, RigLOptions
-from baselines.methods.set_ import strongest
-from baselines.tools.density import layer_counts, seeded, top_k_mask
-from baselines.tools.schedules import cosine_fraction
+from baselines.method import Options, Plan
+from baselines.methods.set_rigl import GradientGrowth, RigLOptions
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.density import layer_counts
+from baselines.tools.masks import seeded, strongest, top_k_mask
 
 TINY = 1e-30
 
@@ -42,36 +43,36 @@ class SRigLOptions(RigLOptions):
             raise UserError(f"min_salient must be in [0, 1], not {self.min_salient}.")
 
 
-class SRigL(RigL):
+@register
+class SRigL(GradientGrowth[SRigLOptions]):
     """Structured RigL: constant fan-in with neuron ablation."""
 
     name = "srigl"
     paper = "Lasby et al. 2024"
-    options = SRigLOptions
     tolerance = 0.005
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.budgets: dict[str, int] = {}
+        self.budgets: dict[str, int] = {}  # number of weights of each layer
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        self.budgets = layer_counts(self.opt.density, net.shapes, self.plan.sparsity)
+        self.budgets = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         ranks = {
             name: torch.rand(shape, generator=seeded(self.plan.seed, name))
             for name, shape in net.shapes.items()
         }
-        everyone = {name: _all_true(shape[0]) for name, shape in net.shapes.items()}
+        everyone = {name: torch.ones(shape[0]).bool() for name, shape in net.shapes.items()}
         net.set_masks(constant_fan_in_masks(ranks, everyone, self.budgets))
 
     def update(self, net: SparseModel, step: int) -> None:
-        """Ablates neurons, and gives the others their strongest weights and candidates."""
-        fraction = cosine_fraction(step, self.end, self.opt.drop_fraction)
+        """Ablate neurons, and give the others their strongest weights and candidates."""
+        fraction = self.drop_fraction(step)
         *_, last = net.layers
         ranks, alive = {}, {}
         for layer in net:
             mask = net.masks[layer.name]
             order = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
-            share = 0.0 if layer.name == last else self.opt.min_salient
+            share = 0.0 if layer.name == last else self.options.min_salient
             ranks[layer.name], alive[layer.name] = order, surviving(order, mask, share)
         net.set_masks(constant_fan_in_masks(ranks, alive, self.budgets))
 
@@ -83,8 +84,11 @@ class SRigL(RigL):
 
 
 def ranking(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Tensor:
-    """Scores of one layer: above 1 for weights that RigL keeps, by magnitude; in [0, 1] for all
-    others, by growth; −1 in neurons that were ablated."""
+    """Return the scores of one layer, of the weight's shape.
+
+    They are above 1 for weights that RigL keeps, by magnitude; in [0, 1] for all others, by growth;
+    −1 in ablated neurons.
+    """
     n = int(mask.sum())
     kept = strongest(weight, mask, n - int(n * fraction))
     by_magnitude = 1 + weight.abs() / weight.abs().max().clamp_min(TINY)
@@ -93,11 +97,11 @@ def ranking(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Te
 
 
 def surviving(ranks: Tensor, mask: Tensor, share: float) -> Tensor:
-    """The neurons, as booleans, that keep enough salient weights; one at least.
+    """Return, for each neuron, whether it keeps enough salient weights; at least one does.
 
     Args:
-        ranks: of `ranking`; the salient weights are its largest, as many as are active.
-        share: of the fan-in.
+        ranks: scores of `ranking`; as many of the largest as are active are the salient weights.
+        share: least number of salient weights, as a fraction of the fan-in.
     """
     living, fan_in = _living(mask), int(mask.flatten(1).sum(1).max())
     salient = top_k_mask(ranks, int(mask.sum())).flatten(1).sum(1)
@@ -108,10 +112,10 @@ def surviving(ranks: Tensor, mask: Tensor, share: float) -> Tensor:
 def constant_fan_in_masks(
     ranks: Mapping[str, Tensor], alive: Mapping[str, Tensor], budgets: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Masks with the highest ranks, equally many in each neuron that is alive.
+    """Return masks with the highest ranks, equally many in each neuron that is alive.
 
     Args:
-        budgets: weights a layer; what rounding makes of one is balanced by the next.
+        budgets: number of weights of each layer; the next layer compensates a rounding error.
     """
     masks, owed = {}, 0
     for name, rank in ranks.items():
@@ -128,7 +132,3 @@ def constant_fan_in_masks(
 
 def _living(mask: Tensor) -> Tensor:
     return mask.flatten(1).any(1)
-
-
-def _all_true(n: int) -> Tensor:
-    return torch.ones(n, dtype=torch.bool)

@@ -1,12 +1,12 @@
-"""SynFlow: keep the weights that carry the flow of an all-ones input, layer by layer preserved.
+"""SynFlow: keep the weights that carry the flow of an all-ones input.
 
-Tanaka et al. 2020 (arXiv 2006.05467). With all parameters replaced by their absolute values and an
-input of ones, R is the sum of the outputs and the score |θ · ∂R/∂θ|. 100 iterations with
+Tanaka et al. 2020 (arXiv 2006.05467). All parameters are replaced by their absolute values, the
+input is all ones, R is the sum of the outputs, and the score is |θ · ∂R/∂θ|. 100 iterations with
 exponentially falling density, one threshold over all layers. Needs no data.
 
-In float64 and eval mode: R of a ResNet50 at initialisation overflows float32, and the batch
-statistics of train mode make the scores of every layer add up to zero. The one-shot variant of
-some published codes (`iterations=1`) empties whole layers.
+Scores are computed in float64 and eval mode: R of a ResNet50 at initialisation overflows float32,
+and with the batch statistics of train mode the scores of every layer add up to zero. The one-shot
+variant of some published codes (`iterations=1`) prunes whole layers.
 """
 
 from __future__ import annotations
@@ -19,42 +19,47 @@ from torch import Tensor, nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options, Samples
-from baselines.tools.density import global_top_k_masks, keep_count
+from baselines.method import Method, Options
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.density import keep_count
+from baselines.tools.masks import global_top_k_masks
 from baselines.tools.scores import Scores, scoring
 
 
 @dataclass(frozen=True)
 class SynFlowOptions(Options):
     iterations: int = 100
-    """Steps from dense to the requested density."""
+    """Number of prunings from dense to the requested density."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise UserError(f"iterations must be positive, not {self.iterations}.")
 
 
-class SynFlow(Method):
+@register
+class SynFlow(Method[SynFlowOptions]):
     """Iterative synaptic flow at initialisation."""
 
     name = "synflow"
     family = "pruning at initialisation"
     paper = "Tanaka et al. 2020"
-    options = SynFlowOptions
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         x, _ = next(iter(samples(1)))
         density = keep_count(net.numel, self.plan.sparsity) / net.numel
-        net.set_masks(synflow_masks(net, torch.ones_like(x[:1]), density, self.opt.iterations))
+        ones = torch.ones_like(x[:1])
+        net.set_masks(synflow_masks(net, ones, density, self.options.iterations))
 
 
 def synflow_masks(
     net: SparseModel, ones: Tensor, density: float, iterations: int
 ) -> dict[str, Tensor]:
-    """Masks after the given number of iterations, each on what the one before has left.
+    """Return the masks after some iterations, each of which scores what the previous one left.
 
     Args:
         ones: an input of ones, (1, C, H, W).
+        density: final fraction of weights kept, in (0, 1].
     """
     model = copy.deepcopy(net.model).double()
     with torch.no_grad():
@@ -76,7 +81,7 @@ def synflow_masks(
 def synflow_scores(
     model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Tensor
 ) -> Scores:
-    """|θ · ∂R/∂θ| by layer, for a model whose parameters are not negative."""
+    """Return |θ · ∂R/∂θ| by layer, for a model whose parameters are not negative."""
     with scoring(model, train=False):
         flow = model(ones).sum()
         grads = torch.autograd.grad(flow, list(weights.values()))

@@ -1,1 +1,1 @@
-"""Pure functions that methods share: densities, schedules, scores, paths."""
+"""Functions that methods share: densities, masks, schedules, scores, paths."""

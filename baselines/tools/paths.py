@@ -1,10 +1,10 @@
 """The paths of a network: which units (channels) each weight connects, from input to output.
 
-What path-based pruning at initialisation needs and a plain `nn.Module` does not say. torch.export
-gives the graph of the model's operations; what is left of each is how units go through it: a layer
-connects them by its weights, an activation, a normalisation or a pooling passes each on, a flatten
-multiplies them, an addition or a product joins the units of the same number, a concatenation puts
-them side by side.
+Path-based pruning at initialisation needs them, and a plain `nn.Module` does not provide them.
+torch.export gives the graph of the model's operations. Of each operation only its effect on units
+is kept: a layer connects them by its weights; an activation, a normalisation or a pooling passes
+each on; a flatten multiplies them; an addition or a product joins units of the same number; a
+concatenation puts them side by side.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.tools.masks import count_ones, global_top_k_masks
 from baselines.tools.scores import scoring
 
 
 @dataclass(frozen=True)
 class Op:
-    """One operation; `units` are its output's.
+    """One operation.
 
     Attributes:
-        sources: the operations that it takes its units from.
-        layer: name of the weight that connects them, of a "layer".
-        groups: of a grouped convolution.
+        kind: effect on units.
+        units: number of output units.
+        sources: indices of the operations that provide the input units.
+        layer: name of the weight, for a "layer".
+        groups: number of groups of a convolution.
     """
 
     kind: Literal["input", "layer", "pass", "join", "concat"]
@@ -41,9 +44,10 @@ class Op:
 
 @dataclass(frozen=True)
 class Paths:
-    """The operations in the order of computation; the last one is the output.
+    """The operations of a network.
 
     Attributes:
+        ops: operations in the order of computation; the last one is the output.
         fixed: absolute values of weights that are not pruned, by layer.
     """
 
@@ -51,10 +55,10 @@ class Paths:
     fixed: Mapping[str, Tensor]
 
     def counts(self, kernels: Mapping[str, Tensor]) -> list[Tensor]:
-        """Number of paths from the input to each unit of each operation, in float64.
+        """Return the number of paths from the input to each unit of each operation, in float64.
 
         Args:
-            kernels: by layer, number of weights from unit to unit, (out, in of its group).
+            kernels: by layer, the number of weights from unit to unit, (out, in of its group).
         """
         counts: list[Tensor] = []
         for op in self.ops:
@@ -78,7 +82,13 @@ class Paths:
         return counts
 
     def live(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Positions whose weight is on a path from input to output, or would be if it were kept."""
+        """Return the positions whose weight is on a path, or would be if it were kept.
+
+        A path leads from the input to the output over weights in the masks.
+
+        Raises:
+            UserError: the number of paths overflows float64.
+        """
         kernels = {name: connections(mask).requires_grad_() for name, mask in masks.items()}
         total = self.counts(kernels)[-1].sum()
         if not bool(total.isfinite()):
@@ -92,37 +102,64 @@ class Paths:
 
 
 def connections(weights: Tensor) -> Tensor:
-    """Number of weights from unit to unit, (out, in), of a mask or of weights."""
+    """Return the number of nonzero weights from unit to unit, (out, in), of a mask or a weight."""
     return (
         (weights != 0).flatten(2).sum(2).double() if weights.ndim > 2 else (weights != 0).double()
     )
 
 
 def by_group(weights: Tensor, groups: int) -> Tensor:
-    """A layer's weights as (groups, out, in, positions of the kernel)."""
+    """Return a layer's weights as (groups, out, in, positions of the kernel)."""
     return weights.reshape(groups, -1, weights.shape[1], weights[0, 0].numel())
 
 
-def trace(net: SparseModel, x: Tensor) -> Paths:
-    """The paths of a model.
+def fill_live(
+    paths: Paths, masks: dict[str, Tensor], sizes: dict[str, Tensor], k: int
+) -> dict[str, Tensor]:
+    """Remove weights that are on no path, then add the largest ones that are, up to k in total.
 
     Args:
-        x: an input of one image.
+        masks: masks by layer, with at most k ones.
+        sizes: |θ| by layer.
+        k: number of weights to keep.
 
     Raises:
-        UserError: an operation moves units in a way that is not known here (attention, say).
+        UserError: fewer than k weights can be on a path.
+    """
+    live = paths.live(masks)
+    masks = {name: mask & live[name] for name, mask in masks.items()}
+    while (missing := k - count_ones(masks)) > 0:
+        live = paths.live(masks)
+        open_ = {name: live[name] & ~mask for name, mask in masks.items()}
+        if not count_ones(open_):
+            raise UserError(f"only {count_ones(masks)} of {k} weights can be on a path.")
+        scores = {name: sizes[name].masked_fill(~open_[name], -1.0) for name in masks}
+        more = global_top_k_masks(scores, min(missing, count_ones(open_)))
+        masks = {name: mask | more[name] for name, mask in masks.items()}
+    return masks
+
+
+def trace(net: SparseModel, x: Tensor) -> Paths:
+    """Return the paths of a model.
+
+    Args:
+        net: the model; its prunable weights are referred to by layer name.
+        x: an input of one image, (1, C, H, W).
+
+    Raises:
+        UserError: torch.export fails, or an operation has an unknown effect on units (attention).
     """
     try:
         with scoring(net.model, train=False):
             program = torch.export.export(net.model, (x,), strict=False)
-    except Exception as error:  # whatever export cannot follow
+    except Exception as error:  # torch.export raises errors of many types
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"the paths of this model cannot be followed: {reason}") from None
     signature = program.graph_signature
     weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names = {id(parameter): name for name, parameter in net.weights.items()}
     ops: list[Op] = []
-    at: dict[Any, int] = {}  # graph nodes that carry units
+    at: dict[Any, int] = {}  # index of the operation of each graph node that carries units
     fixed: dict[str, Tensor] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in signature.user_inputs:
@@ -149,7 +186,7 @@ def trace(net: SparseModel, x: Tensor) -> Paths:
 
 
 def _op(node: Any, ops: list[Op], sources: list[int], parameters: list[Any]) -> Op:
-    """What an operation does to units; raises UserError where that is not known."""
+    """Return the effect of an operation on units; raise UserError if it is unknown."""
     shape, before = node.meta["val"].shape, [ops[source].units for source in sources]
     kind = str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
     inputs = [n.meta["val"].shape for n in node.all_input_nodes if n not in parameters]

@@ -1,4 +1,4 @@
-"""Schedules as pure functions of the step."""
+"""Schedules as functions of the step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Literal
 
 
 def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -> float:
-    """Factor on the peak learning rate: linear from `start` up to 1, then linear down to 0.
+    """Return the factor on the peak learning rate: linear from `start` to 1, then linear to 0.
 
-    The paper's "triangular" (Table 6), as its group's code has it: through (0, start),
+    "Triangular" of "Sign-In to the Lottery" (Table 6), as in its group's code: through (0, start),
     (⌊warmup·total⌋, 1) and (total, 0), evaluated at every step.
 
     Args:
-        step: from 0; the last one of a training is total − 1.
-        warmup: fraction of the steps that rise.
+        step: number of the step, from 0 to total − 1.
+        total: number of steps.
+        warmup: fraction of the steps in which it rises.
+        start: first value.
     """
     peak = int(warmup * total)
     if step < peak:
@@ -24,15 +26,15 @@ def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -
 
 
 def cubic_sparsity(i: int, n: int, final: float) -> float:
-    """Sparsity after the i-th of n events (Zhu & Gupta 2017): final·(1 − (1 − i/n)³)."""
+    """Return the sparsity after the i-th of n events: final·(1 − (1 − i/n)³), Zhu & Gupta 2017."""
     return final * (1 - (1 - i / n) ** 3)
 
 
 @cache
 def events(begin: float, end: float, count: int, total: int) -> tuple[int, ...]:
-    """Steps of up to `count` events, evenly from begin·total to end·total, both included.
+    """Return the steps of up to `count` events, evenly spaced from begin·total to end·total.
 
-    A training too short for so many has one a step.
+    Both ends are included. There is at most one event per step.
     """
     first, last = int(begin * total), int(end * total)
     n = min(count, last - first + 1)
@@ -40,23 +42,23 @@ def events(begin: float, end: float, count: int, total: int) -> tuple[int, ...]:
 
 
 def cosine_fraction(step: int, end: float, start: float) -> float:
-    """RigL's drop fraction: start/2·(1 + cos(π·step/end)), 0 from `end` on."""
+    """Return RigL's drop fraction: start/2·(1 + cos(π·step/end)), 0 from `end` on."""
     return start / 2 * (1 + math.cos(math.pi * min(1.0, step / end)))
 
 
 def update_period(every: int, end: float) -> int:
-    """Steps between updates of a dynamic mask: `every`, or fewer so that 10 come before `end`."""
+    """Return the steps between mask updates: `every`, or fewer so that 10 come before `end`."""
     return max(1, min(every, int(end / 10)))
 
 
 @cache
 def acdc_phases(epochs: int, steps: int) -> dict[int, Literal["sparse", "dense"]]:
-    """The steps at which AC/DC's phases begin, after the dense warm-up from step 0.
+    """Return the first step of each phase of AC/DC after the dense warm-up, with its kind.
 
     Args:
-        epochs: of the training. 100, 150 and 200 have the official lists of epochs (10 of warm-up,
+        epochs: number of epochs. 100, 150 and 200 have the official lists of epochs (10 of warm-up,
             5 and 5 in turn, 10 dense, 15 sparse), others that of 100, scaled.
-        steps: of the whole training.
+        steps: number of steps of the whole training.
     """
     length = epochs if epochs in (100, 150, 200) else 100
     sparse = [*range(10, length - 29, 10), length - 15]

@@ -1,4 +1,4 @@
-"""What pruning at initialisation shares: gradients at initialisation that leave no trace."""
+"""Compute gradients for scores at initialisation, without any change to the model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from baselines.engine.sparse_model import SparseModel
-from baselines.method import Samples
-from baselines.tools.density import global_top_k_masks, keep_count
+from baselines.samples import Samples
 
 Scores = dict[str, Tensor]
 
 
 @contextmanager
 def scoring(model: nn.Module, train: bool = True) -> Iterator[None]:
-    """The model in train or eval mode, in float32; mode and buffers are as before afterwards.
+    """Put the model in train or eval mode; restore modes and buffers afterwards.
 
-    Attention takes the plain implementation, the only one that can be differentiated twice.
+    Attention uses the plain implementation, the only one that can be differentiated twice.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = [buffer.clone() for buffer in model.buffers()]
@@ -44,27 +42,26 @@ def mean_gradients(
     temperature: float = 1.0,
     then: Callable[[list[Tensor], float], Tensor] | None = None,
 ) -> list[Tensor]:
-    """∂L/∂θ of the mean loss over the sample, or of what `then` makes of each batch's gradient.
+    """Return ∂L/∂θ of the mean loss over a sample, one tensor per weight.
 
     Args:
-        per_class: images a class.
-        temperature: divides the logits.
-        then: takes a batch's gradients, with their graph, and its fraction of the sample.
+        weights: weights θ by layer.
+        samples: see `Method.prepare`.
+        per_class: number of images of each class.
+        temperature: divisor of the logits.
+        then: function of a batch's gradients, with their graph, and of the batch's fraction of the
+            sample; if given, the gradients of its values are returned instead.
     """
     batches = list(samples(per_class))
     total = sum(len(y) for _, y in batches)
     sums = [torch.zeros_like(weight) for weight in weights.values()]
     for x, y in batches:
         share = len(y) / total
-        loss = nn.functional.cross_entropy(model(x) / temperature, y) * share
+        output = model(x) if temperature == 1 else model(x) / temperature
+        loss = samples.loss(output, y) * share
         grads = torch.autograd.grad(loss, list(weights.values()), create_graph=then is not None)
         if then is not None:
             grads = torch.autograd.grad(then(list(grads), share), list(weights.values()))
         for held, grad in zip(sums, grads, strict=True):
             held += grad
     return sums
-
-
-def keep_best(net: SparseModel, scores: Scores, sparsity: float) -> None:
-    """Keeps the weights with the largest scores over all layers together."""
-    net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from launch.config.run import Recipe
+from launch.config.recipe import Recipe
 from launch.models import build_model
 from launch.training.loop import autocast
 

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.folder import read_epochs
 from baselines.errors import UserError
 from launch.bench.masks import MasksBench, bench_masks
 from launch.bench.pictures import CIFAR, write_pictures
@@ -22,9 +23,9 @@ from launch.bench.scaling import run_quietly
 from launch.bench.steps import bench_steps
 from launch.bench.variants import StepsBench
 from launch.config.grids import find_grid
-from launch.config.run import Machine, Run
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.ranks import find_device
-from launch.runs.record import RunFolder
 
 RECIPE = "cifar10-resnet20"
 BLOCK = ("table3", "table9", "table11")
@@ -117,7 +118,7 @@ def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float
     rows = [
         row
         for run in runs
-        for row in RunFolder(run, machine.runs).read_rows("epochs.csv", before=options.epochs + 1)
-        if row["epoch"] != "0"  # compiles, and chooses kernels
+        for row in read_epochs(machine.runs / run.name)
+        if row["epoch"] > 0  # compiles, and chooses kernels
     ]
-    return statistics.median(float(row["seconds"]) + float(row["test_seconds"]) for row in rows)
+    return statistics.median(row["seconds"] + row["test_seconds"] for row in rows)

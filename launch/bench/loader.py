@@ -17,9 +17,11 @@ import torch
 
 from baselines.errors import UserError
 from launch.config.run import Run
+from launch.data import load_data
 from launch.data.images import ImageFolder, find_folder, read_image, scan
-from launch.data.loading import Share, Streamed, load_data, mix
-from launch.ranks import find_device
+from launch.data.order import mix
+from launch.data.streamed import Streamed
+from launch.ranks import Share, find_device
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import torch
 
+from baselines.checkpoint import Checkpoint
+from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
 from baselines.method import Plan
-from baselines.methods.rigl import RigL, RigLOptions
+from baselines.methods.set_rigl import RigL, RigLOptions
 from baselines.methods.synflow import synflow_masks
-from baselines.tools.density import global_top_k_masks, keep_count, layer_counts, random_masks
+from baselines.tools.density import keep_count, layer_counts
+from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
@@ -29,8 +32,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import ranks
-from launch.runs.record import RunFolder
-from signin.product import Product
+from launch.runs.folder import RunFolder
 
 REPEATS = 5
 
@@ -98,8 +100,8 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     for parameter in bare.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     k = keep_count(net.numel, options.sparsity)
-    rigl = RigL(Plan(options.sparsity, 1, steps, seed=0), RigLOptions())
-    every = rigl.opt.update_every
+    rigl = RigL(Plan(options.sparsity, steps, steps), RigLOptions())
+    every = rigl.options.update_every
     masks, full = net.masks, dict.fromkeys(net.layers)
     record = RunFolder(Run.make(MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)
@@ -110,6 +112,9 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
         net.set_masks(full)
         net.clear_state()
         net.set_masks(global_top_k_masks(net.magnitudes(), k))
+
+    def snapshot() -> None:
+        record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks))
 
     def state() -> None:
         held = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
@@ -132,7 +137,11 @@ def _works(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
         Work("AC/DC: to dense and back, in 10 epochs", there_and_back, 0.1),
         Work("Sign-In: rescaling", net.rescale, 1.0),
         Work("sign flips of an epoch", lambda: flips.count(1), 1.0),
-        Work("snapshot", lambda: record.snapshot(1, bare.model.state_dict(), net.masks), 0.1),
+        Work(
+            "snapshot",
+            lambda: record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks)),
+            0.1,
+        ),
         Work("state to go on from", state, 1.0),
         Work(
             f"SynFlow, {options.iterations} iterations in float64",

@@ -22,10 +22,11 @@ from baselines.errors import UserError
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
-from launch.config.run import Machine, Run
-from launch.data.loading import RESIDENT_MAX_SIZE
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data.load import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, ranks
-from launch.runs.record import RunFolder
+from launch.runs.folder import RunFolder
 from launch.training.run import Training
 
 PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's

@@ -31,12 +31,15 @@ from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
 from launch.config.grids import find_grid
+from launch.config.machine import Machine
 from launch.config.recipes import RECIPES
-from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from launch.config.run import Run
+from launch.data import load_data
 from launch.executors.local import run_all
 from launch.ranks import ranks
-from launch.training.loop import Loop, Meter
+from launch.training.build import build_loop
+from launch.training.loop import Loop
+from launch.training.meter import Meter
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"method": "dense"},
@@ -130,14 +133,14 @@ def _rank(
     with ranks("cpu") as r:
         run = Run.make("digits", **choices, epochs=steps + 2)
         data = load_data(run.settings, Path("data"), r.device, 0, r.share, 0)
-        loop = Loop(run, data, r, bar=False)
-        loop.prepare()
+        loop = build_loop(run, data, r, bar=False)
+        loop.start()
         seconds = []
         batches = _batches(loop, steps + 3)
 
         def step() -> None:
             x, y = batches.pop()
-            loop.step(0, 0, x, y, Meter(1, r.device))
+            loop.step(x, y, Meter(1, r.device))
 
         for _ in range(steps + 2):
             seconds.append(timed(step, r.device))
@@ -147,7 +150,7 @@ def _rank(
 
 
 def _batches(loop: Loop, n: int) -> list[Any]:
-    loop.begin_epoch(0)
+    loop.model.train()
     found: list[Any] = []
     while len(found) < n:
         found += list(loop.data.train.epoch(len(found)))

@@ -31,7 +31,7 @@ from launch.bench.memory import memory
 from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, suite_loop, variants
 from launch.ranks import ranks
-from launch.runs.record import write_csv
+from launch.runs.files import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
@@ -95,19 +95,17 @@ def _whole_schedule(
     batches = max(1, options.images // options.batch_of(model))
     choices = {**variants(options)[variant], "epochs": options.epochs}
     loop = suite_loop(options, model, choices, device, batches)
-    prepare = timed(loop.prepare, device)
-    for parameter in loop.net.model.parameters():
+    prepare = timed(loop.start, device)
+    sparsifier = loop.sparsifier
+    for parameter in sparsifier.net.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     steps = loop.epochs * loop.steps
 
     def hooks() -> None:
-        for step in tqdm(range(steps), variant, leave=False, disable=not sys.stderr.isatty()):
-            if step % loop.steps == 0:
-                loop.begin_epoch(step // loop.steps)
-            loop.method.before_step(loop.net, step)
-            loop.method.after_backward(loop.net, step)
-            loop.method.after_step(loop.net, step)
-            loop.rescale_changed()
+        for _ in tqdm(range(steps), variant, leave=False, disable=not sys.stderr.isatty()):
+            sparsifier.begin_step()
+            sparsifier.look_at_gradients()
+            sparsifier.end_step()
 
     a_step = timed(hooks, device) / steps
     mean = statistics.median(times[variant]) + a_step

@@ -13,19 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from baselines.engine.product import Product
 from baselines.engine.prunable import prunable_weights
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
-from baselines.method import find_method, methods
-from baselines.tools.density import random_masks
+from baselines.registry import find_method, methods
+from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
+from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
-from launch.config.run import Recipe, Run
-from launch.data.loading import Data, Resident
+from launch.config.run import Run
+from launch.data.batches import Data
+from launch.data.resident import Resident
 from launch.ranks import Ranks, find_device
-from launch.training.loop import Loop, Meter
-from signin.product import Product
+from launch.training.build import build_loop
+from launch.training.loop import Loop
+from launch.training.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -164,23 +168,23 @@ def suite_loop(
     given |= {"image_size": case.image_size, "precision": options.precision, **choices}
     run = Run.make(case.name, **given)
     data = random_data(run.settings, case.classes, device, batches)
-    return Loop(run, data, Ranks(0, 1, device), bar=False)
+    return build_loop(run, data, Ranks(0, 1, device), bar=False)
 
 
 def _suite_step(loop: Loop) -> Step:
-    loop.prepare()
-    device = loop.ranks.device
+    loop.start()
+    device, net = loop.ranks.device, loop.sparsifier.net
 
     def forever() -> Iterator[None]:
         for epoch in range(loop.epochs):
-            loop.begin_epoch(epoch)
             meter = Meter(loop.steps, device)
-            for i, (x, y) in enumerate(loop.data.train.epoch(epoch)):
-                loop.step(epoch, i, x, y, meter)
+            loop.model.train()
+            for x, y in loop.data.train.epoch(epoch):
+                loop.step(x, y, meter)
                 yield
 
     steps = forever()
-    return Step(lambda: next(steps), lambda: held(loop.net.model, loop.optimizer, loop.net))
+    return Step(lambda: next(steps), lambda: held(net.model, loop.optimizer, net))
 
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
@@ -237,7 +241,8 @@ def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | 
     tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients
     for layer in net or ():
         tensors += [] if layer.index is None else [layer.index]
-        if not layer.in_place:
-            grads = (latent.grad for latent in layer.latents)
-            tensors += [*layer.latents, *(grad for grad in grads if grad is not None)]
+        if not layer.is_in_place:
+            latents = layer.latents.values()
+            grads = (latent.grad for latent in latents)
+            tensors += [*latents, *(grad for grad in grads if grad is not None)]
     return sum(t.numel() * t.element_size() for t in tensors)

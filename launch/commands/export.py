@@ -1,4 +1,4 @@
-"""`signbench export`: a run's network, for use without this suite."""
+"""`signbench export`: a run's network for use without this suite."""
 
 from __future__ import annotations
 
@@ -9,50 +9,57 @@ from typing import Any
 
 import torch
 
+from analysis.folder import find_run, read_config, read_result
+from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.flags import parse
-from launch.runs.finished import Snapshot, build_network, find_folder, read_run, read_snapshot
-from launch.runs.record import peek_json, write_file, write_text
+from launch.plugins import import_plugins
+from launch.runs.checkpoints import write_checkpoint
+from launch.runs.files import write_file, write_text
+from launch.runs.network import build_network, read_run
+from launch.runs.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a run's network, named before the options, to a folder: weights (a state dict of the
-    plain model, factors merged, masks applied), masks, and a model card."""
+    """Write a run's network to a folder: weights (a state dict of the plain model, factors merged,
+    masks applied), masks, and a model card. Name the run before the options."""
 
     output: Path
     """Folder to write."""
     epoch: str = "final"
-    """Snapshot to take: an epoch, init or final."""
+    """Snapshot to export: an epoch, init or final."""
     onnx: bool = False
-    """Also as ONNX, checked by running it (needs the extra `onnx`)."""
+    """Write ONNX as well, checked by running it (needs the extra `onnx`)."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
 
-def export(args: list[str]) -> int:
-    """The command. Returns its exit code."""
+def command(args: list[str]) -> int:
+    """Export a run's network."""
     if args and args[0] in ("-h", "--help"):
         parse(ExportCommand, args, "signbench export RUN")
     if not args or args[0].startswith("-"):
         raise UserError("signbench export RUN -o DIR: name a run.")
     given = parse(ExportCommand, args[1:], "signbench export RUN")
-    folder = find_folder(args[0], given.runs)
+    import_plugins(given.imports)
+    folder = find_run(args[0], given.runs)
     for path in export_run(folder, given):
         print(f"written: {path}")
     return 0
 
 
 def export_run(folder: Path, given: ExportCommand) -> list[Path]:
-    """Writes what is asked for. Returns the files.
+    """Write the files of an export. Return their paths.
 
     Raises:
         UserError: the run has no such snapshot, the folder cannot be written, or ONNX is asked
             for and not installed.
     """
-    from safetensors.torch import save_file
-
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
     try:
         given.output.mkdir(parents=True, exist_ok=True)
@@ -60,8 +67,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
         raise UserError(f"cannot write to {given.output}: {error.strerror}.") from None
     weights, masks = given.output / "model.safetensors", given.output / "masks.safetensors"
     card = given.output / "README.md"
-    write_file(weights, lambda path: save_file(snapshot.weights, path))
-    write_file(masks, lambda path: save_file(snapshot.masks, path))
+    write_checkpoint(weights, Checkpoint(snapshot.weights, masks={}))
+    write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
     files = [weights, masks]
     if given.onnx:
         files.append(_onnx(run, snapshot, given.output / "model.onnx"))
@@ -70,9 +77,9 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     return [*files, card]
 
 
-def model_card(run: Run, snapshot: Snapshot, folder: Path, epoch: str) -> str:
-    """What the network is, how good, and how to make and load it, in Markdown."""
-    config, result = (peek_json(folder / f"{name}.json") or {} for name in ("config", "result"))
+def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
+    """Return a description of the network, with how to make and load it, in Markdown."""
+    config, result = read_config(folder), read_result(folder)
     kept = sum(int(mask.count_nonzero()) for mask in snapshot.masks.values())
     prunable = sum(mask.numel() for mask in snapshot.masks.values())
     facts = {
@@ -92,10 +99,13 @@ def model_card(run: Run, snapshot: Snapshot, folder: Path, epoch: str) -> str:
             facts["operations of a forward pass"] = (
                 f"{result['flops']:.3g}, of {result['dense_flops']:.3g} with all weights"
             )
+    assert config is not None  # `run` was read from it
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return CARD.format(name=run.name, facts=lines, command=command(run), model=run.settings.model)
+    return CARD.format(
+        name=run.name, facts=lines, command=command_line(run), model=run.settings.model
+    )
 
 
 CARD = """# {name}
@@ -121,8 +131,8 @@ Made by
 """
 
 
-def command(run: Run) -> str:
-    """The command line that trains a run again."""
+def command_line(run: Run) -> str:
+    """Return the command line that trains a run again."""
     own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
     words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
     for name, value in own.items():
@@ -138,15 +148,15 @@ def command(run: Run) -> str:
 
 
 def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without the levels: no two fields share a name, for each is a flag."""
+    """Return nested fields as flat ones. No two share a name, since each is a flag."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         flat |= _flatten(value) if isinstance(value, dict) else {name: value}
     return flat
 
 
-def _onnx(run: Run, snapshot: Snapshot, path: Path) -> Path:
-    """Exports, and compares the output on random images with the model's."""
+def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
+    """Export a network, and check its output on random images against the model's."""
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError:
@@ -182,7 +192,7 @@ def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
     program.save(path)
 
 
-def _shape(snapshot: Snapshot) -> tuple[int, int]:
-    """Classes and channels, from the last and the first layer that can be pruned."""
+def _shape(snapshot: Checkpoint) -> tuple[int, int]:
+    """Return classes and channels, from the last and the first layer that can be pruned."""
     weights = [snapshot.weights[name] for name in snapshot.masks]
     return len(weights[-1]), weights[0].shape[1]

@@ -2,93 +2,105 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
+from analysis.contents import SharpnessRow
+from analysis.folder import (
+    SHARPNESS,
+    find_run,
+    find_snapshots,
+    is_finished,
+    list_runs,
+    read_sharpness,
+)
 from baselines.errors import UserError
 from baselines.tools.scores import scoring
+from launch.config.machine import Imports
 from launch.config.run import Run
-from launch.data.loading import Data, Share, load_data
+from launch.data import load_data
+from launch.data.batches import Data
 from launch.flags import parse
-from launch.ranks import ranks
-from launch.runs.finished import build_network, find_folder, read_run, read_snapshot
-from launch.runs.record import write_csv
-from launch.runs.sources import snapshots
-
-FILE = "sharpness.csv"
+from launch.plugins import import_plugins
+from launch.ranks import Share, ranks
+from launch.runs.files import write_csv
+from launch.runs.network import build_network, read_run
+from launch.runs.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
 class SharpnessCommand:
-    """Measure the largest Hessian eigenvalue at the snapshots of runs, named before the options
-    (all runs of the folder if none are): of the cross entropy on training images, over the weights
-    that the mask keeps, with the batch statistics of evaluation. Written to each run's
-    sharpness.csv, for `signbench figure 5`."""
+    """Measure the largest Hessian eigenvalue at the snapshots of runs. Name the runs before the
+    options; without names, all finished runs are measured. The Hessian is that of the cross
+    entropy on training images, over the weights that the mask keeps, with the batch statistics of
+    evaluation. Results go to the sharpness.csv of each run, for `signbench figure 5`."""
 
     epochs: tuple[int, ...] = ()
-    """Snapshots to look at; all that there are if not given."""
+    """Epochs of the snapshots; all if not given."""
     per_class: int = 50
-    """Training images of each class, the same for all runs; not augmented."""
+    """Number of training images of each class, the same for all runs; not augmented."""
     top: int = 1
-    """How many of the largest eigenvalues."""
+    """Number of eigenvalues, the largest first."""
     probes: int = 0
-    """Random vectors for an estimate of the trace; 0: none."""
+    """Number of random vectors to estimate the trace with; 0: do not."""
     tolerance: float = 1e-3
-    """Relative, of the eigenvalues."""
+    """Relative error of the eigenvalues."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     data_dir: Path = Path("data")
-    """Where data sets are looked for."""
+    """Folder of the data sets."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.top < 1 or self.probes < 0 or self.tolerance <= 0:
             raise UserError("per_class, top and tolerance must be positive, probes not negative.")
 
 
-def sharpness(args: list[str]) -> int:
-    """The command. Returns its exit code."""
+def command(args: list[str]) -> int:
+    """Measure sharpness."""
     names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
     given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
-    folders = [find_folder(name, given.runs) for name in names]
-    for folder in folders or sorted(p.parent for p in given.runs.glob("*/result.json")):
-        measure(folder, given)
+    import_plugins(given.imports)
+    folders = [find_run(name, given.runs) for name in names]
+    for folder in folders or filter(is_finished, list_runs(given.runs)):
+        measure_run(folder, given)
     return 0
 
 
-def measure(folder: Path, given: SharpnessCommand) -> None:
-    """Measures one run's snapshots; rows of other epochs stay.
+def measure_run(folder: Path, given: SharpnessCommand) -> None:
+    """Measure the snapshots of one run. Rows of other epochs in its sharpness.csv are kept.
 
     Raises:
         UserError: there is no such snapshot, or the data are not there.
     """
-    epochs = given.epochs or tuple(sorted(snapshots(folder)))
+    epochs = given.epochs or tuple(sorted(find_snapshots(folder)))
     if not epochs:
         raise UserError(f"{folder} has no snapshots.")
-    rows, run = _rows(folder / FILE), read_run(folder)
+    rows, run = {row["epoch"]: row for row in read_sharpness(folder)}, read_run(folder)
     with ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
         for epoch in epochs:
-            found = rows[epoch] = _measure(run, data, folder, epoch, r.device, given)
+            found = rows[epoch] = _row(run, data, folder, epoch, r.device, given)
             print(
                 f"{folder.name} epoch {epoch}: sharpness {found['sharpness']:.5g} "
                 f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
                 flush=True,
             )
-            write_csv(folder / FILE, [rows[epoch] for epoch in sorted(rows)])
+            write_csv(folder / SHARPNESS, [rows[epoch] for epoch in sorted(rows)])
 
 
-def _measure(
+def _row(
     run: Run, data: Data, folder: Path, epoch: int, device: torch.device, given: SharpnessCommand
-) -> dict[str, Any]:
-    """The row of one snapshot."""
+) -> SharpnessRow:
+    """Measure one snapshot."""
     from launch.measures.hessian import Hessian, largest_eigenvalues, trace
 
     began = time.perf_counter()
@@ -99,7 +111,7 @@ def _measure(
     with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
         hessian = Hessian(net.model, weights, net.masks, batches)
         found = largest_eigenvalues(hessian, given.top, given.tolerance)
-        row: dict[str, Any] = {
+        row: dict[str, float] = {
             "epoch": epoch,
             "sharpness": found.values[0],
             "residual": found.residuals[0],
@@ -107,11 +119,5 @@ def _measure(
         }
         if given.probes:
             row["trace"], row["trace_error"] = trace(hessian, given.probes)
-    return {**row, "images": hessian.images, "seconds": time.perf_counter() - began}
-
-
-def _rows(path: Path) -> dict[int, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    with path.open(newline="") as stream:
-        return {int(row["epoch"]): dict(row) for row in csv.DictReader(stream)}
+    row |= {"images": hessian.images, "seconds": time.perf_counter() - began}
+    return cast("SharpnessRow", row)

@@ -1,7 +1,7 @@
-"""Grids: named lists of runs, the paper's and one for a quick look, and a user's own from YAML.
+"""Named grids: lists of runs for the paper's tables and figures, and one for a quick look.
 
-Named grids take the paper's recipes unless another is asked for: `--recipe digits --epochs 5` runs
-any of them in minutes. Runs that need the results of others name them (`Run.needs`).
+They use the paper's recipes unless another is given: `--recipe digits --epochs 5` runs any of
+them in minutes. Runs that need the results of others name them (`Run.needs`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError, unknown
-from baselines.method import find_method
-from baselines.method import methods as all_methods
+from baselines.registry import find_method
+from baselines.registry import methods as all_methods
+from launch.config.dependencies import in_order
+from launch.config.grid_file import read_grid, run_of
 from launch.config.run import Run
 
 QUICK_SPARSITY = 0.9
@@ -23,11 +25,11 @@ CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 IMAGENET = ("imagenet-resnet50",)
 SPARSITIES = (0.8, 0.9, 0.95)
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
-OTHER_SEED = 1000  # added where a mask is trained from an initialisation of its own
+OTHER_SEED = 1000  # added to the seed of runs that train another run's mask
 
 Seeds = Sequence[int]
 Entry = tuple[str, dict[str, Any]]  # a method and its options
-Both = (False, True)
+BOTH = (False, True)
 
 
 def quick(
@@ -51,7 +53,7 @@ def table1(
     methods: Sequence[str] = LEARNED,
     **choices: Any,
 ) -> list[Run]:
-    """Sign alignment: learned masks with learned signs, or learned magnitudes, or neither."""
+    """Sign alignment: learned masks with learned signs, learned magnitudes, or neither."""
     runs = []
     for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
@@ -102,12 +104,12 @@ def table10(
     runs = _pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
-        runs += [base, *(_from_mask_of(base, sign_in=sign_in) for sign_in in Both)]
+        runs += [base, *(_from_mask_of(base, sign_in=sign_in) for sign_in in BOTH)]
     return runs
 
 
 def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
-    """What rescaling is worth: random masks plain, with Sign-In, and with m ⊙ w alone."""
+    """Effect of rescaling: random masks plain, with Sign-In, and with m ⊙ w without rescaling."""
     recipes = [recipe] if recipe else [*CIFAR, *IMAGENET]
     alone = _sparsities(recipes, [("mw", {})], seeds, sign_ins=(False,), **choices)
     return table3(recipe, seeds, **choices) + alone
@@ -164,6 +166,72 @@ def figure9(
     return runs + [_learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
 
 
+# ---- what the grids are built from
+
+
+def _at(choices: dict[str, Any]) -> dict[str, Any]:
+    return {"sparsity": 0.9, **choices}
+
+
+def _pairs(
+    recipes: Iterable[str],
+    entries: Iterable[Entry],
+    seeds: Seeds,
+    sign_ins: Sequence[bool] = BOTH,
+    **choices: Any,
+) -> list[Run]:
+    return [
+        run_of({"recipe": recipe, "method": name, "sign_in": s, "seed": seed, **own, **choices})
+        for recipe, (name, own), s, seed in itertools.product(recipes, entries, sign_ins, seeds)
+    ]
+
+
+def _sparsities(
+    recipes: Iterable[str],
+    entries: Iterable[Entry],
+    seeds: Seeds,
+    sign_ins: Sequence[bool] = BOTH,
+    **choices: Any,
+) -> list[Run]:
+    wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
+    return [
+        run
+        for recipe, sparsity in itertools.product(recipes, wanted)
+        for run in _pairs([recipe], entries, seeds, sign_ins, sparsity=sparsity, **choices)
+    ]
+
+
+def _learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
+    """Return a dense-to-sparse run, whose mask and signs others use."""
+    at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
+    return run_of({**at, **_at(choices)})
+
+
+def _keeping_tenths(run: Run) -> Run:
+    """Return the run with a snapshot every tenth of the epochs, at which sharpness is measured."""
+    epochs = run.epochs
+    tenths = sorted({round(i * epochs / 10) for i in range(11)})
+    return replace(run, keep_epochs=tuple(tenths))
+
+
+def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
+    """Return a run that trains the mask of another from a different initialisation."""
+    run = Run.make(
+        base.recipe,
+        "fixed",
+        mask=f"{base.name}@final",
+        **sources,
+        sparsity=base.sparsity,
+        sign_in=sign_in,
+        seed=base.seed + OTHER_SEED,
+        exclude=base.exclude,
+    )
+    return replace(run, settings=base.settings)
+
+
+# ---- by name
+
+
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
@@ -172,13 +240,14 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 
 
 def find_grid(name: str, **choices: Any) -> list[Run]:
-    """The runs of a named grid or of a YAML file, those that others need first.
+    """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
-        choices: seeds, recipe, and fields that all its runs take over.
+        choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:
-        UserError: an unknown grid, a file that is not one, or no seeds.
+        UserError: an unknown grid, a file of another form, no seeds, or methods for a grid whose
+            methods are fixed.
     """
     if "seeds" in choices and not choices["seeds"]:
         raise UserError("seeds: give at least one.")
@@ -191,169 +260,3 @@ def find_grid(name: str, **choices: Any) -> list[Run]:
     else:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
     return in_order(dict.fromkeys(runs))  # a seed given twice is one run
-
-
-def in_order(runs: Iterable[Run]) -> list[Run]:
-    """The runs, each after those that it needs."""
-    return [run for stage in stages(runs) for run in stage]
-
-
-def stages(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs, in groups such that each needs earlier groups only."""
-    waiting, found = {run.name: run for run in runs}, list[list[Run]]()
-    while waiting:
-        ready = [r for r in waiting.values() if not any(n in waiting for n in r.needs)]
-        if not ready:
-            raise UserError(f"these runs need each other: {', '.join(waiting)}.")
-        found.append(ready)
-        for run in ready:
-            del waiting[run.name]
-    return found
-
-
-def read_grid(path: Path, **choices: Any) -> list[Run]:
-    """The runs of a YAML file: the product of its lists.
-
-        recipe: digits
-        method: [random, {name: rigl, drop_fraction: 0.2}]
-        sparsity: [0.8, 0.9]
-        sign_in: [false, true]
-        seed: [0, 1, 2]
-        epochs: 5
-        leave_out: [{method: rigl, sign_in: true}]
-        add: [{method: dense, seed: 0}]
-
-    Keys are fields of runs, recipes, Sign-In and methods. `leave_out` drops the combinations that
-    have all of the values of one of its entries; `add` has further products of the same form.
-
-    Args:
-        choices: from the command line, in place of the file's.
-
-    Raises:
-        UserError: no such file, not of this form, or an unknown key or value.
-    """
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a mapping of fields to values.")
-    for several, one in (("seeds", "seed"), ("methods", "method")):
-        if several in choices:
-            choices[one] = list(choices.pop(several))
-    rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
-    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
-    without = _entries(found, "leave_out", path)
-    combinations = [values for entry in entries for values in _product({**entry, **choices})]
-    known = {key for values in combinations for key in values}
-    for key in {key for out in without for key in out} - known:
-        raise unknown("key of leave_out", str(key), known)
-    return [
-        _run(values)
-        for values in combinations
-        if not any(all(values.get(k) == v for k, v in out.items()) for out in without)
-    ]
-
-
-def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    entries = found.get(key) or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path}: {key} must be a list of mappings.")
-    return entries
-
-
-def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """All combinations. Methods with options are taken apart."""
-    lists = {key: _choices(key, value) for key, value in fields.items()}
-    for values in itertools.product(*lists.values()):
-        chosen = dict(zip(lists, values, strict=True))
-        method = chosen.get("method", "dense")
-        if isinstance(method, dict):
-            if "name" not in method:
-                raise UserError(f"a method with options needs its name: {method}.")
-            chosen |= {"method": method["name"]}
-            chosen |= {key: value for key, value in method.items() if key != "name"}
-        yield chosen
-
-
-def _choices(key: str, value: Any) -> list[Any]:
-    """The values of a field. Some fields are lists themselves: a list of lists are choices then."""
-    if key in ("exclude", "keep_epochs"):
-        nested = isinstance(value, list) and value and isinstance(value[0], list)
-        return value if nested else [value]
-    return value if isinstance(value, list) else [value]
-
-
-def _run(values: dict[str, Any]) -> Run:
-    chosen = dict(values)
-    recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
-    if not find_method(method).is_sparse:
-        chosen["sparsity"] = 0.0
-    return Run.make(recipe, method, **chosen)
-
-
-# ---- what the named grids are made of
-
-
-def _at(choices: dict[str, Any]) -> dict[str, Any]:
-    return {"sparsity": 0.9, **choices}
-
-
-def _pairs(
-    recipes: Iterable[str],
-    entries: Iterable[Entry],
-    seeds: Seeds,
-    sign_ins: Sequence[bool] = Both,
-    **choices: Any,
-) -> list[Run]:
-    return [
-        _run({"recipe": recipe, "method": name, "sign_in": s, "seed": seed, **own, **choices})
-        for recipe, (name, own), s, seed in itertools.product(recipes, entries, sign_ins, seeds)
-    ]
-
-
-def _sparsities(
-    recipes: Iterable[str],
-    entries: Iterable[Entry],
-    seeds: Seeds,
-    sign_ins: Sequence[bool] = Both,
-    **choices: Any,
-) -> list[Run]:
-    wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
-    return [
-        run
-        for recipe, sparsity in itertools.product(recipes, wanted)
-        for run in _pairs([recipe], entries, seeds, sign_ins, sparsity=sparsity, **choices)
-    ]
-
-
-def _learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
-    """A dense-to-sparse run, for others to take its mask and signs."""
-    at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
-    return _run({**at, **_at(choices)})
-
-
-def _keeping_tenths(run: Run) -> Run:
-    """With a snapshot every tenth of the epochs, to follow sharpness by."""
-    epochs = run.epochs
-    tenths = sorted({round(i * epochs / 10) for i in range(11)})
-    return replace(run, keep_epochs=tuple(tenths))
-
-
-def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
-    """The mask of a run, trained from another initialisation."""
-    run = Run.make(
-        base.recipe,
-        "fixed",
-        mask=f"{base.name}@final",
-        **sources,
-        sparsity=base.sparsity,
-        sign_in=sign_in,
-        seed=base.seed + OTHER_SEED,
-        exclude=base.exclude,
-    )
-    return replace(run, settings=base.settings)

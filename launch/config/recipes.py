@@ -1,7 +1,7 @@
-"""Recipes by name: what each comparison trains, from the paper's Tables 6 and 7.
+"""Recipes by name, from the paper's Tables 6 and 7.
 
 T₂ is a fraction of the epochs (75 of 150 on CIFAR, 75 of 100 and 225 of 300 on ImageNet), so that
-`--epochs 5` scales everything.
+`--epochs 5` scales everything. A module of a user's own adds a recipe with `RECIPES[name] = …`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from baselines.errors import unknown
-from launch.config.run import Recipe, SignIn
+from launch.config.recipe import Recipe
+from signin import SignIn
 
 _CIFAR = Recipe(
     data="cifar10",
@@ -70,10 +71,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
-        UserError: there is none; the text lists the known ones and the nearest.
+        UserError: there is none; the message lists the known and the nearest names.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -81,7 +82,7 @@ def find_recipe(name: str) -> Recipe:
 
 
 def describe(recipe: Recipe) -> str:
-    """A line about a recipe, for the listing."""
+    """Return one line about a recipe, for the listing."""
     return (
         f"{recipe.model} on {recipe.data}: {recipe.epochs} epochs of batch {recipe.batch_size}, "
         f"{recipe.optimizer} lr {recipe.lr:g} wd {recipe.weight_decay:g}"

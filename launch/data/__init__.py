@@ -1,1 +1,12 @@
-"""Data sets and their batches."""
+"""Data sets and their batches, whose order and augmentation are functions of (seed, epoch) alone.
+
+Small images are held as one uint8 tensor on the training device, where whole batches are cropped
+and flipped (`resident`); larger ones stream from an image folder (`streamed`). Both give each rank
+its slice of one global order, so that the ranks' batches together are the batch that a single
+process sees.
+"""
+
+from launch.data.batches import Batches, Data
+from launch.data.load import load_data
+
+__all__ = ["Batches", "Data", "load_data"]

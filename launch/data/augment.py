@@ -1,6 +1,6 @@
-"""What is done to an image before a network sees it: crops, flips, and zero mean and unit variance.
+"""Preprocessing of images: crops, flips, and normalisation to zero mean and unit variance.
 
-Pixels are uint8 (height, width, channels), as they are decoded and as channels_last wants them.
+Pixels are uint8 (height, width, channels), the order of decoders and of channels_last.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of an image, resized to a square, flipped half of the times where asked for.
+    """Crop a random part of an image, resize it to a square, and optionally flip half of them.
 
-    Szegedy et al. 2014 (arXiv 1409.4842), as torchvision does it: 8 to 100 % of the area, an
-    aspect ratio between 3/4 and 4/3. Drawn from a generator of the image's own, where
-    torchvision's class draws from the global one, and takes ten times as long for it.
+    From Szegedy et al. 2014 (arXiv 1409.4842), with torchvision's settings: 8 to 100 % of the
+    area, an aspect ratio between 3/4 and 4/3. Draws from the image's own generator; torchvision's
+    class draws from the global one and takes ten times as long.
     """
 
     size: int
@@ -37,7 +37,7 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The square in the middle, 7/8 of the shorter side (224 of 256)."""
+    """Crop the square in the middle, 7/8 of the shorter side (224 of 256)."""
 
     size: int
 
@@ -48,7 +48,7 @@ class CentreCrop:
 
 
 def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop; the largest in the middle if ten do not fit."""
+    """Return top, left, height and width of a crop; the largest in the middle if ten do not fit."""
     low, high = ASPECT
     for _ in range(ATTEMPTS):
         area = height * width * rng.uniform(*AREA)
@@ -61,21 +61,21 @@ def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int
 
 
 def _resized(pixels: Tensor, size: list[int]) -> Tensor:
-    """To that size, or that length of the shorter side. Bilinear, antialiased."""
+    """Resize to that size, or to that length of the shorter side (bilinear, antialiased)."""
     from torchvision.transforms.v2 import functional as F  # takes a second to import
 
-    # a crop's gaps between rows cost the resizing more than to close them
+    # resizing a contiguous copy is faster than resizing a crop with gaps between its rows
     image: Tensor = F.resize(pixels.contiguous().permute(2, 0, 1), size, antialias=True)
     return image.permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
 class Normalise:
-    """(x/255 − mean)/std of a batch, by one multiplication and one addition.
+    """Compute (x/255 − mean)/std of a batch with one multiplication and one addition.
 
     Args:
-        mean, std: of each channel, of pixels in [0, 1].
-        width: of the images: whole rows vectorise better than the channels of a pixel.
+        mean, std: per channel, of pixels in [0, 1].
+        width: of the images, for whole rows vectorise better than the channels of a pixel.
     """
 
     mean: Tensor
@@ -91,6 +91,6 @@ class Normalise:
         return (-self.mean / self.std).repeat(self.width)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 to (B, C, H, W), float, channels_last in memory."""
+        """Return (B, H, W, C) uint8 as (B, C, H, W) float32, channels_last in memory."""
         rows = pixels.flatten(2).to(torch.float32).mul_(self._scale).add_(self._shift)
         return rows.view(pixels.shape).permute(0, 3, 1, 2)

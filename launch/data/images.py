@@ -1,4 +1,4 @@
-"""Image folders: what files there are, and their pixels, whatever the files' format and mode."""
+"""Image folders: their files, and the files' pixels in RGB for any format and mode."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ImageFolder:
 
 
 def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
-    """Lists FOLDER/<class>/**/<image>.
+    """List FOLDER/<class>/**/<image>.
 
     Args:
-        classes: those of the training split, which a test split must have too.
+        classes: those of the training split, all of which a test split must have.
 
     Raises:
         UserError: no such folder, no classes, a class without images, or an unknown class.
@@ -61,39 +61,40 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
 
 
 def find_folder(data: str, root: Path) -> Path:
-    """The data's own path, or the folder of that name among the data sets."""
+    """Return `data` itself if it is a folder or an absolute path, else that folder in `root`."""
     given = Path(data).expanduser()
     return given if given.is_dir() or given.is_absolute() else root / data
 
 
 def test_folder(folder: Path) -> Path:
+    """Return the folder's test split: test/, or else val/."""
     return folder / "test" if (folder / "test").is_dir() else folder / "val"
 
 
-test_folder.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks
+test_folder.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it
 
 
 def read_image(path: Path) -> Tensor:
-    """Pixels (H, W, 3) in RGB, uint8, whatever the file's mode (16 bits are scaled to 8).
+    """Return pixels (H, W, 3) in RGB, uint8, for any mode of the file (16 bits are scaled to 8).
 
     Raises:
-        UserError: not an image, or a truncated one; names the file.
+        UserError: not an image, or a truncated one; the message names the file.
     """
-    # PIL's pixels (those of CMYK to within 1) in two thirds of its time
-    with contextlib.suppress(OSError, ValueError):  # no JPEG, or no sound one
+    # same pixels as PIL (CMYK: to within 1) in two thirds of the time
+    with contextlib.suppress(OSError, ValueError):  # not a JPEG, or a damaged one
         return torch.from_numpy(decode_jpeg(path.read_bytes()))
     return torch.from_numpy(np.array(_open(path)))
 
 
 def _open(path: Path) -> Any:
-    """A PIL image in RGB."""
+    """Return a PIL image in RGB."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I;16"):
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-            if image.mode in ("I", "F"):  # of no known range: PIL would cut it off at 255
+            if image.mode in ("I", "F"):  # of unknown range: PIL would clip at 255
                 raise UserError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
             return image.convert("RGB")
     except UserError:
@@ -103,18 +104,18 @@ def _open(path: Path) -> Any:
 
 
 def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:
-    """All images, from the cache if these very files have been read before."""
+    """Return all images (N, size, size, 3), from the cache if the files are unchanged since."""
     digest = hashlib.sha256(str(size).encode())
     for path in paths:
         stat = path.stat()
         digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     file = cache / f"{digest.hexdigest()[:32]}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or not what was written
+    with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged
         found: np.ndarray = np.load(file)
         if found.shape == (len(paths), size, size, 3):
             return found
     images = _read_all(paths, size, workers)
-    with contextlib.suppress(OSError):  # a full or read-only disk costs only time
+    with contextlib.suppress(OSError):  # without a cache the next run reads them again
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
         np.save(temporary, images)
@@ -129,7 +130,7 @@ def _read_all(paths: list[Path], size: int, workers: int) -> np.ndarray:
         pixels = read_image(path).numpy()
         if pixels.shape[:2] == (size, size):
             return pixels
-        # crops to a square, then resizes
+        # crop to a square, then resize
         return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size)))
 
     with ThreadPoolExecutor(max(1, workers)) as pool:

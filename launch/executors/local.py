@@ -1,92 +1,85 @@
-"""Many runs on this machine: worker processes that live as long as the grid, one a slot.
+"""Many runs on this machine: one worker process per slot, which lives as long as the grid.
 
-A slot is a share of the CPU's cores, or of a GPU. A run that fails, or a worker that is killed,
-stops no other; a killed worker is replaced and its run goes on from its last epoch. If this
-process is killed its workers end with it. Nothing is run twice: who trains a run holds its
-folder's lock, and a run that somebody else is training is waited for.
+A slot is a share of the CPU cores, or of a GPU. A run that fails or a worker that is killed stops
+no other run. A killed worker is replaced, and its run resumes from its last epoch. If this process
+is killed, its workers end with it. Nothing is run twice: the process that trains a run holds the
+lock of its folder, and a run that another process is training is waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
 
-from launch.config.run import Machine, Run
-from launch.runs.record import Busy, Row
+from analysis.contents import Result
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.executors.slots import slot_machines
+from launch.executors.worker import serve
+from launch.runs.folder import Busy
 
-DEATHS = 3  # of its worker, with no epoch in between, until a run is given up
-LOOK_AGAIN = 2.0  # seconds, at a run that another process holds
+MOST_DEATHS = 3  # of workers without an epoch in between, before their run is given up
+RETRY_AFTER = 2.0  # seconds until a run that another process holds is tried again
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: a result, or why there is none."""
+    """How a run ended: its result, or the reason that there is none."""
 
     run: Run
-    result: Row | None
+    result: Result | None
     error: str = ""
 
 
 @dataclass
 class Worker:
-    """A process, and the run that it has."""
+    """A worker process, and the run that it trains."""
 
     process: BaseProcess
     pipe: Connection
     slot: int
     run: Run | None = None
-    deaths: int = 0  # of workers that had the run before
-    moved: bool = False  # an epoch has ended since it took the run
+    deaths: int = 0  # of earlier workers with this run
+    moved: bool = False  # whether an epoch has ended since it took the run
 
 
 @dataclass
 class Waiting:
-    """A run that is yet to be done."""
+    """A run that no worker has yet."""
 
     run: Run
     deaths: int = 0
-    after: float = 0.0  # not before that time
+    after: float = 0.0  # earliest time to start it
 
 
 def run_all(
     runs: Sequence[Run], machine: Machine, slots: int = 0, slots_per_gpu: int = 1
 ) -> list[Outcome]:
-    """Runs everything that is not finished, each run after those that it needs.
+    """Train all runs that are not finished, each after those that it needs.
 
     Args:
-        slots: runs at a time; 0: one a CPU core, or `slots_per_gpu` on each GPU.
+        slots: runs at the same time; 0: one per CPU core, or `slots_per_gpu` on each GPU.
+
+    Returns:
+        One outcome per run, in the order in which they ended.
     """
-    return _Queue(runs, slot_machines(machine, slots, slots_per_gpu)).work()
-
-
-def slot_machines(machine: Machine, slots: int, slots_per_gpu: int) -> list[Machine]:
-    """What each slot runs on: GPUs in turn, or a share of the cores."""
     import torch
 
-    count = torch.cuda.device_count() if machine.device in ("auto", "cuda") else 0
-    devices = [f"cuda:{i}" for i in range(count)] or [machine.device]
-    on_gpu = devices[0].startswith("cuda")
-    slots = slots or (len(devices) * slots_per_gpu if on_gpu else os.cpu_count() or 1)
-    threads = machine.threads or max(1, (os.cpu_count() or 1) // slots)
-    return [
-        replace(machine, device=devices[i % len(devices)], threads=threads) for i in range(slots)
-    ]
+    machines = slot_machines(machine, slots, slots_per_gpu, torch.cuda.device_count())
+    return _Queue(runs, machines).work()
 
 
 @dataclass
 class _Queue:
-    """What is to be done, by whom, and what has been."""
+    """The runs that wait, the workers, and the outcomes so far."""
 
     runs: Sequence[Run]
     machines: list[Machine]
@@ -110,7 +103,7 @@ class _Queue:
         return self.outcomes
 
     def _hand_out(self) -> None:
-        """Gives runs that are ready to workers that are idle, starting workers as needed."""
+        """Give runs that are ready to idle workers, and start workers as needed."""
         failed = {outcome.run.name for outcome in self.outcomes if outcome.result is None}
         coming = {e.run.name for e in self.waiting} | {w.run.name for w in self.workers if w.run}
         for entry in list(self.waiting):
@@ -126,19 +119,19 @@ class _Queue:
                 return
             self.waiting.remove(entry)
             worker.run, worker.deaths, worker.moved = entry.run, entry.deaths, False
-            with contextlib.suppress(OSError):  # one that has just died is noticed below
+            with contextlib.suppress(OSError):  # `_listen` notices a worker that has just died
                 worker.pipe.send(entry.run)
 
     def _start(self) -> Worker | None:
-        """A new worker in a free slot, if there is one."""
+        """Start a worker in a free slot, if there is one."""
         free = set(range(len(self.machines))) - {worker.slot for worker in self.workers}
         if not free:
             return None
         slot = min(free)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        # not a daemon: those may have no children, which read images
-        process = context.Process(target=_serve, args=(theirs, self.machines[slot]))
+        # not a daemon: a daemon may not have children, and image readers are children
+        process = context.Process(target=serve, args=(theirs, self.machines[slot]))
         process.start()
         theirs.close()
         worker = Worker(process, ours, slot)
@@ -146,7 +139,7 @@ class _Queue:
         return worker
 
     def _dismiss(self, worker: Worker) -> None:
-        """Ends a worker; its run, if it has one, can be stopped at any moment."""
+        """End a worker. A run can be stopped at any moment."""
         if worker.run is not None:
             worker.process.terminate()
             return
@@ -154,8 +147,8 @@ class _Queue:
             worker.pipe.send(None)
 
     def _listen(self) -> None:
-        """Waits for news of the workers, and takes them in."""
-        wait([worker.pipe for worker in self.workers], timeout=LOOK_AGAIN / 4)
+        """Wait for messages of the workers, and handle them."""
+        wait([worker.pipe for worker in self.workers], timeout=RETRY_AFTER / 4)
         for worker in list(self.workers):
             try:
                 while worker.pipe.poll():
@@ -163,7 +156,7 @@ class _Queue:
             except (EOFError, OSError):
                 self._bury(worker)
 
-    def _hear(self, worker: Worker, message: str | Row | Exception) -> None:
+    def _hear(self, worker: Worker, message: str | Result | Exception) -> None:
         run = worker.run
         assert run is not None
         if isinstance(message, str):
@@ -173,20 +166,20 @@ class _Queue:
         worker.run = None
         self.show.progress(worker.slot, "")
         if isinstance(message, Busy):
-            self.waiting.append(Waiting(run, after=time.monotonic() + LOOK_AGAIN))
+            self.waiting.append(Waiting(run, after=time.monotonic() + RETRY_AFTER))
         elif isinstance(message, Exception):
             self._done(Outcome(run, None, str(message)))
         else:
             self._done(Outcome(run, message))
 
     def _bury(self, worker: Worker) -> None:
-        """A worker has died: its run is tried again, unless that goes nowhere."""
+        """Remove a worker that has died, and retry its run, unless it keeps dying."""
         self.workers.remove(worker)
         worker.process.join()
         if worker.run is None:
             return
         deaths = 1 if worker.moved else worker.deaths + 1
-        if deaths < DEATHS:
+        if deaths < MOST_DEATHS:
             self.waiting.append(Waiting(worker.run, deaths))
         else:
             code = worker.process.exitcode
@@ -199,7 +192,7 @@ class _Queue:
 
 
 class _Display:
-    """On a terminal a bar for the grid and a line a slot; elsewhere a line a finished run."""
+    """A progress bar and one line per slot on a terminal; elsewhere one line per finished run."""
 
     def __init__(self, total: int, slots: int) -> None:
         off = not sys.stderr.isatty()
@@ -220,42 +213,6 @@ class _Display:
     def close(self) -> None:
         for bar in (*self.slots, self.bar):
             bar.close()
-
-
-# ---- in a worker
-
-
-def _serve(pipe: Connection, machine: Machine) -> None:
-    """Takes runs until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
-            run = pipe.recv()
-        except EOFError:
-            return
-        if run is None:
-            return
-        pipe.send(_work(run, machine, pipe.send))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(run: Run, machine: Machine, report: Callable[[str], None]) -> Row | Exception:
-    """A result, or an exception that survives pickling."""
-    from launch.training.run import run_training
-
-    try:
-        return run_training(run, machine, report=report, bar=False)
-    except Busy as busy:
-        return busy
-    except Exception as error:
-        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _line(outcome: Outcome) -> str:

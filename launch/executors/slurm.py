@@ -1,18 +1,15 @@
-"""Runs on a Slurm cluster, through submitit: job arrays, one job a run.
+"""Runs on a Slurm cluster, through submitit: job arrays, with one job per run.
 
-A submitted job runs the code as it was at submission, of which a copy is kept beside its logs. When
-Slurm preempts a job, or its time is up, it is requeued and goes on from its run's last epoch;
-likewise after a node has failed, where Slurm requeues it without a word. What a run's job is stands
-in the run's folder, so that a second submission leaves alone what is queued or finished.
+A submitted job runs the code as it was at submission, of which a copy is kept next to its logs.
+When Slurm preempts a job or its time is up, it is requeued and resumes from its run's last epoch.
+The same holds after a node has failed, where Slurm itself requeues the job. Each run's folder has
+the id of its job, so that a second submission skips what is queued or finished.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,28 +18,35 @@ from typing import Any
 
 from filelock import FileLock
 
+from analysis.contents import Result
+from analysis.folder import FAILURE, JOB
 from baselines.errors import UserError
-from launch.config.grids import stages
-from launch.config.run import Cluster, Machine, Run
-from launch.runs.record import REVISION, Row, RunFolder, git_state, peek_json, write_json
+from launch.config.cluster import Cluster
+from launch.config.dependencies import stages
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.executors.queue import job_of, max_array_size, queue
+from launch.executors.snapshot import snapshot_code
+from launch.plugins import import_plugins
+from launch.runs.files import write_json
+from launch.runs.folder import RunFolder
 
-PACKAGES = ("analysis", "baselines", "launch", "signin")
-PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to let go of the folder
-JOB_FILE = "slurm.json"
+PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job does, and what it does when it is told to stop: the same again, later."""
+    """Training of one run as a job. A job that is told to stop asks to be requeued."""
 
     run: Run
     machine: Machine
 
-    def __call__(self) -> Row:
+    def __call__(self) -> Result:
         import submitit
 
         from launch.training.run import run_training
 
+        import_plugins(self.machine.imports)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
             distributed = submitit.helpers.TorchDistributedEnvironment()
@@ -50,14 +54,14 @@ class Job:
         return run_training(self.run, self.machine, bar=False, patience=PATIENCE)
 
     def checkpoint(self) -> Any:
-        """Nothing is saved here: the state of the last epoch is in the run's folder."""
+        """Return the same job. Nothing is saved: the last epoch's state is in the run's folder."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[str, Any]:
-    """Of submitit's executor.
+    """Return the parameters of submitit's executor.
 
     Args:
         code: the copy of the packages that the job imports.
@@ -78,7 +82,7 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
         "slurm_signal_delay_s": min(120, 6 * cluster.minutes),
         "slurm_array_parallelism": cluster.parallel,
         "slurm_additional_parameters": more,
-        "slurm_setup": [f"export PYTHONPATH={code}:$PYTHONPATH", *cluster.setup],
+        "slurm_setup": [*_use_code(code), *cluster.setup],
         "slurm_srun_args": [f"--cpus-per-task={cluster.cpus}"],
     }
     if cluster.partition:
@@ -90,22 +94,27 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
     return chosen
 
 
+def _use_code(code: Path) -> list[str]:
+    """Return shell commands that make Python import the copy, not what is in the current folder."""
+    return [f"export PYTHONPATH={code}:$PYTHONPATH", "export PYTHONSAFEPATH=1"]
+
+
 def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:
-    """Submits what is neither finished nor queued, in job arrays; runs that need others after them.
+    """Submit what is neither finished nor queued, as job arrays, each run after those it needs.
 
     Returns:
         The runs that were submitted, with their job ids.
 
     Raises:
-        UserError: no Slurm here, or it refuses.
+        UserError: Slurm is not installed, or refuses the jobs.
     """
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: --executor slurm needs a Slurm login node.")
     folder = (machine.runs / "slurm").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     machine = _absolute(machine)
-    with FileLock(folder / "lock"):  # of two who submit at once, the second sees the first's jobs
-        code = snapshot_code(folder)
+    with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
+        code = snapshot_code(folder, machine.imports)
         queued = queue()
         jobs = {run.name: job_of(machine.runs / run.name) for run in runs}
         active = {name: job for name, job in jobs.items() if job in queued}
@@ -139,74 +148,22 @@ def _submit_array(
     )
     executor.update_parameters(**parameters(cluster, code, after))
     for run in runs:  # before a job can fail again
-        (machine.runs / run.name / "failure.json").unlink(missing_ok=True)
+        (machine.runs / run.name / FAILURE).unlink(missing_ok=True)
     try:
         with _outside_of_jobs():
             jobs = executor.submit_array([Job(run, machine) for run in runs])
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
-    found = []
     for run, job in zip(runs, jobs, strict=True):
         home = machine.runs / run.name
         home.mkdir(parents=True, exist_ok=True)
-        record = {"job": job.job_id, "log": str(job.paths.stderr)}
-        write_json(home / JOB_FILE, record)
-        found.append((run, str(job.job_id)))
-    return found
-
-
-def queue() -> dict[str, tuple[str, str]]:
-    """State and reason of this user's jobs, by id; one call of squeue.
-
-    Raises:
-        UserError: squeue fails.
-    """
-    fields = "--format=%i %T %r"
-    lines = _output("squeue", "--noheader", "--array", "--me", fields).splitlines()
-    parts = [line.split(maxsplit=2) for line in lines if line.strip()]
-    return {job: (state, "".join(reason)) for job, state, *reason in parts}
-
-
-def cancel(jobs: Sequence[str]) -> None:
-    """Takes jobs out of the queue, or stops them."""
-    for i in range(0, len(jobs), 500):
-        _output("scancel", *jobs[i : i + 500])
-
-
-def job_of(folder: Path) -> str:
-    """The id of the job that a run was last submitted as; empty if it never was."""
-    return str(job_record(folder).get("job", ""))
-
-
-def job_record(folder: Path) -> Row:
-    return peek_json(folder / JOB_FILE) or {}
-
-
-def max_array_size() -> int:
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output("scontrol", "show", "config"))
-    return max(1, int(found[1])) if found else 1000
-
-
-def snapshot_code(folder: Path) -> Path:
-    """A copy of the packages as they are now, named by their contents."""
-    root = Path(__file__).resolve().parents[2]
-    files = sorted(file for package in PACKAGES for file in (root / package).rglob("*.py"))
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-    home = folder / "code" / digest
-    if not home.exists():
-        temporary = home.with_name(f"{digest}.{os.getpid()}.tmp")
-        for file in files:
-            target = temporary / file.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        write_json(temporary / REVISION, git_state())
-        temporary.rename(home)
-    return home
+        write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr)})
+    return [(run, str(job.job_id)) for run, job in zip(runs, jobs, strict=True)]
 
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Without what Slurm tells the job that this is part of, if it is."""
+    """Hide Slurm's environment variables of the job that this process may be part of."""
     import submitit
 
     where = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
@@ -221,16 +178,3 @@ def _parts(runs: list[Run], most: int) -> list[list[Run]]:
 
 def _absolute(machine: Machine) -> Machine:
     return replace(machine, runs=machine.runs.resolve(), data_dir=machine.data_dir.resolve())
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-    except FileNotFoundError:
-        raise UserError(f"there is no {command[0]} here: this is no Slurm cluster.") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} does not answer.") from None
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"{command[0]} fails: {' '.join(error.stderr.split())}") from None

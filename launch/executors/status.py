@@ -1,95 +1,116 @@
-"""What has become of the runs in a folder: read from their folders, and from squeue, asked once."""
+"""The states of the runs in a folder: read from their folders, and from one call of squeue."""
 
 from __future__ import annotations
 
-import csv
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from launch.executors.slurm import JOB_FILE, job_record, queue
-from launch.runs.record import peek_json
+from analysis.contents import JobRecord
+from analysis.folder import (
+    CONFIG,
+    JOB,
+    LOCK,
+    BrokenFile,
+    read_config,
+    read_epochs,
+    read_failure,
+    read_job,
+    read_result,
+)
+from launch.executors.queue import queue
 
 STATES = ("running", "waiting", "stopped", "failed", "finished")
 
 
 @dataclass(frozen=True)
 class Status:
-    """Of one run."""
+    """The state of one run.
+
+    Attributes:
+        state: one of `STATES`.
+        job: id of the job that it was last submitted as; empty if it never was.
+        active: whether that job is in the queue.
+    """
 
     name: str
     state: str
     detail: str
     job: str = ""
-    active: bool = False  # whether the job is in the queue
+    active: bool = False
 
 
-def statuses(runs: Path) -> list[Status]:
-    """Of all runs in a folder, in the order of `STATES`."""
+def statuses(root: Path) -> list[Status]:
+    """Return the states of all runs in a folder, in the order of `STATES`."""
     folders = [
         path
-        for path in (runs.iterdir() if runs.is_dir() else ())
-        if (path / "config.json").exists() or (path / JOB_FILE).exists()
+        for path in (root.iterdir() if root.is_dir() else ())
+        if (path / CONFIG).exists() or (path / JOB).exists()
     ]
-    jobs = queue() if shutil.which("squeue") and any(map(job_record, folders)) else {}
+    submitted = any((folder / JOB).exists() for folder in folders)
+    jobs = queue() if submitted and shutil.which("squeue") else {}
     found = [_status(folder, jobs) for folder in folders]
     return sorted(found, key=lambda s: (STATES.index(s.state), s.name))
 
 
 def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
-    record = job_record(folder)
-    job = str(record.get("job", ""))
-    state, reason = jobs.get(job, ("", ""))
+    record, in_queue = None, None
+    try:
+        record = read_job(folder)
+        in_queue = jobs.get(record["job"]) if record else None
+        state, detail = _state(folder, record, in_queue)
+    except BrokenFile as error:
+        state, detail = "failed", str(error)
+    job = record["job"] if record else ""
+    return Status(folder.name, state, detail, job, in_queue is not None)
 
-    def status(word: str, detail: str) -> Status:
-        return Status(folder.name, word, detail, job, bool(state))
 
-    result = peek_json(folder / "result.json")
-    if result:
-        return status("finished", f"accuracy {result['accuracy']:.2%}, {_time(result['seconds'])}")
-    if state in ("RUNNING", "COMPLETING") or _is_locked(folder):
-        return status("running", _progress(folder))
-    if state:
-        return status("waiting", f"job {job} {state.lower()} ({reason})")
-    failure = peek_json(folder / "failure.json")
-    if failure:
-        return status("failed", failure["reason"])
-    if job:
-        return status("failed", f"job {job} ended without a word: see {record.get('log')}")
-    return status("stopped", f"{_progress(folder)}; the same command goes on from there")
+def _state(
+    folder: Path, record: JobRecord | None, in_queue: tuple[str, str] | None
+) -> tuple[str, str]:
+    """Return a run's state and its details.
+
+    Args:
+        in_queue: state and reason of its job, if that is in the queue.
+    """
+    if (result := read_result(folder)) is not None:
+        took = f", {_time(result['seconds'])}" if "seconds" in result else ""
+        return "finished", f"accuracy {result['accuracy']:.2%}{took}"
+    if (in_queue and in_queue[0] in ("RUNNING", "COMPLETING")) or _is_locked(folder):
+        return "running", _progress(folder)
+    if record and in_queue:
+        return "waiting", f"job {record['job']} {in_queue[0].lower()} ({in_queue[1]})"
+    if (failure := read_failure(folder)) is not None:
+        return "failed", failure["reason"]
+    if record:
+        return "failed", f"job {record['job']} exited without a result: see {record['log']}"
+    return "stopped", f"{_progress(folder)}; the same command resumes from there"
 
 
 def _progress(folder: Path) -> str:
-    """Epoch, accuracy and time left."""
-    rows = list(_rows(folder / "epochs.csv"))
-    total = int((peek_json(folder / "config.json") or {}).get("epochs", 0))
+    """Return epoch, accuracy and time left."""
+    config, rows = read_config(folder), read_epochs(folder)
+    total = config.get("epochs", 0) if config else 0
     if not rows:
         return f"epoch 0/{total or '?'}"
-    seconds = statistics.median(float(row["seconds"]) for row in rows)
+    seconds = statistics.median(row["seconds"] for row in rows)
     left = f", {_time(seconds * (total - len(rows)))} left" if total else ""
-    accuracy = float(rows[-1]["test_accuracy"])
-    return f"epoch {len(rows)}/{total or '?'}, accuracy {accuracy:.2%}{left}"
+    return f"epoch {len(rows)}/{total or '?'}, accuracy {rows[-1]['test_accuracy']:.2%}{left}"
 
 
 def _is_locked(folder: Path) -> bool:
-    if not (folder / "lock").exists():
+    """Return whether a process holds the folder."""
+    if not (folder / LOCK).exists():
         return False
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             return False
     except (Timeout, OSError):
         return True
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if path.exists():
-        with path.open(newline="") as stream:
-            yield from csv.DictReader(stream)
 
 
 def _time(seconds: float) -> str:
@@ -99,7 +120,7 @@ def _time(seconds: float) -> str:
 
 
 def to_text(found: list[Status]) -> str:
-    """A line a run, and how many there are of each kind."""
+    """Return one line per run, and the number of runs in each state."""
     counts = Counter(status.state for status in found)
     lines = [f"{s.state:9} {s.name}  {s.detail}" for s in found]
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])

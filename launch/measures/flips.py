@@ -14,14 +14,15 @@ weight.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.contents import LayerRow
 from baselines.engine.sparse_model import SparseModel
-from launch.runs.record import Row, RunFolder
+from launch.runs.folder import RunFolder
 from signin.signs import Flips, count_flips, signs, total
 
 Signs = dict[str, Tensor]
@@ -54,7 +55,7 @@ class FlipTracker:
         self._remember(self.before, done, now)
         return columns
 
-    def add_final(self, rows: list[Row]) -> None:
+    def add_final(self, rows: list[LayerRow]) -> None:
         """Fills in, at the end of the run, what was over its final mask."""
         assert self.folder is not None
         masks, init = self.net.masks, self.before["init"]
@@ -65,7 +66,7 @@ class FlipTracker:
             by_epoch[done] = _columns(before, now, masks, "final_")
             self._remember(before, done, now)
         for row in rows:
-            row.update(by_epoch[int(row["epoch"]) + 1][row["layer"]])
+            cast("dict[str, Any]", row).update(by_epoch[int(row["epoch"]) + 1][row["layer"]])
 
     def _remember(self, before: dict[str, Signs], done: int, now: Signs) -> None:
         before["previous"] = now

@@ -1,1 +1,1 @@
-"""Run folders: writing and reading them."""
+"""Run folders, written and read by what trains. `analysis.folder` names their files."""

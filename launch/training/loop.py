@@ -1,184 +1,123 @@
-"""The training loop on one rank: steps, epochs and evaluation. Knows no method by name, no files.
-
-What happens at a step:
-
-    method.before_step     may change masks, as the later ones may
-    forward, backward      on the plain model
-    method.after_backward  sees dense gradients; may replace the update
-    optimizer.step         on the storage's latents, by SparseModel's hooks
-    method.after_step
-"""
+"""The training loop on one rank: an ordinary PyTorch loop around a Sparsifier."""
 
 from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from baselines.engine.sparse_model import SparseModel
-from baselines.engine.storage import Plain, Storage
-from baselines.method import Method, Plan, find_method
+from baselines.samples import Samples
+from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
-from launch.config.run import Recipe, Run
-from launch.data.loading import Data, mix
-from launch.models import build_model
+from launch.config.recipe import Recipe
+from launch.data.batches import Data
+from launch.data.order import mix
 from launch.ranks import Ranks
-from launch.runs.sources import read_source
-from signin.product import Product, is_rescale_epoch
-
-CHECK_LOSS_EVERY = 50  # steps between looks at the loss on a GPU: each look waits for it
+from launch.training.meter import Meter
 
 
 class Diverged(RuntimeError):
     """The loss or a weight is no longer a finite number."""
 
 
-class Meter:
-    """Loss and accuracy of one epoch, gathered on the device without waiting for it."""
-
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.losses = torch.zeros(steps, device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.seen = 0
-
-    def add(self, i: int, loss: Tensor, output: Tensor, y: Tensor) -> None:
-        self.losses[i] = loss.detach()
-        self.correct += (output.detach().argmax(1) == y).sum()
-        self.seen += len(y)
-
-    def totals(self, r: Ranks) -> tuple[float, float]:
-        """Mean loss and accuracy over all ranks."""
-        sums = r.sum(torch.stack([self.losses.double().mean(), self.correct.double()]))
-        loss, correct = sums.tolist()
-        return loss / r.world, correct / (self.seen * r.world)
-
-
 class Loop:
-    """Model, storage, optimizer and method of one run on one rank.
+    """Trains and evaluates one model.
 
     Args:
-        bar: a progress bar over the steps of each epoch; by default where stderr is a terminal.
-        runs: folder of the runs that this one may need.
+        model: what the loop calls: the model itself or a wrapper of it.
+        sparsifier: of the model, with `manual_begin`; not started.
+        seed: of dropout and other random parts of the model.
+        bar: a progress bar over the steps of each epoch; by default if stderr is a terminal.
     """
 
     def __init__(
         self,
-        run: Run,
+        model: nn.Module,
+        optimizer: Optimizer,
+        sparsifier: Sparsifier,
         data: Data,
-        r: Ranks,
-        compile: bool = False,
+        recipe: Recipe,
+        seed: int,
+        ranks: Ranks,
         bar: bool | None = None,
-        runs: Path = Path("runs"),
     ) -> None:
-        self.run, self.recipe, self.data, self.ranks = run, run.settings, data, r
-        self.bar = r.is_first and (sys.stderr.isatty() if bar is None else bar)
-        self.steps = len(data.train)
-        self.method = make_method(run, self.steps, runs)
-        self.net, self.optimizer = build(run, self.method, data, r.device)
-        self.method.setup(self.net)
-        self._masks_seen = 0
-        self.epochs = self.method.epochs
-        self.model: nn.Module = self.net.model  # what training calls
-        if r.world > 1:
-            ids = [r.device.index] if r.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.model, device_ids=ids)
-        if compile:
-            self.model = torch.compile(self.model)  # type: ignore[assignment]
+        self.model, self.optimizer, self.sparsifier = model, optimizer, sparsifier
+        self.data, self.recipe, self.seed, self.ranks = data, recipe, seed, ranks
+        self.bar = ranks.is_first and (sys.stderr.isatty() if bar is None else bar)
+        self.steps = len(data.train)  # per epoch
+        self.epochs = sparsifier.total_steps // self.steps
 
-    def prepare(self) -> None:
-        """What a fresh run does before its first step."""
-        self.method.prepare(self.net, self.data.train.sample)
-        if self.ranks.world > 1:  # gradients on GPUs, and what is made of them, can differ by rank
-            self.net.set_masks({k: self.ranks.of_first(m) for k, m in self.net.masks.items()})
-        self.net.attach(self.optimizer)
-        self._masks_seen = self.net.changes
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without wrappers."""
+        return self.sparsifier.net.model
+
+    def start(self) -> None:
+        """Prepare a fresh run: the method chooses its first masks."""
+        samples = Samples(self.data.train.sample)
+        self.sparsifier.start(self.optimizer, samples, share=self.ranks.world > 1)
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Trains one epoch (from 0). Returns mean loss and accuracy on the training batches.
+        """Train one epoch, counted from 0.
+
+        Returns:
+            Mean loss and accuracy on the training batches.
 
         Raises:
             Diverged: a loss is not finite; names epoch, step and learning rate.
         """
-        self.begin_epoch(epoch)
+        torch.manual_seed(mix(self.seed, epoch, self.ranks.rank))
+        self.model.train()
         meter = Meter(self.steps, self.ranks.device)
         title = f"epoch {epoch + 1}/{self.epochs}"
         batches = self.data.train.epoch(epoch)
-        for i, (x, y) in enumerate(
-            tqdm(batches, title, self.steps, leave=False, disable=not self.bar)
-        ):
-            self.step(epoch, i, x, y, meter)
-        self._check(meter, epoch, self.steps - 1)
+        for x, y in tqdm(batches, title, self.steps, leave=False, disable=not self.bar):
+            self.step(x, y, meter)
+        self._check(meter, epoch)
         return meter.totals(self.ranks)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """What comes before the first step of an epoch."""
-        torch.manual_seed(mix(self.run.seed, epoch, self.ranks.rank))  # dropout and the like
-        settings = self.recipe.sign_in
-        within, total = (n // self.steps for n in self.method.schedule(epoch * self.steps))
-        until = round(settings.rescale_until * total)
-        if self.run.sign_in and is_rescale_epoch(within, settings.rescale_period, until):
-            self.net.rescale(settings.rescale_resets_state)
-        self.model.train()
-
-    def step(self, epoch: int, i: int, x: Tensor, y: Tensor, meter: Meter) -> None:
-        """One step, the i-th of its epoch, on this rank's share of the batch."""
-        step = epoch * self.steps + i
-        self.method.before_step(self.net, step)
-        self.rescale_changed()
-        set_lr(self.optimizer, self.learning_rate(step))
+    def step(self, x: Tensor, y: Tensor, meter: Meter) -> None:
+        """Take one step on this rank's share of a batch."""
+        self.sparsifier.begin_step()
+        set_lr(self.optimizer, self.learning_rate(self.sparsifier.step))
         output, loss = forward(self.model, x, y, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
-        meter.add(i, loss, output, y)
-        if self.ranks.device.type == "cpu" or i % CHECK_LOSS_EVERY == 0:
-            self._check(meter, epoch, i)
-        if not self.method.after_backward(self.net, step):
-            if self.recipe.clip_norm:
-                self.net.mask_gradients()
-                nn.utils.clip_grad_norm_(self.net.model.parameters(), self.recipe.clip_norm)
-            self.optimizer.step()
-        self.method.after_step(self.net, step)
-        self.rescale_changed()
+        meter.add(loss, output, y)
+        if meter.is_due:
+            self._check(meter, self.sparsifier.step // self.steps)
+        if self.recipe.clip_norm:
+            self.sparsifier.mask_gradients()
+            nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def rescale_changed(self) -> None:
-        """Sign-In starts afresh under a changed mask."""
-        changed, self._masks_seen = self.net.changes != self._masks_seen, self.net.changes
-        settings = self.recipe.sign_in
-        wanted = self.run.sign_in and settings.rescale_after_masks and settings.rescale_period
-        if changed and wanted:
-            self.net.rescale(settings.rescale_resets_state)
-
     def learning_rate(self, step: int) -> float:
-        """Of a step of the run."""
-        at, total = self.method.schedule(step)
-        return self.recipe.lr * triangular(at, total, self.recipe.warmup, self.recipe.lr_start)
+        """Return the learning rate of a step of the run."""
+        shape = partial(triangular, warmup=self.recipe.warmup, start=self.recipe.lr_start)
+        return self.recipe.lr * self.sparsifier.lr_factor(step, shape)
 
-    def _check(self, meter: Meter, epoch: int, i: int) -> None:
-        losses = meter.losses[: i + 1]
-        if bool(losses.isfinite().all()):
-            return
-        first = int((~losses.isfinite()).nonzero()[0])
-        lr = self.learning_rate(epoch * self.steps + first)
-        raise Diverged(
-            f"loss is {losses[first].item()} at epoch {epoch}, step {first}, lr {lr:.4g}"
-        )
+    def _check(self, meter: Meter, epoch: int) -> None:
+        bad = meter.first_bad()
+        if bad is not None:
+            lr = self.learning_rate(epoch * self.steps + bad)
+            loss = meter.losses[bad].item()
+            raise Diverged(f"loss is {loss} at epoch {epoch}, step {bad}, lr {lr:.4g}")
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """Loss (without label smoothing) and accuracy on the whole test set."""
+        """Return loss (without label smoothing) and accuracy on the whole test set."""
         if self.ranks.world > 1:  # running statistics differ by rank: rank 0's are the run's
-            for buffer in self.net.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+            for buffer in self.plain_model.buffers():
+                dist.broadcast(buffer, 0)
         # DDP's own forward would wait for ranks that have fewer batches
-        model = self.net.model if self.ranks.world > 1 else self.model
+        model = self.plain_model if self.ranks.world > 1 else self.model
         model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         for x, y in self.data.test.epoch(0):
@@ -193,94 +132,34 @@ class Loop:
         return loss_sum / n, hits / n
 
     def state_dict(self) -> dict[str, Any]:
-        """All there is to go on from the end of an epoch."""
+        """Return all that training resumes from at the end of an epoch."""
         return {
-            "model": self.net.model.state_dict(),
-            "net": self.net.state_dict(),
+            "model": self.plain_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse, in place of `prepare`."""
-        self.net.attach(self.optimizer)
-        self.net.model.load_state_dict(state["model"])
-        self.net.load_state_dict(state["net"])
+        """Load a state, in place of `start`."""
+        self.sparsifier.attach(self.optimizer)
+        self.plain_model.load_state_dict(state["model"])
+        self.sparsifier.load_state_dict(state["sparsifier"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
-        self._masks_seen = self.net.changes
-
-
-def make_method(run: Run, steps_per_epoch: int, runs: Path) -> Method:
-    """The run's method, with its plan."""
-    recipe = run.settings
-    steps = recipe.epochs * steps_per_epoch
-    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
-    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
-    integral = recipe.lr * sum(lrs) / (1 - inertia)
-    read = partial(read_source, runs=runs)
-    plan = Plan(run.sparsity, recipe.epochs, steps_per_epoch, run.seed, integral, read)
-    return find_method(run.method)(plan, run.options)
-
-
-def build(
-    run: Run, method: Method, data: Data, device: torch.device
-) -> tuple[SparseModel, Optimizer]:
-    """The model with its storage, and the recipe's optimizer. A function of the seed."""
-    recipe = run.settings
-    torch.manual_seed(mix(run.seed))
-    model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    net = SparseModel(model, make_storage(run, method), run.exclude)
-    return net, make_optimizer(net, recipe, run.factorised)
-
-
-def make_storage(run: Run, method: Method) -> Storage:
-    """Factors for Sign-In, and for methods that train them by nature."""
-    if not run.factorised:
-        return Plain()
-    settings = run.settings.sign_in
-    own = None if run.sign_in else method.inner_scaling
-    return Product(settings.beta if own is None else own, settings.frobenius_decay)
-
-
-def make_optimizer(net: SparseModel, recipe: Recipe, factorised: bool) -> Optimizer:
-    """SGD or AdamW with three groups: prunable weights, what else decays, what does not."""
-    decay = rest_decay = recipe.weight_decay
-    if factorised:
-        decay = recipe.sign_in.sign_in_weight_decay
-        if recipe.sign_in.sign_in_decay_scope == "all":
-            rest_decay = decay
-    prunable = {id(weight) for weight in net.weights.values()}
-    # timm's models name theirs
-    spared: set[str] = getattr(net.model, "no_weight_decay", set)()
-    groups: dict[float, list[nn.Parameter]] = {rest_decay: [], 0.0: []}
-    for name, parameter in net.model.named_parameters():
-        if id(parameter) not in prunable and parameter.requires_grad:
-            small = parameter.ndim <= 1 or name in spared
-            decays = recipe.decay_norm_and_bias or not small
-            groups[rest_decay if decays else 0.0].append(parameter)
-    params: list[dict[str, Any]] = [
-        {"params": list(net.weights.values()), "weight_decay": decay},
-        *({"params": ps, "weight_decay": wd} for wd, ps in groups.items() if ps),
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(params, recipe.lr, fused=True)
-    return torch.optim.SGD(params, recipe.lr, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Return the recipe's context of the forward pass."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 def forward(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Logits and the mean loss of a training batch."""
+    """Return logits and the mean loss of a training batch."""
     if recipe.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     with autocast(recipe, x.device):

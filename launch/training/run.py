@@ -8,17 +8,23 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from launch.config.run import Machine, Run
-from launch.data.loading import load_data
+from analysis.contents import EpochRow, LayerRow, Result
+from baselines.checkpoint import Checkpoint
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.measures.flops import count_flops
 from launch.ranks import Ranks, ranks
-from launch.runs.record import Row, RunFolder
-from launch.training.loop import Diverged, Loop
+from launch.runs.folder import RunFolder
+from launch.training.build import build_loop
+from launch.training.loop import Diverged
+from launch.training.state import upgraded
 
 
 def run_training(
@@ -27,7 +33,7 @@ def run_training(
     report: Callable[[str], None] = print,
     bar: bool | None = None,
     patience: float = 0.0,
-) -> Row:
+) -> Result:
     """Trains, or goes on with, or only looks up a run.
 
     Args:
@@ -50,7 +56,7 @@ def run_training(
         torch.set_num_threads(machine.threads)
     with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
-            found: Row | None = r.from_first(folder.result)
+            found: Result | None = r.from_first(folder.result)
             if found is not None:  # by now
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
@@ -76,13 +82,13 @@ class Training:
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
-        self.loop = Loop(run, data, r, machine.compile, bar, machine.runs)
-        self.net = self.loop.net
+        self.loop = build_loop(run, data, r, machine.compile, bar, machine.runs)
+        self.net = self.loop.sparsifier.net
         self.flips = FlipTracker(self.net, run.early_epochs[0], folder if r.is_first else None)
-        self.epochs: list[Row] = []
-        self.layers: list[Row] = []
+        self.epochs: list[EpochRow] = []
+        self.layers: list[LayerRow] = []
 
-    def finish(self) -> Row:
+    def finish(self) -> Result:
         """Trains from where the folder stands to the end. Returns the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
@@ -91,12 +97,12 @@ class Training:
         result = self._result()
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
-            self.folder.write_rows("layers.csv", self.layers)
+            self.folder.write_layers(self.layers)
             self.folder.finish(result)
         self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
         return result
 
-    def epoch(self, epoch: int) -> Row:
+    def epoch(self, epoch: int) -> EpochRow:
         """Trains an epoch, evaluates and writes all of it to the folder. Returns its row."""
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
@@ -116,16 +122,16 @@ class Training:
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
         if state is None:
-            self.loop.prepare()
+            self.loop.start()
             self._snapshot(0)
             self.flips.begin()
             return 0
-        self.loop.load_state_dict(state["loop"])
-        self.flips.load_state_dict(state["signs"])
         first = int(state["epoch"]) + 1
-        self.epochs = self.folder.read_rows("epochs.csv", before=first)
-        self.layers = self.folder.read_rows("layers.csv", before=first)
-        self.report(f"{self.run.name}: goes on after epoch {first}")
+        self.loop.load_state_dict(upgraded(state["loop"], first * self.loop.steps, self.net))
+        self.flips.load_state_dict(state["signs"])
+        self.epochs = self.folder.read_epochs(before=first)
+        self.layers = self.folder.read_layers(before=first)
+        self.report(f"{self.run.name}: resumes from epoch {first + 1}")
         return first
 
     def _keep(self, epoch: int) -> None:
@@ -140,8 +146,8 @@ class Training:
         if done in {*self.run.early_epochs, total, *self.run.keep_epochs}:
             self._snapshot(done)
         if self.ranks.is_first:
-            self.folder.write_rows("epochs.csv", self.epochs)
-            self.folder.write_rows("layers.csv", self.layers)
+            self.folder.write_epochs(self.epochs)
+            self.folder.write_layers(self.layers)
             self.folder.save_state(
                 {
                     "epoch": epoch,
@@ -152,13 +158,14 @@ class Training:
 
     def _snapshot(self, epoch: int) -> None:
         if self.ranks.is_first:
-            self.folder.snapshot(epoch, self.net.model.state_dict(), self.net.masks)
+            network = Checkpoint(self.net.model.state_dict(), self.net.masks)
+            self.folder.save_snapshot(epoch, network)
 
     # ---- what is said of it
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
-    ) -> Row:
+    ) -> EpochRow:
         began = time.perf_counter()
         test_loss, test_accuracy = self.loop.evaluate()
         test_seconds = time.perf_counter() - began
@@ -185,9 +192,9 @@ class Training:
         data.train.skipped = data.test.skipped = 0
         return int(self.ranks.sum(found))
 
-    def _layer_rows(self, epoch: int, flips: Columns) -> list[Row]:
-        columns = self.loop.method.columns(self.net)
-        return [
+    def _layer_rows(self, epoch: int, flips: Columns) -> list[LayerRow]:
+        columns = self.loop.sparsifier.method.columns(self.net)
+        rows = [
             {
                 "epoch": epoch,
                 "layer": layer.name,
@@ -200,18 +207,18 @@ class Training:
             }
             for layer in self.net
         ]
+        return cast("list[LayerRow]", rows)
 
-    def _report(self, row: Row) -> None:
+    def _report(self, row: EpochRow) -> None:
         self.report(
             f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
             f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  "
             f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
         )
 
-    def _result(self) -> Row:
-        last = {key: float(value) for key, value in self.epochs[-1].items()}
-        seconds = [float(row["seconds"]) for row in self.epochs]
-        return {
+    def _result(self) -> Result:
+        last, seconds = self.epochs[-1], [row["seconds"] for row in self.epochs]
+        result = {
             "accuracy": last["test_accuracy"],
             "loss": last["test_loss"],
             "train_accuracy": last["train_accuracy"],
@@ -229,8 +236,9 @@ class Training:
             "seconds": sum(seconds),
             "seconds_per_epoch": statistics.median(seconds),
         }
+        return cast("Result", result)
 
-    def _costs(self) -> Row:
+    def _costs(self) -> dict[str, float]:
         """Floating-point operations, and the training's as epochs of dense training.
 
         The backward pass counts twice the forward one (Evci et al. 2020, appendix H), every
@@ -242,7 +250,7 @@ class Training:
         flops = count_flops(self.net.model, self.net.layers, shape)
         densities: dict[int, dict[str, float]] = {}
         for row in self.layers:
-            densities.setdefault(int(row["epoch"]), {})[row["layer"]] = float(row["density"])
+            densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]
         forward = [flops.at(epoch) for epoch in densities.values()]
         images = self.loop.steps * recipe.batch_size
         return {

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from baselines.engine.product import Product
 from baselines.engine.storage import Plain
-from signin.product import Product
 from signin.theory.neuron import one_thread
 
 TEACHER, INPUTS, SAMPLES = 3, 2, 100

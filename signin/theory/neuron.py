@@ -22,8 +22,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from baselines.engine.product import Product
 from baselines.engine.storage import Plain, Storage
-from signin.product import Product
 
 #: Storages of the outer weight a and of the inner weights w.
 Storages = tuple[Storage, Storage]

@@ -1,0 +1,125 @@
+"""What the files of a run folder hold, as types. `analysis.folder` names and reads the files."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+
+class RunFields(TypedDict):
+    """The fields of `launch.config.run.Run`; tuples are lists."""
+
+    recipe: str
+    method: str
+    options: dict[str, Any]
+    settings: dict[str, Any]
+    sparsity: float
+    sign_in: bool
+    seed: int
+    exclude: list[str]
+    keep_epochs: NotRequired[list[int]]
+
+
+class Config(TypedDict):
+    """config.json.
+
+    `label` is the method as tables name it, `epochs` how many the run trains in all.
+    """
+
+    run: RunFields
+    label: str
+    epochs: NotRequired[int]
+    versions: NotRequired[dict[str, str | None]]
+    git: NotRequired[str | None]
+    git_dirty: NotRequired[bool]
+    host: NotRequired[str]
+
+
+class Result(TypedDict):
+    """result.json. Accuracies and sparsities are fractions; they are those of the last epoch.
+
+    `flops` are floating-point operations of the forward pass of one image, `training_flops` those
+    of the training, and `dense_epochs` is how many epochs of dense training cost as much.
+    """
+
+    accuracy: float
+    loss: float
+    train_accuracy: float
+    sparsity: float
+    sparsity_all: float
+    active: int
+    prunable: int
+    parameters: int
+    flips: float
+    flops: NotRequired[float]
+    dense_flops: NotRequired[float]
+    training_flops: NotRequired[float]
+    dense_epochs: NotRequired[float]
+    mask_hash: str
+    epochs: int
+    ranks: int
+    device: str
+    seconds: float
+    seconds_per_epoch: float
+
+
+class Failure(TypedDict):
+    """failure.json."""
+
+    reason: str
+
+
+class JobRecord(TypedDict):
+    """slurm.json: the job's id, and the file of its standard error."""
+
+    job: str
+    log: str
+
+
+class EpochRow(TypedDict):
+    """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
+
+    `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since
+    initialisation, `skipped` how many images could not be read.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    lr: float
+    sparsity: float
+    sparsity_all: float
+    flips: float
+    skipped: NotRequired[int]
+    seconds: float
+    test_seconds: float
+
+
+class LayerRow(TypedDict):
+    """One row of layers.csv: a prunable layer after an epoch.
+
+    Further columns are the sign flips of `launch.measures.flips` and the columns of the method.
+    """
+
+    epoch: int
+    layer: str
+    weights: int
+    active: int
+    density: float
+    nonzero: int
+
+
+class SharpnessRow(TypedDict):
+    """One row of sharpness.csv: the Hessian's largest eigenvalue at a snapshot, and its residual.
+
+    Further columns are eigenvalue_2, eigenvalue_3, … where they were asked for.
+    """
+
+    epoch: int
+    sharpness: float
+    residual: float
+    trace: NotRequired[float]
+    trace_error: NotRequired[float]
+    images: int
+    seconds: float

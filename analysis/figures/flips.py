@@ -1,0 +1,57 @@
+"""Sign flips between the moments of a run, over its final mask."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+PHASES = {
+    # suffix of the columns of layers.csv, and whether they are read at the end of the warm-up or
+    # of the run
+    "init → warm-up": ("init", "warmup"),
+    "warm-up → final": ("warmup", "final"),
+    "init → final": ("init", "final"),
+}
+
+
+def flips_by_phase(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the percentage of flipped signs over all layers, one row per phase.
+
+    Args:
+        layers: the rows of a layers.csv.
+    """
+    rows = []
+    for phase, (since, until) in PHASES.items():
+        if f"final_flips_{since}" in layers:
+            flips, compared = _between(layers, since, until)
+            rows.append({"phase": phase, "value": 100 * flips.sum() / max(1, compared.sum())})
+    return pd.DataFrame(rows)
+
+
+def flips_by_layer(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the percentage of flipped signs, one row per layer and one column per phase.
+
+    Args:
+        layers: the rows of a layers.csv.
+    """
+    table = pd.DataFrame()
+    for phase, (since, until) in PHASES.items():
+        if f"final_flips_{since}" in layers:
+            flips, compared = _between(layers, since, until)
+            table[phase] = 100 * flips / compared.where(compared > 0)
+    return table.rename_axis("layer").reset_index()
+
+
+def _between(
+    layers: pd.DataFrame, since: str, until: str
+) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Return flipped and compared signs by layer, between two moments."""
+    last = layers["epoch"].max()
+    epoch = last if until == "final" else _warmup(layers)
+    rows = layers[layers["epoch"] == epoch].set_index("layer")
+    return rows[f"final_flips_{since}"], rows[f"final_compared_{since}"]
+
+
+def _warmup(layers: pd.DataFrame) -> int:
+    """Return the last epoch of the warm-up: the one before signs are compared with its end."""
+    after = layers.loc[layers["final_flips_warmup"].notna(), "epoch"]
+    return int(after.min()) - 1 if len(after) else int(layers["epoch"].max())

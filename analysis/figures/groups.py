@@ -1,0 +1,59 @@
+"""The runs of a figure: by method, and of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from analysis.folder import LAYERS
+from analysis.frame import finished_runs, load_rows
+from analysis.statistics import check_alike
+from baselines.errors import UserError
+
+Group = tuple[str, bool]  # label, with Sign-In
+
+
+def by_method(table: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """Yield the rows of each method, plain and with Sign-In."""
+    for (label, sign_in), group in table.groupby(["label", "sign_in"]):
+        yield (str(label), bool(sign_in)), group
+
+
+def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs, which may differ in method, Sign-In and seed.
+
+    Dense runs may differ in more.
+
+    Raises:
+        UserError: there are none, or they differ in something else.
+    """
+    done = finished_runs(runs)
+    check_alike(done[done["sparsity"] > 0], ["label", "sign_in"])
+    for field in ("recipe", "settings.model"):
+        values = sorted(map(str, done[field].unique()))
+        if len(values) > 1:
+            name = field.rpartition(".")[2]
+            raise UserError(
+                f"the runs are of several {name}s ({', '.join(values)}): choose with "
+                f"--where {name}={values[0]}."
+            )
+    return done
+
+
+def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Return what is measured on the layers.csv of each run, with columns label, sign_in, seed.
+
+    Raises:
+        UserError: no run has finished, or they are of different networks.
+    """
+    parts = []
+    done = of_one_network(runs).drop_duplicates(["label", "sign_in", "seed"])
+    for run in done.to_dict("records"):
+        layers = load_rows(run["folder"], LAYERS)
+        if "final_flips_init" in layers:
+            about = {"label": run["label"], "sign_in": run["sign_in"], "seed": run["seed"]}
+            parts.append(measure(layers).assign(**about))
+    if not parts:
+        raise UserError("no run has counted its sign flips over the final mask.")
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,161 @@
+"""The paper's tables from any runs, with the paper's own values beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.names import LEARNERS
+from analysis.statistics import accuracy_statistics, check_alike
+from analysis.tables.comparison import TIED, mean_text
+from analysis.tables.paper.layouts import LAYOUTS, Layout, Run
+from analysis.tables.sheet import Sheet
+from baselines.errors import unknown
+
+VALUES = Path(__file__).parent  # the folder of table*.csv
+MISSING = "missing"
+_PLACE = ("row", "column")
+
+
+def paper_values(number: str) -> pd.DataFrame:
+    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if it says so).
+
+    They are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25 and
+    88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    if number not in LAYOUTS:
+        raise unknown("table", number, LAYOUTS)
+    return pd.read_csv(VALUES / f"table{number}.csv")
+
+
+def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
+    """Return one of the paper's tables, one row per cell.
+
+    Args:
+        runs: from `analysis.frame.load_runs`.
+        number: of the table.
+
+    Returns:
+        recipe, row, column: the cell
+        accuracy, std, runs, best, tied: as `analysis.statistics.aggregate` has them; accuracy is
+            NaN if no run has finished
+        failed: number of runs that failed
+        paper, paper_std, paper_runs: the paper's values
+        paper_recipe: the recipe that these are of; for recipes that the paper does not have, its
+            first one
+
+        Recipes of the paper that no run has are left out, unless there are no runs at all.
+
+    Raises:
+        UserError: there is no such table, or runs of one recipe cannot be compared.
+    """
+    values = paper_values(number)
+    own = list(dict.fromkeys(values["recipe"]))
+    placed = _placed(runs, LAYOUTS[number])
+    recipes = sorted(set(placed["recipe"])) if len(placed) else own
+    parts = []
+    for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
+        paper_recipe = recipe if recipe in own else own[0]
+        theirs = values[values["recipe"] == paper_recipe].set_index(["row", "column"])
+        theirs = theirs.drop(columns="recipe").rename(
+            columns={"accuracy": "paper", "std": "paper_std", "runs": "paper_runs"}
+        )
+        part = _statistics(placed[placed["recipe"] == recipe]).join(theirs, how="outer")
+        order = [*theirs.index, *(key for key in part.index if key not in theirs.index)]
+        part = part.reindex(order).reset_index(names=["row", "column"])
+        parts.append(part.assign(recipe=recipe, paper_recipe=paper_recipe))
+    table = pd.concat(parts, ignore_index=True)
+    table[["best", "tied"]] = table[["best", "tied"]].fillna(False).astype(bool)
+    table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
+    return table[["recipe", *_PLACE, *[c for c in table if c not in ("recipe", *_PLACE)]]]
+
+
+def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """Return the runs that belong to a table, with columns row and column."""
+    masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
+    learners = {*LEARNERS, *masks_of} - {""}
+    found = []
+    run: Run
+    for run in runs.to_dict("records"):  # type: ignore[assignment]
+        place = layout.place({**run, "learner": run["label"] in learners})
+        if place is not None:
+            found.append({**run, "row": place[0], "column": place[1]})
+    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
+    if len(placed):
+        check_alike(placed, ["label", "sign_in", layout.column])
+    return placed
+
+
+def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that have runs, by row and column."""
+    by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed", "best", "tied"]
+    if not len(placed):
+        return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
+    placed = placed.sort_values("folder").drop_duplicates([*by, "seed", "state", "label"])
+    done = placed[placed["state"] == "finished"]
+    table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
+    if len(done):
+        table = table.join(accuracy_statistics(done, by, within=["column"]), how="outer")
+    return table.reindex(columns=columns)
+
+
+def paper_sheets(
+    cells: pd.DataFrame, runs: pd.DataFrame, number: str, paper: bool = True
+) -> list[Sheet]:
+    """Return one of the paper's tables, one sheet per recipe.
+
+    Args:
+        cells: from `paper_cells`, of the same runs and number.
+        paper: whether to show the paper's own values, in brackets.
+    """
+    return [
+        _sheet(part, runs, str(recipe), number, paper)
+        for recipe, part in cells.groupby("recipe", sort=False)
+    ]
+
+
+def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, paper: bool) -> Sheet:
+    records = part.to_dict("records")
+    texts = [_cell(cell, paper) for cell in records]
+    order = {by: list(dict.fromkeys(part[by])) for by in ("row", "column")}
+
+    def wide(values: list[Any], fill: Any) -> pd.DataFrame:
+        long = part[["row", "column"]].assign(value=values)
+        found = long.pivot(index="row", columns="column", values="value")
+        return found.reindex(index=order["row"], columns=order["column"]).fillna(fill)
+
+    shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
+    shown.insert(0, recipe, shown.index)
+    bold.insert(0, recipe, False)
+    notes = [TIED] * bool(part["tied"].any())
+    if part["failed"].any():
+        notes.append("* some seeds failed and are not in the mean")
+    if paper:
+        notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+    if part["accuracy"].isna().any():
+        notes.append(
+            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
+        )
+    title = f"Table {number}: {LAYOUTS[number].title}"
+    return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
+
+
+def _cell(cell: dict[Any, Any], paper: bool) -> str:
+    ours = MISSING if pd.isna(cell["accuracy"]) else mean_text(cell)
+    star = "*" if cell["failed"] else ""
+    if not paper or pd.isna(cell["paper"]):
+        return ours + star
+    spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
+    single = "*" if cell["paper_runs"] == 1 else ""
+    return f"{ours}{star} [{cell['paper']:.2f}{spread}{single}]"
+
+
+def _epochs(runs: pd.DataFrame, recipe: str) -> str:
+    """Return the flag that makes further runs like the present ones."""
+    own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
+    return f" --epochs {own.pop()}" if len(own) == 1 else ""

@@ -1,0 +1,99 @@
+"""The paper's tables: which of the runs belongs to which cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.names import NAMES, name_of
+
+EARLY = (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
+
+Run = dict[str, Any]
+Place = tuple[str, str] | None  # row and column; None: the run does not belong to the table
+
+
+def _by_sparsity(*methods: str) -> Callable[[Run], Place]:
+    """Return a placement with one row per method, plain and with Sign-In."""
+
+    def place(run: Run) -> Place:
+        if run["label"] not in methods:
+            return None
+        suffix = " + Sign-In" if run["sign_in"] else ""
+        return NAMES[run["label"]] + suffix, f"s = {run['sparsity']:g}"
+
+    return place
+
+
+def _signs(run: Run) -> Place:
+    """Place a run in Table 1: learned masks with learned signs or magnitudes."""
+    if run["sign_in"]:
+        return None
+    if run["learner"]:
+        return "Baseline", name_of(run["label"])
+    if not _takes_mask(run):
+        return None
+    signs, sizes, column = run["signs.at"], run["magnitudes.at"], name_of(run["mask.label"])
+    if signs == sizes == "random":
+        return "Random init + learned mask", column
+    if "random" not in (signs, sizes):
+        return None
+    at, word = (sizes, "mag") if signs == "random" else (signs, "sign")
+    stages = {_epoch(run, part): f"Epoch {100 * part:.0f}" for part in EARLY[::-1]}
+    stage = {**stages, "final": "Final"}.get(at)
+    return (f"{stage} {word} + learned mask", column) if stage else None
+
+
+def _masks(run: Run) -> Place:
+    """Place a run in Table 10: masks of all kinds, initialised at random."""
+    column = "Random + Sign-In" if run["sign_in"] else "Random"
+    if run["label"] in ("snip", "synflow", "random"):
+        return NAMES[run["label"]], column
+    if _takes_mask(run) and run["signs.at"] == run["magnitudes.at"] == "random":
+        return name_of(run["mask.label"]), column
+    return None
+
+
+def _takes_mask(run: Run) -> bool:
+    """Return whether a run trains the final mask of another run, without further options."""
+    return (
+        run["method"] == "fixed"
+        and bool(run["mask.label"])
+        and run["mask.at"] == "final"
+        and not run["options.others"]
+        and not run["options.flip_signs"]
+        and run["options.magnitude_kind"] == "each"
+    )
+
+
+def _epoch(run: Run, part: float) -> str:
+    """Return the epoch after a part of the run."""
+    return str(max(1, round(part * run["settings.epochs"])))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the paper's tables.
+
+    Attributes:
+        place: returns the row and column of a run.
+        column: the field that runs may differ in besides method and Sign-In.
+    """
+
+    title: str
+    place: Callable[[Run], Place]
+    column: str = "sparsity"
+
+
+LAYOUTS = {
+    "1": Layout("learned masks with learned signs or magnitudes", _signs, "label"),
+    "3": Layout("random masks with Sign-In", _by_sparsity("random")),
+    "4": Layout("DeiT Small, half sparse", _by_sparsity("random")),
+    "5": Layout("AC/DC with Sign-In", _by_sparsity("acdc")),
+    "9": Layout(
+        "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
+    ),
+    "10": Layout("masks of all kinds, initialised at random", _masks, "label"),
+    "11": Layout("what rescaling is worth", _by_sparsity("random", "mw")),
+}

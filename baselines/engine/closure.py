@@ -1,0 +1,43 @@
+"""Closures given to `optimizer.step(closure)`: evaluated once, before the step's hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Evaluated:
+    """A closure that has been called: returns its value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a closure among the arguments of `step`, and put its value in its place.
+
+    Args:
+        args: those of a step pre-hook; the first one is the optimizer.
+
+    Returns:
+        New (args, kwargs), as a step pre-hook may return them; None if there is no closure.
+    """
+    places = [i for i, value in enumerate(args) if i > 0 and _is_closure(value)]
+    names = [name for name, value in kwargs.items() if _is_closure(value)]
+    if not places and not names:
+        return None
+    positional, named = list(args), dict(kwargs)
+    with torch.enable_grad():
+        for i in places:
+            positional[i] = Evaluated(positional[i]())
+        for name in names:
+            named[name] = Evaluated(named[name]())
+    return tuple(positional), named
+
+
+def _is_closure(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Evaluated)

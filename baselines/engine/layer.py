@@ -1,0 +1,112 @@
+"""Layer: one prunable weight tensor, its mask, and the latents that are stepped for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from baselines.engine.memory import in_memory_order, lie_alike
+
+
+@dataclass(eq=False)
+class Layer:
+    """One prunable weight tensor.
+
+    Attributes:
+        index: memory offsets of the active positions, in row-major order; None if all positions
+            are active.
+        latents: what the optimizer steps while one is attached, by the storage's names: vectors
+            over the active positions, or tensors of the weight's shape if all are active. The
+            weight itself if the storage is the identity and all positions are active. A latent
+            with no dimension is shared by the whole layer.
+    """
+
+    name: str
+    weight: nn.Parameter
+    index: Tensor | None = None
+    latents: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stride = self.weight.stride()  # the memory layout that the index refers to
+        self.mark_read()
+
+    def mark_read(self) -> None:
+        """Remember the weight's version: a higher one later is a write from outside."""
+        self.version = self.weight._version
+
+    @property
+    def was_written(self) -> bool:
+        """Whether somebody else has written to the weight since `mark_read`."""
+        return self.weight._version != self.version
+
+    @property
+    def nnz(self) -> int:
+        """Number of active positions."""
+        return self.weight.numel() if self.index is None else self.index.numel()
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Boolean mask of the weight's shape, True where active; None if all are active."""
+        if self.index is None:
+            return None
+        mask = torch.zeros_like(self.weight, dtype=torch.bool)
+        in_memory_order(mask)[self.index] = True
+        return mask
+
+    @property
+    def own_latents(self) -> tuple[nn.Parameter, ...]:
+        """The latents with one entry per active position."""
+        return tuple(latent for latent in self.latents.values() if latent.ndim > 0)
+
+    @property
+    def shared_latents(self) -> tuple[nn.Parameter, ...]:
+        """The latents that all weights of the layer share."""
+        return tuple(latent for latent in self.latents.values() if latent.ndim == 0)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the only latent is the weight itself."""
+        return any(latent is self.weight for latent in self.latents.values())
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the latents have gradients for the step that is being taken."""
+        *_, last = self.latents.values()
+        return last.grad is not None
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the entries at the active positions of a tensor of the weight's shape."""
+        if self.index is None:
+            return dense
+        # take uses all threads, index_select one
+        return in_memory_order(self._laid_out(dense)).take(self.index)
+
+    def scatter(self, values: Tensor, dense: Tensor) -> Tensor:
+        """Write values to the active positions of a tensor of the weight's shape."""
+        if self.index is None:
+            return dense.copy_(values)
+        target = self._laid_out(dense)
+        in_memory_order(target).index_copy_(0, self.index, values)
+        return dense if target is dense else dense.copy_(target)
+
+    def _laid_out(self, dense: Tensor) -> Tensor:
+        """Return the tensor itself, or a copy with the weight's memory layout."""
+        if lie_alike(dense, self.weight):
+            return dense
+        return torch.empty_like(self.weight, dtype=dense.dtype).copy_(dense)
+
+    def with_mask(self, mask: Tensor | None) -> Layer:
+        """Return the layer under another mask, without latents."""
+        if mask is None or bool(mask.all()):
+            return Layer(self.name, self.weight)
+        offsets = torch.empty_like(self.weight, dtype=torch.int64)
+        in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
+        return Layer(self.name, self.weight, offsets[mask.to(offsets.device, torch.bool)])
+
+    def clear_masked(self, dense: Tensor) -> None:
+        """Set the masked positions of a tensor of the weight's shape to zero."""
+        if self.index is not None:
+            active = self.gather(dense)
+            self.scatter(active, dense.zero_())

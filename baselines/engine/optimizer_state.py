@@ -1,0 +1,77 @@
+"""Small operations on an optimizer's parameter groups and state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from baselines.engine.layer import Layer
+
+
+def replace_parameters(optimizer: Optimizer, by: Mapping[int, tuple[nn.Parameter, ...]]) -> None:
+    """Replace parameters, given by id, by others in every group."""
+    for group in optimizer.param_groups:
+        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
+
+
+def remove_groups(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Remove the groups that hold any of the parameters."""
+    gone = {id(parameter) for parameter in parameters}
+    groups = optimizer.param_groups
+    groups[:] = [group for group in groups if not {id(p) for p in group["params"]} & gone]
+
+
+def clear_gradients(latents: Sequence[Tensor]) -> None:
+    """Make the optimizer skip the latents in this step."""
+    for latent in latents:
+        latent.grad = None
+
+
+def set_gradients(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    """Copy gradients into the memory of the step before: allocating it anew is slower."""
+    kept: list[Tensor] = []
+    for latent in latents:
+        if latent.grad is None:
+            latent.grad = torch.empty_like(latent)
+        kept.append(latent.grad)
+    torch._foreach_copy_(kept, list(grads))
+
+
+def complete_momentum(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Give zero momentum to new parameters in a group where others have momentum already.
+
+    Fused SGD fails on such a group. Zero momentum equals none (without dampening).
+    """
+    if not (isinstance(optimizer, SGD) and group["fused"] and group["momentum"]):
+        return
+    stepped = [p for p in group["params"] if p.grad is not None]
+    new = [p for p in stepped if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+    if len(new) < len(stepped) and not group["dampening"]:
+        for parameter in new:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def moved_state(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer) -> dict[str, Any]:
+    """Return a latent's optimizer state under a new mask: zero for weights that are new."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != latent.shape or latent.ndim == 0:
+            return value
+        dense = torch.zeros_like(old.weight, dtype=value.dtype)
+        return new.gather(old.scatter(value, dense))
+
+    return {key: move(value) for key, value in state.items()}
+
+
+def fitting_state(state: Mapping[str, Any], latent: Tensor) -> dict[str, Any]:
+    """Return the state as it is if its tensors fit the latent, else an empty one.
+
+    Tensors with one entry per weight have the latent's shape; others hold a single number.
+    """
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    fits = all(value.shape == latent.shape or value.numel() == 1 for value in tensors)
+    return dict(state) if fits else {}

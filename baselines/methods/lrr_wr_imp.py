@@ -1,0 +1,150 @@
+"""LRR, WR and IMP: iterative magnitude pruning, one training per level.
+
+Train, prune the smallest weights of the whole network, train again, until the requested sparsity is
+reached. The three differ in what happens to the weights in between:
+
+- `lrr`, learning-rate rewinding (Renda et al. 2020, arXiv 2003.02389): they stay as they are.
+- `wr`, weight rewinding (Frankle et al. 2020, arXiv 1912.05671): they return to an early epoch.
+- `imp`, the lottery ticket (Frankle & Carbin 2019, arXiv 1803.03635): they return to the start.
+
+Each level keeps 0.8 of the weights and lasts whole epochs; 90 % takes 12 levels. The last one is
+exact (published codes end at 83.2, 91.4, 95.6 %). They differ in what else is rewound: each choice
+is an option. By default every level clears momentum; WR and IMP also rewind batch statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import require
+from baselines.method import Method, Options, Plan
+from baselines.registry import register
+from baselines.tools.levels import Levels, level_sparsities
+from baselines.tools.masks import global_masks
+
+
+@dataclass(frozen=True)
+class LevelOptions(Options):
+    keep: float = 0.8
+    """Fraction of the weights that each level keeps."""
+    level_length: float = 1.0
+    """Length of each level, as a fraction of the recipe's epochs."""
+    reset_optimizer: bool = True
+    """Clear momentum at every level."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
+        require(self.level_length > 0, f"level_length must be positive, not {self.level_length}.")
+
+
+@dataclass(frozen=True)
+class RewindOptions(LevelOptions):
+    rewind_statistics: bool = True
+    """Rewind the running statistics of batch normalisation, too."""
+
+
+@dataclass(frozen=True)
+class WrOptions(RewindOptions):
+    rewind_to: float = 1 / 15
+    """Epoch to rewind to, as a fraction of a level (epoch 10 of 150)."""
+    rewind_lr: bool = False
+    """Rewind the learning rate, too, which makes later levels shorter (Renda et al.)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.rewind_to < 1, f"rewind_to must be in [0, 1), not {self.rewind_to}.")
+
+
+L = TypeVar("L", bound=LevelOptions)
+R = TypeVar("R", bound=RewindOptions)
+
+
+class IterativePruning(Method[L]):
+    """Base of methods that train once per level."""
+
+    family = "iterative"
+    variants = ({"level_length": 0.25},)
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.level_epochs = max(1, round(self.options.level_length * plan.epochs))
+        sparsities = level_sparsities(plan.sparsity, self.options.keep)
+        self.levels = Levels(sparsities, self.level_epochs * plan.steps_per_epoch)
+
+    @property
+    def total_steps(self) -> int:
+        return self.levels.steps
+
+    def schedule(self, step: int) -> tuple[int, int]:
+        return self.levels.place(step)[1], self.levels.length
+
+    def before_step(self, net: SparseModel, step: int) -> None:
+        if (sparsity := self.levels.pruned_before(step)) is not None:
+            masks = global_masks(net.magnitudes(), sparsity)
+            self.rewind(net)
+            net.set_masks(masks)
+            if self.options.reset_optimizer:
+                net.clear_state()
+
+    def rewind(self, net: SparseModel) -> None:
+        """Rewind the weights between two levels. By default they stay."""
+
+
+class Rewinding(IterativePruning[R]):
+    """Base of methods that rewind the weights to a step of the first level."""
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.rewind_step = 0
+        self.saved: dict[str, Tensor] = {}
+
+    def before_step(self, net: SparseModel, step: int) -> None:
+        if step == self.rewind_step:
+            self.saved = {k: v.detach().clone() for k, v in net.model.state_dict().items()}
+        super().before_step(net, step)
+
+    def rewind(self, net: SparseModel) -> None:
+        names = self.saved if self.options.rewind_statistics else dict(net.model.named_parameters())
+        net.model.load_state_dict(net.model.state_dict() | {k: self.saved[k] for k in names})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"saved": self.saved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.saved = state["saved"]
+
+
+@register
+class Lrr(IterativePruning[LevelOptions]):
+    """Iterative magnitude pruning with learning-rate rewinding."""
+
+    name = "lrr"
+    paper = "Renda et al. 2020"
+
+
+@register
+class Imp(Rewinding[RewindOptions]):
+    """Iterative magnitude pruning with rewinding to initialisation."""
+
+    name = "imp"
+    paper = "Frankle & Carbin 2019"
+
+
+@register
+class Wr(Rewinding[WrOptions]):
+    """Iterative magnitude pruning with rewinding to an early epoch."""
+
+    name = "wr"
+    paper = "Frankle et al. 2020; Renda et al. 2020"
+    variants = ({"level_length": 0.25, "rewind_to": 0.2},)
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        epoch = min(round(self.options.rewind_to * self.level_epochs), self.level_epochs - 1)
+        self.rewind_step = epoch * plan.steps_per_epoch
+        if self.options.rewind_lr:
+            self.levels = replace(self.levels, skipped=self.rewind_step)

@@ -1,0 +1,83 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any, TypeVar
+
+from baselines.errors import UserError, unknown
+from baselines.method import Method, Options
+
+AnyMethod = type[Method[Options]]
+M = TypeVar("M", bound=AnyMethod)
+
+_BUILT_IN = "baselines.methods"  # imported on first use: its modules import this one
+_REGISTERED: dict[str, AnyMethod] = {}
+
+
+def register(cls: M) -> M:
+    """Make a method known by its name. A class decorator.
+
+    Raises:
+        UserError: the class has no usable name, or another class is registered under it.
+    """
+    _check(cls)
+    other = _REGISTERED.get(cls.name, cls)
+    if _origin(other) != _origin(cls):  # equal if a notebook or a reload defines it again
+        raise UserError(f"{_origin(cls)}: {_origin(other)} has the name {cls.name!r} already.")
+    _REGISTERED[cls.name] = cls
+    return cls
+
+
+def methods() -> dict[str, AnyMethod]:
+    """Return all registered methods by name, in alphabetical order."""
+    importlib.import_module(_BUILT_IN)
+    return dict(sorted(_REGISTERED.items()))
+
+
+def find_method(method: str | AnyMethod) -> AnyMethod:
+    """Return a method's class.
+
+    Args:
+        method: name of a registered method, `"package.module:Class"`, or the class itself.
+
+    Raises:
+        UserError: there is no such method; the message lists the known names.
+    """
+    if not isinstance(method, str):
+        return _check(method)
+    if ":" in method:
+        return _imported(method)
+    importlib.import_module(_BUILT_IN)
+    if method not in _REGISTERED:
+        raise unknown("method", method, _REGISTERED)
+    return _REGISTERED[method]
+
+
+def _imported(path: str) -> AnyMethod:
+    module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise UserError(f"method {path!r}: write package.module:Class.")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"method {path!r}: {error}.") from error
+    if found is None:
+        raise UserError(f"method {path!r}: module {module} has no {name}.")
+    return _check(found)
+
+
+def _check(cls: Any) -> AnyMethod:
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise UserError(f"{cls!r} is not a subclass of baselines.method.Method.")
+    name = getattr(cls, "name", "")
+    if not re.fullmatch(r"\w[\w.-]*", name, flags=re.ASCII):
+        raise UserError(
+            f"{_origin(cls)}: name must consist of letters, digits, '_', '-' and '.', not {name!r}."
+        )
+    return cls
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"

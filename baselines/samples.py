@@ -1,0 +1,91 @@
+"""Samples: training data for methods that score weights before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from baselines.errors import UserError
+
+Batch = tuple[Any, Any]  # inputs and targets, on the model's device
+Loss = Callable[[Any, Any], Tensor]  # mean loss of outputs and targets
+Source = DataLoader[Any] | Callable[[int], Iterable[Batch]]
+
+
+class Samples:
+    """Gives batches to score on, and the loss to score by.
+
+    Args:
+        source: a DataLoader of (inputs, class labels), or a function that takes a number n and
+            returns batches with n examples of each class; the same on all ranks.
+        loss: mean loss of the model's outputs and the targets.
+        device: where batches of a DataLoader are moved to.
+    """
+
+    def __init__(
+        self, source: Source, loss: Loss = F.cross_entropy, device: torch.device | None = None
+    ) -> None:
+        self.source, self.loss, self.device = source, loss, device
+
+    def __call__(self, per_class: int) -> Iterable[Batch]:
+        """Return batches with `per_class` examples of each class (fewer if there are fewer).
+
+        Raises:
+            UserError: the DataLoader's batches are not pairs of inputs and integer labels.
+        """
+        if isinstance(self.source, DataLoader):
+            return balanced(self.source, per_class, self.device)
+        return self.source(per_class)
+
+
+def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
+    """Return samples on the model's device; for None such that refuse to be taken."""
+    if isinstance(source, Samples):
+        return source
+    device = next(model.parameters()).device
+    return Samples(no_samples if source is None else source, device=device)
+
+
+def no_samples(_per_class: int) -> Iterable[Batch]:
+    """Refuse to give samples."""
+    raise UserError("the method scores training data: give samples=DataLoader(...) to sparsify.")
+
+
+def balanced(
+    loader: DataLoader[Any], per_class: int, device: torch.device | None
+) -> Iterator[Batch]:
+    """Yield the first `per_class` examples of each class, batch by batch.
+
+    Stops when a whole pass has brought no class that is not full.
+    """
+    taken: Counter[int] = Counter()
+    for batch in loader:
+        x, y = _pair(batch)
+        chosen = []
+        for i, label in enumerate(y.tolist()):
+            taken[label] += 1
+            if taken[label] <= per_class:
+                chosen.append(i)
+        if chosen:
+            yield x[chosen].to(device), y[chosen].to(device)
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        x, y = batch
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and _are_labels(y):
+            return x, y
+    raise UserError(
+        "samples: batches must be pairs (inputs, integer labels of shape (N,)); give a function "
+        "that returns batches for other data."
+    )
+
+
+def _are_labels(y: Tensor) -> bool:
+    return y.ndim == 1 and not y.is_floating_point()

@@ -1,0 +1,314 @@
+"""Sparsifier: the one object between a training loop and everything sparse.
+
+All that a method and Sign-In do in training is driven by the hooks of `optimizer.step()`:
+
+    pre-hook    method.after_backward, which may replace the update (no parameter is updated then)
+    the step    on the storage's latents (see baselines.engine)
+    post-hook   method.after_step; then what comes before the next step (`begin_step`)
+
+so that the loop itself needs no line of ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from baselines.engine.closure import evaluate_closure
+from baselines.engine.optimizer_state import clear_gradients
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.method import Method, Options, Plan
+from baselines.registry import find_method
+from baselines.samples import Samples, Source, as_samples
+from baselines.sign_rule import SignRule, find_rule, set_weight_decay
+from baselines.tools.schedules import triangular
+
+Factor = Callable[[int, int], float]  # of a step and the number of steps
+
+
+class Sparsifier:
+    """Makes a network sparse while an optimizer trains it. Made by `sparsify`.
+
+    Attributes:
+        net: the model's prunable weights and masks.
+        method: the method, with its options and plan.
+        step: number of optimizer steps taken.
+
+    Args:
+        rule: what makes signs flip; None for nothing.
+        manual_begin: the loop calls `begin_step` before each forward pass. By default it is called
+            at the end of `optimizer.step()`.
+    """
+
+    def __init__(
+        self,
+        net: SparseModel,
+        method: Method[Options],
+        rule: SignRule | None = None,
+        manual_begin: bool = False,
+    ) -> None:
+        self.net, self.method, self.rule = net, method, rule or SignRule()
+        self.manual_begin = manual_begin
+        self.step = 0
+        self._begun = self._looked = self._replaced = False
+        self._knows_schedule = False
+        self._masks_seen = 0
+        self._handles: list[Any] = []
+        net.storage = self.rule.storage()
+        method.setup(net)
+
+    # ---- start and end
+
+    def start(self, optimizer: Optimizer, samples: Samples, share: bool) -> Sparsifier:
+        """Let the method choose its first masks, and attach the optimizer.
+
+        Args:
+            share: give the masks of rank 0 to all ranks of the process group.
+
+        Raises:
+            UserError: the method or the optimizer cannot serve the model.
+        """
+        self.method.prepare(self.net, samples)
+        if share:  # what is made of gradients on GPUs can differ by rank
+            masks = self.net.masks
+            for mask in masks.values():
+                dist.broadcast(mask, 0)
+            self.net.set_masks(masks)
+        self.attach(optimizer)
+        if not self.manual_begin:
+            self.begin_step()
+        return self
+
+    def attach(self, optimizer: Optimizer) -> Sparsifier:
+        """Attach the optimizer only: for a state that is loaded next."""
+        before = optimizer.register_step_pre_hook(self._before_step)
+        self._handles = [before]
+        try:
+            self.net.attach(optimizer)
+        except BaseException:
+            before.remove()
+            raise
+        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._masks_seen = self.net.changes
+        return self
+
+    def finalize(self) -> nn.Module:
+        """Remove all hooks and latents, and return the plain model with its sparse weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return self.net.detach()
+
+    # ---- what the loop may ask
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean masks by parameter name, True where active."""
+        return self.net.masks
+
+    def sparsity(self) -> float:
+        """Return the fraction of the prunable weights that are exactly zero."""
+        return self.net.sparsity()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training; more than planned if it trains in levels."""
+        self._knows_schedule = True
+        return self.method.total_steps
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all planned steps have been taken. The masks stay as they are from there on."""
+        return self.step >= self.method.total_steps
+
+    def lr_factor(self, step: int, factor: Factor = triangular) -> float:
+        """Return the factor on the peak learning rate at a step.
+
+        Methods that train in levels (LRR, WR, IMP) begin the schedule again at every level.
+
+        Args:
+            step: from 0 to total_steps − 1.
+            factor: takes a step and the number of steps of the schedule.
+        """
+        self._knows_schedule = True
+        return factor(*self.method.schedule(min(step, self.method.total_steps - 1)))
+
+    def lr_scheduler(self, optimizer: Optimizer, factor: Factor = triangular) -> LambdaLR:
+        """Return a scheduler that multiplies the learning rates by `lr_factor` at every step."""
+        return LambdaLR(optimizer, partial(self.lr_factor, factor=factor))
+
+    # ---- what happens at a step
+
+    @torch.no_grad()
+    def begin_step(self) -> None:
+        """Do what comes before a step's forward pass: change masks, rewind weights, rescale.
+
+        Runs at the end of `optimizer.step()` by default. With `manual_begin` the loop calls it
+        before each forward pass, so that a network that is evaluated between two steps is the one
+        that the last step left. A second call before the same step does nothing.
+        """
+        if self._begun or self.is_done:
+            return
+        self._begun = True
+        if self.step % self.method.plan.steps_per_epoch == 0:
+            self.rule.begin_epoch(self.net, *self._epoch())
+        self.method.before_step(self.net, self.step)
+        self._follow_masks()
+
+    @torch.no_grad()
+    def look_at_gradients(self) -> None:
+        """Show the dense gradients of this step to the method. A second call does nothing."""
+        if not self._looked and not self.is_done:
+            self._looked = True
+            self._replaced = self.method.after_backward(self.net, self.step)
+
+    def mask_gradients(self) -> None:
+        """Set gradients to zero where masked. Call it before clipping gradients by their norm.
+
+        The method sees the dense gradients before.
+        """
+        self.look_at_gradients()
+        self.net.mask_gradients()
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Do what comes after a step's update; called at the end of `optimizer.step()`."""
+        self.method.after_step(self.net, self.step)
+        self._follow_masks()
+        self.step += 1
+        self._begun = self._looked = self._replaced = False
+        if self.step == 1:
+            self._warn_of_levels()
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        changed = evaluate_closure(args, kwargs)
+        if self.is_done:
+            return changed
+        if not self._begun:
+            raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
+        self.look_at_gradients()
+        if self._replaced:
+            for group in optimizer.param_groups:
+                clear_gradients(group["params"])
+        else:
+            with torch.no_grad():
+                self.rule.before_update(self.net, optimizer)
+        return changed
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.is_done:
+            return
+        if not self._replaced:
+            self.rule.after_update(self.net, optimizer)
+        self.end_step()
+        if not self.manual_begin:
+            self.begin_step()
+
+    def _follow_masks(self) -> None:
+        if self.net.changes != self._masks_seen:
+            self._masks_seen = self.net.changes
+            self.rule.after_mask_change(self.net, *self._epoch())
+            self._masks_seen = self.net.changes
+
+    def _epoch(self) -> tuple[int, int]:
+        """Return the epoch in the learning rate's schedule, and the schedule's length in epochs."""
+        at, total = self.method.schedule(self.step)
+        per_epoch = self.method.plan.steps_per_epoch
+        return at // per_epoch, total // per_epoch
+
+    def _warn_of_levels(self) -> None:
+        method = self.method
+        if method.total_steps != method.plan.steps and not self._knows_schedule:
+            warnings.warn(
+                f"{method.name} trains in levels, {method.total_steps} steps in all: train for "
+                "sparsifier.total_steps, with the learning rate of sparsifier.lr_scheduler(); "
+                "otherwise the requested sparsity is not reached.",
+                stacklevel=2,
+            )
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what training resumes from, besides the model's and the optimizer's states."""
+        return {
+            "step": self.step,
+            "begun": self._begun,
+            "net": self.net.state_dict(),
+            "method": self.method.state_dict(),
+            "rule": self.rule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state. The model's and the optimizer's may be loaded before or after."""
+        self.net.load_state_dict(state["net"])
+        self.method.load_state_dict(state["method"])
+        self.rule.load_state_dict(state["rule"])
+        self.step, self._begun = state["step"], state["begun"]
+        self._looked = self._replaced = False
+        self._masks_seen = self.net.changes
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: str | type[Method[Options]] | Method[Options],
+    *,
+    sparsity: float,
+    steps: int,
+    steps_per_epoch: int | None = None,
+    sign_in: SignRule | bool | None = None,
+    seed: int = 0,
+    samples: Source | Samples | None = None,
+    exclude: Iterable[str] = (),
+    manual_begin: bool = False,
+    **options: Any,
+) -> Sparsifier:
+    """Make a training sparse: from here on, every `optimizer.step()` does all that the method does.
+
+    Args:
+        model: on its final device and in its final memory format; before or after it is wrapped by
+            DDP or torch.compile.
+        optimizer: holds the model's prunable weights.
+        method: a name ("rigl"), "package.module:Class", a Method class, or an instance, which has
+            its own plan and options.
+        sparsity: fraction of the prunable weights that end at zero, in [0, 1).
+        steps: optimizer steps of the training; the method's schedules are fractions of it.
+        steps_per_epoch: the unit of Sign-In's rescaling and of levels; by default a hundredth of
+            the steps.
+        sign_in: True, `SignIn(...)` or another SignRule; combines with every method. It sets the
+            weight decay of the optimizer's groups.
+        seed: for masks that are drawn at random.
+        samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
+            (inputs, class labels), a function n → batches, or `Samples` with a loss function.
+        exclude: glob patterns over names of parameters that stay dense.
+        manual_begin: see `Sparsifier.begin_step`.
+        options: the method's own.
+
+    Returns:
+        The sparsifier, which has started. Its state_dict belongs into checkpoints.
+
+    Raises:
+        UserError: the model, the optimizer, the method or an option cannot be served.
+    """
+    if isinstance(method, Method):
+        chosen = method
+    else:
+        epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
+        cls = find_method(method)
+        chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
+    rule = find_rule(sign_in, chosen)
+    net = SparseModel(model, exclude=exclude)
+    sparsifier = Sparsifier(net, chosen, rule, manual_begin)
+    set_weight_decay(sparsifier.rule, net, optimizer)
+    several = dist.is_available() and dist.is_initialized()
+    return sparsifier.start(optimizer, as_samples(samples, net.model), share=several)

@@ -1,0 +1,118 @@
+"""Make masks with an exact number of ones: at random, by the largest scores, by an update."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.errors import UserError
+from baselines.tools.density import Shapes, keep_count, layer_counts
+
+
+def seeded(*parts: int | str) -> torch.Generator:
+    """Return a generator that depends on numbers and names only, unlike one seeded by hash()."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def random_mask(shape: tuple[int, ...], k: int, seed: int, name: str) -> Tensor:
+    """Return a uniformly random mask with exactly k ones; it depends on seed and layer name."""
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
+    mask[torch.randperm(mask.numel(), generator=seeded(seed, name))[:k]] = True
+    return mask.view(shape)
+
+
+def random_masks(kind: str, shapes: Shapes, sparsity: float, seed: int) -> dict[str, Tensor]:
+    """Return random masks with the layer-wise densities of a kind (see `layer_counts`).
+
+    Raises:
+        UserError: the kind is unknown, or the sparsity is out of range.
+    """
+    counts = layer_counts(kind, shapes, sparsity)
+    return {name: random_mask(tuple(shapes[name]), k, seed, name) for name, k in counts.items()}
+
+
+def top_k_mask(scores: Tensor, k: int) -> Tensor:
+    """Return a mask with exactly k ones at the largest scores; the first of equal ones wins.
+
+    Raises:
+        UserError: a score is NaN.
+    """
+    flat = scores.flatten()
+    if bool(flat.isnan().any()):
+        raise UserError("a score is NaN.")
+    mask = torch.zeros_like(flat, dtype=torch.bool)
+    if k > 0:
+        threshold = _kth_largest(flat, k)
+        mask = flat > threshold
+        ties = (flat == threshold).nonzero().squeeze(1)
+        mask[ties[: k - int(mask.sum())]] = True
+    return mask.view(scores.shape)
+
+
+def global_top_k_masks(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Return masks with exactly k ones in total, at the largest scores of all layers together.
+
+    Raises:
+        UserError: a score is NaN.
+    """
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    parts = torch.split(top_k_mask(flat, k), [score.numel() for score in scores.values()])
+    return {
+        name: part.view(score.shape)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return masks of a sparsity that keep the largest scores of all layers together.
+
+    Global magnitude pruning is `net.set_masks(global_masks(net.magnitudes(), sparsity))`.
+
+    Args:
+        scores: scores of all prunable weights by layer, of the weights' shapes.
+        sparsity: fraction of zeros over all layers, in [0, 1).
+
+    Raises:
+        UserError: a score is NaN, or the sparsity is out of range.
+    """
+    numel = sum(score.numel() for score in scores.values())
+    return global_top_k_masks(scores, keep_count(numel, sparsity))
+
+
+def strongest(weight: Tensor, mask: Tensor, k: int) -> Tensor:
+    """Return a mask of the k active weights with the largest magnitude."""
+    return top_k_mask(weight.abs().masked_fill(~mask, -1.0), k)
+
+
+def drop_and_grow(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Tensor:
+    """Return the mask after one update of SET or RigL, with as many ones as before.
+
+    Of the n active weights, the int(n·fraction) with the smallest magnitude are dropped. As many
+    grow: those with the largest growth score that are not active then, dropped ones included.
+
+    Args:
+        growth: non-negative scores of the weight's shape.
+    """
+    n = int(mask.sum())
+    drop = int(n * fraction)
+    kept = strongest(weight, mask, n - drop)
+    return kept | top_k_mask(growth.masked_fill(kept, -1.0), drop)
+
+
+def count_ones(masks: Mapping[str, Tensor]) -> int:
+    """Return the number of ones in all masks together."""
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def _kth_largest(flat: Tensor, k: int) -> Tensor:
+    """Return the k-th largest value. On a CPU, numpy is ten times as fast as torch."""
+    if flat.device.type == "cpu":
+        i = flat.numel() - k
+        return flat.new_tensor(np.partition(flat.detach().numpy(), i)[i])
+    return flat.topk(k, sorted=True).values[-1]

@@ -1,0 +1,111 @@
+"""`signbench grid`: run a grid and print its table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.commands.submission import submit_runs
+from launch.config.cluster import Cluster, Executor
+from launch.config.fields import check_not_negative, check_positive
+from launch.config.grids import find_grid
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.flags import parse, split_name
+from launch.plugins import import_plugins
+
+if TYPE_CHECKING:
+    from launch.executors.local import Outcome
+
+
+@dataclass(frozen=True)
+class GridCommand:
+    """Run a grid, print its table and write it as CSV and LaTeX. NAME is a named grid or a YAML
+    file: lists of values for any fields of a run (recipe, method, sparsity, sign_in, seed, …)."""
+
+    recipe: str | None = None
+    """Recipe of all runs; replaces the grid's."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds, with one run each; replace the grid's."""
+    methods: tuple[str, ...] | None = None
+    """Methods; replace the grid's (for table1, table10 and figures: those that learn masks)."""
+    epochs: int | None = None
+    """Epochs; replace the recipe's."""
+    sparsity: float | None = None
+    """Sparsity; replaces the grid's."""
+    model: str | None = None
+    """Model; replaces the recipes'."""
+    data: str | None = None
+    """Data; replaces the recipes'."""
+    dry_run: bool = False
+    """Only print the runs, their folders, which have finished, and the cost in epochs."""
+    slots: int = 0
+    """Runs at the same time; 0: one per CPU core, or --slots-per-gpu on each GPU."""
+    slots_per_gpu: int = 1
+    """Runs at the same time on each GPU; small networks leave room for several."""
+    machine: Machine = field(default_factory=Machine)
+    executor: Executor = "local"
+    """Run them here, or submit them to Slurm with one job per run."""
+    cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        check_not_negative(slots=self.slots)
+        check_positive(slots_per_gpu=self.slots_per_gpu)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The values that replace the grid's."""
+        keys = ("recipe", "seeds", "methods", "epochs", "sparsity", "model", "data")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+
+
+def command(args: list[str]) -> int:
+    """Run a grid, submit it, or show what it would run. Return the exit code."""
+    from launch.executors.local import run_all
+
+    name, rest = split_name(args)
+    given = parse(GridCommand, rest, "signbench grid NAME")
+    import_plugins(given.machine.imports)
+    runs = find_grid(name, **given.choices)
+    if given.dry_run:
+        return preview(runs, given.machine)
+    if given.executor == "slurm":
+        return submit_runs(runs, given.machine, given.cluster)
+    outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
+    return show(Path(name).stem, outcomes, given.machine)
+
+
+def preview(runs: list[Run], machine: Machine) -> int:
+    """Print what a grid would run, and its cost in epochs."""
+    from launch.runs.folder import RunFolder
+
+    epochs = 0
+    for run in runs:
+        done = RunFolder(run, machine.runs).result is not None
+        epochs += 0 if done else run.epochs
+        print(
+            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.name}"
+        )
+    print(f"{len(runs)} runs, {epochs} epochs to train.")
+    return 0
+
+
+def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
+    """Print and write a grid's table, then print which runs failed and why."""
+    from analysis.frame import load_runs
+    from analysis.tables import COMPARISON, make_table, render, table_of_grid
+
+    done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
+    if done:
+        kind = table_of_grid(name)
+        table = make_table(kind, load_runs(done))
+        # the details of a comparison, its last sheet, have all that is in the matrix
+        shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
+        print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
+        print("written:", *table.write(machine.runs / "tables", name))
+    failed = [o for o in outcomes if o.result is None]
+    for outcome in failed:
+        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,33 @@
+"""`signbench report`: all tables and figures of a folder of runs as one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.commands.selection import chosen_runs
+from launch.flags import parse
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write one page with all tables and figures of the runs in a folder."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    where: tuple[str, ...] = ()
+    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    output: Path = Path("report.html")
+    """File to write to."""
+
+
+def command(args: list[str]) -> int:
+    """Write the report."""
+    from analysis.report import render_page
+    from launch.runs.files import write_text
+
+    given = parse(ReportCommand, args, "signbench report")
+    runs = chosen_runs(given.runs, given.where)
+    write_text(given.output, render_page(runs))
+    print(f"written: {given.output}, of {len(runs)} runs")
+    return 0

@@ -1,0 +1,54 @@
+"""`signbench run`: train one network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+from launch.commands.submission import submit_runs
+from launch.config.cluster import Cluster, Executor
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.flags import parse, values
+from launch.plugins import import_plugins
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Train one network. --recipe and --method set the defaults of the other options."""
+
+    run: Run
+    machine: Machine = field(default_factory=Machine)
+    executor: Executor = "local"
+    """Run it here, or submit it to Slurm."""
+    cluster: Cluster = field(default_factory=Cluster)
+
+
+def command(args: list[str]) -> int:
+    """Train a run, or submit it. Return the exit code."""
+    given = parse_run(args)
+    if given.executor == "slurm":
+        return submit_runs([given.run], given.machine, given.cluster)
+    return train(given.run, given.machine)
+
+
+def parse_run(args: list[str]) -> RunCommand:
+    """Return the run that the flags describe."""
+    import_plugins(values(args, "import"))
+    recipe, method = ["digits", *values(args, "recipe")], ["dense", *values(args, "method")]
+    return parse(RunCommand, args, "signbench run", RunCommand(Run.make(recipe[-1], method[-1])))
+
+
+def train(run: Run, machine: Machine) -> int:
+    from launch.training.loop import Diverged
+    from launch.training.run import run_training
+
+    try:
+        result = run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
+    except Diverged as error:
+        print(f"signbench: stopped: {error}", file=sys.stderr)
+        return 1
+    if os.environ.get("RANK", "0") == "0":
+        print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
+    return 0

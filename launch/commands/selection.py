@@ -1,0 +1,55 @@
+"""What commands that show runs share: choosing what to show, choosing runs, printing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baselines.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[str, list[str]]:
+    """Return the first argument, which names what to show, and the others.
+
+    Raises:
+        UserError: it is missing or not among the known names.
+    """
+    names = list(known)
+    if args and args[0] in ("-h", "--help"):
+        return "NAME", args
+    if not args or args[0].startswith("-"):
+        raise UserError(f"signbench {command} NAME: give one of {', '.join(names)}.")
+    if args[0] not in names:
+        raise unknown(command, args[0], names)
+    return args[0], args[1:]
+
+
+def chosen_runs(root: Path, where: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
+    """Return the runs in a folder that meet the conditions.
+
+    Raises:
+        UserError: a condition is not valid, or there are no such runs.
+    """
+    from analysis.folder import list_runs
+    from analysis.frame import load_runs, select_runs
+
+    runs = load_runs(list_runs(root) if root.is_dir() or not may_be_empty else [])
+    chosen = select_runs(runs, where) if len(runs) else runs
+    if not len(chosen) and not may_be_empty:
+        raise UserError(f"there are no such runs in {root}.")
+    return chosen
+
+
+def print_or_write(text: str, output: Path | None) -> None:
+    """Print a text, or write it to a file. Raises UserError."""
+    if output is None:
+        print(text.rstrip("\n"))
+        return
+    from launch.runs.files import write_text
+
+    write_text(output, text.rstrip("\n") + "\n")
+    print(f"written: {output}")

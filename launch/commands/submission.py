@@ -1,0 +1,23 @@
+"""Submission of runs to Slurm, as the commands `run` and `grid` report it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launch.config.cluster import Cluster
+from launch.config.machine import Machine
+from launch.config.run import Run
+
+
+def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
+    """Submit runs and print their jobs. Return the exit code."""
+    from launch.executors.slurm import submit
+
+    submitted = submit(runs, machine, cluster)
+    for run, job in submitted:
+        print(f"job {job}: {run.name}")
+    left = len(runs) - len(submitted)
+    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
+    where = "" if machine.runs == Path("runs") else f" --runs {machine.runs}"
+    print(f"follow them with: signbench status{where}")
+    return 0

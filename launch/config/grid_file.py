@@ -1,0 +1,109 @@
+"""Grids from YAML files: the product of lists of values for any fields of a run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from baselines.errors import UserError, unknown
+from baselines.registry import find_method
+from launch.config.run import Run
+
+LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list
+
+
+def read_grid(path: Path, **choices: Any) -> list[Run]:
+    """Return the runs of a YAML file: the product of its lists.
+
+        recipe: digits
+        method: [random, {name: rigl, drop_fraction: 0.2}]
+        sparsity: [0.8, 0.9]
+        sign_in: [false, true]
+        seed: [0, 1, 2]
+        epochs: 5
+        leave_out: [{method: rigl, sign_in: true}]
+        add: [{method: dense, seed: 0}]
+
+    Keys are fields of runs, recipes, Sign-In and methods. `leave_out` drops the combinations that
+    have all of the values of one of its entries; `add` lists further products, in which the
+    file's other values hold unless an entry replaces them.
+
+    Args:
+        choices: values from the command line, which replace the file's.
+
+    Raises:
+        UserError: no such file, not of this form, or an unknown key or value.
+    """
+    found = _load(path)
+    for several, one in (("seeds", "seed"), ("methods", "method")):
+        if several in choices:
+            choices[one] = list(choices.pop(several))
+    rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
+    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
+    without = _entries(found, "leave_out", path)
+    combinations = [values for entry in entries for values in _product({**entry, **choices})]
+    known = {key for values in combinations for key in values}
+    for key in {key for out in without for key in out} - known:
+        raise unknown("key of leave_out", str(key), known)
+    return [
+        run_of(values)
+        for values in combinations
+        if not any(all(values.get(k) == v for k, v in out.items()) for out in without)
+    ]
+
+
+def run_of(values: dict[str, Any]) -> Run:
+    """Return the run of one combination of a grid.
+
+    A grid's sparsity does not apply to methods that keep every weight.
+    """
+    chosen = dict(values)
+    recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
+    if not find_method(method).is_sparse:
+        chosen["sparsity"] = 0.0
+    return Run.make(recipe, method, **chosen)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a mapping of fields to values.")
+    return found
+
+
+def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = found.get(key) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: {key} must be a list of mappings.")
+    return entries
+
+
+def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield all combinations, with the options of a method as fields of their own."""
+    lists = {key: _choices(key, value) for key, value in fields.items()}
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        method = chosen.get("method", "dense")
+        if isinstance(method, dict):
+            if "name" not in method:
+                raise UserError(f"a method with options needs its name: {method}.")
+            chosen |= {"method": method["name"]}
+            chosen |= {key: value for key, value in method.items() if key != "name"}
+        yield chosen
+
+
+def _choices(key: str, value: Any) -> list[Any]:
+    """Return the values of a field. For a field that is a list, several are a list of lists."""
+    if key in LIST_FIELDS:
+        nested = isinstance(value, list) and value and isinstance(value[0], list)
+        return value if nested else [value]
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,37 @@
+"""Where and how a run is executed. None of it influences the result or the run's name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from launch.config.fields import check_not_negative
+
+Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run is executed; not part of the run's identity."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    data_dir: Path = Path("data")
+    """Folder of data sets; downloads go there too."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N. auto uses a GPU if there is one."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Processes (or threads) per rank that read image files."""
+    threads: int = 0
+    """CPU threads of the computation; 0: torch's default."""
+    compile: bool = False
+    """Use torch.compile on the model."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(workers=self.workers, threads=self.threads)

@@ -1,0 +1,75 @@
+"""What all methods of one comparison share: data, model, optimizer, schedule, and Sign-In."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from baselines.errors import UserError
+from launch.config.fields import check_in_unit, check_not_negative, check_positive
+from signin import SignIn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods of one comparison share. The defaults are those of the digits recipe."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/ (or val/)."""
+    model: str = "digits-cnn"
+    """One of the suite's models, or any timm model by name."""
+    image_size: int = 8
+    """Height and width of the images in pixels. Up to 64 pixels, the set is held on the device."""
+    crop_padding: int = 0
+    """Pad images by this many pixels, then crop at random (sets held on the device)."""
+    flip: bool = False
+    """Flip images horizontally at random."""
+    bad_images: Literal["error", "skip"] = "error"
+    """What to do with a file that cannot be read: stop, or leave it out (training uses the next
+    image) and count it in epochs.csv. Sets held on the device always stop."""
+    epochs: int = 20
+    """Length of the training. Every schedule scales with it."""
+    batch_size: int = 64
+    """Images per step, over all ranks together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer of the weights, or of the factors."""
+    lr: float = 0.05
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Use Nesterov momentum in SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of the parameters that the optimizer steps."""
+    decay_norm_and_bias: bool = True
+    """Also decay parameters of one dimension (normalisation and biases)."""
+    warmup: float = 0.2
+    """Fraction of the steps in which the triangular learning rate rises."""
+    lr_start: float = 0.2
+    """Initial learning rate, as a fraction of the peak."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross entropy."""
+    clip_norm: float = 0.0
+    """Clip the gradient to this norm, masked entries not counted; 0: do not clip."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass; bfloat16 uses autocast."""
+    channels_last: bool = False
+    """Use the channels_last memory format for model and images."""
+    sign_in: SignIn = field(default_factory=SignIn)
+
+    def __post_init__(self) -> None:
+        check_positive(
+            image_size=self.image_size, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr
+        )
+        check_not_negative(
+            crop_padding=self.crop_padding,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+        check_in_unit(
+            warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
+        )
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
+        if self.nesterov and self.momentum == 0:
+            raise UserError("nesterov needs a momentum above 0.")

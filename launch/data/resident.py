@@ -1,0 +1,112 @@
+"""Splits of small images, held on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launch.config.recipe import Recipe
+from launch.data.augment import Normalise
+from launch.data.batches import Data, check_batch_size
+from launch.data.order import choose, mix
+from launch.data.sources import load_arrays
+from launch.ranks import Share
+
+
+class Resident:
+    """A split held as one uint8 tensor on the device.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        mean, std: per channel, of pixels in [0, 1].
+        padding, flip: augmentation; 0 and False for a test set.
+        shuffle: shuffle and drop an incomplete last batch, for a training split.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+        seed: int = 0,
+        share: Share | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        shuffle: bool = False,
+    ) -> None:
+        padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        self.skipped = 0  # all images were read before
+        self._pixels = torch.from_numpy(padded).to(device)
+        self._labels = torch.from_numpy(labels).long().to(device)
+        self._size = images.shape[1]
+        self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
+        self._padding, self._flip, self._shuffle = padding, flip, shuffle
+        self._normalise = Normalise(mean.to(device), std.to(device), self._size)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._labels), self._batch_size)
+        return full if self._shuffle else full + (rest > 0)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        n, device = len(self._labels), self._labels.device
+        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
+        order = torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
+        corner = torch.randint(2 * self._padding + 1, (n, 2), generator=generator)
+        mirror = torch.randint(2, (n,), generator=generator, dtype=torch.bool) & self._flip
+        order, corner, mirror = order.to(device), corner.to(device), mirror.to(device)
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            at = self._share.of(torch.arange(start, min(start + self._batch_size, n)))
+            part = slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
+            yield self._batch(order[part], corner[part], mirror[part])
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        chosen = choose(self._labels, per_class, self._seed).to(self._labels.device)
+        for index in torch.split(chosen, self._batch_size):
+            centre = torch.full((len(index), 2), self._padding, device=index.device)
+            yield self._batch(index, centre, torch.zeros_like(index, dtype=torch.bool))
+
+    def _batch(self, index: Tensor, corner: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self._pixels
+        if self._padding or self._flip:
+            _, height, width, channels = pixels.shape
+            along = torch.arange(self._size, device=index.device)
+            rows = corner[:, :1] + along
+            columns = corner[:, 1:] + torch.where(mirror[:, None], self._size - 1 - along, along)
+            at = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+            images = pixels.view(-1, channels).index_select(0, at.flatten())
+            images = images.view(*at.shape, channels)
+        else:
+            images = pixels.index_select(0, index)
+        return self._normalise(images), self._labels.index_select(0, index)
+
+
+def load_resident(
+    recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    """Return both splits of a data set that fits on the device. Arguments as of `load_data`."""
+    train, test, classes = load_arrays(recipe.data, root, recipe.image_size, workers)
+    check_batch_size(recipe.batch_size, len(train[1]))
+    pixels = torch.from_numpy(train[0]).flatten(0, 2)
+    std, mean = torch.std_mean(pixels[:: max(1, len(pixels) // 10_000_000)].double() / 255, 0)
+    make = partial(
+        Resident,
+        mean=mean.float(),
+        std=std.float().clamp_min(1e-6),
+        device=device,
+        batch_size=recipe.batch_size,
+        share=share,
+    )
+    return Data(
+        make(*train, seed=seed, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True),
+        make(*test),
+        classes,
+        train[0].shape[3],
+    )

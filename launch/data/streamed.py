@@ -1,0 +1,154 @@
+"""Splits of large images, read from their files while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from baselines.errors import UserError
+from launch.config.recipe import Recipe
+from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
+from launch.data.batches import Data, check_batch_size
+from launch.data.images import ImageFolder, read_image, scan, test_folder
+from launch.data.order import choose, mix
+from launch.ranks import Share
+
+MOST_SKIPPED = 20  # unreadable files in a row; more are an error even with `skip`
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
+    """Transformed uint8 images (H, W, C), labels, and how many files each had to skip.
+
+    Keys are (epoch, index), for augmentation depends on both. With `skip`, an image that cannot be
+    read is replaced by the next one that can.
+    """
+
+    files: ImageFolder
+    transform: Callable[[Tensor, Random], Tensor]
+    seed: int
+    skip: bool
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+        epoch, index = key
+        pixels, index, skipped = self._read(index)
+        image = self.transform(pixels, Random(f"{self.seed} {epoch} {index}"))
+        return image, self.files.labels[index], skipped
+
+    def _read(self, index: int) -> tuple[Tensor, int, int]:
+        """Return pixels, their index, and how many unreadable files were skipped to get there."""
+        for skipped in range(len(self.files.paths)):
+            at = (index + skipped) % len(self.files.paths)
+            try:
+                return read_image(self.files.paths[at]), at, skipped
+            except UserError:
+                if not self.skip or skipped == MOST_SKIPPED:
+                    raise
+        raise AssertionError("an epoch has images")
+
+
+class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """This rank's slices of the global batches of an epoch, as lists of (epoch, index)."""
+
+    def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int, share: Share) -> None:
+        self.n, self.batch_size, self.shuffle = n, batch_size, shuffle
+        self.seed, self.share = seed, share
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.n, self.batch_size)
+        return full if self.shuffle else full + (rest > self.share.rank)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.n, generator=generator)
+        order = order if self.shuffle else torch.arange(self.n)
+        for batch in torch.split(order, self.batch_size)[: len(self)]:
+            yield [(self.epoch, index) for index in self.share.of(batch).tolist()]
+
+
+class Streamed:
+    """A split read from files, by worker processes that live as long as the run."""
+
+    def __init__(
+        self,
+        files: _Files,
+        plain: _Files,
+        order: _Order,
+        size: int,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self._plain, self._order, self._device, self._workers = plain, order, device, workers
+        self.skipped = 0
+        self._loader = torch.utils.data.DataLoader(
+            files,
+            batch_sampler=order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # by default each epoch draws from the global one
+        )
+        mean, std = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
+        self._normalise = Normalise(mean.to(device), std.to(device), size)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(self._ready, self.raw(epoch))
+
+    def raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield batches as the workers make them: uint8 (B, H, W, C), labels, files skipped."""
+        self._order.epoch = epoch
+        try:
+            yield from self._loader
+        except UserError as error:  # from a worker, its traceback is in the message
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order
+        chosen = choose(torch.tensor(self._plain.files.labels), per_class, order.seed).tolist()
+        keys = [(0, index) for index in chosen]
+        loader = torch.utils.data.DataLoader(
+            self._plain,
+            batch_size=order.batch_size // order.share.world,
+            sampler=keys,
+            num_workers=self._workers,
+            generator=torch.Generator(),
+        )
+        yield from map(self._ready, loader)
+
+    def _ready(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels, skipped = batch
+        self.skipped += int(skipped.sum())
+        if not self._order.shuffle and self.skipped:  # no test image counts twice
+            images, labels = images[skipped == 0], labels[skipped == 0]
+        x = self._normalise(images.to(self._device, non_blocking=True))
+        return x, labels.to(self._device, non_blocking=True)
+
+
+def load_streamed(
+    recipe: Recipe, folder: Path, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    """Return both splits of an image folder. Arguments as of `load_data`."""
+    size, skip = recipe.image_size, recipe.bad_images == "skip"
+    augment, centre = RandomResizedCrop(size, recipe.flip), CentreCrop(size)
+    train = scan(folder / "train")
+    test = scan(test_folder(folder), classes=train.classes)
+    check_batch_size(recipe.batch_size, len(train.paths))
+
+    def split(
+        files: ImageFolder, transform: RandomResizedCrop | CentreCrop, shuffle: bool
+    ) -> Streamed:
+        order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
+        plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
+        return Streamed(augmented, plain, order, size, device, workers)
+
+    return Data(split(train, augment, True), split(test, centre, False), len(train.classes), 3)

@@ -1,0 +1,55 @@
+"""Slurm's queue: the jobs of runs, and the commands that ask for and cancel them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.folder import read_job
+from baselines.errors import UserError
+
+
+def queue() -> dict[str, tuple[str, str]]:
+    """Return state and reason of this user's jobs by id, with one call of squeue.
+
+    Raises:
+        UserError: squeue fails.
+    """
+    fields = "--format=%i %T %r"
+    lines = _output("squeue", "--noheader", "--array", "--me", fields).splitlines()
+    parts = [line.split(maxsplit=2) for line in lines if line.strip()]
+    return {job: (state, "".join(reason)) for job, state, *reason in parts}
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Cancel jobs, whether they wait or run."""
+    for i in range(0, len(jobs), 500):
+        _output("scancel", *jobs[i : i + 500])
+
+
+def job_of(folder: Path) -> str:
+    """Return the id of the job that a run was last submitted as; empty if it never was."""
+    record = read_job(folder)
+    return record["job"] if record else ""
+
+
+def max_array_size() -> int:
+    """Return how many jobs an array may have on this cluster."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output("scontrol", "show", "config"))
+    return max(1, int(found[1])) if found else 1000
+
+
+def _output(*command: str) -> str:
+    """Return the output of a Slurm command. Raises UserError if it fails."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    except FileNotFoundError:
+        raise UserError(f"there is no {command[0]} here: this is no Slurm cluster.") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} does not answer.") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"{command[0]} fails: {' '.join(error.stderr.split())}") from None

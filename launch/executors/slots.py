@@ -1,0 +1,30 @@
+"""Slots: the parts of this machine that runs get, one run at a time each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from launch.config.machine import Machine
+
+
+def slot_machines(
+    machine: Machine, slots: int, slots_per_gpu: int, gpus: int, cores: int | None = None
+) -> list[Machine]:
+    """Return what each slot runs on: the GPUs in turn, and an equal share of the cores.
+
+    Args:
+        machine: its device says whether the GPUs are used (auto, cuda), one of them, or none.
+        slots: number of slots; 0: one per core, or `slots_per_gpu` on each GPU.
+        gpus: number of GPUs of this machine.
+        cores: number of cores; by default those of this machine.
+    """
+    cores = cores or os.cpu_count() or 1
+    everywhere = machine.device in ("auto", "cuda")
+    devices = [f"cuda:{i}" for i in range(gpus if everywhere else 0)] or [machine.device]
+    on_gpu = devices[0].startswith("cuda")
+    slots = slots or (len(devices) * slots_per_gpu if on_gpu else cores)
+    threads = machine.threads or max(1, cores // slots)
+    return [
+        replace(machine, device=devices[i % len(devices)], threads=threads) for i in range(slots)
+    ]

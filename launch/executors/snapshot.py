@@ -1,0 +1,54 @@
+"""A copy of the code at submission, which Slurm jobs import."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from launch import packages
+from launch.runs.files import write_json
+from launch.runs.provenance import REVISION, git_state
+
+
+def snapshot_code(folder: Path, imports: Sequence[str] = ()) -> Path:
+    """Copy the packages as they are now to a folder named by their contents, and return it.
+
+    Args:
+        imports: names of a user's own modules; those in the current folder are copied, too.
+    """
+    root = packages.root()
+    files = {
+        file.relative_to(root): file
+        for package in packages.PACKAGES
+        for file in (root / package).rglob("*.py")
+    }
+    files |= {file.relative_to(Path.cwd()): file for file in _own_files(imports)}
+    contents = b"".join(file.read_bytes() for _, file in sorted(files.items()))
+    digest = hashlib.sha256(contents).hexdigest()[:12]
+    home = folder / "code" / digest
+    if not home.exists():
+        temporary = home.with_name(f"{digest}.{os.getpid()}.tmp")
+        for name, file in files.items():
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        write_json(temporary / REVISION, git_state())
+        temporary.rename(home)
+    return home
+
+
+def _own_files(imports: Sequence[str]) -> Iterator[Path]:
+    """Yield the files of modules, and of whole packages, that are in the current folder."""
+    here = Path.cwd()
+    for top in {name.partition(".")[0] for name in imports}:
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            continue
+        if spec.origin == str(here / f"{top}.py"):
+            yield here / f"{top}.py"
+        elif str(here / top) in (spec.submodule_search_locations or ()):
+            yield from (here / top).rglob("*.py")

@@ -1,0 +1,50 @@
+"""A worker process: takes runs from a pipe and sends back progress and results."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from analysis.contents import Result
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.plugins import import_plugins
+from launch.runs.folder import Busy
+
+
+def serve(pipe: Connection, machine: Machine) -> None:
+    """Train the runs that come through the pipe, until None comes or the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            run = pipe.recv()
+        except EOFError:
+            return
+        if run is None:
+            return
+        pipe.send(work(run, machine, pipe.send))
+
+
+def work(run: Run, machine: Machine, report: Callable[[str], None]) -> Result | Exception:
+    """Train a run. Return its result, or an exception that can be pickled."""
+    from launch.training.run import run_training
+
+    try:
+        import_plugins(machine.imports)
+        return run_training(run, machine, report=report, bar=False)
+    except Busy as busy:
+        return busy
+    except Exception as error:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,107 @@
+"""Checkpoint files: the suite's own, and those of others. Nothing that is read is executed.
+
+A file of the suite is a safetensors file of the plain model's state dict, with the mask of each
+weight under "mask:<name>".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.checkpoint import Checkpoint
+from baselines.errors import UserError
+from launch.runs.files import write_file
+
+MASK = "mask:"  # begins the names of entries that are masks
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning and others
+_NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema")
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically: .safetensors, or else a file of torch.save.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    masks = {MASK + name: mask for name, mask in checkpoint.masks.items()}
+    # clones: safetensors refuses other memory layouts, and tensors that share memory
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in {**checkpoint.weights, **masks}.items()
+    }
+    if path.suffix == ".safetensors":
+        write_file(path, lambda temporary: save_file(tensors, temporary))
+    else:
+        write_file(path, lambda temporary: torch.save(tensors, temporary))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a .safetensors file, or a file of torch.save (.pt, .pth, .ckpt).
+
+    Finds the state dict among the entries that usual trainers write, removes the prefixes of
+    wrappers, and joins what torch.nn.utils.prune splits.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read, or it holds no named tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    except Exception as error:  # torch.load raises exceptions of many types for garbage and code
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"{path} cannot be read as plain tensors: {reason}") from None
+    return _checkpoint(found, path)
+
+
+def _checkpoint(found: Any, path: Path) -> Checkpoint:
+    tensors = _without_prefixes(_state_dict(found))
+    if not tensors:
+        raise UserError(f"{path} holds no state dict.")
+    masks = {k.removeprefix(MASK): t for k, t in tensors.items() if k.startswith(MASK)}
+    weights = {k: t for k, t in tensors.items() if not k.startswith(MASK)}
+    return _without_prune_hooks(weights, masks)
+
+
+def _state_dict(found: Any) -> dict[str, Tensor]:
+    """Return the named tensors in what was loaded."""
+    for key in _NESTED:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict):
+        return {}
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers, of which there may be several."""
+    for prefix in _PREFIXES * 2:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+    return tensors
+
+
+def _without_prune_hooks(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> Checkpoint:
+    """Join x_orig and x_mask, into which torch.nn.utils.prune splits x."""
+    joined, found = dict(weights), dict(masks)
+    for name in weights:
+        own = name.removesuffix("_orig")
+        if own != name and f"{own}_mask" in weights:
+            mask = joined.pop(f"{own}_mask")
+            joined[own] = joined.pop(name) * mask
+            found[own] = mask.bool()
+    return Checkpoint(joined, found)

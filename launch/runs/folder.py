@@ -1,0 +1,180 @@
+"""RunFolder: writes the folder of one run so that a kill at any moment leaves it whole.
+
+`analysis.folder` lists the files. Rows are written before the state of their epoch, and result.json
+last of all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from analysis.contents import EpochRow, LayerRow, Result
+from analysis.folder import (
+    EPOCHS,
+    FAILURE,
+    LAST_STATE,
+    LAYERS,
+    LOCK,
+    PREVIOUS_STATE,
+    RESULT,
+    SIGNS,
+    BrokenFile,
+    read_epochs,
+    read_layers,
+    read_result,
+    signs_path,
+)
+from baselines.checkpoint import Checkpoint
+from baselines.errors import UserError
+from launch.config.run import Run
+from launch.runs.files import remove_temporary_files, write_csv, write_file, write_json
+from launch.runs.provenance import write_config
+from launch.runs.snapshots import write_snapshot
+
+State = dict[str, Any]
+
+
+class Busy(UserError):
+    """Another process holds the run's folder."""
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        root: the folder of the run folders.
+    """
+
+    def __init__(self, run: Run, root: Path) -> None:
+        self.path = root / run.name
+        self._run = run
+
+    @property
+    def result(self) -> Result | None:
+        """The result of a finished run; None for any other, and if it cannot be read."""
+        try:
+            return read_result(self.path)
+        except BrokenFile:
+            return None
+
+    @contextmanager
+    def opened(self, patience: float = 0.0) -> Iterator[None]:
+        """Hold the folder for this process alone, creating it if needed.
+
+        Args:
+            patience: seconds to wait for another process that holds it.
+
+        Raises:
+            Busy: another process holds it.
+            UserError: it cannot be written, or it holds another run.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise Busy(f"{self.path} is in use by another process.") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
+        with lock:
+            remove_temporary_files(self.path)
+            write_config(self.path, self._run)
+            (self.path / FAILURE).unlink(missing_ok=True)
+            yield
+
+    # ---- rows
+
+    def read_epochs(self, before: int) -> list[EpochRow]:
+        """Return the rows of the epochs before the given one. Raises BrokenFile."""
+        return [row for row in read_epochs(self.path) if row["epoch"] < before]
+
+    def read_layers(self, before: int) -> list[LayerRow]:
+        """Return the rows of the epochs before the given one. Raises BrokenFile."""
+        return [row for row in read_layers(self.path) if row["epoch"] < before]
+
+    def write_epochs(self, rows: Sequence[EpochRow]) -> None:
+        """Write epochs.csv anew. Raises UserError."""
+        write_csv(self.path / EPOCHS, rows)
+
+    def write_layers(self, rows: Sequence[LayerRow]) -> None:
+        """Write layers.csv anew. Raises UserError."""
+        write_csv(self.path / LAYERS, rows)
+
+    # ---- states
+
+    def save_state(self, state: State) -> None:
+        """Write the state to resume from, and keep the state before. Raises UserError."""
+        last = self.path / LAST_STATE
+        if last.exists():
+            last.replace(self.path / PREVIOUS_STATE)
+        write_file(last, lambda path: torch.save(state, path))
+
+    def newest_state(self) -> State | None:
+        """Return the newest state that can be read. Set aside with a warning what cannot."""
+        for file in (LAST_STATE, PREVIOUS_STATE):
+            path = self.path / file
+            if not path.exists():
+                continue
+            try:
+                state: State = torch.load(path, map_location="cpu", weights_only=True)
+                if state.keys() >= {"epoch", "loop", "signs"}:
+                    return state
+                reason = "entries are missing"
+            except Exception as error:  # torch.load raises exceptions of many types for garbage
+                reason = str(error).split("\n", 1)[0]
+            path.replace(path.with_name(f"{file}.unreadable"))
+            warnings.warn(
+                f"{path} cannot be read ({reason}); set aside as {file}.unreadable.", stacklevel=2
+            )
+        return None
+
+    # ---- signs
+
+    def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
+        """Keep the signs after so many epochs until the run has finished. Raises UserError."""
+
+        def write(path: Path) -> None:
+            with path.open("wb") as stream:  # given a path, numpy would append a suffix
+                np.save(stream, packed, allow_pickle=False)
+
+        (self.path / SIGNS).mkdir(exist_ok=True)
+        write_file(signs_path(self.path, epoch), write)
+
+    def kept_signs(self, epoch: int) -> np.ndarray:
+        """Return what `keep_signs` kept.
+
+        Raises:
+            BrokenFile: the file cannot be read.
+        """
+        path = signs_path(self.path, epoch)
+        try:
+            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise BrokenFile(f"{path} cannot be read: {error}.") from None
+
+    # ---- snapshots and ends
+
+    def save_snapshot(self, epoch: int, checkpoint: Checkpoint) -> None:
+        """Write the snapshot after so many epochs. Raises UserError."""
+        write_snapshot(self.path, epoch, checkpoint)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result; remove states and signs, which are not needed any more."""
+        write_json(self.path / RESULT, result)
+        shutil.rmtree(self.path / SIGNS, ignore_errors=True)
+        for file in (LAST_STATE, PREVIOUS_STATE):
+            (self.path / file).unlink(missing_ok=True)
+
+    def fail(self, reason: str) -> None:
+        """Write why the run stopped. The first reason is kept."""
+        if not (self.path / FAILURE).exists():
+            write_json(self.path / FAILURE, {"reason": reason})

@@ -1,0 +1,94 @@
+"""config.json: what a run is, and where it comes from (versions, git revision, host)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from analysis.folder import CONFIG, BrokenFile, read_json
+from baselines.errors import UserError
+from launch.config.run import Run
+from launch.runs.files import write_json
+
+REVISION = "revision.json"  # written beside the packages in a copy of the code
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "signbench")
+
+
+def write_config(folder: Path, run: Run) -> None:
+    """Write config.json into a run's folder, if there is none that can be read.
+
+    Raises:
+        UserError: the folder holds another run, or cannot be written.
+    """
+    fields = json.loads(json.dumps(dataclasses.asdict(run)))
+    there = _read(folder / CONFIG)
+    if there is None:
+        about = {"run": fields, "label": run.label, "epochs": run.epochs}
+        write_json(folder / CONFIG, {**about, **provenance()})
+        return
+    if not run.factorised:  # the settings of Sign-In are no part of its name either
+        del fields["settings"]["sign_in"]
+    if not _agree(fields, there.get("run", {})):
+        raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, git revision and host, as config.json has them."""
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        **git_state(),
+        "host": platform.node(),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Return the revision of the running code, and whether it has uncommitted changes.
+
+    A copy of the code has a file that tells; otherwise git is asked. None stands for unknown.
+    """
+    noted = _read(Path(__file__).parents[2] / REVISION)
+    if noted is not None:
+        return noted
+    return {"git": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
+
+
+def _agree(new: Any, old: Any) -> bool:
+    """Return whether all fields that both have are equal: later versions may add fields."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return all(_agree(new[key], old[key]) for key in new.keys() & old.keys())
+    return bool(new == old)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a JSON file's object; None also if it cannot be read."""
+    try:
+        return read_json(path)
+    except BrokenFile:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git prints about the checkout that this file is in; None outside one."""
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

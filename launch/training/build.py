@@ -1,0 +1,115 @@
+"""From the description of a run to its model, optimizer and sparsifier. A function of the seed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.method import Method, Options, Plan
+from baselines.registry import find_method
+from baselines.sign_rule import SignRule, factors_of
+from baselines.sparsifier import Sparsifier
+from baselines.tools.schedules import triangular
+from launch.config.recipe import Recipe
+from launch.config.run import Run
+from launch.data.batches import Data
+from launch.data.order import mix
+from launch.models import build_model
+from launch.ranks import Ranks
+from launch.runs.snapshots import read_source
+from launch.training.loop import Loop
+
+
+def build_loop(
+    run: Run,
+    data: Data,
+    ranks: Ranks,
+    compile: bool = False,
+    bar: bool | None = None,
+    runs: Path = Path("runs"),
+) -> Loop:
+    """Return the run's training loop; nothing has started.
+
+    Args:
+        compile: torch.compile the model.
+        bar: a progress bar over the steps of each epoch; by default if stderr is a terminal.
+        runs: folder of the runs that this one may need.
+    """
+    method = build_method(run, len(data.train), runs)
+    rule = sign_rule(run, method)
+    net = build_network(run, data, ranks.device)
+    optimizer = build_optimizer(net, run.settings, rule)
+    sparsifier = Sparsifier(net, method, rule, manual_begin=True)
+    model = called_model(net.model, ranks, compile)
+    return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar)
+
+
+def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
+    """Return the run's method with its plan."""
+    recipe = run.settings
+    steps = recipe.epochs * steps_per_epoch
+    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
+    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
+    integral = recipe.lr * sum(lrs) / (1 - inertia)
+    read = partial(read_source, root=runs)
+    plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
+    return find_method(run.method)(plan, run.options)
+
+
+def sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
+    """Return Sign-In if the run asks for it, or the factors that the method trains by nature."""
+    if run.sign_in:
+        return run.settings.sign_in
+    return factors_of(method, run.settings.sign_in) if method.factorised else None
+
+
+def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
+    """Return the run's model, initialised from its seed."""
+    recipe = run.settings
+    torch.manual_seed(mix(run.seed))
+    model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    return SparseModel(model, exclude=run.exclude)
+
+
+def called_model(model: nn.Module, ranks: Ranks, compile: bool) -> nn.Module:
+    """Return what the loop calls: the model, wrapped by DDP and torch.compile where needed."""
+    if ranks.world > 1:
+        model = DistributedDataParallel(model, device_ids=device_ids(ranks.device))
+    return torch.compile(model) if compile else model  # type: ignore[return-value]
+
+
+def device_ids(device: torch.device) -> list[int | None] | None:
+    """Return DDP's argument of that name: the rank's GPU, None on a CPU."""
+    return None if device.type == "cpu" else [device.index]
+
+
+def build_optimizer(net: SparseModel, recipe: Recipe, rule: SignRule | None) -> Optimizer:
+    """Return SGD or AdamW with three groups: prunable weights, what else decays, what does not."""
+    decay = rest_decay = recipe.weight_decay
+    if rule is not None:
+        decay, rest_decay = rule.weight_decays(recipe.weight_decay)
+    prunable = {id(weight) for weight in net.weights.values()}
+    # timm's models name parameters that do not decay
+    spared: set[str] = getattr(net.model, "no_weight_decay", set)()
+    groups: dict[float, list[nn.Parameter]] = {rest_decay: [], 0.0: []}
+    for name, parameter in net.model.named_parameters():
+        if id(parameter) not in prunable and parameter.requires_grad:
+            small = parameter.ndim <= 1 or name in spared
+            decays = recipe.decay_norm_and_bias or not small
+            groups[rest_decay if decays else 0.0].append(parameter)
+    params: list[dict[str, Any]] = [
+        {"params": list(net.weights.values()), "weight_decay": decay},
+        *({"params": ps, "weight_decay": wd} for wd, ps in groups.items() if ps),
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(params, recipe.lr, fused=True)
+    return torch.optim.SGD(params, recipe.lr, recipe.momentum, nesterov=recipe.nesterov, fused=True)

@@ -1,0 +1,56 @@
+"""Sign-In: its settings, its factors, and when it rescales them.
+
+"Sign-In to the Lottery" (arXiv 2504.12801), Algorithm 1. Training steps two factors of every weight
+that the mask keeps, θ = m ⊙ w. A rescale splits θ again with m² − w² = β: it does not change the
+network, and makes signs easy to flip again (see `baselines.engine.product`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.sign_rule import Factors
+
+
+@dataclass(frozen=True)
+class SignIn(Factors):
+    """Sign-In, with the settings of the paper's Table 7. Combines with every method."""
+
+    rescale_period: int = 1
+    """Rescale every p epochs; 0: never, which is plain m ⊙ w. The paper does not state its p."""
+    rescale_until: float = 0.5
+    """T₂ as a fraction of the epochs: no periodic rescale from there on."""
+    rescale_after_masks: bool = True
+    """Also rescale after each change of masks (unless rescale_period is 0)."""
+    rescale_resets_state: bool = False
+    """Clear the factors' momentum at a rescale. The paper's listing keeps it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rescale_period >= 0:
+            raise UserError(f"rescale_period must not be negative, not {self.rescale_period}.")
+        if not 0 <= self.rescale_until <= 1:
+            raise UserError(f"rescale_until must be in [0, 1], not {self.rescale_until}.")
+
+    def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
+        """Rescale if Algorithm 1 does."""
+        until = round(self.rescale_until * epochs)
+        if is_rescale_epoch(epoch, self.rescale_period, until):
+            net.rescale(self.rescale_resets_state)
+
+    def after_mask_change(self, net: SparseModel, epoch: int, epochs: int) -> None:
+        """Rescale under a changed mask."""
+        if self.rescale_after_masks and self.rescale_period:
+            net.rescale(self.rescale_resets_state)
+
+
+def is_rescale_epoch(epoch: int, period: int, until: int) -> bool:
+    """Whether Algorithm 1 rescales before the epoch, counted from 0 (the paper's i = epoch + 1).
+
+    Args:
+        period: p in epochs; 0 never rescales, which is plain m ⊙ w (Table 11).
+        until: T₂ in epochs: the last rescale is at i = T₂ − 1 at the latest.
+    """
+    return period > 0 and (epoch + 1) % period == 0 and epoch + 1 < until

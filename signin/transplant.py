@@ -1,0 +1,139 @@
+"""Transplants: weights with the mask, the signs and the magnitudes of different checkpoints.
+
+"Sign-In to the Lottery" (arXiv 2504.12801), Tables 1 and 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from baselines.checkpoint import Checkpoint
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+
+PARTS = ("mask", "signs", "magnitudes", "others")  # others: all that is not pruned
+RANDOM = "random"  # the source that is a fresh initialisation
+
+Named = Mapping[str, Tensor]
+
+
+class Transplanted(NamedTuple):
+    """Weights by layer, and by layer how many signs were drawn at random."""
+
+    weights: dict[str, Tensor]
+    drawn: dict[str, int]
+
+
+def transplant_weights(
+    masks: Named, signs: Named, magnitudes: Named, generator: torch.Generator, flip: float = 0.0
+) -> Transplanted:
+    """Combine masks, signs and magnitudes.
+
+    Args:
+        masks: by layer, True at the positions that are kept.
+        signs, magnitudes: weights of the same shapes.
+        generator: of the CPU; draws a sign where `signs` is zero, and which signs are reversed.
+        flip: fraction of the kept weights, drawn at random, whose sign is reversed.
+    """
+    weights, drawn = {}, {}
+    for name, mask in masks.items():
+        sign = signs[name].detach().cpu().sign().float()
+        coins = torch.rand(sign.shape, generator=generator)
+        unknown = mask.cpu() & (sign == 0)
+        sign = torch.where(unknown, (coins < 0.5) * 2.0 - 1.0, sign)
+        reversed_ = torch.rand(sign.shape, generator=generator) < flip
+        magnitude = magnitudes[name].detach().cpu().abs().float()
+        weights[name] = torch.where(reversed_, -sign, sign) * magnitude * mask.cpu()
+        drawn[name] = int(unknown.count_nonzero())
+    return Transplanted(weights, drawn)
+
+
+def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
+    """Return the source's masks of all prunable layers, or else where its weights are not zero.
+
+    Args:
+        like: the prunable weights, or others of their shapes, by layer.
+
+    Raises:
+        UserError: a layer is missing or of another shape, or a mask does not consist of 0 and 1.
+    """
+    found = {}
+    for name, weight in like.items():
+        mask = source.masks.get(name)
+        mask = _entry(source, name, weight) != 0 if mask is None else mask
+        if mask.shape != weight.shape:
+            raise UserError(
+                f"the mask of {name} has shape {tuple(mask.shape)}, not {tuple(weight.shape)}."
+            )
+        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+            raise UserError(f"the mask of {name} has values other than 0 and 1.")
+        found[name] = mask.bool()
+    return found
+
+
+def weights_of(source: Checkpoint | None, own: Named) -> dict[str, Tensor]:
+    """Return the source's weights of all prunable layers, or `own` if there is no source.
+
+    Raises:
+        UserError: one is missing, of another shape, or not finite.
+    """
+    return dict(own) if source is None else entries_of(source, own)
+
+
+def entries_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
+    """Return the source's tensors of the given names and shapes.
+
+    Raises:
+        UserError: one is missing, of another shape, or not finite.
+    """
+    return {name: _entry(source, name, tensor) for name, tensor in like.items()}
+
+
+def layer_means(magnitudes: Named, masks: Named) -> dict[str, Tensor]:
+    """Replace all magnitudes of a layer by their mean over the layer's kept weights."""
+    return {k: size.abs()[masks[k]].mean().expand_as(size) for k, size in magnitudes.items()}
+
+
+def prunable_of(source: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights that have masks; if there are none, all matrices and kernels.
+
+    Matrices and kernels are floating-point tensors of two or more dimensions named weight.
+
+    Raises:
+        UserError: there are none of these either.
+    """
+    names = [name for name in source.weights if name in source.masks] or [
+        name
+        for name, tensor in source.weights.items()
+        if tensor.ndim >= 2 and tensor.is_floating_point() and name.split(".")[-1] == "weight"
+    ]
+    if not names:
+        raise UserError("the mask's source has no weights that can be pruned.")
+    return {name: source.weights[name] for name in names}
+
+
+@torch.no_grad()
+def load_others(source: Checkpoint, net: SparseModel) -> None:
+    """Load all parameters and buffers that are not prunable weights.
+
+    Raises:
+        UserError: one is missing, of another shape, or not finite. Nothing is loaded then.
+    """
+    state = {k: v for k, v in net.model.state_dict().items() if k not in net.layers}
+    for name, value in entries_of(source, state).items():
+        state[name].copy_(value)
+
+
+def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
+    if name not in source.weights:
+        raise UserError(f"the source has no {name}.")
+    value = source.weights[name]
+    if value.shape != like.shape:
+        raise UserError(f"{name} has shape {tuple(value.shape)}, not {tuple(like.shape)}.")
+    if value.is_floating_point() and not all(end.isfinite() for end in value.aminmax()):
+        raise UserError(f"{name} has values that are not finite.")
+    return value

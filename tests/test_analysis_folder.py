@@ -1,0 +1,128 @@
+"""The contract of run folders: its readers, and that no other module names their files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis import folder
+from analysis.folder import (
+    BrokenFile,
+    read_config,
+    read_epochs,
+    read_failure,
+    read_job,
+    read_json,
+    read_layers,
+    read_result,
+    read_sharpness,
+)
+from launch.executors.status import statuses
+from launch.runs.files import write_csv, write_json
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("analysis", "baselines", "launch", "signin")
+JSON_READERS = {
+    folder.CONFIG: read_config,
+    folder.RESULT: read_result,
+    folder.FAILURE: read_failure,
+    folder.JOB: read_job,
+}
+CSV_READERS = {
+    folder.EPOCHS: read_epochs,
+    folder.LAYERS: read_layers,
+    folder.SHARPNESS: read_sharpness,
+}
+
+
+def test_analysis_imports_no_torch():
+    code = (
+        "import analysis.tables, analysis.figures, analysis.report, sys; "
+        "assert 'torch' not in sys.modules; "
+        "assert not [name for name in sys.modules if name.split('.')[0] == 'launch']"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def texts(source):
+    """The string literals of a module that are not documentation."""
+    tree = ast.parse(source)
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in documentation:
+            yield str(node.value)
+
+
+def test_only_one_module_names_the_files_of_a_run_folder():
+    names = [*JSON_READERS, *CSV_READERS, folder.LAST_STATE, folder.PREVIOUS_STATE, "epoch-"]
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            named = [name for text in texts(path.read_text()) for name in names if name in text]
+            if named:
+                found[str(path.relative_to(ROOT))] = set(named)
+    assert found == {"analysis/folder.py": set(names)}
+
+
+def test_what_is_not_there_is_none_or_empty(tmp_path):
+    for place in (tmp_path, tmp_path / "nowhere", Path(__file__)):
+        assert all(read(place) is None for read in JSON_READERS.values())
+        assert all(read(place) == [] for read in CSV_READERS.values())
+
+
+@pytest.mark.parametrize("file", JSON_READERS)
+@pytest.mark.parametrize("text", ["", "{", '{"run": {}', "[]", "null", "{}", "\udcff"])
+def test_a_broken_json_file_is_named(tmp_path, file, text):
+    (tmp_path / file).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BrokenFile, match=file):
+        JSON_READERS[file](tmp_path)
+
+
+def test_entries_of_another_type_are_refused(tmp_path):
+    write_json(tmp_path / folder.RESULT, {"accuracy": "high"})
+    write_json(tmp_path / folder.FAILURE, {"reason": None})
+    for read in (read_result, read_failure):
+        with pytest.raises(BrokenFile, match="no valid entry"):
+            read(tmp_path)
+    assert read_json(tmp_path / folder.RESULT) == {"accuracy": "high"}
+
+
+@pytest.mark.parametrize("file", CSV_READERS)
+@pytest.mark.parametrize("text", ["epoch,a\n0\n", "epoch,a\n0,1,2\n", "a\n1\n", "epoch\nx\n"])
+def test_a_broken_csv_file_is_named(tmp_path, file, text):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(BrokenFile, match=file):
+        CSV_READERS[file](tmp_path)
+
+
+def test_rows_survive_reading_and_writing(tmp_path):
+    rows = [
+        {"epoch": 0, "layer": "0.weight", "density": 1 / 3, "lr": 1e-05, "flips": float("inf")},
+        {"epoch": 1, "layer": "8", "density": 1.0, "lr": -0.0, "later": 7},
+    ]
+    write_csv(tmp_path / folder.LAYERS, rows)
+    text = (tmp_path / folder.LAYERS).read_bytes()
+    found = read_layers(tmp_path)
+    assert found[0] == rows[0] and "later" not in found[0]
+    assert (
+        found[1]["layer"] == "8"
+        and isinstance(found[1]["density"], float)
+        and found[1]["later"] == 7
+    )
+    write_csv(tmp_path / folder.LAYERS, found)
+    assert (tmp_path / folder.LAYERS).read_bytes() == text
+
+
+def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):
+    for name, file in (("a", folder.RESULT), ("b", folder.EPOCHS), ("c", folder.CONFIG)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / folder.CONFIG, {"run": {}})
+        (tmp_path / name / file).write_text('{"')
+    found = {status.name: status for status in statuses(tmp_path)}
+    assert {status.state for status in found.values()} == {"failed"}
+    assert folder.RESULT in found["a"].detail and folder.CONFIG in found["c"].detail

@@ -1,0 +1,342 @@
+"""sparsify: a bare loop does all that the suite's own runs do, resumes, and says what it cannot."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from literal import batches, loss_of, tiny_net
+from safetensors.torch import load_file
+from test_contract import CASES, make
+from test_launch_train import train
+from torch import nn
+
+from baselines import Samples, SparseModel, Sparsifier, sparsify
+from baselines.errors import UserError
+from baselines.registry import find_method
+from baselines.tools.schedules import triangular
+from launch.data import load_data
+from launch.data.order import mix
+from launch.models import build_model
+from launch.ranks import Share
+from launch.training.build import build_method
+from signin import SignIn
+
+EPOCHS = 3
+TRAINED = [case for case in CASES if case.values[0] != "fixed"]  # that one reads files
+
+
+def sparsified(run, data, model, optimizer, **choices):
+    """The run's method on any model, as a user of the library writes it."""
+    own = dict(vars(run.options))
+    if run.method == "str":  # wants to know the learning rates: an instance has the suite's plan
+        method, own = build_method(run, len(data.train), None), {}
+    else:
+        method = run.method
+    settings = run.settings.sign_in if run.sign_in else None
+    steps = len(data.train)
+    return sparsify(
+        model,
+        optimizer,
+        method,
+        sparsity=run.sparsity,
+        steps=run.settings.epochs * steps,
+        steps_per_epoch=steps,
+        sign_in=settings,
+        seed=run.seed,
+        samples=data.train.sample,
+        **choices,
+        **own,
+    )
+
+
+def bare(run, data):
+    """A model as the suite initialises it, and a user's optimizer over it."""
+    torch.manual_seed(mix(run.seed))
+    model = build_model("digits-cnn", 10, 1, 8)
+    recipe = run.settings
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+    return model, optimizer
+
+
+def take_steps(model, optimizer, scheduler, data, first, last):
+    """Steps of an ordinary loop that knows nothing of sparsity."""
+    per_epoch = len(data.train)
+    epochs = range(first // per_epoch, -(-last // per_epoch))
+    stream = ((e, b) for e in epochs for b in data.train.epoch(e))
+    for step, (_, (x, y)) in enumerate(stream, first - first % per_epoch):
+        if not first <= step < last:
+            continue
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+
+
+def digits(run, machine):
+    device = torch.device("cpu")
+    return load_data(run.settings, machine.data_dir, device, run.seed, Share(0, 1), 0)
+
+
+def schedule(run):
+    return partial(triangular, warmup=run.settings.warmup, start=run.settings.lr_start)
+
+
+@pytest.mark.parametrize("name, variant, sign_in", TRAINED)
+def test_a_bare_loop_ends_bit_identically_to_a_run(machine, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=EPOCHS, lr=0.04)  # 0.04·f rounds alike both ways
+    train(run, machine)
+    data = digits(run, machine)
+    model, optimizer = bare(run, data)
+    sparsifier = sparsified(run, data, model, optimizer)
+    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+    take_steps(model, optimizer, scheduler, data, 0, sparsifier.total_steps)
+    assert sparsifier.is_done
+    last = sparsifier.total_steps // len(data.train)
+    saved = load_file(machine.runs / run.name / "snapshots" / f"epoch-{last}.safetensors")
+    assert sparsifier.finalize() is model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
+
+
+# ---- resuming
+
+ORDERS = list(itertools.permutations(("model", "optimizer", "sparsifier")))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("name", ["rigl", "acdc", "str", "wr", "spred"])
+@pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
+def test_states_are_loaded_in_any_order(machine, name, sign_in, order):
+    variant = find_method(name).variants[0]
+    run = make(name, variant, sign_in, epochs=4, lr=0.04)
+    data = digits(run, machine)
+
+    def begin():
+        model, optimizer = bare(run, data)
+        sparsifier = sparsified(run, data, model, optimizer)
+        scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "sparsifier": sparsifier,
+            "scheduler": scheduler,
+        }
+
+    def train_on(parts, first, last):
+        take_steps(parts["model"], parts["optimizer"], parts["scheduler"], data, first, last)
+
+    whole = begin()
+    total = whole["sparsifier"].total_steps
+    stop = total // 2 + 5
+    train_on(whole, 0, stop)
+    saved = {k: copy.deepcopy(part.state_dict()) for k, part in whole.items()}
+    train_on(whole, stop, total)
+
+    resumed = begin()
+    train_on(resumed, 0, 3)  # leave something behind that must not matter
+    resumed["scheduler"].load_state_dict(saved["scheduler"])
+    for part in order:
+        resumed[part].load_state_dict(copy.deepcopy(saved[part]))
+    train_on(resumed, stop, total)
+    expected = whole["model"].state_dict()
+    for key, value in resumed["model"].state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+# ---- small nets
+
+
+def small(method="rigl", steps=20, **choices):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    choices = {"sparsity": 0.8, "steps": steps, **choices}
+    return model, optimizer, sparsify(model, optimizer, method, **choices)
+
+
+def steps_of(model, optimizer, n):
+    for x, y in itertools.islice(itertools.cycle(batches(4)), n):
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_finalize_returns_the_plain_sparse_model_and_a_plain_optimizer():
+    model, optimizer, sparsifier = small(sign_in=True, steps_per_epoch=5)
+    steps_of(model, optimizer, 20)
+    assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+    masks = sparsifier.masks
+    assert sparsifier.finalize() is model
+    for name, mask in masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    steps_of(model, optimizer, 1)  # dense again: nothing is masked any more
+    assert any(bool(model.get_parameter(name)[~mask].any()) for name, mask in masks.items())
+
+
+def test_after_the_last_step_training_goes_on_under_the_last_masks():
+    model, optimizer, sparsifier = small("gmp", events=3)
+    steps_of(model, optimizer, 20)
+    assert sparsifier.is_done
+    masks = sparsifier.masks
+    before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    steps_of(model, optimizer, 5)
+    assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in masks.items())
+    assert any(not torch.equal(v, before[k]) for k, v in model.named_parameters())
+    assert sparsifier.step == 20
+
+
+def test_levels_without_their_schedule_are_warned_of():
+    model, optimizer, sparsifier = small("lrr", steps_per_epoch=5)
+    with pytest.warns(UserWarning, match=r"lrr trains in levels, \d+ steps in all"):
+        steps_of(model, optimizer, 1)
+    model, optimizer, sparsifier = small("lrr", steps_per_epoch=5)
+    assert sparsifier.total_steps == 20 * (1 + 8)  # 0.8 sparsity: 8 more levels of 0.8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps_of(model, optimizer, 1)
+    assert sparsifier.lr_factor(20) == sparsifier.lr_factor(0)
+
+
+def test_with_manual_begin_changes_wait_for_the_loop():
+    model, optimizer, sparsifier = small("gmp", begin=0.5, end=0.5, events=1, manual_begin=True)
+    with pytest.raises(UserError, match=r"call begin_step\(\) before"):
+        steps_of(model, optimizer, 1)
+    for _ in range(10):
+        sparsifier.begin_step()
+        steps_of(model, optimizer, 1)
+    assert sparsifier.sparsity() == 0
+    sparsifier.begin_step()
+    sparsifier.begin_step()  # nothing more
+    assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+def test_clipping_shows_dense_gradients_to_the_method_first():
+    ends = []
+    for clip in (False, True):
+        model, optimizer, sparsifier = small("rigl", update_every=2)
+        for x, y in batches(8):
+            loss_of(model(x), y).backward()
+            if clip:
+                sparsifier.mask_gradients()
+                nn.utils.clip_grad_norm_(model.parameters(), 1e6)
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(sparsifier.masks)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_replaced_update_updates_nothing():
+    model, optimizer, sparsifier = small("rigl", update_every=2)
+    steps_of(model, optimizer, 2)
+    bias = model[0].bias.detach().clone()
+    steps_of(model, optimizer, 1)  # the step at which RigL updates its masks
+    assert torch.equal(model[0].bias, bias)
+    steps_of(model, optimizer, 1)
+    assert not torch.equal(model[0].bias, bias)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_samples_come_from_a_loader_or_a_function(name):
+    x, y = batches(1)[0]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
+
+    def function(per_class):
+        keep = [i for i in range(len(y)) if int((y[: i + 1] == y[i]).sum()) <= per_class]
+        return [(x[[i for i in keep if i < 8]], y[[i for i in keep if i < 8]])] + [
+            (x[[i for i in keep if i >= 8]], y[[i for i in keep if i >= 8]])
+        ]
+
+    (_, _, one), (_, _, other) = (
+        small(name, samples=source, samples_per_class=2) for source in (loader, function)
+    )
+    assert all(torch.equal(one.masks[k], other.masks[k]) for k in one.masks)
+    with pytest.raises(UserError, match="samples=DataLoader"):
+        small(name)
+
+
+def test_the_loss_of_the_samples_is_the_users():
+    x, y = batches(1)[0]
+    source = [(x, y)]
+    losses = []
+
+    def loss(output, target):
+        losses.append(output.shape)
+        return (output.sum(1) * target).mean()
+
+    _, _, own = small("snip", samples=Samples(lambda n: source, loss))
+    _, _, usual = small("snip", samples=lambda n: source)
+    assert losses
+    assert any(not torch.equal(own.masks[k], usual.masks[k]) for k in own.masks)
+
+
+def test_batches_that_are_no_labelled_examples_are_refused():
+    x = torch.randn(4, 3, 6, 6)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.mean((1, 2, 3))))
+    with pytest.raises(UserError, match="integer labels"):
+        small("snip", samples=loader)
+
+
+def test_sign_in_sets_the_decay_of_the_optimizer():
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=0.3)
+    sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=True)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.0
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=0.3)
+    with pytest.raises(UserError, match="parameter groups of their own"):
+        rule = SignIn(sign_in_decay_scope="factors")
+        sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=rule)
+    weights = SparseModel(model).weights.values()
+    ids = {id(w) for w in weights}
+    rest = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": list(weights)}, {"params": rest}]
+    optimizer = torch.optim.SGD(groups, 0.05, 0.9, weight_decay=0.3)
+    sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=rule)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]
+
+
+def test_a_method_may_be_a_class_or_an_instance():
+    model, optimizer, by_name = small("rigl")
+    _, _, by_class = small(find_method("rigl"))
+    _, _, by_instance = small(find_method("rigl")(replace(by_name.method.plan)))
+    for other in (by_class, by_instance):
+        assert isinstance(other, Sparsifier)
+        assert all(torch.equal(by_name.masks[k], other.masks[k]) for k in by_name.masks)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"method": "rigll"}, "unknown method 'rigll', did you mean rigl"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"update_every": "often"}, "update_every must be of type int"),
+        ({"sparsity": 1.5}, r"sparsity must be in \[0, 1\)"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"method": "dense"}, "keeps every weight: sparsity must be 0"),
+        ({"exclude": ["nothing*"]}, "matches none"),
+        ({"sign_in": "yes"}, "sign_in"),
+    ],
+)
+def test_mistakes_are_named_at_once(change, message):
+    with pytest.raises(UserError, match=message):
+        small(**{"method": "rigl", **change})
+
+
+def test_after_a_failed_attach_the_next_one_succeeds():
+    model, other = tiny_net(), tiny_net()
+    wrong = torch.optim.SGD(other.parameters(), 0.1)
+    with pytest.raises(UserError, match="does not hold"):
+        sparsify(model, wrong, "random", sparsity=0.5, steps=10)
+    assert not wrong._optimizer_step_pre_hooks
+    right = torch.optim.SGD(model.parameters(), 0.1)
+    sparsify(model, right, "random", sparsity=0.5, steps=10)
+    steps_of(model, right, 2)

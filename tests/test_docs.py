@@ -1,0 +1,273 @@
+"""Code in the documentation runs, commands parse, links resolve, options are complete.
+
+Conventions of the pages:
+
+    ```python                     runs, after the blocks before it on the page
+    ```python title="file.py"     a file; the page's other blocks and commands run beside it
+    ```yaml title="file.yaml"     a grid file
+    ```sh                         lines that begin with "signbench" are commands
+    `signbench …`                 a command in the text
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import dataclasses
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import tyro
+import yaml
+from baselines.registry import methods
+
+from launch.cli import COMMANDS, main
+from launch.config.grids import GRIDS, read_grid
+from signin import SignIn
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+METHODS = methods()
+NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Title (or an empty string) and content of a page's code blocks."""
+    fence = rf'^```{language}(?: title="([^"]+)")?\n(.*?)^```$'
+    return re.findall(fence, page.read_text(), flags=re.S | re.M)
+
+
+def write_files(page: Path, folder: Path) -> None:
+    for language in ("python", "yaml"):
+        for title, content in blocks(page, language):
+            if title:
+                (folder / title).write_text(content)
+
+
+# ---- code
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
+def test_python_runs(name, tmp_path, monkeypatch):
+    write_files(DOCS / name, tmp_path)
+    code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
+    if "own-" in name:  # registers methods, models or recipes, which other tests must not see
+        done = python(tmp_path, "-c", code)
+        assert done.returncode == 0, done.stderr
+    else:
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code, name, "exec"), {"__name__": name})
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{folder}{os.pathsep}{ROOT}"
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
+    page = DOCS / "guide" / "own-method.md"
+    write_files(page, tmp_path)
+    (line,) = (line for line in commands(page) if "oneshot:" in line)
+    _, *arguments = shlex.split(line)
+    done = python(tmp_path, "-m", "launch", *arguments, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("runs/*/result.json")
+    assert json.loads(path.read_text())["sparsity"] == pytest.approx(0.9, abs=1e-4)
+    config = json.loads((path.parent / "config.json").read_text())
+    assert config["run"]["options"] == {"at": 0.3} and config["run"]["sign_in"]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "yaml")])
+def test_grid_files_are_read(name, tmp_path):
+    for title, content in blocks(DOCS / name, "yaml"):
+        path = tmp_path / (title or "grid.yaml")
+        path.write_text(content)
+        assert read_grid(path)
+
+
+# ---- commands
+
+
+class Parsed(BaseException):
+    """Raised in place of running a command whose flags have been parsed."""
+
+
+def commands(page: Path) -> list[str]:
+    text = page.read_text()
+    shell = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M))
+    inline = re.findall(r"`(signbench [a-z]+[^`…]*)`", text)
+    lines = [line for line in shell.splitlines() if line.startswith("signbench ")]
+    return [*lines, *inline]
+
+
+PLACEHOLDER = re.compile(r"\b(NAME|NUMBER|MODEL)\b")
+COMMAND_LINES = sorted(
+    {(str(page.relative_to(DOCS)), line) for page in PAGES for line in commands(page)}
+)
+
+
+@pytest.mark.parametrize("page, line", COMMAND_LINES)
+def test_commands_parse(page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_files(DOCS / page, tmp_path)
+    _, command, *args = shlex.split(line, comments=True)
+    assert command in COMMANDS
+    if not args or "--help" in args or PLACEHOLDER.search(line):
+        return
+    if "oneshot:OneShot" in args:  # runs above
+        return
+    parse = tyro.cli
+
+    def stop(*args: Any, **options: Any) -> Any:
+        parse(*args, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", stop)
+    with pytest.raises(Parsed):
+        main([command, *args])
+    if command == "grid":
+        assert args[0] in GRIDS or (tmp_path / args[0]).exists()
+
+
+# ---- links
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings can be linked to by."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", t)) for t in titles]
+    return {re.sub(r"[-\s]+", "-", title.strip().lower()) for title in plain}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+def test_links_resolve(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{page}: {target}"
+
+
+def test_every_page_is_in_the_navigation():
+    text = re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text())
+    found: list[str] = []
+
+    def collect(entry: Any) -> None:
+        if isinstance(entry, str):
+            found.append(entry)
+        else:
+            for value in entry.values() if isinstance(entry, dict) else entry:
+                collect(value)
+
+    collect(yaml.safe_load(text)["nav"])
+    assert sorted(found) == NAMES
+
+
+# ---- methods
+
+
+def option_table(page: Path) -> dict[str, tuple[str, str]]:
+    """Default and meaning of the options in a page's section "Options", by name."""
+    (section,) = re.findall(r"^## Options\n(.*?)(?=^## |\Z)", page.read_text(), flags=re.S | re.M)
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", section, flags=re.M)
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) == (len(rows) + 2 if rows else 0), "a row of another form"
+    return {name: (default, meaning) for name, default, meaning in rows}
+
+
+def value(text: str) -> Any:
+    numerator, slash, denominator = text.partition("/")
+    return int(numerator) / int(denominator) if slash else ast.literal_eval(text)
+
+
+def check_options(page: Path, options: type[Any]) -> None:
+    fields = dataclasses.fields(options)
+    table, hints = option_table(page), get_type_hints(options)
+    assert sorted(table) == sorted(field.name for field in fields)
+    for field in fields:
+        default, meaning = table[field.name]
+        assert value(default) == field.default, field.name
+        assert type(value(default)) is type(field.default), field.name
+        if get_origin(hints[field.name]) is Literal:
+            for choice in get_args(hints[field.name]):
+                assert f"`{choice}`" in meaning, f"{field.name}: {choice}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_a_page_with_all_its_options(name):
+    page = DOCS / "methods" / f"{name}.md"
+    text = page.read_text()
+    check_options(page, METHODS[name].options)
+    sections = re.findall(r"^## (.*)$", text, flags=re.M)
+    for section in ("Paper", "Command", "Options"):
+        assert section in sections
+    assert "Differences from the official code" in sections
+    assert "Compared with the official code" in sections
+    assert f"signbench run --method {name}" in text
+
+
+def test_sign_in_has_a_page_with_all_its_options():
+    check_options(DOCS / "methods" / "sign-in.md", SignIn)
+
+
+def test_every_method_is_in_the_overview():
+    text = (DOCS / "methods" / "index.md").read_text()
+    rows = re.findall(r"^\| \[[^]]+\]\((\S+)\.md\) \| `(\S+)` \| ([^|]+) \|", text, flags=re.M)
+    assert all(page == name for page, name, _ in rows)
+    found = {name: family for _, name, family in rows}
+    assert found == {name: method.family for name, method in METHODS.items()}
+
+
+# ---- files of a run
+
+
+def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
+    """Every file, column and key that runs write is in run-folder.md."""
+    monkeypatch.chdir(tmp_path)
+    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1"
+    assert main(["run", *flags.split()]) == 0
+    (folder,) = tmp_path.glob("runs/*signin*")
+    assert main(["sharpness", folder.name, "--per-class", "2", "--probes", "2"]) == 0
+    for file in ("epochs.csv", "layers.csv", "sharpness.csv"):
+        with (folder / file).open(newline="") as stream:
+            header = next(csv.reader(stream))
+        columns = {re.sub(r"^(final_(flips|compared)_).*", r"\1…", column) for column in header}
+        assert columns <= words(file), file
+    assert set(json.loads((folder / "result.json").read_text())) == words("result.json")
+    config = json.loads((folder / "config.json").read_text())
+    run = config.pop("run")
+    keys = {f"run.{key}" for key in run} | set(config)
+    nested = {"run.options", "run.settings", "versions"}
+    assert {f"{key}.*" if key in nested else key for key in keys} <= words("config.json")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {re.sub(r"epoch-\d+", "epoch-N", file) for file in files} <= words("Run folder")
+
+
+def words(title: str) -> set[str]:
+    """What a section of run-folder.md has in backticks at the beginning of its tables' rows."""
+    text = (DOCS / "run-folder.md").read_text()
+    (section,) = re.findall(rf"^#+ {title}\n(.*?)(?=^## |\Z)", text, flags=re.S | re.M)
+    cells = re.findall(r"^\| (`[^|]*) \|", section, flags=re.M)
+    methods = re.findall(r"^Methods add columns: .*", section, flags=re.M)
+    return {word for cell in [*cells, *methods] for word in re.findall(r"`([^`]+)`", cell)}

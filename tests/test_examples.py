@@ -1,0 +1,48 @@
+"""The programs in examples/ run as their headers say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {
+    "own_loop": r"sparsity 0\.900\naccuracy 0\.[89]",
+    "own_method": r"Sign-In False: 0\.\d+ at sparsity 0\.80\d\d\nSign-In True: .* 0\.80\d\d",
+    "transplant_two_checkpoints": r"A, dense: 0\.[89].*\n.*A's signs \(100% equal\).*\n.*B's signs",
+    "grid_from_python": r"8 runs, failed: \[\]\n(.*\n)+",
+}
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in ROOT.glob("examples/*.py")} == set(EXAMPLES)
+
+
+def python(folder: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(tmp_path, name):
+    done = python(tmp_path, ROOT, str(ROOT / "examples" / f"{name}.py"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(EXAMPLES[name], done.stdout), done.stdout
+
+
+def test_the_method_runs_by_the_command_line(tmp_path):
+    line = "-m launch run --method own_method:RandomGradual --pruning-events 5 --epochs 1"
+    done = python(tmp_path, ROOT / "examples", *line.split())
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 1

@@ -1,0 +1,27 @@
+"""What a job may ask of Slurm."""
+
+from __future__ import annotations
+
+import pytest
+
+from baselines.errors import UserError
+from launch.config.cluster import Cluster
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"timeout": "soon"}, "timeout must be such as 90m, 24h or 2d"),
+        ({"timeout": "3"}, "timeout must be at least 5 minutes"),
+        ({"nodes": 0}, "nodes must be positive"),
+        ({"gpus": -1}, "must not be negative"),
+        ({"slurm": ("a100",)}, "--slurm takes key=value"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        Cluster(**fields)
+
+
+def test_times_are_read():
+    assert [Cluster(timeout=t).minutes for t in ("30", "90m", "24h", "2d")] == [30, 90, 1440, 2880]

@@ -1,0 +1,85 @@
+"""Grids: the paper's, and a user's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from launch.cli import main
+from launch.config.grids import GRIDS, find_grid
+
+# runs at the paper's recipes, worked out from its tables
+SIZES = {
+    "table1": 3 * 7,  # three methods, seven rows
+    "table3": 3 * 3 * 2 * 3,  # sets, sparsities, with and without, seeds
+    "table4": 2 * 3,
+    "table5": 3 * 2 * 3,
+    "table9": 2 * 3 * 3 * 2 * 3,  # sets, methods, sparsities, with and without, seeds
+    "table10": (3 * 3 + 3 * 2) * 3,  # learned masks need their source; the others do not
+    "table11": 3 * 3 * 3 * 3,
+    "figure1": 1 + 3 * 2,
+    "figure5": 3 + 2,
+    "figure8": 3,
+    "figure9": 6,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_each_table_and_figure_has_its_runs(name):
+    runs = find_grid(name)
+    assert len(runs) == SIZES[name] == len({run.name for run in runs})
+    digits = find_grid(name, recipe="digits", epochs=5, seeds=(0,))
+    assert {run.recipe for run in digits} == {"digits"}
+    assert {run.settings.epochs for run in digits} == {5}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_runs_come_after_those_that_they_need(name):
+    done: set[str] = set()
+    for run in find_grid(name, recipe="digits", epochs=10):
+        assert set(run.needs) <= done
+        done.add(run.name)
+
+
+def test_table_one_transplants_what_its_rows_say():
+    runs = find_grid("table1", recipe="digits", epochs=20, seeds=(3,))
+    base = next(run for run in runs if run.method == "acdc")
+    rows = Counter(
+        (run.options.signs.removeprefix(base.name), run.options.magnitudes.removeprefix(base.name))
+        for run in runs
+        if base.name in run.needs
+    )
+    assert rows == Counter(
+        [(signs, "random") for signs in ("@2", "@6", "@final")]
+        + [("random", sizes) for sizes in ("@2", "@final", "random")]
+    )
+    seeds = {run.seed for run in runs if run.needs}
+    assert seeds == {1003}  # not the initialisation that the mask was learned from
+
+
+def test_tables_share_runs():
+    """What one table has trained, no other trains again."""
+    known = {run.name for run in find_grid("table3")}
+    assert {run.name for run in find_grid("table11") if run.method == "random"} == known
+    learned = {run.name for run in find_grid("table10") if run.method == "acdc"}
+    assert learned <= {run.name for run in find_grid("table5")}
+
+
+def test_every_grid_runs_on_digits(forked_workers, tmp_path, capsys):
+    flags = ["--recipe", "digits", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
+    flags += ["--slots", "2", "--threads", "1"]
+    for name in ("table1", "table11", "figure8"):
+        assert main(["grid", name, *flags]) == 0, capsys.readouterr().err
+    assert "fixed" in capsys.readouterr().out
+
+
+def test_dry_run_says_what_is_done_and_what_it_costs(tmp_path, capsys):
+    flags = ["--recipe", "digits", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
+    assert main(["run", "--method", "random", "--epochs", "1", "--runs", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["grid", "table3", *flags, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("finished") for line in lines) == 1
+    assert lines[-1] == "6 runs, 5 epochs to train."
+    assert len(list(tmp_path.glob("*/config.json"))) == 1

@@ -1,0 +1,138 @@
+"""Run folders' names: stable when fields are added, different when anything differs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from baselines.errors import UserError
+from launch.config.recipe import Recipe
+from launch.config.run import Run
+
+
+@pytest.mark.parametrize(
+    "recipe, method, choices, name",
+    [
+        ("digits", "dense", {}, "digits-dense-seed0-4f3d62ff"),
+        (
+            "digits",
+            "random",
+            {"sparsity": 0.95, "sign_in": True, "seed": 2, "beta": 2.0},
+            "digits-random-signin-s0.95-seed2-eb5a51de",
+        ),
+        (
+            "cifar10-resnet20",
+            "random",
+            {"density": "erk", "epochs": 5},
+            "cifar10-resnet20-random-s0.9-seed0-a2242e2d",
+        ),
+        (
+            "digits",
+            "acdc",
+            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
+            "digits-acdc-signin-s0.8-seed0-8aaa69fa",
+        ),
+        ("digits", "rigl", {"drop_fraction": 0.2, "seed": 1}, "digits-rigl-s0.9-seed1-a0f578e0"),
+        (
+            "digits",
+            "str",
+            {"sparsity": 0.5, "keep_epochs": (3, 7)},
+            "digits-str-s0.5-seed0-1e3df91d",
+        ),
+        ("digits", "mw", {"beta": 2.0, "frobenius_decay": 0}, "digits-mw-s0.9-seed0-0c4071e9"),
+        ("digits", "lrr", {"level_length": 0.25}, "digits-lrr-s0.9-seed0-f7c7036f"),
+        (
+            "digits",
+            "fixed",
+            {"mask": "a@final", "signs": "random", "flip_signs": 0.2, "sign_in": True},
+            "digits-fixed-signin-s0.9-seed0-a576b4f1",
+        ),
+        (
+            "cifar100-resnet18",
+            "synflow",
+            {"sparsity": 0.95, "exclude": ("fc*",), "precision": "float32"},
+            "cifar100-resnet18-synflow-s0.95-seed0-3616619b",
+        ),
+        (
+            "imagenet-resnet50",
+            "snip",
+            {"batch_size": 256, "lr": 0.1, "sign_in": True},
+            "imagenet-resnet50-snip-signin-s0.9-seed0-39adc1a4",
+        ),
+        (
+            "imagenet-deit-small",
+            "random",
+            {"sparsity": 0.5, "sign_in": True, "sign_in_decay_scope": "factors"},
+            "imagenet-deit-small-random-signin-s0.5-seed0-35e9e343",
+        ),
+        (
+            "imagefolder",
+            "gmp",
+            {"data": "my-images", "model": "resnet18", "bad_images": "skip"},
+            "imagefolder-gmp-s0.9-seed0-c930ad65",
+        ),
+    ],
+)
+def test_names_never_change(recipe, method, choices, name):
+    # A changed name orphans everybody's runs of that kind. Do not change the names here.
+    assert Run.make(recipe, method, **choices).name == name
+
+
+def test_a_new_field_with_a_neutral_default_keeps_all_names():
+    @dataclasses.dataclass(frozen=True)
+    class Later(Recipe):
+        new_field: int = 0
+
+    run = Run.make("digits", "random", lr=0.3)
+    later = dataclasses.replace(run, settings=Later(lr=0.3))
+    assert later.name == run.name
+    assert dataclasses.replace(run, settings=Later(lr=0.3, new_field=1)).name != run.name
+
+
+def test_every_choice_makes_another_run():
+    base = {"sparsity": 0.9, "sign_in": True}
+    names = [
+        Run.make("digits", "random", **{**base, **change}).name
+        for change in (
+            {},
+            {"seed": 1},
+            {"sparsity": 0.8},
+            {"sign_in": False},
+            {"lr": 0.3},
+            {"beta": 2.0},
+            {"density": "erk"},
+            {"exclude": ("fc",)},
+            {"keep_epochs": (3,)},
+        )
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_settings_of_sign_in_do_not_matter_without_it():
+    assert Run.make("digits", "random", beta=2.0).name == Run.make("digits", "random").name
+
+
+def test_labels_name_the_options_that_differ():
+    assert Run.make("digits", "random").label == "random"
+    assert Run.make("digits", "random", density="erk").label == "random (erk)"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Run.make("digit", "dense"), "unknown recipe 'digit', did you mean digits"),
+        (lambda: Run.make("digits", "dens"), "unknown method 'dens', did you mean dense"),
+        (lambda: Run.make("digits", "random", epoch=5), "unknown field 'epoch', did you mean epo"),
+        (lambda: Run.make("digits", "dense", density="erk"), "unknown field 'density'"),
+        (lambda: Run.make("digits", "random", sparsity=1.0), r"sparsity must be in \[0, 1\)"),
+        (lambda: Run.make("digits", "random", sparsity=float("nan")), "sparsity must be"),
+        (lambda: Run.make("digits", "dense", sparsity=0.5), "keeps every weight"),
+        (lambda: Run.make("digits", "dense", seed=-1), "seed must not be negative"),
+        (lambda: Run.make("digits", "dense", epochs=0), "epochs must be positive"),
+        (lambda: Run.make("digits", "dense", keep_epochs=(31,)), "31 is not in 0 to 20"),
+    ],
+)
+def test_values_that_are_not_allowed_are_named(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

@@ -1,0 +1,237 @@
+"""Slurm: what is submitted, and real jobs on a real cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import slurm_cluster
+import submitit
+from needs import needs_slurm
+from slurm_cluster import run as shell
+from slurm_cluster import wait_until
+from test_launch_train import train
+
+from launch.cli import main
+from launch.config.cluster import Cluster
+from launch.config.run import Run
+from launch.executors.queue import cancel, queue
+from launch.executors.slurm import Job, parameters, submit
+from launch.executors.status import statuses
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
+
+CLUSTER = Cluster(timeout="10m", cpus=1)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@pytest.fixture
+def here(slurm, machine):
+    """A machine whose runs and jobs are gone afterwards."""
+    yield machine
+    cancel([s.job for s in statuses(machine.runs) if s.active])
+
+
+def digits(seed=0, epochs=2, **choices):
+    return Run.make("digits", "random", sparsity=0.8, seed=seed, epochs=epochs, **choices)
+
+
+def state_of(machine, run):
+    return next((s for s in statuses(machine.runs) if s.name == run.name), None)
+
+
+def wait_for(machine, run, state, seconds=90.0):
+    def there():
+        found = state_of(machine, run)
+        assert found.state != "failed" or state == "failed", (found.detail, logs(machine))
+        return found.state == state
+
+    return wait_until(there, seconds)
+
+
+def logs(machine):
+    return "\n".join(f.read_text()[-2000:] for f in (machine.runs / "slurm/logs").glob("*.err"))
+
+
+def result(machine, run):
+    found = json.loads((machine.runs / run.name / "result.json").read_text())
+    return {k: v for k, v in found.items() if "seconds" not in k}
+
+
+def epochs_of(machine, run):
+    file = machine.runs / run.name / "epochs.csv"
+    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+
+# ---- what is submitted
+
+
+def test_the_text_of_a_submission(monkeypatch, tmp_path):
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    given = Cluster(
+        partition="gpu",
+        nodes=2,
+        gpus=8,
+        cpus=10,
+        memory="200GB",
+        timeout="2d",
+        account="lab",
+        slurm=("constraint=a100",),
+        setup=("module load cuda",),
+    )
+    executor = submitit.AutoExecutor(folder=tmp_path, cluster="slurm")
+    executor.update_parameters(**parameters(given, Path("/code"), ["7_1", "6"]))
+    text = executor._executor._make_submission_file_text("COMMAND", "uid")
+    text = text.replace(str(tmp_path), "LOGS")
+    assert text == (Path(__file__).parent / "golden_sbatch.sh").read_text()
+
+
+def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine):
+    job = Job(digits(), machine)
+    assert job.checkpoint().function == job
+
+
+def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    flags = ["--executor", "slurm", "--runs", str(tmp_path)]
+    assert main(["run", *flags]) == 2
+    assert "needs a Slurm login node" in capsys.readouterr().err
+
+
+# ---- real jobs
+
+
+@needs_slurm
+def test_an_array_in_parts_runs_once_however_often_it_is_submitted(here):
+    runs = [digits(seed) for seed in range(6)]  # the cluster takes arrays of 4
+    with ThreadPoolExecutor(2) as pool:  # two submit at once
+        both = list(pool.map(lambda _: submit(runs, here, CLUSTER), range(2)))
+    assert sorted(map(len, both)) == [0, 6]
+    jobs = [job for _, job in max(both, key=len)]
+    assert len(set(jobs)) == 6 and len({job.split("_")[0] for job in jobs}) == 2
+    for run in runs:
+        wait_for(here, run, "finished")
+    assert submit(runs, here, CLUSTER) == []
+    alone = replace(here, runs=here.runs.parent / "alone")
+    train(runs[3], alone)
+    assert result(here, runs[3]) == result(alone, runs[3])
+
+
+@needs_slurm
+def test_four_ranks_on_two_nodes(here):
+    run = digits()
+    submit([run], here, replace(CLUSTER, nodes=2, gpus=2))
+    wait_for(here, run, "finished")
+    assert result(here, run)["ranks"] == 4
+
+
+@needs_slurm
+def test_a_preempted_run_goes_on_and_ends_the_same(here):
+    run = digits(epochs=150)
+    submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
+    wait_until(lambda: epochs_of(here, run) > 5)
+    everything = ["-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null"]
+    shell("sbatch", *everything, "--wrap", "sleep 4")
+    wait_for(here, run, "waiting", seconds=60)
+    before = epochs_of(here, run)
+    assert 5 < before < 150
+    wait_for(here, run, "finished", seconds=150)
+    assert f"goes on after epoch {before}" in out(here)
+    alone = replace(here, runs=here.runs.parent / "alone")
+    flags = ["--method", "random", "--sparsity", "0.8", "--epochs", "150", "--device", "cpu"]
+    flags += ["--runs", str(alone.runs), "--threads", "1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, "-m", "launch", "run", *flags], check=True, capture_output=True)
+    assert result(here, run) == result(alone, run)
+
+
+def out(machine):
+    return "\n".join(f.read_text() for f in (machine.runs / "slurm/logs").glob("*.out"))
+
+
+@needs_slurm
+def test_a_requeued_job_goes_on(here):
+    run = digits(epochs=100)
+    ((_, job),) = submit([run], here, CLUSTER)
+    wait_until(lambda: epochs_of(here, run) > 5)
+    shell("scontrol", "requeue", job)
+    wait_for(here, run, "waiting", seconds=30)
+    before = epochs_of(here, run)
+    wait_for(here, run, "finished", seconds=90)
+    assert before < 100 and epochs_of(here, run) == 100
+    alone = replace(here, runs=here.runs.parent / "alone")
+    train(run, alone)
+    assert result(here, run) == result(alone, run)
+
+
+@needs_slurm
+def test_a_job_that_dies_without_a_word_is_reported(here):
+    run = digits(epochs=2000)
+    submit([run], here, CLUSTER)
+    wait_until(lambda: epochs_of(here, run) > 1)
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "submitit.core._submit" in words and str(here.runs) in words:
+            process.kill()
+    took = wait_for(here, run, "failed", seconds=30)
+    assert "exited without a result" in state_of(here, run).detail and took < 30
+    submit([run], here, CLUSTER)  # and can be submitted again
+    wait_for(here, run, "running")
+
+
+@needs_slurm
+def test_a_full_disk_is_the_reason_given(here):
+    run = digits()
+    submit([run], here, replace(CLUSTER, setup=("ulimit -f 40",)))
+    wait_for(here, run, "failed")
+    assert "cannot write" in state_of(here, run).detail
+    assert not (here.runs / run.name / "result.json").exists()
+
+
+@needs_slurm
+def test_dependent_runs_and_the_command_line(here, capsys, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    base = digits()
+    mask = f"{base.name}@final"
+    grid.write_text(
+        "recipe: digits\nsparsity: 0.8\nepochs: 2\nseed: 0\nmethod: random\n"
+        f"add: [{{method: {{name: fixed, mask: {mask}}}, seed: [1, 2]}}]\n"
+    )
+    flags = ["--runs", str(here.runs), "--data-dir", str(here.data_dir), "--device", "cpu"]
+    flags += ["--threads", "1", "--workers", "0"]
+    slurm_flags = ["--executor", "slurm", "--timeout", "10m", "--cpus", "1"]
+    assert main(["grid", str(grid), *flags, *slurm_flags]) == 0
+    assert "submitted 3 of 3 runs" in capsys.readouterr().out
+
+    def finished():
+        main(["status", "--runs", str(here.runs)])
+        return "3 finished" in capsys.readouterr().out
+
+    wait_until(finished, 90)
+    assert main(["grid", str(grid), *flags, *slurm_flags]) == 0
+    assert "submitted 0 of 3 runs; 3 are queued or finished" in capsys.readouterr().out
+
+
+@needs_slurm
+def test_cancelled_runs_leave_the_queue(here, capsys):
+    runs = [digits(seed, epochs=2000) for seed in range(3)]
+    submit(runs, here, CLUSTER)
+    assert main(["cancel", "--runs", str(here.runs)]) == 0
+    assert "cancelled 3 jobs" in capsys.readouterr().out
+    jobs = [s.job for s in statuses(here.runs)]
+    wait_until(lambda: not set(jobs) & set(queue()), 30)
+    time.sleep(0.5)
+    assert all(not s.active for s in statuses(here.runs))

@@ -1,0 +1,61 @@
+"""The copy of the code that Slurm jobs import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import launch.runs.provenance
+from launch.config.cluster import Cluster
+from launch.executors.slurm import parameters
+from launch.executors.snapshot import snapshot_code
+from launch.packages import root
+
+
+def test_the_code_is_kept_as_it_was(tmp_path):
+    code = snapshot_code(tmp_path)
+    assert snapshot_code(tmp_path) == code and len(list(code.parent.iterdir())) == 1
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import launch.executors.slurm, launch.runs.provenance as r; "
+            "print(r.__file__, r.git_state())",
+        ],
+        env={**os.environ, "PYTHONPATH": str(code)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert found.startswith(str(code))
+    assert str(launch.runs.provenance.git_state()["git"]) in found
+
+
+def test_a_job_imports_the_copy_even_in_a_checkout(tmp_path):
+    code = snapshot_code(tmp_path)
+    setup = parameters(Cluster(), code)["slurm_setup"]
+    found = subprocess.run(
+        ["bash", "-c", "; ".join([*setup, f"{sys.executable} -m site"])],
+        cwd=root(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    path = [line.strip(" ',") for line in found.splitlines()[1:]]
+    assert path[0] == str(code)  # not the current folder, as with `python -m` otherwise
+
+
+def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_module.py").write_text("")
+    Path("own_package").mkdir()
+    for name in ("__init__.py", "part.py", "other.py"):
+        (Path("own_package") / name).write_text("")
+    code = snapshot_code(tmp_path / "slurm", ("own_module", "own_package.part", "numpy"))
+    names = {path.name for path in code.iterdir()}
+    assert {"own_module.py", "own_package", "launch"} <= names and "numpy" not in names
+    assert len(list((code / "own_package").iterdir())) == 3

@@ -1,0 +1,50 @@
+"""Flags from dataclasses: which of them take lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from launch.commands.grid import GridCommand
+from launch.commands.run import RunCommand, parse_run
+from launch.commands.sharpness import SharpnessCommand
+from launch.commands.table import TableCommand
+from launch.config.run import Run
+from launch.flags import list_flags, parse, values
+
+
+@pytest.mark.parametrize(
+    "kind, flags",
+    [
+        (GridCommand, {"--seeds", "--methods"}),
+        (SharpnessCommand, {"--epochs"}),
+        (TableCommand, {"--where", "--rows", "--columns"}),
+    ],
+)
+def test_fields_that_are_tuples_take_lists(kind, flags):
+    assert flags <= list_flags(kind)
+
+
+def test_epochs_is_a_list_only_where_it_is_one():
+    found = list_flags(RunCommand, RunCommand(Run.make("digits", "random")))
+    assert {"--exclude", "--keep-epochs"} <= found
+    assert not {"--epochs", "--setup", "--slurm"} & found
+
+
+def test_commas_and_spaces_separate_values():
+    for flags in (["--seeds", "0,1", "2"], ["--seeds=0,1,2"], ["--seeds", "0", "1", "2"]):
+        assert parse(GridCommand, flags, "grid").seeds == (0, 1, 2)
+
+
+def test_commas_stay_in_commands_and_in_sbatch_parameters():
+    cluster = parse_run(["--setup", "module load a,b", "cd x", "--slurm", "gres=a,b"]).cluster
+    assert cluster.setup == ("module load a,b", "cd x") and cluster.slurm == ("gres=a,b",)
+
+
+def test_values_of_a_flag_before_the_others_are_known():
+    assert values(["--import", "a", "--x", "1", "--import=b"], "import") == ["a", "b"]
+    assert values(["--import"], "import") == [] == values([], "import")
+
+
+def test_the_last_method_gives_the_defaults():
+    run = parse_run(["--method", "dense", "--method", "rigl", "--drop-fraction", "0.2"]).run
+    assert run.method == "rigl" and run.options.drop_fraction == 0.2

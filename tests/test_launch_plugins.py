@@ -1,0 +1,100 @@
+"""Modules of a user's own, in every process that trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch.cli import main
+from launch.packages import root
+
+METHOD = '''
+from dataclasses import dataclass, replace
+
+from baselines.method import Method, Options
+from launch.config.recipes import RECIPES
+
+RECIPES["short"] = replace(RECIPES["digits"], epochs=1)
+
+
+@dataclass(frozen=True)
+class OwnOptions(Options):
+    knob: int = 1
+
+
+class Own(Method):
+    """Dense training under another name."""
+
+    name, family, paper = "own", "none", "-"
+    options = OwnOptions
+    is_sparse = False
+'''
+
+
+def signbench(folder, *args):
+    """Run the command line in a process of its own, so that the method is not registered here."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "launch", *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root())},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    return tmp_path
+
+
+def test_a_run_uses_a_method_and_a_recipe_of_ones_own(folder):
+    flags = [
+        "--import",
+        "mine",
+        "--recipe",
+        "short",
+        "--method",
+        "own",
+        "--knob",
+        "2",
+        "--threads",
+        "1",
+    ]
+    done = signbench(folder, "run", *flags)
+    assert done.returncode == 0, done.stderr
+    (config,) = folder.glob("runs/short-own-*/config.json")
+    assert json.loads(config.read_text())["run"]["options"] == {"knob": 2}
+    listed = signbench(folder, "methods", "--import", "mine")
+    assert "\nown " in listed.stdout
+    exported = signbench(folder, "export", config.parent.name, "-o", "out", "--import=mine")
+    assert exported.returncode == 0, exported.stderr
+
+
+def test_workers_of_a_grid_import_it_too(folder):
+    (folder / "grid.yaml").write_text("recipe: short\nmethod: [own, dense]\nseed: [0, 1]")
+    flags = ["--import", "mine", "--slots", "2", "--device", "cpu", "--threads", "1"]
+    done = signbench(folder, "grid", "grid.yaml", *flags)
+    assert done.returncode == 0, done.stderr
+    assert len(list(folder.glob("runs/short-own-*/result.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("no_such_module", "cannot import no_such_module: ModuleNotFoundError: No module named"),
+        ("broken_module", "cannot import broken_module: ZeroDivisionError"),
+        ("broken_module.py", "give the module's name, without .py"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(capsys, tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    assert main(["methods", "--import", name]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
