@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launch.config.machine import Machine
-
 from analysis.frame import find_runs, load_runs
 from analysis.statistics import compare
+from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.local import run_all
 

@@ -64,7 +64,9 @@ def without(setup, code, *extra):
 
 
 def test_the_library_works_with_the_core_dependencies(setup):
-    code = "import baselines, signin, signin.fixed; from baselines.registry import methods; methods()"
+    code = (
+        "import baselines, signin, signin.fixed; from baselines.registry import methods; methods()"
+    )
     done = without(setup, code)
     assert done.returncode == 0, done.stderr
 
