@@ -256,6 +256,7 @@ def sparsify(
     samples: Source | Samples | None = None,
     exclude: Iterable[str] = (),
     manual_begin: bool = False,
+    resume: bool = False,
     **options: Any,
 ) -> Sparsifier:
     """Make a training sparse: from here on, every `optimizer.step()` does all that the method does.
@@ -275,6 +276,7 @@ def sparsify(
             (inputs, class labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.
         manual_begin: see `Sparsifier.begin_step`.
+        resume: choose no masks and change no weight: `load_state_dict` is called next.
         options: the method's own.
 
     Returns:
@@ -295,6 +297,9 @@ def sparsify(
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     set_weight_decay(sparsifier.rule, net, optimizer)
+    if resume:
+        sparsifier.attach(optimizer)
+        return sparsifier
     several = dist.is_available() and dist.is_initialized()
     sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
     return sparsifier
