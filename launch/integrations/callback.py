@@ -89,9 +89,7 @@ class SparsifyCallback:
             epoch = int(steps_per_epoch)
         planned = steps if self.steps is None else self.steps
         if not 0 < planned < math.inf:
-            raise UserError(
-                "the trainer does not know its number of steps: give Sparsify(steps=…)."
-            )
+            raise UserError("the trainer's number of steps is not known: give Sparsify(steps=…).")
         self.sparsifier = sparsify(
             model,
             optimizer,

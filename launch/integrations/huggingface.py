@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -80,12 +80,12 @@ class Sparsify(SparsifyCallback, TrainerCallback):
         self.warn_if_not_done()
 
 
-class SparseTrainerMixin(Trainer):
-    """Mixin for a subclass of Trainer: put it before that class.
+class SparseTrainer(Trainer):
+    """Trainer whose clipping, checkpoints and logs know of the callback `Sparsify`.
 
-    Attaches the callback before the learning rate scheduler is made, clips by the norm of the
-    active weights' gradients, saves and loads the sparsifier's state in checkpoints
-    (sparsifier.pt), and logs "sparsity" and "sign_flips".
+    Clips by the norm of the active weights' gradients, saves and loads the sparsifier's state in
+    checkpoints (sparsifier.pt), and logs "sparsity" and "sign_flips". For another trainer class,
+    inherit from both: `class Mine(SparseTrainer, Seq2SeqTrainer)`.
     """
 
     _steps_per_epoch = 0
@@ -116,20 +116,20 @@ class SparseTrainerMixin(Trainer):
             resume = self.state.global_step > 0
             held = unwrapped(self.optimizer if optimizer is None else optimizer)
             epoch = self._steps_per_epoch
+            assert self.model is not None
             self.sparsify.attach(self.model, held, num_training_steps, epoch, resume)
             self.sparsify.check_steps(num_training_steps)
             self.sparsify.is_ready = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        if self.sparsify is None:
-            return super()._clip_grad_norm(model)
-        if self.accelerator.scaler is None:
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.sparsify is not None:
+            if self.accelerator.scaler is not None:  # it can unscale only once per step
+                self.accelerator.unscale_gradients(self.optimizer)
+                self.sparsify.attached.mask_gradients()
+                return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
             self.sparsify.attached.mask_gradients()
-            return super()._clip_grad_norm(model)
-        self.accelerator.unscale_gradients(self.optimizer)  # can be called only once per step
-        self.sparsify.attached.mask_gradients()
-        return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -151,10 +151,6 @@ class SparseTrainerMixin(Trainer):
         if self.sparsify is not None and self.sparsify.sparsifier is not None:
             logs = {**logs, **self.sparsify.metrics()}
         super().log(logs, *args, **kwargs)
-
-
-class SparseTrainer(SparseTrainerMixin):
-    """Trainer with the mixin."""
 
 
 def unwrapped(optimizer: Any) -> Optimizer:

@@ -93,7 +93,8 @@ class Sparsify(SparsifyCallback, Callback):
                 "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
             )
         if self.optimizer >= len(trainer.optimizers):
-            raise UserError(f"there is no optimizer {self.optimizer}: {len(trainer.optimizers)}.")
+            count = len(trainer.optimizers)
+            raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
         self._final, self._optimizer = None, trainer.optimizers[self.optimizer]
         steps = trainer.estimated_stepping_batches
         epoch = math.inf
@@ -130,6 +131,6 @@ class Sparsify(SparsifyCallback, Callback):
         pl_module.log_dict(self.metrics(), sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state for checkpoints that are saved after `fit`: the weights move to the CPU."""
+        """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
         self._final, self._is_fitting = self.attached.state_dict(), False
         self.warn_if_not_done()
