@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -113,12 +114,42 @@ class SparsifyCallback:
         """
         needed = self.attached.total_steps
         if 0 < steps < needed:
-            self.attached.finalize()
-            self.sparsifier = None
             raise UserError(
                 f"the method needs {needed} steps to reach its sparsity, but the trainer takes "
                 f"{int(steps)}: train longer or give a smaller Sparsify(steps=…)."
             )
+
+    # ---- state
+
+    def saved_state(self) -> dict[str, Any]:
+        """Return the sparsifier's state, and the plan that it belongs to."""
+        return {"plan": self._plan(), "sparsifier": self.attached.state_dict()}
+
+    def load_saved_state(self, state: Mapping[str, Any]) -> None:
+        """Load a state into the attached sparsifier.
+
+        Raises:
+            UserError: the state belongs to another method, sparsity or number of steps.
+        """
+        saved, own = state["plan"], self._plan()
+        for key, value in own.items():
+            if saved[key] != value:
+                raise UserError(
+                    f"the checkpoint was saved with {key}={saved[key]!r}, not {value!r}."
+                )
+        self.attached.load_state_dict(state["sparsifier"])
+
+    def _plan(self) -> dict[str, Any]:
+        method = self.attached.method
+        plan = method.plan
+        return {
+            "method": method.name,
+            "sparsity": plan.sparsity,
+            "steps": plan.steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+        }
+
+    # ---- while it trains
 
     def begin_step(self) -> None:
         """Do what comes before a step, if `manual_begin`."""

@@ -134,8 +134,7 @@ class SparseTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.sparsify is not None and self.args.should_save:
-            state = self.sparsify.attached.state_dict()
-            torch.save(state, os.path.join(output_dir, STATE_FILE))
+            torch.save(self.sparsify.saved_state(), os.path.join(output_dir, STATE_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.sparsify is not None and checkpoint is not None:
@@ -143,7 +142,7 @@ class SparseTrainer(Trainer):
             if not os.path.isfile(path):
                 raise UserError(f"{checkpoint} was saved without Sparsify: it has no {STATE_FILE}.")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.sparsify.attached.load_state_dict(state)
+            self.sparsify.load_saved_state(state)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

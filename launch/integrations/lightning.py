@@ -62,16 +62,16 @@ class Sparsify(SparsifyCallback, Callback):
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sparsifier's state."""
+        """Return what a training resumes from."""
         if self._final is not None:
             return self._final
-        return {} if self.sparsifier is None else self.sparsifier.state_dict()
+        return {} if self.sparsifier is None else self.saved_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state. Lightning calls this before `on_fit_start`."""
         self._loaded = state_dict
         if self._is_fitting:
-            self.attached.load_state_dict(state_dict)
+            self.load_saved_state(state_dict)
 
     # ---- Lightning's hooks
 
@@ -96,16 +96,15 @@ class Sparsify(SparsifyCallback, Callback):
             count = len(trainer.optimizers)
             raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
         self._final, self._optimizer = None, trainer.optimizers[self.optimizer]
-        steps = trainer.estimated_stepping_batches
-        epoch = math.inf
-        if trainer.num_training_batches < math.inf:
-            epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        resume = self._loaded is not None
-        sparsifier = self.attach(pl_module, self._optimizer, steps, epoch, resume)
-        if pl_module.automatic_optimization:
-            self.check_steps(steps)
         if self._loaded is not None:
-            sparsifier.load_state_dict(self._loaded)
+            plan = self._loaded["plan"]
+            self.attach(pl_module, self._optimizer, plan["steps"], plan["steps_per_epoch"], True)
+            self.load_saved_state(self._loaded)
+        else:
+            steps, epoch = steps_of(trainer)
+            self.attach(pl_module, self._optimizer, steps, epoch)
+            if pl_module.automatic_optimization:
+                self.check_steps(steps)
         self._is_fitting = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,5 +131,18 @@ class Sparsify(SparsifyCallback, Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
-        self._final, self._is_fitting = self.attached.state_dict(), False
+        self._final, self._is_fitting = self.saved_state(), False
         self.warn_if_not_done()
+
+
+def steps_of(trainer: Trainer) -> tuple[float, float]:
+    """Return the number of optimizer steps of a training and of one epoch; infinite if not known.
+
+    This loads the training data. Not to be called when a training is resumed: Lightning would not
+    restore the state of its data loader then.
+    """
+    steps = trainer.estimated_stepping_batches
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        return steps, batches
+    return steps, math.ceil(batches / trainer.accumulate_grad_batches)
