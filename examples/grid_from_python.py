@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.frame import find_runs, load_runs
-from analysis.statistics import compare
+from analysis.folder import list_runs
+from analysis.frame import load_runs
+from analysis.statistics import aggregate
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.local import run_all
@@ -29,10 +30,10 @@ def main() -> None:
     failed = [outcome.run.name for outcome in outcomes if outcome.result is None]
     print(f"{len(outcomes)} runs, failed: {failed}")
 
-    frame = load_runs(find_runs(RUNS))  # one row per run: settings.lr, result.accuracy, …
+    frame = load_runs(list_runs(RUNS))  # one row per run: settings.lr, result.accuracy, …
     print(frame[["label", "sign_in", "seed", "result.accuracy"]].to_string(index=False))
 
-    table = compare(frame)  # means over seeds, and what Sign-In gains
+    table = aggregate(frame)  # means over seeds, and what Sign-In gains
     print(table[["label", "sign_in", "accuracy", "std", "gain"]].round(2).to_string(index=False))
 
 

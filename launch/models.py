@@ -12,7 +12,7 @@ from baselines.errors import UserError, unknown
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut, a 1×1 convolution where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class CifarResNet(nn.Module):
 
 
 def digits_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
-    """Three narrow convolutions and a classifier, without normalisation: seconds on a CPU."""
+    """Return three narrow convolutions and a classifier, without normalisation, for CPUs."""
     width = 24
     model = nn.Sequential(
         nn.Conv2d(channels, width, 3, 1, 1),
@@ -75,12 +75,15 @@ def digits_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
 
 
 def resnet20(classes: int, channels: int, image_size: int) -> nn.Module:
-    """270,896 prunable weights for 10 classes."""
+    """Return ResNet20: 270,896 prunable weights for 10 classes."""
     return CifarResNet(3, classes, channels)
 
 
 def resnet18_cifar(classes: int, channels: int, image_size: int) -> nn.Module:
-    """torchvision's ResNet18, 3×3 stem, no pooling: 11,210,432 prunable for 100 classes."""
+    """Return torchvision's ResNet18 with a 3×3 stem and without max pooling.
+
+    It has 11,210,432 prunable weights for 100 classes.
+    """
     from torchvision.models import resnet18
 
     model = resnet18(num_classes=classes)
@@ -91,7 +94,7 @@ def resnet18_cifar(classes: int, channels: int, image_size: int) -> nn.Module:
 
 
 def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
-    """torchvision's ResNet50: 25,502,912 prunable weights for 1,000 classes."""
+    """Return torchvision's ResNet50: 25,502,912 prunable weights for 1,000 classes."""
     from torchvision.models import resnet50 as torchvision_resnet50
 
     model = torchvision_resnet50(num_classes=classes)
@@ -101,6 +104,7 @@ def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+# each takes (classes, channels, image_size); a module of a user's own adds one: MODELS[name] = …
 MODELS = {
     "digits-cnn": digits_cnn,
     "resnet20": resnet20,
@@ -110,10 +114,10 @@ MODELS = {
 
 
 def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
-    """A freshly initialised model (from torch's global generator).
+    """Return a freshly initialised model, drawn from torch's global generator.
 
     Raises:
-        UserError: the name is neither one of MODELS nor one of timm's, or the model cannot take
+        UserError: the name is neither in `MODELS` nor one of timm's, or the model cannot take
             images of that shape.
     """
     try:
@@ -122,7 +126,7 @@ def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.M
             model.eval()(torch.zeros(1, channels, image_size, image_size))
     except UserError:
         raise
-    except Exception as error:  # whatever a model raises for images that it cannot take
+    except Exception as error:  # models raise all kinds of errors
         size = f"{channels} × {image_size} × {image_size}"
         raise UserError(f"{name} cannot take images of {size}: {error}") from error
     return model.train()
@@ -137,14 +141,14 @@ def _build(name: str, classes: int, channels: int, image_size: int) -> nn.Module
         raise unknown("model", name, [*MODELS, *timm.list_models()])
     sized: dict[str, Any] = {}
     if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
-        sized["img_size"] = image_size  # transformers have position embeddings of that size
+        sized["img_size"] = image_size  # the size of position embeddings
     return timm.create_model(name, num_classes=classes, in_chans=channels, **sized)
 
 
 def _he_init(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
-    """Kaiming normal for convolutions and, by fan in, linear layers; torch's for the rest.
+    """Draw convolutions, and with fan_in also linear layers, from Kaiming's normal distribution.
 
-    torchvision's ResNets take the fan out, and leave the classifier alone.
+    The rest keeps torch's default initialisation, as in torchvision's ResNets (fan_out).
     """
     kinds = (nn.Conv2d, nn.Linear) if mode == "fan_in" else (nn.Conv2d,)
     for module in model.modules():

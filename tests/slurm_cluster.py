@@ -13,12 +13,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 os.environ["PATH"] += ":/usr/sbin"  # where Debian has the daemons, for everybody
 NODES = 2
-PORT = 27817
 
 CONFIGURATION = """\
 ClusterName=tests
@@ -63,10 +62,11 @@ def is_installed() -> bool:
 def cluster(home: Path) -> Iterator[None]:
     """The cluster, up, with this process's environment set for its commands."""
     host = socket.gethostname().split(".")[0]
-    lines = [CONFIGURATION.format(host=host, port=PORT, user=getpass.getuser(), home=home)]
-    for i in range(1, NODES + 1):
+    port, *node_ports = _free_ports(1 + NODES)
+    lines = [CONFIGURATION.format(host=host, port=port, user=getpass.getuser(), home=home)]
+    for i, node_port in enumerate(node_ports, start=1):
         lines.append(
-            f"NodeName=127.0.0.{i} NodeHostname={host} NodeAddr=127.0.0.{i} Port={PORT + i} "
+            f"NodeName=127.0.0.{i} NodeHostname={host} NodeAddr=127.0.0.{i} Port={node_port} "
             "CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN\n"
         )
         (home / f"spool.127.0.0.{i}").mkdir(parents=True)
@@ -91,6 +91,15 @@ def cluster(home: Path) -> Iterator[None]:
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), 15)
         del os.environ["SLURM_CONF"]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nothing listens at: several clusters can be up at once."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in found]
 
 
 def run(*command: str) -> str:

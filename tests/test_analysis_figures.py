@@ -27,6 +27,8 @@ from launch.cli import main
 from launch.config.machine import Machine
 from launch.config.run import Run
 
+pytestmark = pytest.mark.xdist_group("figures")  # which share their runs
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from literal import batches, loss_of, tiny_net
 from safetensors.torch import load_file
 from test_contract import CASES, make
 from test_launch_train import train
 from torch import nn
 
-from baselines import sparsify
+from baselines import Samples, SparseModel, Sparsifier, sparsify
+from baselines.errors import UserError
+from baselines.registry import find_method
 from baselines.tools.schedules import triangular
 from launch.data import load_data
 from launch.data.order import mix
-from launch.ranks import Share
 from launch.models import build_model
+from launch.ranks import Share
 from launch.training.build import build_method
+from signin import SignIn
 
 EPOCHS = 3
 TRAINED = [case for case in CASES if case.values[0] != "fixed"]  # that one reads files

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 import launch.bench.memory
+import launch.bench.scaling
 from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, variants
 from launch.cli import main
@@ -140,7 +143,9 @@ def test_work_on_masks_is_timed(capsys):
     assert "of an epoch" in out and "once a run" in out
 
 
-def test_scaling_counts_what_ranks_send(capsys):
+def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
+    fork = partial(mp.start_processes, start_method="fork")  # need not import everything anew
+    monkeypatch.setattr(launch.bench.scaling.mp, "spawn", fork)
     flags = "--sizes 2 --ranks 2 --steps 1 --image-batch 0 --device cpu"
     assert main(["bench", "scaling", *flags.split()]) == 0
     out = capsys.readouterr().out

@@ -27,6 +27,8 @@ from launch.executors.queue import cancel, queue
 from launch.executors.slurm import Job, parameters, submit
 from launch.executors.status import statuses
 
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
+
 CLUSTER = Cluster(timeout="10m", cpus=1)
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import launch.training.loop
 import launch.training.run
+from analysis.folder import snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
@@ -300,7 +301,7 @@ def test_snapshots_hold_the_effective_network_and_its_masks(machine):
     for run in (plain, sign_in):
         train(run, machine)
         folder = RunFolder(run, machine.runs)
-        states[run.sign_in] = [load_file(folder.snapshot_path(e)) for e in (0, 2)]
+        states[run.sign_in] = [load_file(snapshot_path(folder.path, e)) for e in (0, 2)]
     assert states[True][0].keys() == states[False][0].keys()
     for key, start in states[False][0].items():  # the same network and mask to start from
         assert torch.equal(start, states[True][0][key])

@@ -154,6 +154,7 @@ def table8():
     return tables.table8(measure(list(settings.values()), 1), settings)
 
 
+@pytest.mark.xdist_group("table8")
 def test_table_8_is_the_paper_s(table8):
     own = table8[table8["setting"] == "table"]
     assert len(own) == 16
@@ -161,6 +162,7 @@ def test_table_8_is_the_paper_s(table8):
     assert "0 of its 16 cells differ" in tables.table8_text(table8)
 
 
+@pytest.mark.xdist_group("table8")
 def test_equal_scalings_do_not_give_table_8_with_one_input(table8):
     other = table8[table8["setting"] == "β₁ = β₂"]
     assert other["success"].tolist() == [1, 0, 0, 0]

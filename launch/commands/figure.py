@@ -17,9 +17,9 @@ class FigureCommand:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     where: tuple[str, ...] = ()
-    """Only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
     output: Path | None = None
-    """File to write: .pdf, .svg or .png; figure-NAME.pdf if not given."""
+    """File to write to: .pdf, .svg or .png; if not given, figure-NAME.pdf."""
 
 
 def command(args: list[str]) -> int:

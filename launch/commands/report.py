@@ -11,14 +11,14 @@ from launch.flags import parse
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Write one page with everything about the runs in a folder."""
+    """Write one page with all tables and figures of the runs in a folder."""
 
     runs: Path = Path("runs")
     """Folder of the run folders."""
     where: tuple[str, ...] = ()
-    """Only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
     output: Path = Path("report.html")
-    """File to write."""
+    """File to write to."""
 
 
 def command(args: list[str]) -> int:

@@ -19,7 +19,7 @@ class TableCommand:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     where: tuple[str, ...] = ()
-    """Only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
     rows: tuple[str, ...] = ("method",)
     """Fields that make the rows of compare (for each recipe; plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)

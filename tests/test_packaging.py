@@ -1,0 +1,85 @@
+"""The wheel: all of the packages and their data are in it, and its command works on its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("analysis", "baselines", "launch", "signin")
+NOT_DATA = (".pyc", ".md")
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+
+
+def call(*command, **options):
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, which leaves nothing behind in the checkout and takes nothing from it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in PACKAGES:
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    call(*pip, "--wheel-dir", folder / "dist", folder)
+    (found,) = (folder / "dist").glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """A fresh virtual environment with the wheel; what it depends on is taken from this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    call(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(call(python, "-c", code).strip())
+    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (packages / "dependencies.pth").write_text("\n".join(paths))
+    return folder
+
+
+def test_the_wheel_has_all_that_the_packages_have(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {n for n in archive.namelist() if ".dist-info/" not in n}
+        (entry_points,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
+        assert "signbench = launch.cli:main" in archive.read(entry_points).decode()
+    files = {f for name in PACKAGES for f in (ROOT / name).rglob("*") if f.is_file()}
+    assert names == {str(f.relative_to(ROOT)) for f in files if f.suffix not in NOT_DATA}
+    assert {Path(name).suffix for name in names} == {".py", ".csv", ".html"}
+
+
+def test_the_installed_command_works_from_another_folder(environment, tmp_path):
+    signbench = environment / "bin" / "signbench"
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    where = {"cwd": tmp_path, "env": clean}
+    python = environment / "bin" / "python"
+    origin = call(python, "-c", "import launch.cli; print(launch.cli.__file__)", **where)
+    assert Path(origin.strip()).is_relative_to(environment)
+    flags = "--method random --sign-in --epochs 1 --threads 1"
+    assert "accuracy" in call(signbench, "run", *flags.split(), **where)
+    assert "random" in call(signbench, "table", "compare", **where)
+    call(signbench, "table", "3", "-o", "tables", **where)  # next to the paper's values
+    assert {file.suffix for file in (tmp_path / "tables").iterdir()} == {".csv", ".tex"}
+    call(signbench, "figure", "curves", "-o", "curves.pdf", **where)
+    assert (tmp_path / "curves.pdf").stat().st_size > 5000
+    call(signbench, "report", "-o", "report.html", **where)
+    assert "</html>" in (tmp_path / "report.html").read_text()
