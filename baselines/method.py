@@ -147,6 +147,11 @@ class Method(Generic[O]):
         """Return where a step stands in the learning rate's schedule: (step, number of steps)."""
         return step, self.plan.steps
 
+    def epoch_of(self, step: int) -> tuple[int, int]:
+        """Return the epoch of a step in the schedule, and the schedule's length in epochs."""
+        at, total = self.schedule(step)
+        return at // self.plan.steps_per_epoch, total // self.plan.steps_per_epoch
+
     def setup(self, net: SparseModel) -> None:
         """Wrap or replace `net.storage`. Called before all else, also when a run is resumed."""
 

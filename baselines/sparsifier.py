@@ -1,12 +1,10 @@
 """Sparsifier: the one object between a training loop and everything sparse.
 
-All that a method and Sign-In do in training is driven by the hooks of `optimizer.step()`:
+The hooks of `optimizer.step()` drive all that a method and Sign-In do in training:
 
     pre-hook    method.after_backward, which may replace the update (no parameter is updated then)
     the step    on the storage's latents (see baselines.engine)
     post-hook   method.after_step; then what comes before the next step (`begin_step`)
-
-so that the loop itself needs no line of ours.
 """
 
 from __future__ import annotations
@@ -57,8 +55,7 @@ class Sparsifier:
         manual_begin: bool = False,
     ) -> None:
         self.net, self.method, self.rule = net, method, rule or SignRule()
-        self.manual_begin = manual_begin
-        self.step = 0
+        self.manual_begin, self.step = manual_begin, 0
         self._begun = self._looked = self._replaced = False
         self._knows_schedule = False
         self._masks_seen = 0
@@ -68,7 +65,7 @@ class Sparsifier:
 
     # ---- start and end
 
-    def start(self, optimizer: Optimizer, samples: Samples, share: bool) -> Sparsifier:
+    def start(self, optimizer: Optimizer, samples: Samples, share: bool) -> None:
         """Let the method choose its first masks, and attach the optimizer.
 
         Args:
@@ -79,34 +76,31 @@ class Sparsifier:
         """
         self.method.prepare(self.net, samples)
         if share:  # what is made of gradients on GPUs can differ by rank
-            masks = self.net.masks
-            for mask in masks.values():
-                dist.broadcast(mask, 0)
-            self.net.set_masks(masks)
+            self.net.broadcast_masks()
         self.attach(optimizer)
         if not self.manual_begin:
             self.begin_step()
-        return self
 
-    def attach(self, optimizer: Optimizer) -> Sparsifier:
+    def attach(self, optimizer: Optimizer) -> None:
         """Attach the optimizer only: for a state that is loaded next."""
-        before = optimizer.register_step_pre_hook(self._before_step)
-        self._handles = [before]
+        self._handles = [optimizer.register_step_pre_hook(self._before_step)]
         try:
             self.net.attach(optimizer)
-        except BaseException:
-            before.remove()
+        except UserError:
+            self._remove_hooks()
             raise
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
         self._masks_seen = self.net.changes
-        return self
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
+        self._remove_hooks()
+        return self.net.detach()
+
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        return self.net.detach()
 
     # ---- what the loop may ask
 
@@ -160,13 +154,13 @@ class Sparsifier:
             return
         self._begun = True
         if self.step % self.method.plan.steps_per_epoch == 0:
-            self.rule.begin_epoch(self.net, *self._epoch())
+            self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
         self._follow_masks()
 
     @torch.no_grad()
     def look_at_gradients(self) -> None:
-        """Show the dense gradients of this step to the method. A second call does nothing."""
+        """Show this step's dense gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
             self._looked = True
             self._replaced = self.method.after_backward(self.net, self.step)
@@ -197,8 +191,7 @@ class Sparsifier:
             raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
         self.look_at_gradients()
         if self._replaced:
-            for group in optimizer.param_groups:
-                clear_gradients(group["params"])
+            clear_gradients([p for group in optimizer.param_groups for p in group["params"]])
         else:
             with torch.no_grad():
                 self.rule.before_update(self.net, optimizer)
@@ -216,23 +209,15 @@ class Sparsifier:
 
     def _follow_masks(self) -> None:
         if self.net.changes != self._masks_seen:
+            self.rule.after_mask_change(self.net, *self.method.epoch_of(self.step))
             self._masks_seen = self.net.changes
-            self.rule.after_mask_change(self.net, *self._epoch())
-            self._masks_seen = self.net.changes
-
-    def _epoch(self) -> tuple[int, int]:
-        """Return the epoch in the learning rate's schedule, and the schedule's length in epochs."""
-        at, total = self.method.schedule(self.step)
-        per_epoch = self.method.plan.steps_per_epoch
-        return at // per_epoch, total // per_epoch
 
     def _warn_of_levels(self) -> None:
         method = self.method
         if method.total_steps != method.plan.steps and not self._knows_schedule:
             warnings.warn(
-                f"{method.name} trains in levels, {method.total_steps} steps in all: train for "
-                "sparsifier.total_steps, with the learning rate of sparsifier.lr_scheduler(); "
-                "otherwise the requested sparsity is not reached.",
+                f"{method.name} trains in levels, {method.total_steps} steps in all: use "
+                "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
                 stacklevel=2,
             )
 
@@ -276,17 +261,15 @@ def sparsify(
     """Make a training sparse: from here on, every `optimizer.step()` does all that the method does.
 
     Args:
-        model: on its final device and in its final memory format; before or after it is wrapped by
-            DDP or torch.compile.
+        model: on its final device, in its final memory format; before or after wrapping by DDP or
+            torch.compile.
         optimizer: holds the model's prunable weights.
-        method: a name ("rigl"), "package.module:Class", a Method class, or an instance, which has
-            its own plan and options.
+        method: name ("rigl"), "package.module:Class", Method class, or instance with its own plan.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
         steps: optimizer steps of the training; the method's schedules are fractions of it.
-        steps_per_epoch: the unit of Sign-In's rescaling and of levels; by default a hundredth of
-            the steps.
-        sign_in: True, `SignIn(...)` or another SignRule; combines with every method. It sets the
-            weight decay of the optimizer's groups.
+        steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
+        sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
+            of the optimizer's groups.
         seed: for masks that are drawn at random.
         samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
             (inputs, class labels), a function n → batches, or `Samples` with a loss function.
@@ -295,7 +278,7 @@ def sparsify(
         options: the method's own.
 
     Returns:
-        The sparsifier, which has started. Its state_dict belongs into checkpoints.
+        The sparsifier. Its state_dict belongs into checkpoints.
 
     Raises:
         UserError: the model, the optimizer, the method or an option cannot be served.
@@ -305,10 +288,13 @@ def sparsify(
     else:
         epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
         cls = find_method(method)
+        if sparsity and not cls.is_sparse:
+            raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
         chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
     rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     set_weight_decay(sparsifier.rule, net, optimizer)
     several = dist.is_available() and dist.is_initialized()
-    return sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
+    sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
+    return sparsifier

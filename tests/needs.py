@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+import torch
 
 HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
@@ -25,3 +26,10 @@ needs_browser = _needs("chromium", _has("chromium"), "chromium")
 needs_compiler = _needs("C++ compiler", _has("g++") and HEADER.exists(), "g++ python3-dev")
 needs_latex = _needs("pdflatex", _has("pdflatex"), "texlive-latex-recommended")
 needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
+
+
+def on_gpu(*values: object) -> object:
+    """A parameter's values whose test needs a GPU, marked so that `pytest -m gpu` runs it."""
+    there = torch.cuda.is_available()
+    marks = [pytest.mark.gpu, pytest.mark.skipif(not there, reason="no GPU on this machine")]
+    return pytest.param(*values, marks=marks)

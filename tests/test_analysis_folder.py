@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import launch.executors.status
 from analysis import folder
 from analysis.folder import (
     BrokenFile,
@@ -21,7 +22,7 @@ from analysis.folder import (
     read_result,
     read_sharpness,
 )
-from launch.executors.status import statuses
+from launch.executors.status import Status, statuses
 from launch.runs.files import write_csv, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -126,3 +127,19 @@ def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):
     found = {status.name: status for status in statuses(tmp_path)}
     assert {status.state for status in found.values()} == {"failed"}
     assert folder.RESULT in found["a"].detail and folder.CONFIG in found["c"].detail
+
+
+@pytest.mark.parametrize(
+    "queue, state, detail, active",
+    [
+        ({}, "failed", "job 7_1 exited without a result: see out.log", False),
+        ({"7_1": ("PENDING", "Priority")}, "waiting", "job 7_1 pending (Priority)", True),
+        ({"7_1": ("RUNNING", "None")}, "running", "epoch 0/?", True),
+    ],
+)
+def test_the_status_of_a_job(tmp_path, monkeypatch, queue, state, detail, active):
+    monkeypatch.setattr(launch.executors.status, "queue", lambda: queue)
+    monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "a" / folder.JOB, {"job": "7_1", "log": "out.log"})
+    assert statuses(tmp_path) == [Status("a", state, detail, "7_1", active)]

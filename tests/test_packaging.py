@@ -77,8 +77,8 @@ def test_the_installed_command_works_from_another_folder(environment, tmp_path):
     flags = "--method random --sign-in --epochs 1 --threads 1"
     assert "accuracy" in call(signbench, "run", *flags.split(), **where)
     assert "random" in call(signbench, "table", "compare", **where)
-    call(signbench, "table", "3", "-o", "tables", **where)  # next to the paper's values
-    assert {file.suffix for file in (tmp_path / "tables").iterdir()} == {".csv", ".tex"}
+    call(signbench, "table", "3", "-o", "table3.txt", **where)  # next to the paper's values
+    assert "[" in (tmp_path / "table3.txt").read_text()
     call(signbench, "figure", "curves", "-o", "curves.pdf", **where)
     assert (tmp_path / "curves.pdf").stat().st_size > 5000
     call(signbench, "report", "-o", "report.html", **where)

@@ -87,6 +87,7 @@ def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
 
 
 def train_loop(run: Run, r: Ranks) -> SparseModel:
+    """The network that a run ends with; masks are compared over the ranks after every step."""
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
     if torch.get_default_dtype() == torch.float64:
         data = replace(data, train=Wide(data.train), test=Wide(data.test))

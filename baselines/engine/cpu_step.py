@@ -23,6 +23,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from baselines.engine import device
 from baselines.engine.layer import Layer
 from baselines.engine.memory import in_memory_order, lie_alike
 from baselines.engine.storage import Storage
@@ -97,7 +98,7 @@ def _is_like(weight: Tensor, tensor: Tensor) -> bool:
     """Whether a tensor is on the CPU with the weight's dtype, shape and memory layout."""
     if (tensor.dtype, tensor.shape) != (weight.dtype, weight.shape):
         return False
-    return tensor.device.type == "cpu" and lie_alike(tensor, weight)
+    return device.on_cpu(tensor) and lie_alike(tensor, weight)
 
 
 def _in_pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

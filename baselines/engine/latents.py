@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from baselines.engine import device
 from baselines.engine.closure import evaluate_closure
 from baselines.engine.cpu_step import PIECE, merge_in_pieces, step_in_pieces
 from baselines.engine.layer import Layer
@@ -233,18 +234,15 @@ class Latents:
         return layer.index is None and merge_in_pieces(self.storage, layer)
 
 
-def blocks(layers: list[Layer], device_type: str | None = None) -> list[list[Layer]]:
+def blocks(layers: list[Layer]) -> list[list[Layer]]:
     """Group layers that are worked on together.
 
     On a GPU all of them, for few kernel launches. On a CPU as many as keep the temporary tensors in
     the cache, and in memory that was used before.
-
-    Args:
-        device_type: of the layers; by default that of the first weight.
     """
     if not layers:
         return []
-    if (device_type or layers[0].weight.device.type) != "cpu":
+    if not device.on_cpu(layers[0].weight):
         return [layers]
     found: list[list[Layer]] = []
     room = 0

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from baselines.engine import device
 from baselines.engine.layer import Layer
 from baselines.engine.memory import in_memory_order, lie_alike
 from baselines.engine.storage import Storage, Tensors
@@ -88,7 +89,7 @@ class SoftThreshold(Storage):
 
 def soft_threshold(x: Tensor, threshold: Tensor, out: Tensor | None = None) -> Tensor:
     """Return sign(x)·max(|x| − threshold, 0), for a threshold of no dimension."""
-    if x.device.type == "cpu":  # one pass; on a GPU, float() would synchronise
+    if device.on_cpu(x):  # one pass; on a GPU, float() would synchronise
         return torch.nn.functional.softshrink(  # type: ignore[call-arg]  # its stub has no out
             x, float(threshold), out=out
         )
@@ -97,7 +98,7 @@ def soft_threshold(x: Tensor, threshold: Tensor, out: Tensor | None = None) -> T
 
 def soft_threshold_backward(grad: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """Return ∂L/∂x and ∂L/∂threshold from ∂L/∂θ."""
-    if x.device.type == "cpu":
+    if device.on_cpu(x):
         dx = torch.ops.aten.softshrink_backward(grad, x, float(threshold))
     else:
         dx = grad.masked_fill(x.abs() <= threshold, 0.0)

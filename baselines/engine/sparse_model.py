@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -138,6 +139,13 @@ class SparseModel:
         self.changes += 1
         if self._latents is not None:
             self._latents.push(self._latents.stepped)
+
+    def broadcast_masks(self) -> None:
+        """Take over the masks of rank 0 of the process group."""
+        masks = self.masks
+        for mask in masks.values():
+            dist.broadcast(mask, 0)
+        self.set_masks(masks)
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:

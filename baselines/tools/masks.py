@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.engine import device
 from baselines.errors import UserError
 from baselines.tools.density import Shapes, keep_count, layer_counts
 
@@ -112,7 +113,7 @@ def count_ones(masks: Mapping[str, Tensor]) -> int:
 
 def _kth_largest(flat: Tensor, k: int) -> Tensor:
     """Return the k-th largest value. On a CPU, numpy is ten times as fast as torch."""
-    if flat.device.type == "cpu":
+    if device.on_cpu(flat):
         i = flat.numel() - k
         return flat.new_tensor(np.partition(flat.detach().numpy(), i)[i])
     return flat.topk(k, sorted=True).values[-1]

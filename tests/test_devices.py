@@ -1,0 +1,234 @@
+"""What differs by device: the branches of a GPU, taken on a CPU; and a GPU, if there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from host_syncs import HostSyncs
+from literal import batches, loss_of, tiny_net, train_literally
+from needs import on_gpu
+from test_baselines_engine_sparse_model import OPTIMIZERS, STORAGES, masks_for
+from test_contract import CASES, make
+from test_launch_train import train
+from torch import nn
+from two_ranks import assert_same, default_dtype, train_loop
+
+import baselines.engine.cpu_step
+import baselines.engine.device
+import baselines.engine.latents
+from baselines.engine.product import Product
+from baselines.engine.soft_threshold import soft_threshold, soft_threshold_backward
+from baselines.engine.sparse_model import SparseModel
+from baselines.registry import find_method
+from baselines.tools.masks import top_k_mask
+from launch.config.run import Run
+from launch.data import load_data
+from launch.ranks import Ranks, Share
+from launch.training.build import build_loop, device_ids
+from launch.training.meter import CHECK_EVERY, Meter
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+DEVICES = ["cpu", on_gpu("cuda")]
+
+
+@pytest.fixture
+def gpu_branches(monkeypatch):
+    """A function that makes the engine take all tensors for a GPU's from here on."""
+    return partial(monkeypatch.setattr, baselines.engine.device, "on_cpu", lambda tensor: False)
+
+
+# ---- the branches of a GPU, on a CPU
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_every_method_trains_the_same_network(monkeypatch, gpu_branches, name, variant, sign_in):
+    for module in (baselines.engine.cpu_step, baselines.engine.latents):
+        monkeypatch.setattr(module, "PIECE", 3000)  # the CPU has several blocks and pieces
+    run = make(name, variant, sign_in, epochs=2)
+    with default_dtype(torch.float64):
+        on_cpu = train_loop(run, ONE)
+        gpu_branches()
+        assert_same(name, train_loop(run, ONE), on_cpu)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 5.0])
+def test_soft_thresholds_are_equal(gpu_branches, threshold):
+    x = torch.cat([torch.randn(1000, dtype=torch.float64), torch.tensor([0.25, -0.25, 0.0])])
+    grad, t = torch.randn_like(x), torch.tensor(threshold, dtype=torch.float64)
+
+    def results():
+        out = torch.empty_like(x)
+        soft_threshold(x, t, out=out)
+        return [out, soft_threshold(x, t), *soft_threshold_backward(grad, x, t)]
+
+    on_cpu = results()
+    gpu_branches()
+    for one, other in zip(on_cpu, results(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("k", [0, 1, 17, 499, 500])
+def test_top_k_masks_are_equal_with_ties_too(gpu_branches, k):
+    scores = torch.randint(20, (500,)).float()
+    on_cpu = top_k_mask(scores, k)
+    gpu_branches()
+    assert torch.equal(top_k_mask(scores, k), on_cpu)
+
+
+def test_losses_are_checked_seldom_on_a_gpu():
+    def due(kind):
+        meter = Meter(2 * CHECK_EVERY + 1, torch.device("cpu"), kind)
+        found = []
+        for i in range(2 * CHECK_EVERY + 1):
+            loss = torch.tensor(float("nan") if i == 3 else 1.0)
+            meter.add(loss, torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+            found += [i] if meter.is_due else []
+        assert meter.first_bad() == 3
+        return found
+
+    assert due("cpu") == list(range(2 * CHECK_EVERY + 1))
+    assert due("cuda") == [0, CHECK_EVERY, 2 * CHECK_EVERY]
+
+
+def test_a_rank_gives_ddp_its_gpu_alone():
+    assert device_ids(torch.device("cuda", 3)) == [3]
+    assert device_ids(torch.device("cpu")) is None
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_batches_of_files_go_to_a_gpu_through_pinned_memory(image_folder, machine, monkeypatch):
+    choices = {"data": str(image_folder), "image_size": 72, "batch_size": 8}
+    recipe = Run.make("digits", "dense", model="resnet20", **choices).settings
+    original, asked = torch.Tensor.to, []
+
+    def to(tensor, *args, **options):
+        if args and isinstance(args[0], torch.device) and args[0].type == "cuda":
+            asked.append(options)
+            return tensor
+        return original(tensor, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    found = {}
+    for kind in ("cpu", "cuda"):
+        data = load_data(recipe, machine.data_dir, torch.device(kind), 0, Share(), 0)
+        assert data.train._loader.pin_memory == (kind == "cuda")
+        found[kind] = list(data.train.epoch(0))
+    for (x, y), (other_x, other_y) in zip(*found.values(), strict=True):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+    assert asked.count({"non_blocking": True}) == 2 * len(found["cuda"])  # images and labels
+
+
+# ---- waiting for the device
+
+
+def steps(run, kind="cuda"):
+    """For each step: its number in the epoch, whether masks changed, what the host waited for."""
+    data = load_data(run.settings, None, ONE.device, run.seed, Share(), 0)
+    loop = build_loop(run, data, ONE, bar=False)
+    loop.start()
+    net, changes = loop.sparsifier.net, []
+    change_latents = net.change_latents
+    net.change_latents = lambda change: (changes.append(1), change_latents(change))
+    for epoch in range(loop.epochs):
+        loop.model.train()
+        meter = Meter(loop.steps, ONE.device, kind)
+        for i, (x, y) in enumerate(data.train.epoch(epoch)):
+            before = net.changes, len(changes)
+            with HostSyncs() as syncs:
+                loop.step(x, y, meter)
+            yield i, (net.changes, len(changes)) != before, syncs.found
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_a_step_between_mask_changes_waits_for_nothing(gpu_branches, name, variant, sign_in):
+    gpu_branches()
+    run = make(name, variant, sign_in, epochs=2, clip_norm=1.0)
+    quiet = [found for i, changed, found in steps(run) if not changed and i % CHECK_EVERY]
+    assert quiet and not any(quiet)
+
+
+def test_the_look_at_the_loss_is_all_that_waits(gpu_branches):
+    gpu_branches()
+    run = make("random", {}, True, epochs=1)
+    look = "aten._local_scalar_dense.default"
+    assert [found for _, _, found in steps(run, "cuda")] == [[look], *[[]] * 17]
+    assert [found for _, _, found in steps(run, "cpu")] == [[look]] * 18
+
+
+@pytest.mark.parametrize("hook", ["before_step", "after_backward", "after_step"])
+def test_a_method_that_waits_is_found(gpu_branches, monkeypatch, hook):
+    gpu_branches()
+    run = make("random", {}, True, epochs=1)
+
+    def looks(self, net, step):
+        return bool(net.weights["0.weight"].isnan().any())
+
+    monkeypatch.setattr(find_method("random"), hook, looks)
+    quiet = [found for i, changed, found in steps(run) if not changed and i % CHECK_EVERY]
+    assert quiet == [["aten._local_scalar_dense.default"]] * 17
+
+
+# ---- on a GPU, and the same on a CPU
+
+
+def on(device, data):
+    return [(x.to(device), y.to(device)) for x, y in data]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_trajectory_on_a_device_is_the_literal_one(device, storage, optimizer):
+    chosen = STORAGES[storage]
+    data = batches(6, torch.float64)
+    model = tiny_net().double()
+    masks = masks_for(SparseModel(tiny_net()), 0.3)
+    beta = chosen.beta if isinstance(chosen, Product) else None
+    frobenius = chosen.frobenius if isinstance(chosen, Product) else 0.0
+    expected = train_literally(
+        tiny_net().double(), masks, OPTIMIZERS[optimizer], data, beta, frobenius
+    )
+    net = SparseModel(model.to(device), chosen)
+    net.set_masks({name: mask.to(device) for name, mask in masks.items()})
+    opt = OPTIMIZERS[optimizer](model.parameters())
+    net.attach(opt)
+    for (x, y), theta in zip(on(device, data), expected, strict=True):
+        opt.zero_grad()
+        loss_of(model(x), y).backward()
+        opt.step()
+        for name, weight in net.weights.items():
+            torch.testing.assert_close(weight.detach().cpu(), theta[name], rtol=1e-6, atol=1e-8)
+            assert not weight[~net.masks[name]].any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_sparse_step_on_a_device_waits_for_nothing(device, storage):
+    model = tiny_net().to(device)
+    net = SparseModel(model, STORAGES[storage])
+    net.set_masks({k: m.to(device) for k, m in masks_for(net, 0.3).items()})
+    opt = torch.optim.SGD(model.parameters(), 0.1, 0.9, fused=True)
+    net.attach(opt)
+    for i, (x, y) in enumerate(on(device, batches(4))):
+        if i and device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            with HostSyncs() as syncs:
+                loss_of(model(x), y).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                opt.step()
+                opt.zero_grad()
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        assert i == 0 or not syncs.found
+
+
+@pytest.mark.parametrize("name, variant, sign_in", [on_gpu(*case.values) for case in CASES])
+def test_every_method_ends_at_its_sparsity_on_a_gpu(machine, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+    result = train(run, replace(machine, device="cuda"))
+    assert abs(result["sparsity"] - run.sparsity) <= 1e-4 + find_method(name).tolerance
