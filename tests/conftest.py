@@ -72,3 +72,9 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels[..., label] += 150
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory):
+    """A folder for what several tests share."""
+    return tmp_path_factory.mktemp("references")
