@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from baselines.engine.sparse_model import SparseModel
     from baselines.errors import UserError
     from baselines.method import Method, Options, Plan
+    from baselines.registry import find_method, register
     from baselines.samples import Samples
     from baselines.sign_rule import SignRule
     from baselines.sparsifier import Sparsifier, sparsify
@@ -26,6 +27,8 @@ _HOMES = {
     "SparseModel": "baselines.engine.sparse_model",
     "Sparsifier": "baselines.sparsifier",
     "UserError": "baselines.errors",
+    "find_method": "baselines.registry",
+    "register": "baselines.registry",
     "sparsify": "baselines.sparsifier",
 }
 
@@ -38,6 +41,8 @@ __all__ = [
     "SparseModel",
     "Sparsifier",
     "UserError",
+    "find_method",
+    "register",
     "sparsify",
 ]
 

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from baselines.errors import UserError, unknown
 from baselines.method import Method, Options
 
-AnyMethod = type[Method[Options]]
-M = TypeVar("M", bound=AnyMethod)
+MethodClass = type[Method[Options]]
+M = TypeVar("M", bound=MethodClass)
 
 _BUILT_IN = "baselines.methods"  # imported on first use: its modules import this one
-_REGISTERED: dict[str, AnyMethod] = {}
+_REGISTERED: dict[str, MethodClass] = {}
 
 
 def register(cls: M) -> M:
@@ -30,13 +30,13 @@ def register(cls: M) -> M:
     return cls
 
 
-def methods() -> dict[str, AnyMethod]:
+def methods() -> dict[str, MethodClass]:
     """Return all registered methods by name, in alphabetical order."""
     importlib.import_module(_BUILT_IN)
     return dict(sorted(_REGISTERED.items()))
 
 
-def find_method(method: str | AnyMethod) -> AnyMethod:
+def find_method(method: str | MethodClass) -> MethodClass:
     """Return a method's class.
 
     Args:
@@ -55,7 +55,7 @@ def find_method(method: str | AnyMethod) -> AnyMethod:
     return _REGISTERED[method]
 
 
-def _imported(path: str) -> AnyMethod:
+def _imported(path: str) -> MethodClass:
     module, _, name = path.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), name]):
         raise UserError(f"method {path!r}: write package.module:Class.")
@@ -68,7 +68,7 @@ def _imported(path: str) -> AnyMethod:
     return _check(found)
 
 
-def _check(cls: Any) -> AnyMethod:
+def _check(cls: Any) -> MethodClass:
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise UserError(f"{cls!r} is not a subclass of baselines.method.Method.")
     name = getattr(cls, "name", "")

@@ -25,7 +25,7 @@ from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
-from baselines.registry import find_method
+from baselines.registry import MethodClass, find_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, find_rule, set_weight_decay
 from baselines.tools.schedules import triangular
@@ -246,7 +246,7 @@ class Sparsifier:
 def sparsify(
     model: nn.Module,
     optimizer: Optimizer,
-    method: str | type[Method[Options]] | Method[Options],
+    method: str | MethodClass | Method[Options],
     *,
     sparsity: float,
     steps: int,

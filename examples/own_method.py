@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from baselines import Method, Options, SparseModel, register
-from baselines.tools.density import keep_count
-from baselines.tools.masks import global_top_k_masks, seeded
+from baselines.tools.masks import global_masks, seeded
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -30,17 +29,16 @@ class RandomGradual(Method[RandomGradualOptions]):
     """Gradual pruning of randomly chosen weights."""
 
     name, family, paper = "random-gradual", "dense to sparse", "-"
-    options = RandomGradualOptions
 
     def before_step(self, net: SparseModel, step: int) -> None:
-        at = events(0.2, 0.7, self.opt.pruning_events, self.plan.steps)
+        at = events(0.2, 0.7, self.options.pruning_events, self.plan.steps)
         if step in at:
             sparsity = cubic_sparsity(at.index(step) + 1, len(at), self.plan.sparsity)
             scores = {}
             for layer in net:  # the same random order at every event, so masks are nested
                 generator = seeded(self.plan.seed, layer.name)
                 scores[layer.name] = torch.rand(layer.weight.shape, generator=generator)
-            net.set_masks(global_top_k_masks(scores, keep_count(net.numel, sparsity)))
+            net.set_masks(global_masks(scores, sparsity))
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Modules of a user's own, which add methods, models, recipes or data sets."""
+"""Modules that add methods, models, recipes or data sets: the suite's own, and a user's.
+
+Importing this module registers the methods of `signin`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from baselines.errors import UserError
 def import_plugins(modules: Iterable[str]) -> None:
     """Import modules by name, installed ones or files in the current folder.
 
+    Also makes the current folder importable, for methods that are named as package.module:Class.
+
     Raises:
         UserError: a module does not exist or its import fails.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that it hides no installed package
     for name in modules:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last, so that it hides no installed package
         if name.endswith(".py"):
             raise UserError(f"cannot import {name}: give the module's name, without .py.")
         try:

@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 import yaml
-from baselines.registry import methods
 
+from baselines.registry import methods
 from launch.cli import COMMANDS, main
 from launch.config.grids import GRIDS, read_grid
 from signin import SignIn
@@ -218,7 +218,7 @@ def check_options(page: Path, options: type[Any]) -> None:
 def test_a_method_has_a_page_with_all_its_options(name):
     page = DOCS / "methods" / f"{name}.md"
     text = page.read_text()
-    check_options(page, METHODS[name].options)
+    check_options(page, METHODS[name].options_class)
     sections = re.findall(r"^## (.*)$", text, flags=re.M)
     for section in ("Paper", "Command", "Options"):
         assert section in sections

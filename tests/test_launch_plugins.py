@@ -16,6 +16,7 @@ METHOD = '''
 from dataclasses import dataclass, replace
 
 from baselines.method import Method, Options
+from baselines.registry import register
 from launch.config.recipes import RECIPES
 
 RECIPES["short"] = replace(RECIPES["digits"], epochs=1)
@@ -26,11 +27,11 @@ class OwnOptions(Options):
     knob: int = 1
 
 
-class Own(Method):
+@register
+class Own(Method[OwnOptions]):
     """Dense training under another name."""
 
     name, family, paper = "own", "none", "-"
-    options = OwnOptions
     is_sparse = False
 '''
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +12,12 @@ from launch.cli import COMMANDS
 from launch.commands.run import parse_run
 from launch.config.grid_file import read_grid
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+GRIDS = (ROOT / "docs" / "guide" / "grids.md").read_text()
 
 
-LOOP, METHOD = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+(LOOP,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
 def test_the_loop_runs(tmp_path, monkeypatch, capsys):
@@ -28,19 +26,8 @@ def test_the_loop_runs(tmp_path, monkeypatch, capsys):
     assert "sparsity 0.900" in capsys.readouterr().out
 
 
-def test_the_method_is_found_and_runs_with_its_option(tmp_path):
-    (tmp_path / "oneshot.py").write_text(METHOD)
-    flags = "run --method oneshot:OneShot --at 0.3 --sign-in --epochs 2 --threads 1 --runs"
-    paths = [str(tmp_path), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch", *flags.split(), str(tmp_path / "runs")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    (result,) = (tmp_path / "runs").glob("*oneshot*/result.json")
-    assert json.loads(result.read_text())["sparsity"] == pytest.approx(0.9, abs=1e-4)
+def test_it_stays_short():
+    assert len(README.splitlines()) <= 150
 
 
 def commands():
@@ -53,13 +40,13 @@ def commands():
 def test_commands_parse(line):
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
-    if command == "run" and not {"--help", "oneshot:OneShot"} & set(args):
+    if command == "run":
         run = parse_run(args).run
         assert run.method in ("random", "fixed")
 
 
 def test_the_grid_is_read(tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (text,) = re.findall(r"```yaml[^\n]*\n(.*?)```", GRIDS, flags=re.S)
     (tmp_path / "grid.yaml").write_text(text)
     runs = read_grid(tmp_path / "grid.yaml")
     # three methods, two sparsities, three seeds, twice; less rigl with Sign-In; and dense twice

@@ -32,7 +32,7 @@ def command(args: list[str]) -> int:
     """Print one line per method. Return the exit code."""
     given = parse(MethodsCommand, args, "signbench methods")
     import_plugins(given.imports)
-    plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1, seed=0)
+    plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1)
     print(f"epochs of {given.recipe} at sparsity {given.sparsity:g}:")
     for name, method in methods().items():
         print(f"{name:10} {method(plan).epochs:5}  {method.family:26} {method.paper}")

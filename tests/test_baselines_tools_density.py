@@ -1,4 +1,4 @@
-"""Densities against a bisection and the published numbers; masks with exact counts."""
+"""Densities against a bisection and the published numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from baselines.errors import UserError
 from baselines.tools.density import (
     DENSITIES,
     balanced,
+    capped,
     erk,
     erk_plus,
     fill,
@@ -22,7 +23,7 @@ from baselines.tools.density import (
     layer_counts,
     legacy_balanced,
 )
-from baselines.tools.masks import global_top_k_masks, random_mask, top_k_mask
+from baselines.tools.masks import top_k_mask
 from launch.models import build_model
 
 EXACT = ["uniform", "erk", "balanced"]
@@ -212,37 +213,6 @@ def test_counts_add_up_to_the_weight(shapes, sparsity, kind):
     assert layer_counts(kind, dict(shuffled), sparsity) == counts
 
 
-@given(n=st.integers(1, 200), data=st.data())
-def test_random_masks_have_exactly_k_ones_and_depend_on_seed_and_name(n, data):
-    k = data.draw(st.integers(0, n))
-    mask = random_mask((n,), k, 3, "layer")
-    assert int(mask.sum()) == k
-    assert torch.equal(mask, random_mask((n,), k, 3, "layer"))
-    if n > 60 and 20 < k < n - 20:
-        assert not torch.equal(mask, random_mask((n,), k, 4, "layer"))
-        assert not torch.equal(mask, random_mask((n,), k, 3, "other"))
-
-
-@given(scores=st.lists(st.integers(-3, 3), min_size=1, max_size=40), data=st.data())
-def test_top_k_takes_the_largest_and_breaks_ties_by_index(scores, data):
-    k = data.draw(st.integers(0, len(scores)))
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    expected = torch.zeros(len(scores), dtype=torch.bool)
-    expected[order[:k]] = True
-    assert torch.equal(top_k_mask(torch.tensor(scores).float(), k), expected)
-
-
-def test_global_top_k_has_one_threshold_over_all_layers():
-    torch.manual_seed(0)
-    scores = {"a": torch.rand(5, 7), "b": 2 * torch.rand(11), "c": 0.1 * torch.rand(2, 2, 2)}
-    masks = global_top_k_masks(scores, 20)
-    kept = torch.cat([scores[k][masks[k]] for k in scores])
-    gone = torch.cat([scores[k][~masks[k]] for k in scores])
-    assert len(kept) == 20
-    assert kept.min() > gone.max()
-    assert {k: m.shape for k, m in masks.items()} == {k: s.shape for k, s in scores.items()}
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -255,3 +225,8 @@ def test_global_top_k_has_one_threshold_over_all_layers():
 def test_bad_values_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_capped_counts_keep_their_sum():
+    assert capped({"a": 5, "b": 3, "c": 2}, {"a": 4, "b": 3, "c": 9}) == {"a": 4, "b": 3, "c": 3}
+    assert capped({"a": 5}, {"a": 4}) == {"a": 4}

@@ -1,0 +1,28 @@
+"""GMP's masks are nested and end at the requested sparsity."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from method_cases import STORAGES, trained
+
+from baselines.method import Plan
+from baselines.methods.gmp import Gmp, GmpOptions
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_gmp_masks_are_nested_and_end_exactly(storage, scope):
+    history = []
+
+    def after(net, _optimizer, _step):
+        history.append({name: mask.clone() for name, mask in net.masks.items()})
+
+    method = Gmp(Plan(0.9, 40, 10), GmpOptions(scope=scope, events=7))
+    net = trained(method, storage, after=after)
+    for earlier, later in itertools.pairwise(history):
+        assert all(not (later[k] & ~earlier[k]).any() for k in later)
+    assert net.nnz == net.numel - round(0.9 * net.numel)
+    counts = [sum(int(m.sum()) for m in masks.values()) for masks in history]
+    assert counts[0] == net.numel and len(set(counts)) == 8

@@ -1,0 +1,77 @@
+"""LRR, WR and IMP prune globally and rewind what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from literal import batches, loss_of, tiny_net
+from method_cases import STORAGES, trained
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.method import Plan
+from baselines.methods.lrr_wr_imp import Imp, LevelOptions, Lrr, RewindOptions, Wr, WrOptions
+
+
+def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
+    chosen = Wr(Plan(0.8, 10, 5), WrOptions(rewind_to=0.9, rewind_lr=True))
+    assert chosen.epochs == 2 + 8 * 1
+
+
+LEVELS = [
+    (Lrr, LevelOptions(keep=0.5)),
+    (Imp, RewindOptions(keep=0.5)),
+    (Wr, WrOptions(keep=0.5, rewind_to=0.5)),
+    (Wr, WrOptions(keep=0.5, rewind_to=0.5, rewind_lr=True)),
+]
+
+
+@pytest.mark.parametrize("method, options", LEVELS)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_levels_prune_globally_and_rewind_what_they_say(method, options, storage):
+    chosen = method(Plan(0.8, 20, 5), options)  # 3 prunings: 0.5, 0.25, 0.2
+    rewound = options.rewind_lr if isinstance(options, WrOptions) else False
+    later = 20 - (10 if rewound else 0)
+    starts = [20, 20 + later, 20 + 2 * later]
+    assert chosen.epochs * 5 == 20 + 3 * later
+    assert [chosen.schedule(s) for s in (0, 19)] == [(0, 20), (19, 20)]
+    assert [chosen.schedule(s) for s in starts] == 3 * [(10 if rewound else 0, 20)]
+
+    model = tiny_net().double()
+    net = SparseModel(model, storage)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    net.attach(optimizer)
+    data, states = batches(4, torch.float64), {}
+    for step in range(chosen.epochs * 5):
+        before = {n: w.detach().clone() for n, w in net.weights.items()}
+        old = net.masks
+        states[step] = {k: v.clone() for k, v in model.state_dict().items()}
+        chosen.before_step(net, step)
+        if step in starts:
+            sparsity = (0.5, 0.75, 0.8)[starts.index(step)]
+            masks = net.masks
+            assert net.nnz == net.numel - round(sparsity * net.numel)
+            kept = torch.cat([before[n].abs()[masks[n]] for n in masks])
+            gone = torch.cat([before[n].abs()[old[n] & ~masks[n]] for n in masks])
+            assert kept.min() >= gone.max() and all(not (masks[n] & ~old[n]).any() for n in masks)
+            source = before if method is Lrr else states[0 if method is Imp else 10]
+            for name, weight in net.weights.items():
+                expected = source[name] * masks[name]
+                if storage is None:
+                    assert torch.equal(weight, expected)
+                torch.testing.assert_close(weight.detach(), expected)
+            statistics = states[step if method is Lrr else 0 if method is Imp else 10]
+            assert torch.equal(model[1].running_mean, statistics["1.running_mean"])
+            assert not optimizer.state
+        x, y = data[step % 4]
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_statistics_stay_where_asked():
+    chosen = Imp(Plan(0.5, 2, 2), RewindOptions(keep=0.5, rewind_statistics=False))
+    net = trained(chosen, steps=2)
+    mean = net.model[1].running_mean.clone()
+    chosen.before_step(net, 2)
+    assert torch.equal(net.model[1].running_mean, mean)
+    assert net.nnz == net.numel - round(0.5 * net.numel)

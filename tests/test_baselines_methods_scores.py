@@ -1,0 +1,97 @@
+"""SNIP, GraSP and SynFlow against slow obvious formulations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from literal import batches, tiny_net
+from torch import nn
+from torch.func import functional_call
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.methods.grasp import grasp_scores
+from baselines.methods.snip import snip_scores
+from baselines.methods.synflow import synflow_masks, synflow_scores
+from launch.models import build_model
+
+
+def samples(per_class):
+    """Two batches of unlike size."""
+    (x, y), (x2, y2) = batches(2, torch.float64)
+    return [(x, y), (x2[:4], y2[:4])]
+
+
+def double_net():
+    model = tiny_net().double()
+    model[1] = nn.GroupNorm(2, 8).double()  # the batches' losses add up to that of the whole
+    return SparseModel(model)
+
+
+def whole_loss(model, weights):
+    x, y = (torch.cat(parts) for parts in zip(*samples(1), strict=True))
+    return nn.functional.cross_entropy(functional_call(model, weights, (x,)), y)
+
+
+def test_snip_is_the_sensitivity_to_gates():
+    net = double_net()
+    gates = {k: torch.ones_like(w, requires_grad=True) for k, w in net.weights.items()}
+    loss = whole_loss(net.model, {k: w.detach() * gates[k] for k, w in net.weights.items()})
+    grads = torch.autograd.grad(loss, list(gates.values()))
+    scores = snip_scores(net, samples, 1)
+    for got, expected in zip(scores.values(), grads, strict=True):
+        torch.testing.assert_close(got, expected.abs(), rtol=1e-9, atol=1e-12)
+
+
+def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.Tanh(), nn.Linear(3, 5)).double()
+    net = SparseModel(model)
+    names = list(net.weights)
+    sizes = [w.numel() for w in net.weights.values()]
+    x, y = (torch.cat(parts) for parts in zip(*samples(1), strict=True))
+
+    def loss(flat):
+        parts = {
+            name: part.view(net.shapes[name])
+            for name, part in zip(names, flat.split(sizes), strict=True)
+        }
+        return nn.functional.cross_entropy(functional_call(model, parts, (x,)) / 200, y)
+
+    theta = torch.cat([w.detach().flatten() for w in net.weights.values()])
+    g, h = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
+    expected = -theta * (h @ g)
+    got = torch.cat([s.flatten() for s in grasp_scores(net, samples, 1).values()])
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-15)
+
+
+def test_scoring_leaves_no_trace():
+    model = tiny_net().double()
+    model.eval()
+    net = SparseModel(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    snip_scores(net, samples, 1)
+    grasp_scores(net, samples, 1)
+    synflow_masks(net, torch.ones(1, 3, 6, 6), 0.1, 3)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_synflow_worked():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)).double()
+    model[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]]).double().abs()
+    model[1].weight.data = torch.tensor([[1.0, -1.0]]).double().abs()
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    scores = synflow_scores(model, dict(model.named_parameters()), ones)
+    assert scores["0.weight"].tolist() == [[1, 2], [3, 4]]
+    assert scores["1.weight"].tolist() == [[3, 7]]
+    assert sum(float(s.sum()) for s in scores.values()) == 2 * 10
+
+
+@pytest.mark.parametrize("density", [0.1, 0.05])
+def test_synflow_empties_no_layer_of_a_resnet20_but_shortcuts(density):
+    torch.manual_seed(0)
+    net = SparseModel(build_model("resnet20", 10, 3, 32))
+    masks = synflow_masks(net, torch.ones(1, 3, 32, 32), density, 100)
+    assert sum(int(m.sum()) for m in masks.values()) == round(density * net.numel)
+    empty = [name for name, mask in masks.items() if not mask.any()]
+    assert all("shortcut" in name for name in empty)

@@ -1,0 +1,75 @@
+"""SET and RigL: updates against hand-worked numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from literal import batches, loss_of, tiny_net
+from method_cases import STORAGES, trained
+from torch import nn
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.method import Plan
+from baselines.methods.set_rigl import DynamicOptions, RigL, RigLOptions, Set
+
+
+def test_rigl_keeps_what_is_regrown_and_clears_what_is_new():
+    layer = nn.Linear(10, 1, bias=False).double()
+    net = SparseModel(layer)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.0, 0.9)
+    mask = torch.zeros(1, 10, dtype=torch.bool)
+    mask[0, [0, 1, 2, 5, 7]] = True
+    net.set_masks({"weight": mask})
+    w = torch.tensor([[0.9, -0.05, 0.4, 0, 0, -0.2, 0, 0.1, 0, 0]], dtype=torch.float64)
+    net.set_weights({"weight": w})
+    net.attach(optimizer)
+    layer.weight.grad = torch.arange(1.0, 11.0, dtype=torch.float64).view(1, 10)
+    optimizer.step()  # fills the momentum with the gradient
+    g = [0.1, 0.8, 0.05, 0.3, 0.02, 0.1, 0.6, 0.01, 0.9, 0.2]
+    layer.weight.grad = torch.tensor([g], dtype=torch.float64)
+    method = RigL(Plan(0.5, 100, 100), RigLOptions(update_every=1, drop_fraction=0.4))
+    method.update(net, 0)
+    assert layer.weight[0, 1] == -0.05 and layer.weight[0, 8] == 0 and layer.weight[0, 7] == 0
+    (latent,) = net.layers["weight"].latents.values()
+    momentum = optimizer.state[latent]["momentum_buffer"]
+    assert momentum.tolist() == [1, 2, 3, 6, 0]  # positions 0, 1, 2, 5, 8
+
+
+@pytest.mark.parametrize("method", [Set, RigL])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_dynamic_masks_keep_their_counts_and_stop_changing(method, storage):
+    counts, masks = [], []
+
+    def after(net, _optimizer, _step):
+        counts.append([layer.nnz for layer in net])
+        masks.append({name: mask.clone() for name, mask in net.masks.items()})
+
+    options = method.options_class(update_every=4, drop_fraction=0.5, update_until=0.5)
+    trained(method(Plan(0.8, 40, 10), options), storage, after=after)
+    assert all(count == counts[0] for count in counts)
+    changed = [
+        step
+        for step, (a, b) in enumerate(itertools.pairwise(masks), start=1)
+        if any(not torch.equal(a[k], b[k]) for k in a)
+    ]
+    assert changed == [2, 4, 6, 8, 10, 12, 14, 16, 18]  # 10 periods of 2 fit before step 20
+
+
+def test_rigl_replaces_the_step_and_set_does_not():
+    plan = Plan(0.8, 100, 100)
+    for method, options, replaced in (
+        (Set, DynamicOptions(update_every=5), False),
+        (RigL, RigLOptions(update_every=5), True),
+        (RigL, RigLOptions(update_every=5, keep_step=True), False),
+    ):
+        model = tiny_net()
+        net = SparseModel(model)
+        chosen = method(plan, options)
+        chosen.prepare(net, None)
+        net.attach(torch.optim.SGD(model.parameters(), 0.1))
+        x, y = batches(1)[0]
+        loss_of(model(x), y).backward()
+        assert not chosen.after_backward(net, 4)
+        assert chosen.after_backward(net, 5) is replaced
