@@ -16,6 +16,7 @@ from baselines.samples import Samples
 from launch.models import build_model
 
 
+@Samples
 def samples(per_class):
     """Two batches of unlike size."""
     (x, y), (x2, y2) = batches(2, torch.float64)
