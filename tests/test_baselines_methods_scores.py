@@ -39,7 +39,7 @@ def test_snip_is_the_sensitivity_to_gates():
     gates = {k: torch.ones_like(w, requires_grad=True) for k, w in net.weights.items()}
     loss = whole_loss(net.model, {k: w.detach() * gates[k] for k, w in net.weights.items()})
     grads = torch.autograd.grad(loss, list(gates.values()))
-    scores = snip_scores(net, Samples(samples), 1)
+    scores = snip_scores(net, samples, 1)
     for got, expected in zip(scores.values(), grads, strict=True):
         torch.testing.assert_close(got, expected.abs(), rtol=1e-9, atol=1e-12)
 
@@ -62,7 +62,7 @@ def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
     theta = torch.cat([w.detach().flatten() for w in net.weights.values()])
     g, h = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
     expected = -theta * (h @ g)
-    got = torch.cat([s.flatten() for s in grasp_scores(net, Samples(samples), 1).values()])
+    got = torch.cat([s.flatten() for s in grasp_scores(net, samples, 1).values()])
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-15)
 
 
@@ -71,8 +71,8 @@ def test_scoring_leaves_no_trace():
     model.eval()
     net = SparseModel(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    snip_scores(net, Samples(samples), 1)
-    grasp_scores(net, Samples(samples), 1)
+    snip_scores(net, samples, 1)
+    grasp_scores(net, samples, 1)
     synflow_masks(net, torch.ones(1, 3, 6, 6), 0.1, 3)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not model.training and all(p.grad is None for p in model.parameters())
