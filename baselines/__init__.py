@@ -29,8 +29,6 @@ _HOMES = {
     "UserError": "baselines.errors",
     "find_method": "baselines.registry",
     "register": "baselines.registry",
-    "find_method": "baselines.registry",
-    "register": "baselines.registry",
     "sparsify": "baselines.sparsifier",
 }
 
