@@ -22,7 +22,7 @@ class Flips(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Flips as a fraction of what can be compared; NaN if that is nothing."""
+        """Flips as a fraction of the compared signs; NaN if none were compared."""
         return self.flips / self.compared if self.compared else float("nan")
 
 

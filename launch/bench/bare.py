@@ -30,11 +30,11 @@ class BareLoop:
         self.optimizer = _optimizer(self.model, recipe)
 
     def restart(self) -> None:
-        """Takes the model's parameters as they are now: after something was made of them."""
+        """Take the model's parameters as they are now, after the model was changed."""
         self.optimizer = _optimizer(self.model, self.recipe)
 
     def step(self) -> None:
-        """One training step."""
+        """Take one training step."""
         self.model.train()
         with autocast(self.recipe, self.device):
             loss = F.cross_entropy(
@@ -46,7 +46,7 @@ class BareLoop:
 
     @torch.no_grad()
     def evaluate(self, images: int) -> Tensor:
-        """Forward passes over so many images."""
+        """Do the forward passes of that many images."""
         self.model.eval()
         parts = torch.split(torch.arange(images), self.recipe.batch_size)
         with autocast(self.recipe, self.device):

@@ -40,15 +40,15 @@ class GpuBench:
     steps: int = 20
     """Measured steps of each variant."""
     batch_size: int = 0
-    """Images a step, and of the runs; 0: 512 of CIFAR's size, 256 of ImageNet's."""
+    """Images per step, also of the runs; 0: 512 of CIFAR's size, 256 of ImageNet's."""
     mask_model: str = "resnet50"
     """Model of the work on masks."""
     iterations: int = 100
-    """Of SynFlow."""
+    """Iterations of SynFlow."""
     images: int = CIFAR[0]
     """Training images of the runs."""
     epochs: int = 3
-    """Of each run."""
+    """Epochs of each run."""
     at_once: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of runs that share the GPU."""
     compile: bool = True
@@ -64,7 +64,7 @@ class GpuBench:
 
 
 def bench_gpu(options: GpuBench) -> int:
-    """Prints the tables, one after the other."""
+    """Print the tables one after the other."""
     device = str(find_device(options.device))
     steps = StepsBench(
         models=options.models,
@@ -90,7 +90,7 @@ def bench_gpu(options: GpuBench) -> int:
 
 
 def _share(options: GpuBench, device: str) -> None:
-    """Runs side by side, and what the block would take at the fastest of it."""
+    """Measure runs side by side, and compute the time of the CIFAR block at the best rate."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "images"
         write_pictures(data, options.images, options.images // 5, 32, 32)
@@ -101,7 +101,7 @@ def _share(options: GpuBench, device: str) -> None:
             print(f"{count:3} runs at once: {alone[-1]:8.3f} s for each epoch of a run")
         if options.compile:
             machine = Machine(runs=Path(folder) / "compiled", device=device, compile=True)
-            print(f"alone, compiled: {_epoch(options, data, machine, 1):8.3f} s an epoch")
+            print(f"alone, compiled: {_epoch(options, data, machine, 1):8.3f} s per epoch")
     runs = {run.name: run for table in BLOCK for run in find_grid(table) if run.recipe == RECIPE}
     epochs = sum(run.epochs for run in runs.values())
     seconds = epochs * min(alone) * CIFAR[0] / options.images
@@ -110,7 +110,7 @@ def _share(options: GpuBench, device: str) -> None:
 
 
 def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float:
-    """Median seconds of an epoch of runs that are trained at once."""
+    """Return the median seconds per epoch of runs that are trained at the same time."""
     sizes = {"batch_size": options.batch_size} if options.batch_size else {}
     choices = {"data": str(data), "epochs": options.epochs + 1, "sign_in": True, **sizes}
     runs = [Run.make(RECIPE, "random", seed=seed, **choices) for seed in range(count)]

@@ -39,7 +39,7 @@ class LoaderBench:
     images: int = 1000
     """Images of each measurement."""
     rounds: int = 5
-    """Measurements of each kind, in turn."""
+    """Interleaved measurements of each kind."""
     workers: int = 4
     """Processes that read."""
     device: str = "auto"
@@ -64,7 +64,7 @@ class _Decoded(torch.utils.data.Dataset[int]):
 
 
 def bench_loader(options: LoaderBench) -> int:
-    """Prints images a second of each, and its ratio to decoding alone."""
+    """Print images per second of each, and the ratio to decoding alone."""
     choices = {"data": options.data, "batch_size": options.batch_size, "bad_images": "skip"}
     run = Run.make(options.recipe, "dense", **choices)
     device = find_device(options.device)
@@ -97,7 +97,7 @@ def _decode(files: ImageFolder, options: LoaderBench, epoch: int) -> Iterable[in
 
 
 def _rate(batches: Iterable[int], images: int) -> float:
-    """Images a second, from the first batch on: starting processes is paid once a run."""
+    """Return images per second after the first batch: processes start once per run."""
     seen, began = 0, 0.0
     for size in batches:
         if not began:

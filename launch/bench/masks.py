@@ -1,4 +1,4 @@
-"""What work on masks costs, and what a run writes, beside an epoch of training.
+"""Cost of work on masks and of what a run writes, compared with an epoch of training.
 
 Each piece of work is done on a model with random masks, Sign-In's factors and momentum, as it is in
 the midst of a run. An epoch is taken to be the data set's images at the speed of the bare loop's
@@ -39,14 +39,14 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class MasksBench:
-    """Time the work on masks, and what a run writes, beside an epoch."""
+    """Time the work on masks and what a run writes, compared with an epoch."""
 
     model: str = "resnet50"
     """resnet20, resnet18, resnet50, resnet50-128 or deit-small."""
     sparsity: float = 0.9
-    """Of the masks."""
+    """Sparsity of the masks."""
     iterations: int = 100
-    """Of SynFlow."""
+    """Iterations of SynFlow."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
@@ -61,7 +61,7 @@ class MasksBench:
 
 @dataclass(frozen=True)
 class Work:
-    """Something to time. `an_epoch`: how often it is done; 0 for once a run."""
+    """Something to time. `an_epoch` is the number of times per epoch; 0 for once per run."""
 
     name: str
     do: Callable[[], object]
@@ -70,7 +70,7 @@ class Work:
 
 
 def bench_masks(options: MasksBench) -> int:
-    """Prints a line a piece of work."""
+    """Print one line per piece of work."""
     if options.threads:
         torch.set_num_threads(options.threads)
     with ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:

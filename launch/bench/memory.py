@@ -23,7 +23,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
-    """Median over processes that take a few steps of one variant."""
+    """Return the median over processes that take a few steps of one variant."""
     code = (
         "import sys; from launch.bench.memory import measure_memory; measure_memory(*sys.argv[1:])"
     )
@@ -42,7 +42,7 @@ def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
 
 
 def measure_memory(model: str, variant: str, settings: str) -> None:
-    """Prints, as JSON, what one variant holds (counted) and takes at its peak, in MiB."""
+    """Print, as JSON, the memory that one variant holds (counted) and its peak, in MiB."""
     options = StepsBench(**json.loads(settings))
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -18,12 +18,12 @@ CIFAR, IMAGENET = (50_000, 10_000), (1_281_167, 50_000)  # training and test ima
 
 
 def data_set(image_size: int) -> tuple[int, int]:
-    """Training and test images of the one that has images of that size."""
+    """Return the numbers of training and test images of the data set with that image size."""
     return CIFAR if image_size <= RESIDENT_MAX_SIZE else IMAGENET
 
 
 def write_pictures(folder: Path, train: int, test: int, width: int, height: int) -> None:
-    """An image folder of JPEGs in train/ and test/, spread over ten classes."""
+    """Write an image folder of JPEGs in train/ and test/, spread over ten classes."""
     for split, count in (("train", train), ("test", max(test, CLASSES))):
         for label in range(CLASSES):
             (folder / split / f"{label:02}").mkdir(parents=True)

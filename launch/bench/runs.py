@@ -37,21 +37,21 @@ class RunBench:
     """Measure the epochs of a real run against the bare loop."""
 
     recipe: str = "cifar10-resnet20"
-    """Any recipe of images."""
+    """A recipe that trains on images."""
     method: str = "random"
-    """Of the run."""
+    """Method of the run."""
     sparsity: float = 0.9
-    """Of the run; without effect for dense."""
+    """Sparsity of the run; without effect for dense."""
     sign_in: bool = True
     """Train it with Sign-In."""
     image_size: int = 0
     """Pixels; 0: the recipe's."""
     batch_size: int = 0
-    """Images a step; 0: the recipe's."""
+    """Images per step; 0: the recipe's."""
     images: int = 0
     """Generated training images; 0: 50,000 small ones, or 20 batches of large ones."""
     rounds: int = 3
-    """Epochs of each, in turn, after one that is not measured."""
+    """Interleaved epochs of each, after one that is not measured."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
@@ -66,7 +66,7 @@ class RunBench:
             raise UserError("rounds must be positive, images must not be negative.")
 
     def run(self, data: Path) -> Run:
-        """The run, on images in a folder."""
+        """Return the run, on images in a folder."""
         choices: dict[str, object] = {"data": str(data), "epochs": self.rounds + 2}
         sizes = {"image_size": self.image_size, "batch_size": self.batch_size}
         choices |= {name: size for name, size in sizes.items() if size}
@@ -83,12 +83,12 @@ class Parts:
     end: float = 0.0
 
     def per_image(self, images: tuple[int, int], of: tuple[int, int]) -> float:
-        """Seconds of an epoch of another size."""
+        """Return the seconds of an epoch of another size."""
         return self.train * of[0] / images[0] + self.test * of[1] / images[1] + self.end
 
 
 def bench_run(options: RunBench) -> int:
-    """Prints the efficiency of each part and of the whole."""
+    """Print the efficiency of each part and of the whole."""
     if options.threads:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, ranks(options.device) as r:

@@ -59,7 +59,7 @@ class ScalingBench:
     steps: int = 10
     """Measured steps of each, after two that are not."""
     image_batch: int = 16
-    """Images a step of the speed that ImageNet's cost is computed from; 0 leaves it out."""
+    """Images per step of the speed that ImageNet's cost is computed from; 0 leaves it out."""
     device: str = "auto"
     """For that speed: auto, cpu, cuda or cuda:N. The other measures are of the CPU."""
 
@@ -69,14 +69,14 @@ class ScalingBench:
 
 
 def bench_scaling(options: ScalingBench) -> int:
-    """Prints the three tables."""
+    """Print the three tables."""
     for count in options.sizes:
         seconds = _grid(count)
-        print(f"{count:4} runs of one epoch: {seconds:7.1f} s, {seconds / count:6.2f} s a run")
+        print(f"{count:4} runs of one epoch: {seconds:7.1f} s, {seconds / count:6.2f} s per run")
     for world in options.ranks:
         for name in VARIANTS:
             ms, sent = _on_ranks(world, name, options.steps)
-            print(f"{world:4} ranks, {name:17} {ms:7.1f} ms a step, {sent:,} bytes of gradients")
+            print(f"{world:4} ranks, {name:17} {ms:7.1f} ms per step, {sent:,} bytes of gradients")
     if options.image_batch:
         with ranks(options.device) as r:
             _imagenet(options.image_batch, r.device)
@@ -92,7 +92,7 @@ def _grid(count: int) -> float:
 
 
 def run_quietly(runs: list[Run], machine: Machine, slots: int = 0) -> None:
-    """Trains a grid without a word.
+    """Train a grid without output.
 
     Raises:
         UserError: a run failed.
@@ -108,7 +108,7 @@ def run_quietly(runs: list[Run], machine: Machine, slots: int = 0) -> None:
 
 
 def _on_ranks(world: int, name: str, steps: int) -> tuple[float, int]:
-    """Milliseconds of a step and bytes a step, of rank 0."""
+    """Return milliseconds and bytes per step, of rank 0."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found"
         spawn: Callable[..., Any] = mp.spawn  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ def _rank(
     rank: int, world: int, port: int, choices: dict[str, Any], steps: int, file: Path
 ) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler is talkative
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # silences the profiler
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with ranks("cpu") as r:
@@ -158,7 +158,7 @@ def _batches(loop: Loop, n: int) -> list[Any]:
 
 
 def _sent(step: Callable[[], None]) -> int:
-    """Bytes of float32 that this rank gives to gloo in a step."""
+    """Return the bytes of float32 that this rank gives to gloo in one step."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         step()
     calls = [event.input_shapes for event in found.events() if event.name == "gloo:all_reduce"]

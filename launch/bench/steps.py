@@ -35,7 +35,7 @@ from launch.runs.files import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
-    """Prints the table and writes it as CSV."""
+    """Print the table and write it as CSV."""
     if options.threads:
         torch.set_num_threads(options.threads)
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _whole_schedule(
     device: torch.device,
     times: dict[str, list[float]],
 ) -> dict[str, float]:
-    """Seconds before the first step, and a mean step with the method's hooks, against dense."""
+    """Return seconds before the first step, and the mean step with hooks relative to dense."""
     if variant not in options.method_variants:
         return {}
     # how often it updates, a step, depends on them
@@ -109,7 +109,9 @@ def _whole_schedule(
 
     a_step = timed(hooks, device) / steps
     mean = statistics.median(times[variant]) + a_step
-    print(f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms a step", flush=True)
+    print(
+        f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms per step", flush=True
+    )
     return {
         "prepare s": prepare,
         "hooks ms": 1e3 * a_step,

@@ -9,7 +9,7 @@ import torch
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until it is done."""
+    """Return the seconds until it is done."""
     _wait(device)
     began = time.perf_counter()
     work()

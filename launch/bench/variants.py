@@ -42,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """A model as it is measured: by a recipe, at an image size and at batches that fit."""
+    """A measured model: its recipe, image size, and batches that fit."""
 
     name: str
     classes: int
@@ -51,11 +51,11 @@ class Case:
     gpu_batch: int = 512
 
     def batch(self, device: torch.device) -> int:
-        """Images a step that it affords."""
+        """Return the number of images per step that fits."""
         return self.cpu_batch if device.type == "cpu" else self.gpu_batch
 
     def recipe(self, batch_size: int, **changes: Any) -> Recipe:
-        """The recipe at that size, with further changes."""
+        """Return the recipe at that size, with further changes."""
         changes |= {"image_size": self.image_size, "batch_size": batch_size}
         return replace(RECIPES[self.name], **changes)
 
@@ -76,10 +76,10 @@ class StepsBench:
     models: tuple[str, ...] = ("resnet20", "resnet18")
     """resnet20 and resnet18 (CIFAR), resnet50 and deit-small (ImageNet), resnet50-128 (128 px)."""
     sparsity: float = 0.9
-    """Of the sparse variants."""
+    """Sparsity of the sparse variants."""
     batch_size: int = 0
-    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's; on a GPU
-    512 and 256."""
+    """Images per step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's; on a
+    GPU 512 and 256."""
     steps: int = 30
     """Measured steps of each variant, after two that are not."""
     memory: bool = True
@@ -91,12 +91,12 @@ class StepsBench:
     threads: int = 0
     """CPU threads; 0: as many as torch takes."""
     methods: tuple[str, ...] = ()
-    """Methods to measure over their whole schedule; all: every one that needs no file."""
+    """Methods to measure over their whole schedule; all: every method that needs no file."""
     epochs: int = 15
     """Length of that schedule. Events of which there is a fixed number weigh ten times as much as
     in the recipes' 150 epochs; those that come every so many steps weigh the same."""
     images: int = CIFAR[0]
-    """Images an epoch of that schedule."""
+    """Images per epoch of that schedule."""
     output: Path = Path("bench.csv")
     """Where the table is written."""
 
@@ -125,7 +125,7 @@ class StepsBench:
 
     @property
     def method_variants(self) -> dict[str, dict[str, Any]]:
-        """Each of those, plain and with Sign-In."""
+        """The chosen methods, plain and with Sign-In."""
         found: dict[str, dict[str, Any]] = {}
         for name in self.chosen_methods:
             choices = {"method": name, "sparsity": self.sparsity * find_method(name).is_sparse}
@@ -134,7 +134,7 @@ class StepsBench:
 
 
 def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
-    """Choices of the suite's runs by variant; those without any are the bare loops."""
+    """Return the choices of the suite's runs by variant; bare loops have none."""
     sparse = {"method": "random", "sparsity": options.sparsity}
     s = f"s={options.sparsity:g}"
     return {
@@ -149,7 +149,7 @@ def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
 
 
 def make_step(options: StepsBench, model: str, variant: str, device: torch.device) -> Step:
-    """A variant's model, data and optimizer, built."""
+    """Build a variant's model, data and optimizer."""
     choices = variants(options)[variant]
     if choices:
         return _suite_step(suite_loop(options, model, choices, device))
@@ -235,7 +235,7 @@ def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int
 
 
 def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None) -> int:
-    """Bytes that training holds besides activations, at its largest, within the step."""
+    """Return the bytes that training holds besides activations, at their peak within a step."""
     parameters = list(model.parameters())
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
     tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients

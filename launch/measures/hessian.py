@@ -61,7 +61,7 @@ class Hessian(LinearOperator):
         return torch.cat(active).double().cpu().numpy()
 
     def _spread(self, vector: Tensor) -> list[Tensor]:
-        """A vector over the active entries, as tensors of the parameters' shapes."""
+        """Return a vector over the active entries as tensors of the parameters' shapes."""
         parts = torch.split(vector, [int(mask.sum()) for mask in self.masks])
         spread = []
         for weight, mask, part in zip(self.weights, self.masks, parts, strict=True):
@@ -87,7 +87,7 @@ class Spectrum:
 def largest_eigenvalues(
     hessian: LinearOperator, k: int = 1, tolerance: float = 1e-3, seed: int = 0
 ) -> Spectrum:
-    """The k algebraically largest eigenvalues.
+    """Return the k algebraically largest eigenvalues.
 
     Args:
         tolerance: relative, at which Lanczos' iteration stops.
@@ -114,7 +114,7 @@ def largest_eigenvalues(
 
 
 def trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
-    """Hutchinson's estimate of the trace with random signs, and its standard error."""
+    """Return Hutchinson's estimate of the trace, from random signs, and its standard error."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(probes):

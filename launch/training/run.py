@@ -34,19 +34,19 @@ def run_training(
     bar: bool | None = None,
     patience: float = 0.0,
 ) -> Result:
-    """Trains, or goes on with, or only looks up a run.
+    """Train a run, resume it, or look up its result.
 
     Args:
-        report: takes a line an epoch.
-        bar: a progress bar over the steps; by default where stderr is a terminal.
+        report: called with one line per epoch.
+        bar: show a progress bar over the steps; by default if stderr is a terminal.
         patience: seconds to wait for another process that holds the run's folder.
 
     Returns:
         The contents of result.json.
 
     Raises:
-        UserError: input that cannot be used.
-        Diverged: NaN or infinity; the state of the epoch before is kept.
+        UserError: the input cannot be used.
+        Diverged: a loss or weight is not finite; the state of the epoch before is kept.
     """
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # ranks must agree on it, below
@@ -57,16 +57,16 @@ def run_training(
     with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
             found: Result | None = r.from_first(folder.result)
-            if found is not None:  # by now
+            if found is not None:  # another process has finished it in the meantime
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:  # of whichever rank is first to have one
+        except Exception as error:  # on whichever rank fails first
             folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
 class Training:
-    """A run on one rank, and what is kept of it (by rank 0)."""
+    """One run on one rank; rank 0 writes its folder."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Training:
         self.layers: list[LayerRow] = []
 
     def finish(self) -> Result:
-        """Trains from where the folder stands to the end. Returns the result."""
+        """Train from the newest state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
         for epoch in range(self.begin(), self.loop.epochs):
@@ -103,7 +103,7 @@ class Training:
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
-        """Trains an epoch, evaluates and writes all of it to the folder. Returns its row."""
+        """Train and evaluate one epoch, and write it to the folder. Return its row."""
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
@@ -115,10 +115,10 @@ class Training:
         self._report(row)
         return row
 
-    # ---- to and from the folder
+    # ---- states
 
     def begin(self) -> int:
-        """Loads the newest state, or prepares a fresh run. Returns the first epoch to train."""
+        """Load the newest state, or prepare a fresh run. Return the first epoch to train."""
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
         if state is None:
@@ -135,7 +135,7 @@ class Training:
         return first
 
     def _keep(self, epoch: int) -> None:
-        """Rows first, the state last: rows beyond the state are dropped by whoever goes on.
+        """Write the rows, then the state: rows beyond the state are dropped on resumption.
 
         Raises:
             Diverged: a weight is not finite. Nothing is written then.
@@ -161,7 +161,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- what is said of it
+    # ---- rows and results
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -186,7 +186,7 @@ class Training:
         }
 
     def _skipped(self) -> int:
-        """Images that could not be read since the last epoch, on all ranks."""
+        """Return the number of images that could not be read since the last epoch, on all ranks."""
         data = self.loop.data
         found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
         data.train.skipped = data.test.skipped = 0
@@ -239,11 +239,11 @@ class Training:
         return cast("Result", result)
 
     def _costs(self) -> dict[str, float]:
-        """Floating-point operations, and the training's as epochs of dense training.
+        """Return floating-point operations, and their equivalent in epochs of dense training.
 
-        The backward pass counts twice the forward one (Evci et al. 2020, appendix H), every
-        layer by its density after the epoch; a dense gradient that a method looks at in between
-        is not counted.
+        The backward pass counts as two forward passes (Evci et al. 2020, appendix H), and every
+        layer by its density after the epoch. Dense gradients that a method needs in between are
+        not counted.
         """
         recipe = self.run.settings
         shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)
@@ -262,7 +262,7 @@ class Training:
 
 
 def mask_hash(masks: dict[str, Tensor]) -> str:
-    """Equal for equal masks only: to compare ranks, runs and machines."""
+    """Return a hash of masks, to compare ranks, runs and machines."""
     digest = hashlib.sha256()
     for name, mask in sorted(masks.items()):
         digest.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())

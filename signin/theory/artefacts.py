@@ -28,7 +28,7 @@ class Job(Hashable, Protocol):
 
     @property
     def cost(self) -> float:
-        """The most expensive ones are begun first."""
+        """Return the cost of a job: the most expensive jobs start first."""
 
     def measure(self) -> Any: ...
 
@@ -39,9 +39,9 @@ class Budget:
 
     runs: int = 100
     steps: int = 200_000
-    """Of Table 8. Its other settings have a tenth, as have the sweeps."""
+    """Runs of Table 8. Its other settings and the sweeps have a tenth of it."""
     eta: tuple[float, ...] = (0.001, 0.01)
-    """Of Table 2."""
+    """Runs of Table 2."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "steps"):
@@ -198,7 +198,7 @@ ARTEFACTS = {
 def make(
     name: str, path: Path, suffix: str = "pdf", slots: int = 0, budget: Budget | None = None
 ) -> list[Path]:
-    """Measures, writes and prints one artefact, or `all` of them.
+    """Measure, write and print one artefact, or `all` of them.
 
     Args:
         suffix: of the figures: pdf, png or svg.
@@ -224,7 +224,7 @@ def make(
 
 
 def measure(jobs: list[Job], slots: int) -> Results:
-    """The results by job. They do not depend on the number of processes."""
+    """Return the results by job. They do not depend on the number of processes."""
     jobs = sorted(jobs, key=lambda job: -job.cost)
     slots = min(slots, len(jobs))
     progress = Progress(len(jobs))

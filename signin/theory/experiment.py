@@ -53,7 +53,7 @@ class Setting:
     cases: tuple[tuple[int, int], ...] = CASES
     """Signs of a and w₁ at the start; 0 leaves w₁ to chance."""
     seed: int = 0
-    """Of the data set that all runs share, and of the initialisations."""
+    """Seed of the data set that all runs share, and of the initialisations."""
     random_teacher: bool = False
     """w̃ with N(0, 1) in its first two entries, another one for each run, in place of (1, 0, …)."""
 
@@ -72,11 +72,11 @@ class Setting:
 
     @property
     def cost(self) -> float:
-        """To start what takes long first; plain runs that fail go on to the last step."""
+        """Return the cost, to start long runs first; plain runs that fail take all steps."""
         return self.steps * (self.width > 1) * (1.0 if self.betas is None else 0.5)
 
     def students(self) -> tuple[Tensor, Tensor]:
-        """Balanced initial a [cases · runs] and w [cases · runs, d]."""
+        """Return balanced initial a of shape (cases · runs,) and w of shape (cases · runs, d)."""
         w = self.scale * self._normal(self.runs, self.width, stream=1)
         inner = w.repeat(len(self.cases), 1)
         signs = torch.tensor(self.cases, dtype=w.dtype).repeat_interleave(self.runs, dim=0)
@@ -85,7 +85,7 @@ class Setting:
         return signs[:, 0] * inner.norm(dim=1), inner
 
     def task(self) -> Task:
-        """The data set, labelled by each run's teacher."""
+        """Return the data set, labelled by each run's teacher."""
         teachers = torch.zeros(self.runs, self.width, dtype=torch.float64)
         teachers[:, 0] = 1
         if self.random_teacher:
@@ -96,20 +96,20 @@ class Setting:
         return Samples(self._normal(self.samples, self.width, stream=0), teachers)
 
     def run(self) -> list[Outcome]:
-        """Where the students end, by sign case."""
+        """Return where the students end, by sign case."""
         found = train(self.task(), *self.students(), self.storages, self.rate, self.steps)
         parts = zip(*(torch.split(part, self.runs) for part in found), strict=True)
         return [Outcome(*part) for part in parts]
 
     def measure(self) -> list[Rates]:
-        """By sign case."""
+        """Return the outcomes by sign case."""
         return [
             Rates(end.success.double().mean().item(), (end.outer > 0).double().mean().item())
             for end in self.run()
         ]
 
     def columns(self) -> dict[str, object]:
-        """The setting as columns of a table."""
+        """Return the setting as columns of a table."""
         outer, inner = self.betas or (None, None)
         return {
             "d": self.width,

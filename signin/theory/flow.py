@@ -25,7 +25,7 @@ TIME = 40.0
 
 
 def velocity(a: Array, w: Array, betas: Betas = None) -> tuple[Array, Array]:
-    """da/dt and dw/dt. At w = 0 the ReLU passes nothing: that is where a flow ends."""
+    """Return da/dt and dw/dt. A flow ends at w = 0, where the ReLU's output is zero."""
     on = w > 0
     pull = a * w - on
     speed_a, speed_w = (1.0, 1.0) if betas is None else (metric(a, betas[0]), metric(w, betas[1]))
@@ -33,7 +33,7 @@ def velocity(a: Array, w: Array, betas: Betas = None) -> tuple[Array, Array]:
 
 
 def metric(theta: Array, beta: float) -> Array:
-    """m² + w² of factors with m · w = θ and m² − w² = β."""
+    """Return m² + w² of factors with m · w = θ and m² − w² = β."""
     return np.hypot(2 * theta, beta)
 
 
@@ -46,13 +46,13 @@ class Trajectory:
 
     @property
     def loss(self) -> float:
-        """At the end: that of f on positive inputs, and of what w < 0 adds on negative ones."""
+        """Return the final loss: of f on positive inputs, plus that of w < 0 on negative inputs."""
         a, w = self.a[-1], self.w[-1]
         return float(C * (a * w - 1) ** 2 / 2 if w > 0 else C * ((a * w) ** 2 + 1) / 2)
 
 
 def flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
-    """Follows the flow from (a, w) by an explicit Runge-Kutta method of order 8."""
+    """Integrate the flow from (a, w) by an explicit Runge-Kutta method of order 8."""
     from scipy.integrate import solve_ivp
 
     def field(_: float, state: Array) -> Array:
@@ -76,12 +76,12 @@ FLOWS: dict[str, Betas] = {"Gradient flow": None, "Sign-In gradient flow": (2.0,
 
 
 def trajectories() -> dict[str, list[Trajectory]]:
-    """From `STARTS`, by kind of flow."""
+    """Return the trajectories from `STARTS`, by kind of flow."""
     return {name: [flow(*start, betas) for start in STARTS] for name, betas in FLOWS.items()}
 
 
 def end_points(found: dict[str, list[Trajectory]]) -> pd.DataFrame:
-    """A row a trajectory."""
+    """Return one row per trajectory."""
     return pd.DataFrame(
         {
             "flow": name,

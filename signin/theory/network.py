@@ -68,12 +68,12 @@ class Panel:
         return 0.4 * self.steps * self.width
 
     def measure(self) -> Paths:
-        """Full-batch gradient descent on 1/(2n) Σ (f(zᵢ) − yᵢ)², all seeds at once."""
+        """Do full-batch gradient descent on 1/(2n) Σ (f(zᵢ) − yᵢ)², with all seeds at once."""
         with one_thread():
             return self._train()
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Inputs, the teacher's a and w, the student's a and w; the same for all panels."""
+        """Draw inputs, the teacher's a and w, and the student's; the same for all panels."""
         drawn = []
         for seed in range(self.seeds):
             generator = torch.Generator().manual_seed(seed)
@@ -90,7 +90,7 @@ class Panel:
         return z, signs, teacher, *self._sign(a, w, signs, teacher)
 
     def _sign(self, a: Tensor, w: Tensor, signs: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The initial signs."""
+        """Return the initial signs."""
         if self.signs == "cob":
             half = self.width // 2
             return torch.cat([a[:, :half], -a[:, :half]], 1), w
@@ -118,12 +118,12 @@ class Panel:
 
 
 def _output(z: Tensor, a: Tensor, w: Tensor) -> Tensor:
-    """f: [seeds, n]."""
+    """Return f, of shape (seeds, n)."""
     return ((z @ w.mT).relu() @ a[:, :, None])[:, :, 0] / a.shape[1]
 
 
 def gradients(z: Tensor, labels: Tensor, a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the loss with respect to a [seeds, k] and w [seeds, k, 2]."""
+    """Return the gradients of the loss for a, (seeds, k), and w, (seeds, k, 2)."""
     hidden = (z @ w.mT).relu()
     residual = (hidden @ a[:, :, None]) / a.shape[1] - labels[:, :, None]
     residual = residual / (z.shape[1] * a.shape[1])
@@ -149,7 +149,7 @@ EXTRA = {
 
 
 def example(found: dict[str, Paths]) -> int:
-    """The first seed at which every panel ends as in the paper; seed 0 if there is none.
+    """Return the first seed at which every panel ends as in the paper; 0 if there is none.
 
     That is: recovered, except from bad signs without Sign-In.
     """
@@ -160,7 +160,7 @@ def example(found: dict[str, Paths]) -> int:
 
 
 def recoveries(found: dict[str, Paths]) -> pd.DataFrame:
-    """A row a panel: fraction of seeds recovered; and of those that the same panel without
+    """Return one row per panel: fraction of seeds recovered, and of those that the panel without
     Sign-In fails at, how many it rescues, and how many it loses."""
     rows = []
     for name, paths in found.items():

@@ -40,7 +40,7 @@ NEAR = 16
 
 
 def sign_in(outer: float = 1.0, inner: float | None = None) -> Storages:
-    """Sign-In for a and w, with inner scalings β₁ and β₂ (the same if only one is given)."""
+    """Return Sign-In for a and w, with inner scalings β₁ and β₂ (equal if one is given)."""
     return Product(outer), Product(outer if inner is None else inner)
 
 
@@ -63,10 +63,10 @@ class Task(Protocol):
     """What students learn from."""
 
     def moments(self, direction: Tensor, rows: Tensor) -> Moments:
-        """For unit vectors w/‖w‖ [k, d] of the runs `rows` [k]."""
+        """Return the moments for unit vectors w/‖w‖, (k, d), of the runs `rows`, (k,)."""
 
     def loss(self, outer: Tensor, inner: Tensor, rows: Tensor) -> Tensor:
-        """L for a [k] and w [k, d] of the runs `rows` [k]: [k]."""
+        """Return L, (k,), for a, (k,), and w, (k, d), of the runs `rows`, (k,)."""
 
 
 class Samples(Task):
@@ -166,7 +166,7 @@ class Descent:
         self._look()
 
     def _look(self) -> None:
-        """The effective weights, and their gradients."""
+        """Return the effective weights and their gradients."""
         (self.a,), (self.w,) = (
             s.merge(latents) for s, latents in zip(self.storages, self._latents, strict=True)
         )
@@ -197,12 +197,12 @@ class Descent:
 
     @property
     def loss(self) -> Tensor:
-        """L: [runs]."""
+        """Return L, of shape (runs,)."""
         return self.task.loss(self.a[:, 0], self.w, self.rows)
 
     @property
     def hopeless(self) -> Tensor:
-        """Runs that provably never come below the loss of f = 0: [runs].
+        """Return the runs, (runs,), that provably never have a loss below that of f = 0.
 
         Known for one input only, and a teacher w̃ > 0. There, nothing pulls at w < 0 (Theorem 5.1):
         a step multiplies it by a positive number. And a = −w is kept if both are stored alike.
@@ -213,7 +213,7 @@ class Descent:
         return ((self.w <= 0) | ((self.a == -self.w) & alike))[:, 0]
 
     def keep(self, kept: Tensor) -> None:
-        """Goes on with some of the runs only."""
+        """Keep some of the runs only."""
         self.rows, self._seen = self.rows[kept], self._seen[kept]
         self._latents = [tuple([x[kept] for x in part] for part in y) for y in self._latents]
         self._moments = Moments(*(part[kept] for part in self._moments))
@@ -222,7 +222,7 @@ class Descent:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The same sums in the same order on any machine; and faster, for tensors as small as here."""
+    """Use one thread: sums have the same order on any machine, and small tensors are faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -235,7 +235,7 @@ def one_thread() -> Iterator[None]:
 def train(
     task: Task, outer: Tensor, inner: Tensor, storages: Storages, rate: float, steps: int
 ) -> Outcome:
-    """Trains students until they have converged, are hopeless, or the steps are over.
+    """Train students until they have converged, cannot converge, or the steps are over.
 
     Args:
         outer, inner: initial a [runs] and w [runs, d].

@@ -23,7 +23,7 @@ GREY = "0.75"
 
 @styled
 def figure3(found: dict[str, list[Trajectory]]) -> Figure:
-    """Phase portraits of the flows for one input, and paths from balanced initialisations.
+    """Draw phase portraits of the flows for one input, and paths from balanced starts.
 
     Args:
         found: from `flow.trajectories`.
@@ -52,7 +52,7 @@ def _field(axes: Axes, betas: Betas) -> None:
 
 
 def _optimum(axes: Axes, edge: float) -> None:
-    """Where a · w₁ = 1."""
+    """Draw the curve a · w₁ = 1."""
     w = np.geomspace(1 / edge, edge, 100)
     axes.plot(w, 1 / w, color="black", linewidth=1.5, zorder=2, label="global optima")
 
@@ -82,7 +82,7 @@ def _path_legend(drawn: Figure, axes: Axes) -> None:
 
 @styled
 def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
-    """Paths of a and w₁ with five inputs, from all four sign cases.
+    """Draw paths of a and w₁ with five inputs, from all four sign cases.
 
     Args:
         settings: by title of the panel.
@@ -102,7 +102,7 @@ def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
 
 
 def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """a and w₁ [times, runs] at every so many steps, and which runs learn [runs]."""
+    """Return a and w₁, (times, runs), at regular steps, and which runs learn, (runs,)."""
     with one_thread():
         descent = Descent(setting.task(), *setting.students(), setting.storages, setting.rate)
         points = []
@@ -117,7 +117,7 @@ def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 @styled
 def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
-    """Each neuron as |aᵢ| wᵢ, from its beginning to its end, with the teacher on the unit circle.
+    """Draw each neuron as |aᵢ| wᵢ, from start to end, with the teacher on the unit circle.
 
     Args:
         found: by title of the panel.

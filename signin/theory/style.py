@@ -18,14 +18,14 @@ COLUMN, PAGE = 3.35, 6.9
 
 
 def colours() -> list[Any]:
-    """Seaborn's colour-blind palette."""
+    """Return seaborn's colour-blind palette."""
     import seaborn as sns
 
     return list(sns.color_palette("colorblind"))
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws with small fonts and thin lines, and leaves the global settings as they are."""
+    """Use small fonts and thin lines in a context; the global settings stay as they are."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -44,7 +44,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure in inches and its axes, row by row. It belongs to no window."""
+    """Return a figure, sized in inches, and its axes row by row. It belongs to no window."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width, height), layout="constrained")
@@ -52,7 +52,7 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def save(drawn: Figure, folder: Path, name: str, suffix: str) -> Path:
-    """Writes FOLDER/NAME.SUFFIX; without a date, so that the same figure is the same file."""
+    """Write FOLDER/NAME.SUFFIX without a date, so that the same figure is the same file."""
     from matplotlib import rc_context
 
     path = folder / f"{name}.{suffix}"

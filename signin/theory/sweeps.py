@@ -26,13 +26,13 @@ Key = tuple[str, Any, str, int]
 
 
 def sweep_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
-    """By what is varied, its value, method and seed."""
+    """Return the settings by what is varied, its value, method and seed."""
     base = Setting(runs=runs, steps=steps, cases=((-1, 0),))
     return _settings(base, SWEEPS)
 
 
 def failure_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
-    """A random teacher of two inputs, and students of more and more."""
+    """Return settings with a random teacher of two inputs and students of increasing d."""
     base = Setting(runs=runs, steps=steps, cases=((-1, 0),), random_teacher=True)
     return _settings(base, {"width": SWEEPS["width"]})
 
@@ -54,7 +54,7 @@ def _changed(base: Setting, varied: str, value: Any, method: str, seed: int) -> 
 
 
 def sweep(results: Results, settings: dict[Key, Setting]) -> pd.DataFrame:
-    """A row a value and method: fractions over all seeds that learn, and that end with a > 0."""
+    """Return one row per value and method: fractions of runs that learn and end with a > 0."""
     rows = []
     for (varied, value, method, _), setting in settings.items():
         rates: Rates = results[setting][0]

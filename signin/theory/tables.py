@@ -45,7 +45,7 @@ SIGNS = ("a > 0, w > 0", "a < 0, w > 0", "a > 0, w < 0", "a < 0, w < 0")
 
 
 def table8_settings(runs: int = 100, steps: int = 200_000) -> dict[tuple[str, str], Setting]:
-    """By name of the setting and method; the first four are the table itself."""
+    """Return the settings by name and method; the first four are the table itself."""
     found = {("table", k): replace(v, runs=runs, steps=steps) for k, v in TABLE8.items()}
     short = {k: replace(v, runs=runs, steps=max(1, steps // 10)) for k, v in TABLE8.items()}
     for name, change in CHANGES.items():
@@ -57,13 +57,13 @@ def table8_settings(runs: int = 100, steps: int = 200_000) -> dict[tuple[str, st
 
 
 def _applies(change: Mapping[str, Any], setting: Setting) -> bool:
-    """Scalings are no matter of plain runs, nor n of one input (but for the time unit)."""
+    """Whether a setting applies: plain runs have no scalings, one input no n but for time."""
     plain, single = setting.betas is None, setting.width == 1
     return not (plain and "betas" in change) and not (single and "samples" in change)
 
 
 def table8(results: Results, settings: Mapping[tuple[str, str], Setting]) -> pd.DataFrame:
-    """A row a cell: setting, method, signs, the paper's success and ours."""
+    """Return one row per cell: setting, method, signs, the paper's success and ours."""
     rows = []
     for (name, method), setting in settings.items():
         rates: list[Rates] = results[setting]
@@ -77,7 +77,7 @@ def table8(results: Results, settings: Mapping[tuple[str, str], Setting]) -> pd.
 
 
 def table8_text(table: pd.DataFrame) -> str:
-    """The table, the settings beside it, and below what other settings give."""
+    """Return the table with its settings, followed by the results of other settings."""
     shown = table.assign(signs=sign_names(table["a"], table["w"]))
     shown["cell"] = shown["success"].map("{:.2f}".format)
     own = shown[shown["setting"] == "table"].copy()
@@ -97,19 +97,19 @@ def table8_text(table: pd.DataFrame) -> str:
 
 
 def differences(table: pd.DataFrame) -> str:
-    """In how many cells the table itself differs from the paper's."""
+    """Return in how many cells the table differs from the paper's."""
     own = table[table["setting"] == "table"]
     count = int((own["success"] != own["paper"]).sum())
     return f"{count} of its {len(own)} cells differ from the paper's."
 
 
 def sign_names(a: Iterable[float], w: Iterable[float]) -> list[str]:
-    """The sign cases as people read them."""
+    """Return readable names of the sign cases."""
     return [SIGNS[2 * (y < 0) + (x < 0)] for x, y in zip(a, w, strict=True)]
 
 
 def _wide(shown: pd.DataFrame, setting: bool = False) -> str:
-    """Sign cases side by side."""
+    """Put sign cases side by side."""
     shown = shown.assign(
         d=shown["d"].map(str),
         betas=[_betas(a, w) for a, w in zip(shown["beta_a"], shown["beta_w"], strict=True)],
@@ -129,7 +129,7 @@ def _betas(outer: float, inner: float) -> str:
 def table2_settings(
     runs: int = 100, rates: tuple[float, ...] = (0.001, 0.01)
 ) -> dict[tuple[float, str], Setting]:
-    """By rate and method: T = 200, a < 0, and w₁ of either sign."""
+    """Return the settings by rate and method: T = 200, a < 0, and w₁ of either sign."""
     methods = {"GF": None, "Sign-In GF": (1.0, 1.0)}
     return {
         (rate, method): Setting(
@@ -141,7 +141,7 @@ def table2_settings(
 
 
 def table2(results: Results, settings: Mapping[tuple[float, str], Setting]) -> pd.DataFrame:
-    """A row a cell: the paper's sign recoveries and ours, in percent, and how many learn."""
+    """Return one row per cell: the paper's sign recoveries and ours, in percent, and successes."""
     rows = []
     for (rate, method), setting in settings.items():
         (rates,) = results[setting]
