@@ -140,7 +140,7 @@ def test_work_on_masks_is_timed(capsys):
     out = capsys.readouterr().out
     for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
-    assert "of an epoch" in out and "once a run" in out
+    assert "of an epoch" in out and "once per run" in out
 
 
 def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):

@@ -139,7 +139,7 @@ def test_four_ranks_on_two_nodes(here):
 
 
 @needs_slurm
-def test_a_preempted_run_goes_on_and_ends_the_same(here):
+def test_a_preempted_run_resumes_and_ends_the_same(here):
     run = digits(epochs=150)
     submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
     wait_until(lambda: epochs_of(here, run) > 5)
@@ -149,7 +149,7 @@ def test_a_preempted_run_goes_on_and_ends_the_same(here):
     before = epochs_of(here, run)
     assert 5 < before < 150
     wait_for(here, run, "finished", seconds=150)
-    assert f"goes on after epoch {before}" in out(here)
+    assert f"resumes from epoch {before + 1}" in out(here)
     alone = replace(here, runs=here.runs.parent / "alone")
     flags = ["--method", "random", "--sparsity", "0.8", "--epochs", "150", "--device", "cpu"]
     flags += ["--runs", str(alone.runs), "--threads", "1"]
