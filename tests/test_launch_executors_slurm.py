@@ -23,7 +23,7 @@ from test_launch_train import train
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
-from launch.executors.queue import cancel, queue
+from launch.executors.queue import cancel_jobs, list_jobs
 from launch.executors.slurm import Job, parameters, submit
 from launch.executors.status import statuses
 
@@ -42,7 +42,7 @@ def slurm(tmp_path_factory):
 def here(slurm, machine):
     """A machine whose runs and jobs are gone afterwards."""
     yield machine
-    cancel([s.job for s in statuses(machine.runs) if s.active])
+    cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
 
 
 def digits(seed=0, epochs=2, **choices):
@@ -232,6 +232,6 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     assert main(["cancel", "--runs", str(here.runs)]) == 0
     assert "cancelled 3 jobs" in capsys.readouterr().out
     jobs = [s.job for s in statuses(here.runs)]
-    wait_until(lambda: not set(jobs) & set(queue()), 30)
+    wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))

@@ -29,7 +29,7 @@ from launch.config.run import Run
 from launch.ranks import find_device
 
 RECIPE = "cifar10-resnet20"
-TABLES = ("table3", "table9", "table11")
+TIMED_TABLES = ("table3", "table9", "table11")
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,13 @@ def _share(options: GpuBench, device: str) -> None:
         if options.compile:
             machine = Machine(runs=Path(folder) / "compiled", device=device, compile=True)
             print(f"1 run, compiled: {_epoch(options, data, machine, 1):8.3f} s per epoch")
-    runs = {run.name: run for table in TABLES for run in find_grid(table) if run.recipe == RECIPE}
+    runs = {
+        run.name: run for table in TIMED_TABLES for run in find_grid(table) if run.recipe == RECIPE
+    }
     epochs = sum(run.epochs for run in runs.values())
     seconds = epochs * min(per_run) * CIFAR[0] / options.images
     took = f"{epochs:,} epochs, {seconds / 60:,.0f} min, computed"
-    print(f"{len(runs)} runs of {', '.join(TABLES)}: {took}")
+    print(f"{len(runs)} runs of {', '.join(TIMED_TABLES)}: {took}")
 
 
 def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float:

@@ -27,11 +27,11 @@ from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
-from launch.bench.variants import MODELS
+from launch.bench.variants import MEASURED_MODELS
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
-from launch.ranks import ranks
+from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
 
 REPEATS = 5
@@ -53,14 +53,14 @@ class MasksBench:
     """CPU threads; 0: torch's default."""
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise unknown("model", self.model, MODELS)
+        if self.model not in MEASURED_MODELS:
+            raise unknown("model", self.model, MEASURED_MODELS)
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
 
 
 @dataclass(frozen=True)
-class Task:
+class TimedTask:
     """A task to time. `per_epoch`: how often a run does it per epoch; 0 for once per run."""
 
     name: str
@@ -73,8 +73,8 @@ def bench_masks(options: MasksBench) -> int:
     """Print one line per task. Return the exit code."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    with ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
-        case = MODELS[options.model]
+    with join_ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
+        case = MEASURED_MODELS[options.model]
         batch = case.batch(r.device)
         bare = BareLoop(case.recipe(batch), case.classes, r.device)
         bare.step()
@@ -91,7 +91,7 @@ def bench_masks(options: MasksBench) -> int:
     return 0
 
 
-def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[Task]:
+def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[TimedTask]:
     bare.restart()  # fused SGD refuses a group in which only some have momentum
     net = SparseModel(bare.model, Product())
     net.set_masks(random_masks("erk", net.shapes, options.sparsity, seed=0))
@@ -103,7 +103,7 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     rigl = RigL(Plan(options.sparsity, steps, steps), RigLOptions())
     every = rigl.options.update_every
     masks, full = net.masks, dict.fromkeys(net.layers)
-    record = RunFolder(Run.make(MODELS[options.model].name, "dense"), folder)
+    record = RunFolder(Run.make(MEASURED_MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)
     flips = FlipTracker(net, 1, record)
     flips.begin()
@@ -124,26 +124,28 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     ones = torch.ones(shape, device=bare.device, dtype=torch.float64)
     density = 1 - options.sparsity
     return [
-        Task(
+        TimedTask(
             "ERK: densities of all layers",
             lambda: layer_counts("erk", net.shapes, options.sparsity),
         ),
-        Task("random masks (ERK)", lambda: random_masks("erk", net.shapes, options.sparsity, 0)),
-        Task(
+        TimedTask(
+            "random masks (ERK)", lambda: random_masks("erk", net.shapes, options.sparsity, 0)
+        ),
+        TimedTask(
             f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
         ),
-        Task("one change of all masks", lambda: net.set_masks(masks), 1.0),
-        Task(f"RiGL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
-        Task("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
-        Task("Sign-In: rescaling", net.rescale, 1.0),
-        Task("sign flips of an epoch", lambda: flips.count(1), 1.0),
-        Task(
+        TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
+        TimedTask(f"RiGL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
+        TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
+        TimedTask("Sign-In: rescaling", net.rescale, 1.0),
+        TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),
+        TimedTask(
             "snapshot",
             lambda: record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks)),
             0.1,
         ),
-        Task("state to resume from", state, 1.0),
-        Task(
+        TimedTask("state to resume from", state, 1.0),
+        TimedTask(
             f"SynFlow, {options.iterations} iterations in float64",
             lambda: synflow_masks(net, ones, density, options.iterations),
             repeats=1,

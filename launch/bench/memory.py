@@ -13,7 +13,7 @@ import torch
 
 from baselines.errors import UserError
 from launch.bench.variants import StepsBench, make_step
-from launch.ranks import ranks
+from launch.ranks import join_ranks
 
 PROCESSES = 3
 
@@ -22,7 +22,7 @@ PROCESSES = 3
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
-def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
+def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
     """Return medians over processes that take a few steps of one variant each."""
     code = (
         "import sys; from launch.bench.memory import measure_memory; measure_memory(*sys.argv[1:])"
@@ -46,7 +46,7 @@ def measure_memory(model: str, variant: str, settings: str) -> None:
     options = StepsBench(**json.loads(settings))
     if options.threads:
         torch.set_num_threads(options.threads)
-    with ranks(options.device) as r:
+    with join_ranks(options.device) as r:
         before = _used_mib(r.device, peak=False)
         step = make_step(options, model, variant, r.device)
         for _ in range(4):

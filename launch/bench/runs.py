@@ -25,7 +25,7 @@ from launch.bench.timing import timed
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.load import RESIDENT_MAX_SIZE
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training
 
@@ -96,7 +96,7 @@ def bench_run(options: RunBench) -> int:
     """Print the efficiency of each part and of the whole. Return the exit code."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder, ranks(options.device) as r:
+    with tempfile.TemporaryDirectory() as folder, join_ranks(options.device) as r:
         data = Path(folder) / "images"
         recipe = options.run(data).settings
         small = recipe.image_size <= RESIDENT_MAX_SIZE

@@ -36,7 +36,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data import load_data
 from launch.executors.local import run_all
-from launch.ranks import ranks
+from launch.ranks import join_ranks
 from launch.training.build import build_loop
 from launch.training.loop import Loop
 from launch.training.meter import Meter
@@ -78,7 +78,7 @@ def bench_scaling(options: ScalingBench) -> int:
             ms, sent = _on_ranks(world, name, options.steps)
             print(f"{world:4} ranks, {name:17} {ms:7.1f} ms per step, {sent:,} bytes of gradients")
     if options.image_batch:
-        with ranks(options.device) as r:
+        with join_ranks(options.device) as r:
             _imagenet(options.image_batch, r.device)
     return 0
 
@@ -130,7 +130,7 @@ def _rank(
     os.environ["KINETO_LOG_LEVEL"] = "99"  # silences the profiler
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with ranks("cpu") as r:
+    with join_ranks("cpu") as r:
         run = Run.make("digits", **choices, epochs=steps + 2)
         data = load_data(run.settings, Path("data"), r.device, 0, r.share, 0)
         loop = build_loop(run, data, r, bar=False)

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from launch.bench.memory import memory
+from launch.bench.memory import median_memory
 from launch.bench.timing import timed
-from launch.bench.variants import StepsBench, make_step, suite_loop, variants
-from launch.ranks import ranks
+from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
+from launch.ranks import join_ranks
 from launch.runs.files import write_csv
 
 
@@ -41,7 +41,7 @@ def bench_steps(options: StepsBench) -> int:
         torch.set_num_threads(options.threads)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    with ranks(options.device) as r:
+    with join_ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
     write_csv(options.output, rows)
@@ -51,7 +51,7 @@ def bench_steps(options: StepsBench) -> int:
 
 
 def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[dict[str, Any]]:
-    names = list(variants(options))
+    names = list(run_choices(options))
     steps = {name: make_step(options, model, name, device).take for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
@@ -75,7 +75,7 @@ def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[
                 "ms max": 1e3 * max(times[name]),
                 "median / bare": statistics.median(times[name]) / base,
                 "paired ratio": statistics.median(ratios),
-                **(memory(options, model, name) if options.memory else {}),
+                **(median_memory(options, model, name) if options.memory else {}),
                 **_whole_schedule(options, model, name, device, times),
             }
         )
@@ -94,7 +94,7 @@ def _whole_schedule(
         return {}
     # the number of updates per step depends on them
     batches = max(1, options.images // options.batch_of(model))
-    choices = {**variants(options)[variant], "epochs": options.epochs}
+    choices = {**run_choices(options)[variant], "epochs": options.epochs}
     loop = suite_loop(options, model, choices, device, batches)
     prepare = timed(loop.start, device)
     sparsifier = loop.sparsifier

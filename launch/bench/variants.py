@@ -60,7 +60,7 @@ class Case:
         return replace(RECIPES[self.name], **changes)
 
 
-MODELS = {
+MEASURED_MODELS = {
     "resnet20": Case("cifar10-resnet20", 10),
     "resnet18": Case("cifar100-resnet18", 100),
     "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8, 256),
@@ -102,8 +102,8 @@ class StepsBench:
 
     def __post_init__(self) -> None:
         for name in self.models:
-            if name not in MODELS:
-                raise unknown("model", name, MODELS)
+            if name not in MEASURED_MODELS:
+                raise unknown("model", name, MEASURED_MODELS)
         if min(self.steps, self.epochs, self.images) < 1:
             raise UserError("steps, epochs and images must be positive.")
         if self.batch_size < 0:
@@ -115,7 +115,7 @@ class StepsBench:
                 find_method(name)
 
     def batch_of(self, model: str) -> int:
-        return self.batch_size or MODELS[model].batch(find_device(self.device))
+        return self.batch_size or MEASURED_MODELS[model].batch(find_device(self.device))
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -133,7 +133,7 @@ class StepsBench:
         return found
 
 
-def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
+def run_choices(options: StepsBench) -> dict[str, dict[str, Any]]:
     """Return the choices of the suite's runs by variant; bare loops have none."""
     sparse = {"method": "random", "sparsity": options.sparsity}
     s = f"s={options.sparsity:g}"
@@ -150,7 +150,7 @@ def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
 
 def make_step(options: StepsBench, model: str, variant: str, device: torch.device) -> Step:
     """Build a variant's model, data and optimizer. Return its step."""
-    choices = variants(options)[variant]
+    choices = run_choices(options)[variant]
     if choices:
         return _suite_step(suite_loop(options, model, choices, device))
     return _bare_step(options, model, device, in_forward=variant != "bare")
@@ -163,7 +163,7 @@ def suite_loop(
     device: torch.device,
     batches: int = 40,
 ) -> Loop:
-    case = MODELS[model]
+    case = MEASURED_MODELS[model]
     given: dict[str, Any] = {"batch_size": options.batch_of(model)}
     given |= {"image_size": case.image_size, "precision": options.precision, **choices}
     run = Run.make(case.name, **given)
@@ -188,7 +188,7 @@ def _suite_step(loop: Loop) -> Step:
 
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
-    case = MODELS[name]
+    case = MEASURED_MODELS[name]
     recipe = case.recipe(options.batch_of(name), precision=options.precision)
     bare = BareLoop(recipe, case.classes, device)
     if in_forward:

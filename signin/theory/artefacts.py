@@ -102,7 +102,7 @@ def _table2(results: Results, budget: Budget, folder: Folder) -> str:
 def _figure2(results: Results, budget: Budget, folder: Folder) -> str:
     table = tables.table8(results, _table8_alone(budget))
     folder.figure("figure2", figures.figure2(table))
-    return f"Figure 2: drawn from Table 8. {tables.differences(table)}"
+    return f"Figure 2: drawn from Table 8. {tables.describe_differences(table)}"
 
 
 def _figure3(results: Results, budget: Budget, folder: Folder) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor
 from baselines.errors import UserError
 from signin.theory.neuron import (
     PLAIN,
-    Outcome,
+    DataSet,
+    FinalState,
     Population,
-    Samples,
     Storages,
     Task,
-    sign_in,
+    sign_in_storages,
     train,
 )
 
@@ -68,7 +68,7 @@ class Setting:
 
     @property
     def storages(self) -> Storages:
-        return PLAIN if self.betas is None else sign_in(*self.betas)
+        return PLAIN if self.betas is None else sign_in_storages(*self.betas)
 
     @property
     def cost(self) -> float:
@@ -93,13 +93,13 @@ class Setting:
         teachers = teachers.repeat(len(self.cases), 1)
         if not self.samples:
             return Population(teachers)
-        return Samples(self._normal(self.samples, self.width, stream=0), teachers)
+        return DataSet(self._normal(self.samples, self.width, stream=0), teachers)
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[FinalState]:
         """Train the students. Return their final state by sign case."""
         found = train(self.task(), *self.students(), self.storages, self.rate, self.steps)
         parts = zip(*(torch.split(part, self.runs) for part in found), strict=True)
-        return [Outcome(*part) for part in parts]
+        return [FinalState(*part) for part in parts]
 
     def measure(self) -> list[Rates]:
         """Return the rates by sign case."""

@@ -51,7 +51,7 @@ class Trajectory:
         return float(C * (a * w - 1) ** 2 / 2 if w > 0 else C * ((a * w) ** 2 + 1) / 2)
 
 
-def flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
+def solve_flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
     """Solve the flow from (a, w) by an explicit Runge-Kutta method of order 8."""
     from scipy.integrate import solve_ivp
 
@@ -77,7 +77,7 @@ FLOWS: dict[str, Betas] = {"Gradient flow": None, "Sign-In gradient flow": (2.0,
 
 def trajectories() -> dict[str, list[Trajectory]]:
     """Return the trajectories from all `STARTS`, by kind of flow."""
-    return {name: [flow(*start, betas) for start in STARTS] for name, betas in FLOWS.items()}
+    return {name: [solve_flow(*start, betas) for start in STARTS] for name, betas in FLOWS.items()}
 
 
 def end_points(found: dict[str, list[Trajectory]]) -> pd.DataFrame:

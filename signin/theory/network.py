@@ -23,7 +23,7 @@ TEACHER, INPUTS, SAMPLES = 3, 2, 100
 RECOVERED = 1e-2
 
 
-class Paths(NamedTuple):
+class NetworkPaths(NamedTuple):
     """Trajectories and final errors of all seeds."""
 
     a: Tensor
@@ -69,7 +69,7 @@ class Panel:
     def cost(self) -> float:
         return 0.4 * self.steps * self.width
 
-    def measure(self) -> Paths:
+    def measure(self) -> NetworkPaths:
         """Train all seeds at once by full-batch gradient descent on 1/(2n) Σ (f(zᵢ) − yᵢ)²."""
         with one_thread():
             return self._train()
@@ -99,7 +99,7 @@ class Panel:
         a = a.abs() * signs if self.signs == "good" else a.abs()
         return a, w if self.signs == "bad_inner" else w.abs() * teacher.sign()
 
-    def _train(self) -> Paths:
+    def _train(self) -> NetworkPaths:
         z, signs, teacher, a, w = self._draw()
         labels = _output(z, signs, teacher)
         storage = Plain() if self.beta is None else Product(self.beta)
@@ -116,7 +116,7 @@ class Panel:
                     torch._foreach_add_(list(tensors), list(slopes), alpha=-self.rate)
         error = (_output(z, a, w) - labels).square().mean(1) / labels.square().mean(1)
         all_a, all_w = (torch.stack(x) for x in zip(*kept, strict=True))
-        return Paths(*(x.clone() for x in (all_a, all_w, signs, teacher, error)))
+        return NetworkPaths(*(x.clone() for x in (all_a, all_w, signs, teacher, error)))
 
 
 def _output(z: Tensor, a: Tensor, w: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ EXTRA = {
 }
 
 
-def example(found: dict[str, Paths]) -> int:
+def example(found: dict[str, NetworkPaths]) -> int:
     """Return the first seed at which all panels end as in the paper; 0 if there is none.
 
     In the paper all panels recover the teacher except that of bad signs without Sign-In.
@@ -161,7 +161,7 @@ def example(found: dict[str, Paths]) -> int:
     return int(right.to(torch.uint8).argmax())
 
 
-def recoveries(found: dict[str, Paths]) -> pd.DataFrame:
+def recoveries(found: dict[str, NetworkPaths]) -> pd.DataFrame:
     """Return one row per panel with the fraction of seeds that recover the teacher.
 
     For panels with Sign-In, also: plain_failed, the number of seeds that fail without it; rescued,

@@ -40,7 +40,7 @@ CHECK_EVERY = 100
 NEAR = 16
 
 
-def sign_in(outer: float = 1.0, inner: float | None = None) -> Storages:
+def sign_in_storages(outer: float = 1.0, inner: float | None = None) -> Storages:
     """Return Sign-In's storages for a and w, with inner scalings β₁ and β₂ (by default β₁)."""
     return Product(outer), Product(outer if inner is None else inner)
 
@@ -70,7 +70,7 @@ class Task(Protocol):
         """Return L [k] for a [k] and w [k, d] of the runs `rows` [k]."""
 
 
-class Samples(Task):
+class DataSet(Task):
     """A data set that all runs share.
 
     Args:
@@ -140,7 +140,7 @@ class Population(Task):
         return square / 4 - overlap
 
 
-class Outcome(NamedTuple):
+class FinalState(NamedTuple):
     """Final a [runs], w [runs, d] and loss [runs], and the step at which the run stopped [runs]."""
 
     outer: Tensor
@@ -238,7 +238,7 @@ def one_thread() -> Iterator[None]:
 
 def train(
     task: Task, outer: Tensor, inner: Tensor, storages: Storages, rate: float, steps: int
-) -> Outcome:
+) -> FinalState:
     """Train students until they have converged, are hopeless, or have taken all steps.
 
     Args:
@@ -247,7 +247,7 @@ def train(
     with one_thread():
         descent = Descent(task, outer, inner, storages, rate)
         count = len(outer)
-        end = Outcome(
+        end = FinalState(
             outer.clone(),
             inner.clone(),
             torch.zeros_like(outer),

@@ -9,7 +9,7 @@ import torch
 
 from signin.theory.experiment import Setting
 from signin.theory.flow import FLOWS, Array, Betas, Trajectory, velocity
-from signin.theory.network import Paths
+from signin.theory.network import NetworkPaths
 from signin.theory.neuron import Descent, one_thread
 from signin.theory.style import COLUMN, PAGE, colours, figure, styled
 
@@ -116,7 +116,7 @@ def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @styled
-def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
+def figure_networks(found: dict[str, NetworkPaths], seed: int) -> Figure:
     """Draw the path of each neuron |aᵢ| wᵢ, with the teacher on the unit circle.
 
     Args:
@@ -138,7 +138,7 @@ def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     return drawn
 
 
-def _network(axes: Axes, paths: Paths, seed: int) -> None:
+def _network(axes: Axes, paths: NetworkPaths, seed: int) -> None:
     positive, negative = colours()[0], colours()[1]
     turn = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.6)

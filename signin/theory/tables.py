@@ -90,7 +90,7 @@ def table8_text(table: pd.DataFrame) -> str:
     lines.append(
         f"{first['runs']} runs per cell, n = {first['n']:g}, w ~ {first['scale']:g} · N(0, I), "
         f"|a| = ‖w‖, rate {first['rate']:g}, {first['steps']} steps.\n"
-        f"{differences(own)}\n"
+        f"{describe_differences(own)}\n"
     )
     others = shown[shown["setting"] != "table"]
     if len(others):
@@ -99,7 +99,7 @@ def table8_text(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def differences(table: pd.DataFrame) -> str:
+def describe_differences(table: pd.DataFrame) -> str:
     """Return a sentence with the number of cells that differ from the paper's."""
     own = table[table["setting"] == "table"]
     count = int((own["success"] != own["paper"]).sum())
