@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch_settings import THREADS
 import launch.executors.local
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.executors.slots import slot_machines
 from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure
@@ -46,10 +49,15 @@ def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 def forked_workers(_imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of the queue start as copies of this process: they import nothing anew.
 
-    Give them `--threads 1`: OpenMP's threads do not live on in a copy.
+    They have one thread, for OpenMP's threads do not live on in a copy, and no GPU.
     """
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
+
+    def slots(*args: Any, **options: Any) -> list[Machine]:
+        return [replace(m, threads=1, device="cpu") for m in slot_machines(*args, **options)]
+
+    monkeypatch.setattr(launch.executors.local, "slot_machines", slots)
 
 
 @pytest.fixture
@@ -72,3 +80,9 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels[..., label] += 150
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory):
+    """A folder for what several tests share."""
+    return tmp_path_factory.mktemp("references")

@@ -145,6 +145,13 @@ def test_sparsities_are_not_mixed(runs):
     assert "sparsity 0.5" in report and "differ" not in report
 
 
+def test_a_run_of_one_epoch_is_reported(machine, tmp_path):
+    train(Run.make("digits", "random", epochs=1, sign_in=True), machine)
+    output = tmp_path / "report.html"
+    assert main(["report", "--runs", str(machine.runs), "-o", str(output)]) == 0
+    assert "random" in Page(output.read_text()).tables[-1][2][0][0]
+
+
 def browse(report, script, tmp_path):
     """The page's DOM after a script, and what the browser's console said."""
     changed = tmp_path / "changed.html"

@@ -12,9 +12,11 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.methods.grasp import grasp_scores
 from baselines.methods.snip import snip_scores
 from baselines.methods.synflow import synflow_masks, synflow_scores
+from baselines.samples import Samples
 from launch.models import build_model
 
 
+@Samples
 def samples(per_class):
     """Two batches of unlike size."""
     (x, y), (x2, y2) = batches(2, torch.float64)

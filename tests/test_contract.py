@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from bare_loop import bare, digits, schedule, sparsified, take_steps
+from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, interrupt_after, train
 from torch_settings import THREADS
 
@@ -79,11 +80,6 @@ def uninterrupted(root, run):
         return machine, train(run, machine), steps
 
 
-@pytest.fixture(scope="session")
-def references(tmp_path_factory):
-    return tmp_path_factory.mktemp("references")
-
-
 @pytest.mark.parametrize("name, variant, sign_in", CASES)
 def test_a_run_ends_at_the_requested_sparsity(references, name, variant, sign_in):
     run = make(name, variant, sign_in, epochs=5, lr=0.1)
@@ -108,6 +104,23 @@ def test_an_interrupted_run_ends_bit_identically(
             train(run, machine)
     train(run, machine)
     assert_same(run, machine, other)
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_a_bare_loop_ends_bit_identically_to_a_run(references, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+    machine, _, _ = uninterrupted(references, run)
+    data = digits(run, machine.data_dir)
+    model, optimizer = bare(run)
+    sparsifier = sparsified(run, data, model, optimizer)
+    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+    take_steps(model, optimizer, scheduler, data, 0, sparsifier.total_steps)
+    assert sparsifier.is_done
+    last = sparsifier.total_steps // len(data.train)
+    saved = load_file(machine.runs / run.name / "snapshots" / f"epoch-{last}.safetensors")
+    assert sparsifier.finalize() is model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
 
 
 @pytest.mark.parametrize("name", methods())

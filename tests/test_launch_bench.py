@@ -155,7 +155,7 @@ def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
     assert sent == [f"{4 * weights:,} bytes of gradients"] * 3  # sparse or factors: as dense
 
 
-def test_a_gpu_is_measured_in_one_call(tmp_path, capsys):
+def test_a_gpu_is_measured_in_one_call(forked_workers, tmp_path, capsys):
     sizes = "--batch-size 8 --steps 1 --iterations 1 --images 40 --epochs 1 --at-once 1,2"
     where = f"--device cpu --no-compile --mask-model resnet20 --output {tmp_path / 'gpu.csv'}"
     assert main(["bench", "gpu", "--models", "resnet20", *sizes.split(), *where.split()]) == 0

@@ -185,7 +185,7 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
 
 
 def test_workers_may_have_workers_that_read_images(image_folder, machine):
-    choices = {"data": str(image_folder), "image_size": 96, "batch_size": 8, "epochs": 1}
-    run = Run.make("digits", "dense", model="resnet18", lr=0.01, **choices)
+    choices = {"data": str(image_folder), "image_size": 72, "batch_size": 8, "epochs": 1}
+    run = Run.make("digits", "dense", model="resnet20", lr=0.01, **choices)
     (outcome,) = run_all([run], replace(machine, workers=1), slots=1)
     assert outcome.result is not None, outcome.error

@@ -24,7 +24,7 @@ from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
 from launch.executors.queue import cancel_jobs, list_jobs
-from launch.executors.slurm import Job, parameters, submit
+from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
@@ -235,3 +235,25 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))
+
+
+def test_paths_are_quoted_in_the_job_script(tmp_path):
+    code = tmp_path / "my runs $(touch x)" / "code"
+    setup = parameters(Cluster(), code)["slurm_setup"]
+    script = "; ".join([*setup, 'printf %s "$PYTHONPATH"'])
+    shown = subprocess.run(
+        ["sh", "-c", script], env={"PYTHONPATH": "others"}, cwd=tmp_path, capture_output=True
+    )
+    assert shown.stdout.decode() == f"{code}:others"
+    assert not (tmp_path / "x").exists()
+
+
+def test_modules_of_own_methods_go_with_the_jobs(tmp_path, monkeypatch, machine):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_slurm_method.py").write_text(
+        "from baselines import Method\n\nclass Own(Method):\n    name = 'own'\n"
+    )
+    run = Run.make("digits", "own_slurm_method:Own")
+    other = replace(machine, imports=("plugin",))
+    assert own_modules([run, digits()], other) == ["plugin", "own_slurm_method"]

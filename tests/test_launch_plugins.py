@@ -84,6 +84,17 @@ def test_workers_of_a_grid_import_it_too(folder):
     assert len(list(folder.glob("runs/short-own-*/result.json"))) == 2
 
 
+def test_a_method_named_by_its_module_needs_no_import(folder):
+    (folder / "grid.yaml").write_text(
+        'recipe: digits\nepochs: 1\nmethod: ["mine:Own"]\nseed: [0, 1]'
+    )
+    done = signbench(
+        folder, "grid", "grid.yaml", "--slots", "2", "--device", "cpu", "--threads", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(folder.glob("runs/digits-own-*/result.json"))) == 2
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
