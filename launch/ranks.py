@@ -59,7 +59,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the process group that the environment describes, if it describes one.
 
     Args:

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 import launch.bench.memory
 import launch.bench.scaling
 from launch.bench.runs import Parts
-from launch.bench.variants import StepsBench, make_step, variants
+from launch.bench.variants import StepsBench, make_step, run_choices
 from launch.cli import main
 from launch.models import build_model
 
@@ -25,12 +25,12 @@ def test_the_table_has_every_variant(tmp_path, capsys):
     assert main(["bench", *flags.split(), "--output", str(output)]) == 0
     with output.open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["variant"] for row in rows] == list(variants(StepsBench()))
+    assert [row["variant"] for row in rows] == list(run_choices(StepsBench()))
     for row in rows:
         assert float(row["ms min"]) <= float(row["ms median"]) <= float(row["ms max"])
     assert float(rows[0]["median / bare"]) == 1.0
     printed = capsys.readouterr().out
-    assert all(variant in printed for variant in variants(StepsBench()))
+    assert all(variant in printed for variant in run_choices(StepsBench()))
 
 
 def test_bytes_are_counted_by_hand():
@@ -140,7 +140,7 @@ def test_work_on_masks_is_timed(capsys):
     out = capsys.readouterr().out
     for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
-    assert "of an epoch" in out and "once a run" in out
+    assert "of an epoch" in out and "once per run" in out
 
 
 def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):

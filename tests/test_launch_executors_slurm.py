@@ -23,7 +23,7 @@ from test_launch_train import train
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
-from launch.executors.queue import cancel, queue
+from launch.executors.queue import cancel_jobs, list_jobs
 from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
 
@@ -42,7 +42,7 @@ def slurm(tmp_path_factory):
 def here(slurm, machine):
     """A machine whose runs and jobs are gone afterwards."""
     yield machine
-    cancel([s.job for s in statuses(machine.runs) if s.active])
+    cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
 
 
 def digits(seed=0, epochs=2, **choices):
@@ -139,7 +139,7 @@ def test_four_ranks_on_two_nodes(here):
 
 
 @needs_slurm
-def test_a_preempted_run_goes_on_and_ends_the_same(here):
+def test_a_preempted_run_resumes_and_ends_the_same(here):
     run = digits(epochs=150)
     submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
     wait_until(lambda: epochs_of(here, run) > 5)
@@ -232,7 +232,7 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     assert main(["cancel", "--runs", str(here.runs)]) == 0
     assert "cancelled 3 jobs" in capsys.readouterr().out
     jobs = [s.job for s in statuses(here.runs)]
-    wait_until(lambda: not set(jobs) & set(queue()), 30)
+    wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))
 

@@ -21,7 +21,7 @@ from baselines.tools.masks import random_mask
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import Batches, load_data
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.meter import Meter
@@ -141,7 +141,7 @@ def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
 
 def main(out: Path) -> None:
     torch_settings.apply()
-    with ranks("cpu") as r:
+    with join_ranks("cpu") as r:
         for dtype in (torch.float32, torch.float64):
             with default_dtype(dtype):
                 train_every_method(r, dtype)

@@ -26,7 +26,7 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.queue import job_of, max_array_size, queue
+from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.executors.snapshot import snapshot_code
 from launch.plugins import import_plugins
 from launch.runs.files import write_json
@@ -122,7 +122,7 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     machine = _absolute(machine)
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
         code = snapshot_code(folder, own_modules(runs, machine))
-        queued = queue()
+        queued = list_jobs()
         jobs = {run.name: job_of(machine.runs / run.name) for run in runs}
         active = {name: job for name, job in jobs.items() if job in queued}
         todo = [

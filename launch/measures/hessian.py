@@ -14,7 +14,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-Batches = Sequence[tuple[Tensor, Tensor]]
+LabelledBatches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,7 +34,7 @@ class Hessian(LinearOperator):
         model: nn.Module,
         weights: Mapping[str, nn.Parameter],
         masks: Mapping[str, Tensor],
-        batches: Batches,
+        batches: LabelledBatches,
         loss: Loss = nn.functional.cross_entropy,
     ) -> None:
         self.model, self.batches, self.loss = model, batches, loss
@@ -113,8 +113,8 @@ def largest_eigenvalues(
     return Spectrum([float(values[i]) for i in order], residuals)
 
 
-def trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
-    """Return Hutchinson's estimate of the trace, from random signs, and its standard error."""
+def estimate_trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
+    """Hutchinson's estimate of the trace with random signs, and its standard error."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(probes):

@@ -20,7 +20,7 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.measures.flops import count_flops
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged
@@ -54,7 +54,7 @@ def run_training(
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
+    with join_ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
             found: Result | None = r.from_first(folder.result)
             if found is not None:  # another process has finished it in the meantime

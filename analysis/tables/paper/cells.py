@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.names import LEARNERS
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import TIED, mean_text
-from analysis.tables.paper.layouts import LAYOUTS, Layout, Run
+from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow
 from analysis.tables.sheet import Sheet
 from baselines.errors import unknown
 
@@ -80,7 +80,7 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
     found = []
-    run: Run
+    run: RunRow
     for run in runs.to_dict("records"):  # type: ignore[assignment]
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
