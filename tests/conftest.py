@@ -1,4 +1,4 @@
-"""What several test files need. `torch_settings` says how torch computes in them."""
+"""Shared fixtures. `torch_settings` sets how torch computes in the tests."""
 
 from __future__ import annotations
 
@@ -22,16 +22,13 @@ from launch.config.run import Run
 from launch.executors.slots import slot_machines
 from launch.training.run import run_training
 
-settings.register_profile("default", deadline=None)  # a busy machine is no failure
+settings.register_profile("default", deadline=None)  # slow machines do not fail
 settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
 def _alike():
-    """Each test starts alike, whichever ran before: settings of torch, and the global generators.
-
-    Small nets are fastest with one thread.
-    """
+    """Start each test with equal settings of torch and equal states of the global generators."""
     torch_settings.apply()
     random.seed(0)
     np.random.seed(0)
@@ -40,16 +37,16 @@ def _alike():
 
 @pytest.fixture(scope="session")
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All that a run imports has been imported."""
+    """Import everything that a run imports."""
     machine = Machine(runs=tmp_path_factory.mktemp("runs"), device="cpu", workers=0, threads=1)
     run_training(Run.make("digits", "dense", epochs=1), machine, report=lambda _: None, bar=False)
 
 
 @pytest.fixture
 def forked_workers(_imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of the queue start as copies of this process: they import nothing anew.
+    """Start workers of the queue as forks of this process, which saves their imports.
 
-    They have one thread, for OpenMP's threads do not live on in a copy, and no GPU.
+    They have one thread, since OpenMP's threads do not survive a fork, and no GPU.
     """
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
@@ -69,7 +66,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """A small image folder: 3 classes, 8 training and 3 test images each, of colour and size."""
+    """Write an image folder: 3 classes of different colours, 8 training and 3 test images each."""
     folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for split, n in (("train", 8), ("test", 3)):

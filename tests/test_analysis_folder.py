@@ -1,4 +1,4 @@
-"""The contract of run folders: its readers, and that no other module names their files."""
+"""Readers of run folders. No other module names the files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_analysis_imports_no_torch():
 
 
 def texts(source):
-    """The string literals of a module that are not documentation."""
+    """Yield the string literals of a module that are not docstrings."""
     tree = ast.parse(source)
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Eigenvalues against the dense Hessian, against another library, and on runs."""
+"""Eigenvalues compared with the dense Hessian and with another library, and on runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
 
 @pytest.fixture
 def tiny():
-    """A network of 54 parameters in float64, masks of its weights, and two batches."""
+    """Return a network of 54 parameters in float64, masks of its weights, and two batches."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.BatchNorm1d(4)).double()
     model(torch.randn(64, 4).double())

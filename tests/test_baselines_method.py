@@ -1,4 +1,4 @@
-"""Plans and options are typed, and what they cannot mean is refused."""
+"""Plans and options are typed, and invalid values are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sparsify: a bare loop does all that the suite's own runs do, resumes, and says what it cannot."""
+"""sparsify: a bare loop equals the suite's own runs, resumes, and refuses what it cannot do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method must do, plain and with Sign-In. A new method is tested by being there."""
+"""Requirements of every method, plain and with Sign-In. New methods are found automatically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from launch.training.loop import Loop
 
 
 def case(name, variant, sign_in):
-    """One process runs both tests of a case, which share a training."""
+    """Return a test parameter. One process runs both tests of a case, which share a training."""
     title = f"{name}-{variant}-{'signin' if sign_in else 'plain'}"
     return pytest.param(name, variant, sign_in, id=title, marks=pytest.mark.xdist_group(title))
 
@@ -42,14 +42,14 @@ CASES = [
 
 def make(name, variant, sign_in, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
-    if not methods()[name].variants:  # one that takes its mask from a file
+    if not methods()[name].variants:  # reads its mask from a file
         variant = {**variant, "mask": str(mask_file())}
     return Run.make("digits", name, sign_in=sign_in, **{**variant, **sparsity, **choices})
 
 
 @cache
 def mask_file():
-    """A snapshot with a random mask of the digits net."""
+    """Write a snapshot with a random mask of the digits network."""
     shapes = prunable_weights(build_model("digits-cnn", 10, 1, 8))
     masks = random_masks("erk", {name: w.shape for name, w in shapes.items()}, 0.8, seed=7)
     file = Path(tempfile.mkdtemp()) / "masks.safetensors"

@@ -1,4 +1,4 @@
-"""What differs by device: the branches of a GPU, taken on a CPU; and a GPU, if there is one."""
+"""Code that differs by device: a GPU's branches on a CPU, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEVICES = ["cpu", on_gpu("cuda")]
 
 @pytest.fixture
 def gpu_branches(monkeypatch):
-    """A function that makes the engine take all tensors for a GPU's from here on."""
+    """Return a function that makes the engine treat all tensors as a GPU's."""
     return partial(monkeypatch.setattr, baselines.engine.device, "on_cpu", lambda tensor: False)
 
 

@@ -67,7 +67,7 @@ def _name(file: Path) -> str:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Names of the modules that a module imports; those for type checking only are left out."""
+    """Return the names of the modules that a module imports, except for type checking."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(modules()[module].read_text())]
     while pending:

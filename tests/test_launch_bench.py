@@ -1,4 +1,4 @@
-"""The benchmark measures what it says. Its speeds are no test's business."""
+"""The benchmark measures what it says. Speeds are not tested."""
 
 from __future__ import annotations
 

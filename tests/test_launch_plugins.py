@@ -1,4 +1,4 @@
-"""Modules of a user's own, in every process that trains."""
+"""A user's modules are imported in every process that trains."""
 
 from __future__ import annotations
 

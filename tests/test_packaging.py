@@ -1,4 +1,4 @@
-"""The wheel: all of the packages and their data are in it, and its command works on its own."""
+"""The wheel contains all packages and their data, and its command works outside the checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, which leaves nothing behind in the checkout and takes nothing from it."""
+    """Build the wheel from a copy, so that the checkout neither changes nor has an influence."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """A fresh virtual environment with the wheel; what it depends on is taken from this one."""
+    """Make a virtual environment with the wheel. Its dependencies are those of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     call(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"

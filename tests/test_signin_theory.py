@@ -1,4 +1,4 @@
-"""The student-teacher experiments: the theorems, the engine against slow references, the tables."""
+"""The student-teacher experiments: theorems, comparisons with slow references, tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = (0.1, 0.4, 0.7, 1.0, 1.6)
 
 
 def grid(a_sign, w_sign):
-    """Balanced initialisations with one input."""
+    """Return balanced initialisations with one input."""
     size = torch.tensor(SIZES, dtype=torch.float64)
     return a_sign * size, w_sign * size[:, None]
 
@@ -53,7 +53,7 @@ def test_theorem_5_2_needs_the_larger_outer_scaling(betas):
 
 @pytest.mark.parametrize("storages", [PLAIN, sign_in_storages(1.0)])
 def test_what_is_called_hopeless_stays_so(storages):
-    """The same runs with the early stop unknown to them: on the stable manifold to the last bit."""
+    """Without the early stop the same runs stay exactly on the stable manifold."""
     for case in ((-1, 1), (1, -1), (-1, -1)):
         descent = Descent(one_input(), *grid(*case), storages, 0.01)
         assert descent.hopeless.all()

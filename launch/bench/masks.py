@@ -139,11 +139,7 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
         TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
         TimedTask("Sign-In: rescaling", net.rescale, 1.0),
         TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),
-        TimedTask(
-            "snapshot",
-            lambda: record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks)),
-            0.1,
-        ),
+        TimedTask("snapshot", snapshot, 0.1),
         TimedTask("state to resume from", state, 1.0),
         TimedTask(
             f"SynFlow, {options.iterations} iterations in float64",

@@ -27,7 +27,7 @@ from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.queue import job_of, list_jobs, max_array_size
-from launch.executors.snapshot import snapshot_code
+from launch.executors.code_copy import copy_code
 from launch.plugins import import_plugins
 from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
@@ -121,7 +121,7 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     folder.mkdir(parents=True, exist_ok=True)
     machine = _absolute(machine)
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
-        code = snapshot_code(folder, own_modules(runs, machine))
+        code = copy_code(folder, own_modules(runs, machine))
         queued = list_jobs()
         jobs = {run.name: job_of(machine.runs / run.name) for run in runs}
         active = {name: job for name, job in jobs.items() if job in queued}

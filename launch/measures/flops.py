@@ -1,4 +1,4 @@
-"""Count the multiplications and additions of a forward pass, dense and at given densities."""
+"""Floating-point operations of a network's forward pass, dense and at given densities."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of the forward pass of one image: two per multiply-add.
+    """Operations of one image's forward pass: two per multiply-add of convolutions and products.
 
     Attributes:
-        total: operations of convolutions and matrix products, with all weights.
-        layers: part of them in each module with a prunable weight, by the weight's name.
+        total: of the dense network.
+        layers: of the modules with a weight, by the weight's name.
     """
 
     total: int
     layers: Mapping[str, int]
 
     def at(self, densities: Mapping[str, float]) -> float:
-        """Return the operations with that fraction of each named layer's weights."""
+        """Return the operations if the named layers have these densities."""
         saved = ((1 - density) * self.layers[name] for name, density in densities.items())
         return self.total - sum(saved)
 
 
 def count_flops(model: nn.Module, names: Iterable[str], shape: tuple[int, int, int]) -> Flops:
-    """Count operations by running the model on one image.
+    """Count the operations by running the model on one image.
 
     Args:
-        names: weights of the layers that are counted on their own.
-        shape: shape of an image: channels, height, width.
+        names: weights of the layers to count separately.
+        shape: channels, height and width of an image.
     """
     first = next(model.parameters())
     was_training = model.training

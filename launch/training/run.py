@@ -34,22 +34,22 @@ def run_training(
     bar: bool | None = None,
     patience: float = 0.0,
 ) -> Result:
-    """Train a run, resume it, or look up its result.
+    """Train or resume a run. Do nothing if it has finished.
 
     Args:
         report: called with one line per epoch.
-        bar: show a progress bar over the steps; by default if stderr is a terminal.
-        patience: seconds to wait for another process that holds the run's folder.
+        bar: whether to show a progress bar over the steps; by default if stderr is a terminal.
+        patience: seconds to wait for another process that trains the run.
 
     Returns:
         The contents of result.json.
 
     Raises:
         UserError: the input cannot be used.
-        Diverged: a loss or weight is not finite; the state of the epoch before is kept.
+        Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
     """
     folder = RunFolder(run, machine.runs)
-    if folder.result is not None and "RANK" not in os.environ:  # ranks must agree on it, below
+    if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
         return folder.result
     if machine.threads:
@@ -57,16 +57,16 @@ def run_training(
     with join_ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
             found: Result | None = r.from_first(folder.result)
-            if found is not None:  # another process has finished it in the meantime
+            if found is not None:  # another process has finished it meanwhile
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:  # on whichever rank fails first
+        except Exception as error:  # on the first rank that raises one
             folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
 class Training:
-    """One run on one rank; rank 0 writes its folder."""
+    """A run on one rank. Rank 0 writes the folder."""
 
     def __init__(
         self,
@@ -89,9 +89,9 @@ class Training:
         self.layers: list[LayerRow] = []
 
     def finish(self) -> Result:
-        """Train from the newest state to the end. Return the result."""
+        """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
-            self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
+            self.report(f"{self.run.name}: {self.loop.epochs} epochs in total")
         for epoch in range(self.begin(), self.loop.epochs):
             self.epoch(epoch)
         result = self._result()
@@ -103,7 +103,7 @@ class Training:
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
-        """Train and evaluate one epoch, and write it to the folder. Return its row."""
+        """Train one epoch, evaluate, and write both to the folder. Return its row of epochs.csv."""
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
@@ -115,10 +115,10 @@ class Training:
         self._report(row)
         return row
 
-    # ---- states
+    # ---- writing and reading the folder
 
     def begin(self) -> int:
-        """Load the newest state, or prepare a fresh run. Return the first epoch to train."""
+        """Load the newest state, or prepare a new run. Return the first epoch to train."""
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
         if state is None:
@@ -135,10 +135,10 @@ class Training:
         return first
 
     def _keep(self, epoch: int) -> None:
-        """Write the rows, then the state: rows beyond the state are dropped on resumption.
+        """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
 
         Raises:
-            Diverged: a weight is not finite. Nothing is written then.
+            Diverged: a weight is not finite. Nothing is written.
         """
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
@@ -161,7 +161,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- rows and results
+    # ---- rows, reports and the result
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -186,7 +186,7 @@ class Training:
         }
 
     def _skipped(self) -> int:
-        """Return the number of images that could not be read since the last epoch, on all ranks."""
+        """Return the number of images not read since the last epoch, on all ranks."""
         data = self.loop.data
         found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
         data.train.skipped = data.test.skipped = 0
@@ -239,11 +239,10 @@ class Training:
         return cast("Result", result)
 
     def _costs(self) -> dict[str, float]:
-        """Return floating-point operations, and their equivalent in epochs of dense training.
+        """Return the floating-point operations of inference and training.
 
-        The backward pass counts as two forward passes (Evci et al. 2020, appendix H), and every
-        layer by its density after the epoch. Dense gradients that a method needs in between are
-        not counted.
+        The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
+        with its density after the epoch. Dense gradients that a method uses are not counted.
         """
         recipe = self.run.settings
         shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)

@@ -1,4 +1,4 @@
-"""The paper's tables: which of the runs belongs to which cell."""
+"""The paper's tables: the cell of each run."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ LAYOUTS = {
         "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
     ),
     "10": Layout("masks of all kinds, initialised at random", _masks, "label"),
-    "11": Layout("what rescaling is worth", _by_sparsity("random", "mw")),
+    "11": Layout("effect of rescaling", _by_sparsity("random", "mw")),
 }
