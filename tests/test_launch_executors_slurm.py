@@ -28,6 +28,7 @@ from launch.config.run import Run
 from launch.executors.queue import cancel_jobs, list_jobs
 from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
+from launch.runs.folder import RunFolder
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 
@@ -55,7 +56,7 @@ def state_of(machine, run):
     return next((s for s in statuses(machine.runs) if s.name == run.name), None)
 
 
-def wait_for(machine, run, state, seconds=90.0):
+def wait_for(machine, run, state, seconds=300.0):
     def there():
         found = state_of(machine, run)
         assert found.state != "failed" or state == "failed", (found.detail, logs(machine))
@@ -172,9 +173,9 @@ def test_a_requeued_job_goes_on(here):
     ((_, job),) = submit([run], here, CLUSTER)
     wait_until(lambda: epochs_of(here, run) > 5)
     shell("scontrol", "requeue", job)
-    wait_for(here, run, "waiting", seconds=30)
+    wait_for(here, run, "waiting")
     before = epochs_of(here, run)
-    wait_for(here, run, "finished", seconds=90)
+    wait_for(here, run, "finished")
     assert before < 100 and epochs_of(here, run) == 100
     alone = replace(here, runs=here.runs.parent / "alone")
     train(run, alone)
