@@ -28,7 +28,6 @@ from launch.config.run import Run
 from launch.executors.queue import cancel_jobs, list_jobs
 from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
-from launch.runs.folder import RunFolder
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 
