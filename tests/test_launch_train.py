@@ -92,6 +92,7 @@ def train_until(seconds, run, machine):
 
 
 def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
+    machine = replace(machine, threads=1)  # OpenMP's threads do not live on in a forked process
     run = Run.make("digits", epochs=30, optimizer="adamw", lr=0.01, **SIGN_IN)
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(replace(run, seed=1), other)  # imports what has to be imported
@@ -105,7 +106,7 @@ def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
         seconds = rng.uniform(1e-3, whole / 12)  # ten of them never reach the end
         worker = context.Process(target=train_until, args=(seconds, run, machine))
         worker.start()
-        worker.join()
+        worker.join(120)
         assert worker.exitcode == -signal.SIGPROF
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no file was left in a state that needs setting aside
