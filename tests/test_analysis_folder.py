@@ -138,7 +138,7 @@ def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):
     ],
 )
 def test_the_status_of_a_job(tmp_path, monkeypatch, queue, state, detail, active):
-    monkeypatch.setattr(launch.executors.status, "queue", lambda: queue)
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue)
     monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "a" / folder.JOB, {"job": "7_1", "log": "out.log"})

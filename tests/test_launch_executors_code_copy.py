@@ -9,8 +9,8 @@ from pathlib import Path
 
 import launch.runs.provenance
 from launch.config.cluster import Cluster
-from launch.executors.slurm import parameters
 from launch.executors.code_copy import copy_code
+from launch.executors.slurm import parameters
 from launch.packages import root
 
 

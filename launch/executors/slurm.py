@@ -26,8 +26,8 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.executors.code_copy import copy_code
+from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.plugins import import_plugins
 from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
