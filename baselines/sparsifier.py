@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from baselines.engine.attachable import attachable
 from baselines.engine.closure import evaluate_closure
 from baselines.engine.optimizer_state import clear_gradients
+from baselines.engine.reentry import Reentry
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
@@ -60,6 +62,7 @@ class Sparsifier:
         self._knows_schedule = False
         self._masks_seen = 0
         self._handles: list[Any] = []
+        self._reentry = Reentry()
         net.storage = self.rule.storage()
         method.setup(net)
 
@@ -83,12 +86,9 @@ class Sparsifier:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Attach the optimizer only: for a state that is loaded next."""
+        optimizer = attachable(optimizer, self.net)
         self._handles = [optimizer.register_step_pre_hook(self._before_step)]
-        try:
-            self.net.attach(optimizer)
-        except UserError:
-            self._remove_hooks()
-            raise
+        self.net.attach(optimizer)
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
         self._masks_seen = self.net.changes
 
@@ -185,7 +185,7 @@ class Sparsifier:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         changed = evaluate_closure(args, kwargs)
-        if self.is_done:
+        if self.is_done or not self._reentry.enter():
             return changed
         if not self._begun:
             raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
@@ -199,7 +199,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.is_done:
+        if self.is_done or not self._reentry.leave():
             return
         if not self._replaced:
             self.rule.after_update(self.net, optimizer)
@@ -294,7 +294,7 @@ def sparsify(
     rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    set_weight_decay(sparsifier.rule, net, optimizer)
+    set_weight_decay(sparsifier.rule, net, attachable(optimizer, net))
     several = dist.is_available() and dist.is_initialized()
     sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
     return sparsifier

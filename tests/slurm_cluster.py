@@ -110,7 +110,7 @@ def run(*command: str) -> str:
     return done.stdout.strip()
 
 
-def wait_until(happens, seconds: float = 60.0) -> float:
+def wait_until(happens, seconds: float = 180.0) -> float:
     """Wait until a condition holds. Return the seconds that it took."""
     began = time.monotonic()
     while not happens():

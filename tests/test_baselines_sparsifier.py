@@ -15,7 +15,7 @@ from literal import batches, loss_of, tiny_net
 from test_contract import make
 from torch import nn
 
-from baselines import Samples, SparseModel, Sparsifier, sparsify
+from baselines import Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
 from signin import SignIn
@@ -254,3 +254,51 @@ def test_after_a_failed_attach_the_next_one_succeeds():
     right = torch.optim.SGD(model.parameters(), 0.1)
     sparsify(model, right, "random", sparsity=0.5, steps=10)
     steps_of(model, right, 2)
+
+
+class Shrinking(SignRule):
+    """A rule without factors that changes every step, as another way of flipping signs would."""
+
+    def __init__(self):
+        self.calls = []
+
+    def begin_epoch(self, net, epoch, epochs):
+        self.calls.append(("epoch", epoch, epochs))
+
+    def after_mask_change(self, net, epoch, epochs):
+        self.calls.append(("masks", epoch, epochs))
+
+    def after_update(self, net, optimizer):
+        for layer in net:
+            layer.weight.mul_(1 - optimizer.param_groups[0]["lr"])
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = list(state["calls"])
+
+
+@pytest.mark.parametrize("method", ["random", "gmp"])
+def test_a_sibling_of_sign_in_changes_each_step(method):
+    rule = Shrinking()
+    own = {"begin": 0.5, "end": 0.5, "events": 1} if method == "gmp" else {}
+    model, optimizer, sparsifier = small(method, steps_per_epoch=5, sign_in=rule, **own)
+    other, plain, masked = small(method, steps_per_epoch=5, **own)
+    for x, y in itertools.islice(itertools.cycle(batches(4)), 20):
+        for net, opt in ((model, optimizer), (other, plain)):
+            loss_of(net(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+        with torch.no_grad():  # by hand, what the rule does
+            for name, mask in masked.masks.items():
+                other.get_parameter(name).mul_(1 - 0.05)
+                assert not other.get_parameter(name)[~mask].any()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key])
+    epochs = [("epoch", i, 4) for i in range(4)]
+    changed = [("masks", 2, 4)] if method == "gmp" else []
+    assert rule.calls == sorted(epochs + changed, key=lambda call: (call[1], call[0]))
+    again = Shrinking()
+    again.load_state_dict(sparsifier.state_dict()["rule"])
+    assert again.calls == rule.calls

@@ -55,7 +55,7 @@ def state_of(machine, run):
     return next((s for s in statuses(machine.runs) if s.name == run.name), None)
 
 
-def wait_for(machine, run, state, seconds=90.0):
+def wait_for(machine, run, state, seconds=300.0):
     def there():
         found = state_of(machine, run)
         assert found.state != "failed" or state == "failed", (found.detail, logs(machine))
@@ -172,9 +172,9 @@ def test_a_requeued_job_goes_on(here):
     ((_, job),) = submit([run], here, CLUSTER)
     wait_until(lambda: epochs_of(here, run) > 5)
     shell("scontrol", "requeue", job)
-    wait_for(here, run, "waiting", seconds=30)
+    wait_for(here, run, "waiting")
     before = epochs_of(here, run)
-    wait_for(here, run, "finished", seconds=90)
+    wait_for(here, run, "finished")
     assert before < 100 and epochs_of(here, run) == 100
     alone = replace(here, runs=here.runs.parent / "alone")
     train(run, alone)

@@ -200,7 +200,7 @@ class Descent:
 
     @property
     def loss(self) -> Tensor:
-        """L: [runs]."""
+        """Return L, of shape (runs,)."""
         return self.task.loss(self.a[:, 0], self.w, self.rows)
 
     @property
