@@ -17,7 +17,7 @@ from launch.training.build import build_method
 
 
 def sparsified(run, data, model, optimizer, **choices):
-    """The run's method on any model, as a user of the library writes it."""
+    """Apply the run's method to any model, as a user of the library does."""
     own = dict(vars(run.options))
     if run.method in ("str", "fixed"):  # know learning rates, or read files: by the suite's plan
         method, own = build_method(run, len(data.train), None), {}
@@ -41,7 +41,7 @@ def sparsified(run, data, model, optimizer, **choices):
 
 
 def bare(run):
-    """A model as the suite initialises it, and a user's optimizer over it."""
+    """Return a model as the suite initialises it, and a user's optimizer for it."""
     torch.manual_seed(mix(run.seed))
     model = build_model("digits-cnn", 10, 1, 8)
     recipe = run.settings
@@ -52,7 +52,7 @@ def bare(run):
 
 
 def take_steps(model, optimizer, scheduler, data, first, last):
-    """Steps of an ordinary loop that knows nothing of sparsity."""
+    """Take steps of an ordinary training loop without any code for sparsity."""
     per_epoch = len(data.train)
     epochs = range(first // per_epoch, -(-last // per_epoch))
     stream = ((e, b) for e in epochs for b in data.train.epoch(e))

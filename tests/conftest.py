@@ -81,5 +81,5 @@ def image_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def references(tmp_path_factory):
-    """A folder for what several tests share."""
+    """Return a folder for files that several tests share."""
     return tmp_path_factory.mktemp("references")

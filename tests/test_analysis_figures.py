@@ -168,7 +168,7 @@ def browse(report, script, tmp_path):
 
 @pytest.fixture(scope="module")
 def report(root, tmp_path_factory):
-    """The page about the runs, one of which is broken, as the command writes it."""
+    """Return the page that the command writes about the runs, one of which is broken."""
     (root / "broken").mkdir()
     (root / "broken" / "config.json").write_text("{")
     output = tmp_path_factory.mktemp("report") / "report.html"

@@ -39,7 +39,7 @@ def train_on(parts, data, first, last):
 
 @cache
 def stopped_and_whole(run, folder):
-    """The states of a training that is stopped, where it is, and the weights at its end."""
+    """Return the data, saved states and their step, the total steps, and the final weights."""
     data = digits(run, folder)
     whole = begin(run, data)
     total = whole["sparsifier"].total_steps

@@ -59,7 +59,7 @@ def mask_file():
 
 @cache
 def uninterrupted(root, run):
-    """A run that every step of is looked at: masked weights are zero.
+    """Train a run without interruption. Check at every step that masked weights are zero.
 
     Returns:
         Its machine, result, and the steps that it took.

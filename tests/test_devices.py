@@ -125,7 +125,7 @@ def test_batches_of_files_go_to_a_gpu_through_pinned_memory(image_folder, machin
 
 
 def steps(run, kind="cuda"):
-    """For each step: its number in the epoch, whether masks changed, what the host waited for."""
+    """Return for each step its number in the epoch, whether masks changed, and the host's waits."""
     data = load_data(run.settings, None, ONE.device, run.seed, Share(), 0)
     loop = build_loop(run, data, ONE, bar=False)
     loop.start()

@@ -3,7 +3,7 @@
 Conventions of the pages:
 
     ```python                     runs, after the blocks before it on the page
-    ```python title="file.py"     a file; the page's other blocks and commands run beside it
+    ```python title="file.py"     a file; the page's other blocks and commands run in its folder
     ```yaml title="file.yaml"     a grid file
     ```sh                         lines that begin with "signbench" are commands
     `signbench …`                 a command in the text
@@ -172,7 +172,7 @@ def test_links_resolve(page):
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
 def test_paths_exist(page):
-    """Paths to modules, and folders of the packages, that a page has in backticks."""
+    """Check the paths of modules and folders that a page has in backticks."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
     tops = "analysis|baselines|docs|examples|launch|signin|tests"
     named = re.findall(rf"`((?:{tops})/[\w./-]*|[\w-]+(?:/[\w-]+)+\.py|\.ci/\w+)`", text)
@@ -195,7 +195,7 @@ def test_the_tree_of_the_architecture_exists():
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
 def test_dotted_names_exist(page):
-    """Modules of the packages, and what they define, that a page has in backticks."""
+    """Check the names of modules and their members that a page has in backticks."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
     for name in re.findall(r"`((?:analysis|baselines|launch|signin)(?:\.\w+)+)", text):
         pkgutil.resolve_name(name)

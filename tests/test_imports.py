@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("baselines", "signin", "analysis", "launch")
 
-# what each package may import of the others, and what else besides the standard library
+# other packages that each package may import, and third-party modules
 OURS = {
     "baselines": {"baselines"},
     "signin": {"baselines", "signin"},

@@ -144,7 +144,7 @@ def test_work_on_masks_is_timed(capsys):
 
 
 def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
-    fork = partial(mp.start_processes, start_method="fork")  # need not import everything anew
+    fork = partial(mp.start_processes, start_method="fork")  # saves the imports
     monkeypatch.setattr(launch.bench.scaling.mp, "spawn", fork)
     flags = "--sizes 2 --ranks 2 --steps 1 --image-batch 0 --device cpu"
     assert main(["bench", "scaling", *flags.split()]) == 0

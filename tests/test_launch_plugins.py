@@ -37,7 +37,7 @@ class Own(Method[OwnOptions]):
 
 
 def signbench(folder, *args):
-    """Run the command line in a process of its own, so that the method is not registered here."""
+    """Run the command line in a separate process, so that the method is not registered here."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "launch", *args],
         cwd=folder,

@@ -15,7 +15,7 @@ from baselines.errors import UserError
 from launch.config.run import Run
 from launch.runs.files import write_json
 
-REVISION = "revision.json"  # written beside the packages in a copy of the code
+REVISION = "revision.json"  # in a copy of the code, next to the packages
 RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")
 
 

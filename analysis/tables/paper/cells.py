@@ -1,4 +1,4 @@
-"""The paper's tables from any runs, with the paper's own values beside them."""
+"""The paper's tables made of any runs, with the paper's own values next to ours."""
 
 from __future__ import annotations
 
