@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from baselines.engine.attachable import attachable
 from baselines.engine.closure import evaluate_closure
 from baselines.engine.optimizer_state import clear_gradients
+from baselines.engine.reentry import Reentry
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
@@ -57,9 +59,9 @@ class Sparsifier:
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step = manual_begin, 0
         self._begun = self._looked = self._replaced = False
-        self._knows_schedule = False
-        self._masks_seen = 0
+        self._knows_schedule, self._masks_seen = False, 0
         self._handles: list[Any] = []
+        self._reentry = Reentry()
         net.storage = self.rule.storage()
         method.setup(net)
 
@@ -83,24 +85,18 @@ class Sparsifier:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Attach the optimizer only: for a state that is loaded next."""
+        optimizer = attachable(optimizer, self.net)
         self._handles = [optimizer.register_step_pre_hook(self._before_step)]
-        try:
-            self.net.attach(optimizer)
-        except UserError:
-            self._remove_hooks()
-            raise
+        self.net.attach(optimizer)
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
         self._masks_seen = self.net.changes
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
-        self._remove_hooks()
-        return self.net.detach()
-
-    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        return self.net.detach()
 
     # ---- what the loop may ask
 
@@ -185,7 +181,7 @@ class Sparsifier:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         changed = evaluate_closure(args, kwargs)
-        if self.is_done:
+        if self.is_done or not self._reentry.enter():
             return changed
         if not self._begun:
             raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
@@ -199,7 +195,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.is_done:
+        if self.is_done or not self._reentry.leave():
             return
         if not self._replaced:
             self.rule.after_update(self.net, optimizer)
@@ -262,8 +258,7 @@ def sparsify(
     """Make a training sparse: from here on, every `optimizer.step()` does all that the method does.
 
     Args:
-        model: on its final device, in its final memory format; before or after wrapping by DDP or
-            torch.compile.
+        model: on its final device, in its final memory format; DDP or torch.compile may wrap it.
         optimizer: holds the model's prunable weights.
         method: name ("rigl"), "package.module:Class", Method class, or instance with its own plan.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
@@ -296,7 +291,7 @@ def sparsify(
     rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    set_weight_decay(sparsifier.rule, net, optimizer)
+    set_weight_decay(sparsifier.rule, net, attachable(optimizer, net))
     if resume:
         sparsifier.attach(optimizer)
         return sparsifier

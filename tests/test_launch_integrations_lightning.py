@@ -1,4 +1,4 @@
-"""Sparsify in a Lightning Trainer equals a hand-written loop, resumes, and says what it cannot."""
+"""Sparsify in a Lightning Trainer equals a hand-written loop, and resumes exactly."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from baselines.engine import device
 from baselines.engine.closure import evaluate_closure
@@ -27,6 +27,7 @@ from baselines.engine.optimizer_state import (
     replace_parameters,
     set_gradients,
 )
+from baselines.engine.reentry import Reentry
 from baselines.engine.storage import Storage
 from baselines.errors import UserError
 
@@ -37,19 +38,12 @@ class Latents:
     Args:
         layers: by name; entries may be replaced by `move` while attached.
 
-    Raises:
-        UserError: the optimizer lacks a prunable weight, or cannot be served. Nothing is changed
-            then.
+        optimizer: one that `attachable` has returned.
     """
 
     def __init__(self, layers: dict[str, Layer], storage: Storage, optimizer: Optimizer) -> None:
-        if isinstance(optimizer, LBFGS):
-            raise UserError("LBFGS calls its closure several times per step: use another one.")
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [layer.name for layer in layers.values() if id(layer.weight) not in held]
-        if missing:
-            raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
         self.layers, self.storage, self.optimizer = layers, storage, optimizer
+        self._reentry = Reentry()
         for layer in layers.values():
             layer.clear_masked(layer.weight)
             parts = storage.split([layer.gather(layer.weight.detach())])
@@ -101,9 +95,15 @@ class Latents:
 
     # ---- stepping
 
-    @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         changed = evaluate_closure(args, kwargs)
+        if self._reentry.enter():
+            self._show_weights(optimizer)  # if an exception has ended the step before
+            self._prepare_step(optimizer)
+        return changed
+
+    @torch.no_grad()
+    def _prepare_step(self, optimizer: Optimizer) -> None:
         if getattr(optimizer, "grad_scale", None) is not None:
             raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
         self.follow()
@@ -122,7 +122,6 @@ class Latents:
         self._show_latents(optimizer)
         for group in optimizer.param_groups:
             complete_momentum(optimizer, group)
-        return changed
 
     def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
         """Take a layer's step in the optimizer's place, if it can be taken in pieces.
@@ -142,6 +141,8 @@ class Latents:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._reentry.leave():
+            return
         self._show_weights(optimizer)
         self.push([layer for layer in self.stepped if layer.has_gradient])
 

@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from baselines.engine.attachable import attachable
 from baselines.engine.latents import Latents
 from baselines.engine.layer import Layer
 from baselines.engine.prunable import all_weights, prunable_weights, unwrap
@@ -207,11 +208,12 @@ class SparseModel:
         are known before: then no latents of full size are made.
 
         Raises:
-            UserError: the optimizer lacks a prunable weight, or one is attached already.
+            UserError: the optimizer cannot be served, or one is attached already.
         """
         if self._latents is not None:
             raise UserError("an optimizer is attached already; detach() it first.")
-        self._latents = Latents(self.layers, self.storage, optimizer)
+        found = attachable(optimizer, self)
+        self._latents = Latents(self.layers, self.storage, found)
         return self
 
     def detach(self) -> nn.Module:
