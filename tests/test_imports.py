@@ -43,7 +43,7 @@ ROOMS = {
     ),
     "baselines": (
         ("errors",),
-        ("checkpoint", "fields"),
+        ("checkpoint", "fields", "forward"),
         ("engine",),
         ("samples",),
         ("method",),
