@@ -122,15 +122,17 @@ def find_rule(sign_in: SignRule | bool | None, method: Method[Options]) -> SignR
     return factors_of(method) if method.factorised else None
 
 
-def set_weight_decay(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> None:
-    """Set the decay of an optimizer's groups as the rule wants it.
+def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:
+    """Return the weight decay of each of an optimizer's groups as the rule wants it.
 
-    Groups that do not decay and hold no prunable weight stay without decay.
+    Groups that do not decay and hold no prunable weight stay without decay. None leaves a group as
+    it is.
 
     Raises:
         UserError: a group holds prunable weights and others, and their decays would differ.
     """
     prunable = {id(weight) for weight in net.weights.values()}
+    found: list[float | None] = []
     for group in optimizer.param_groups:
         decay = group.get("weight_decay", 0.0)
         own, rest = rule.weight_decays(decay)
@@ -140,5 +142,13 @@ def set_weight_decay(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> 
                 "the decay of the factors differs from that of the other parameters: put the "
                 "prunable weights into parameter groups of their own."
             )
-        if "weight_decay" in group and (any(held) or decay):
-            group["weight_decay"] = own if any(held) else rest
+        changes = "weight_decay" in group and (any(held) or decay)
+        found.append((own if any(held) else rest) if changes else None)
+    return found
+
+
+def set_weight_decays(optimizer: Optimizer, decays: list[float | None]) -> None:
+    """Set the weight decay of each of an optimizer's groups; None leaves a group as it is."""
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        if decay is not None:
+            group["weight_decay"] = decay

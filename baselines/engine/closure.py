@@ -26,10 +26,10 @@ def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     Returns:
         New (args, kwargs), as a step pre-hook may return them; None if there is no closure.
     """
+    if not has_closure(args, kwargs):
+        return None
     places = [i for i, value in enumerate(args) if i > 0 and _is_closure(value)]
     names = [name for name, value in kwargs.items() if _is_closure(value)]
-    if not places and not names:
-        return None
     positional, named = list(args), dict(kwargs)
     with torch.enable_grad():
         for i in places:
@@ -37,6 +37,11 @@ def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for name in names:
             named[name] = Evaluated(named[name]())
     return tuple(positional), named
+
+
+def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether there is a closure among the arguments that has not been evaluated."""
+    return any(map(_is_closure, (*args[1:], *kwargs.values())))
 
 
 def _is_closure(value: Any) -> bool:

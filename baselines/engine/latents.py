@@ -12,23 +12,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
-from baselines.engine import device
-from baselines.engine.closure import evaluate_closure
-from baselines.engine.cpu_step import PIECE, merge_in_pieces, step_in_pieces
+from baselines.engine.blocks import blocks, columns
+from baselines.engine.cpu_step import merge_in_pieces, step_in_pieces
 from baselines.engine.layer import Layer
 from baselines.engine.optimizer_state import (
     clear_gradients,
     complete_momentum,
     fitting_state,
     moved_state,
-    remove_groups,
-    replace_parameters,
     set_gradients,
+    show_latents,
+    show_weights,
 )
+from baselines.engine.step_hooks import StepHooks
 from baselines.engine.storage import Storage
 from baselines.errors import UserError
+
+Hook = Callable[[Optimizer], None]
+
+
+def nothing(optimizer: Optimizer) -> None:
+    """Do nothing."""
 
 
 class Latents:
@@ -36,44 +42,68 @@ class Latents:
 
     Args:
         layers: by name; entries may be replaced by `move` while attached.
+        optimizer: one that `served_optimizer` returned.
+        before: called before each step, ahead of all that is done here.
+        after: called after each step.
 
     Raises:
-        UserError: the optimizer lacks a prunable weight, or cannot be served. Nothing is changed
-            then.
+        Exception: any; nothing is changed then.
     """
 
-    def __init__(self, layers: dict[str, Layer], storage: Storage, optimizer: Optimizer) -> None:
-        if isinstance(optimizer, LBFGS):
-            raise UserError("LBFGS calls its closure several times per step: use another one.")
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [layer.name for layer in layers.values() if id(layer.weight) not in held]
-        if missing:
-            raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+    def __init__(
+        self,
+        layers: dict[str, Layer],
+        storage: Storage,
+        optimizer: Optimizer,
+        before: Hook = nothing,
+        after: Hook = nothing,
+    ) -> None:
         self.layers, self.storage, self.optimizer = layers, storage, optimizer
-        for layer in layers.values():
+        self._before, self._after = before, after
+        self._is_stepping = False
+        self._handles: list[Any] = []
+        state = dict(optimizer.state)
+        try:
+            self._make()
+            self._register()
+            if not storage.keeps_values:
+                self.push(self.stepped)
+        except BaseException:
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            self._remove_hooks()
+            self._drop()
+            raise
+
+    def _make(self) -> None:
+        for layer in self.layers.values():
             layer.clear_masked(layer.weight)
-            parts = storage.split([layer.gather(layer.weight.detach())])
+            parts = self.storage.split([layer.take(layer.weight.detach())])
             self._set_latents(layer, [part for (part,) in parts])
         self._take_over_state()
-        if shared := [latent for layer in self.stepped for latent in layer.shared_latents]:
-            optimizer.add_param_group({"params": shared, "weight_decay": storage.shared_decay})
-        if not storage.keeps_values:
-            self.push(self.stepped)
+
+    def _register(self) -> None:
+        optimizer = self.optimizer
         self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
             optimizer.register_state_dict_pre_hook(self._show_latents),
             optimizer.register_state_dict_post_hook(self._show_weights),
             optimizer.register_load_state_dict_pre_hook(self._show_latents),
             optimizer.register_load_state_dict_post_hook(self._show_weights),
         ]
+        hooks = StepHooks(optimizer, self._before_step, self._after_step, self._restore)
+        self._handles.append(hooks)
 
     def remove(self) -> None:
         """Remove the hooks and the latents' optimizer state."""
+        self._remove_hooks()
+        self.forget_state()
+        self._drop()
+
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self.forget_state()
-        remove_groups(self.optimizer, [x for layer in self.stepped for x in layer.shared_latents])
+
+    def _drop(self) -> None:
         for layer in self.layers.values():
             layer.latents = {}
 
@@ -82,8 +112,12 @@ class Latents:
         """The layers whose latents are not simply their weights."""
         return [layer for layer in self.layers.values() if not layer.is_in_place]
 
+    @property
+    def _masked_in_place(self) -> list[Layer]:
+        return [x for x in self.layers.values() if x.is_in_place and x.index is not None]
+
     def _set_latents(self, layer: Layer, parts: Iterable[Tensor]) -> None:
-        if self.storage.is_identity and layer.index is None:
+        if self.storage.is_identity and (layer.index is None or layer.full_size):
             layer.latents = dict.fromkeys(self.storage.names, layer.weight)
             return
         latents = (p if isinstance(p, nn.Parameter) else nn.Parameter(p) for p in parts)
@@ -96,18 +130,24 @@ class Latents:
             state = self.optimizer.state.pop(layer.weight, {})
             if state and self.storage.is_identity:
                 (latent,) = layer.latents.values()
-                dense = Layer(layer.name, layer.weight)
+                dense = layer.with_mask(None)
                 self.optimizer.state[latent] = moved_state(state, layer.weight, dense, layer)
 
     # ---- stepping
 
-    @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        changed = evaluate_closure(args, kwargs)
-        if getattr(optimizer, "grad_scale", None) is not None:
+    def _before_step(self) -> None:
+        self._before(self.optimizer)
+        if getattr(self.optimizer, "grad_scale", None) is not None:
             raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+        for layer in self.stepped:
+            _check_gradient(layer)
         self.follow()
-        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        self._is_stepping = True
+        self._show_weights()  # they are there unless saving or loading a state failed
+        for layer in self._masked_in_place:
+            if layer.weight.grad is not None:
+                layer.clear_masked(layer.weight.grad)
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         waiting = []
         for layer in self.stepped:
             if layer.weight.grad is None:
@@ -115,14 +155,13 @@ class Latents:
             elif not self._step_now(layer, groups[id(layer.weight)]):
                 waiting.append(layer)
         for block in blocks(waiting):
-            latents = _columns(block)
+            latents = columns(block)
             parts = self.storage.pull_back([_gather_gradient(layer) for layer in block], latents)
             for tensors, grads in zip(latents, parts, strict=True):
                 set_gradients(tensors, grads)
-        self._show_latents(optimizer)
-        for group in optimizer.param_groups:
-            complete_momentum(optimizer, group)
-        return changed
+        self._show_latents()
+        for group in self.optimizer.param_groups:
+            complete_momentum(self.optimizer, group)
 
     def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
         """Take a layer's step in the optimizer's place, if it can be taken in pieces.
@@ -140,23 +179,34 @@ class Latents:
         layer.mark_read()
         return True
 
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._show_weights(optimizer)
-        self.push([layer for layer in self.stepped if layer.has_gradient])
+    def _after_step(self) -> None:
+        self._show_weights()
+        stepped = [layer for layer in self.stepped if layer.has_gradient]
+        self._clear_masked(stepped)
+        self.push(stepped)
+        self._is_stepping = False
+        self._after(self.optimizer)
 
-    def _show_latents(self, optimizer: Optimizer, *_: Any) -> None:
-        """Put the latents into the parameter groups in place of the weights."""
-        by = {id(layer.weight): layer.own_latents for layer in self.stepped}
-        replace_parameters(optimizer, by)
+    def _restore(self) -> None:
+        """Make model, optimizer and latents agree after a step that failed."""
+        self._show_weights()
+        if self._is_stepping:
+            self._is_stepping = False
+            self._clear_masked(self.stepped)
+            self.push(self.stepped)
 
-    def _show_weights(self, optimizer: Optimizer, *_: Any) -> None:
-        """Put the weights back."""
-        by: dict[int, tuple[nn.Parameter, ...]] = {}
-        for layer in self.stepped:
-            first, *rest = layer.own_latents
-            by |= {id(first): (layer.weight,), **{id(latent): () for latent in rest}}
-        replace_parameters(optimizer, by)
+    def _clear_masked(self, layers: list[Layer]) -> None:
+        """Set what latents of full size have at masked positions to zero."""
+        for layer in layers + self._masked_in_place:
+            if layer.full_size:
+                for latent in layer.own_latents:
+                    layer.clear_masked(latent)
+
+    def _show_latents(self, *_: Any) -> None:
+        show_latents(self.optimizer, self.stepped, self.storage.shared_decay)
+
+    def _show_weights(self, *_: Any) -> None:
+        show_weights(self.optimizer, self.stepped)
 
     # ---- between steps
 
@@ -170,7 +220,7 @@ class Latents:
         """Give a layer under a new mask the latents and the optimizer state of the old one."""
         zeros = self.storage.split([torch.zeros_like(old.weight)])
         parts = [
-            latent if latent.ndim == 0 else new.gather(old.scatter(latent.detach(), zero)).clone()
+            latent if latent.ndim == 0 else new.take(old.put(latent.detach(), zero)).clone()
             for latent, (zero,) in zip(old.latents.values(), zeros, strict=True)
         ]
         self._set_latents(new, parts)
@@ -188,28 +238,30 @@ class Latents:
         parts: list[Tensor] = []
         for name, held in old.latents.items():
             value = values[name].to(new.weight)
-            shared = held.ndim == 0  # it stays in its parameter group
+            shared = held.ndim == 0  # it keeps its place
+            if not shared and value.shape != new.latent_shape:
+                raise UserError(f"{new.name} was saved with another setting of dense_latents.")
             parts.append(held.copy_(value) if shared else value.clone())
         self._set_latents(new, parts)
         states = [self.optimizer.state.pop(latent, {}) for latent in old.latents.values()]
         for latent, state in zip(new.latents.values(), states, strict=True):
-            if kept := fitting_state(state, latent):
+            if kept := state if new.full_size else fitting_state(state, latent):
                 self.optimizer.state[latent] = kept
 
     def follow(self) -> None:
         """Take over weights that somebody else has written."""
         for layer in [layer for layer in self.stepped if layer.was_written]:
             layer.clear_masked(layer.weight)
-            (value,) = self.storage.merge(_columns([layer]))
-            if not torch.equal(value, layer.gather(layer.weight)):
+            (value,) = self.storage.merge(columns([layer]))
+            if not torch.equal(value, layer.take(layer.weight)):
                 self.split_again([layer])
             layer.mark_read()
 
     def split_again(self, layers: list[Layer]) -> None:
         """Split the effective weights again; they do not change but for rounding."""
         for block in blocks(layers):
-            latents = _columns(block)
-            thetas = [layer.gather(layer.weight) for layer in block]
+            latents = columns(block)
+            thetas = [layer.take(layer.weight) for layer in block]
             parts = self.storage.split_again(thetas, latents)
             for held, values in zip(latents, parts, strict=True):
                 torch._foreach_copy_(held, list(values))
@@ -225,8 +277,8 @@ class Latents:
     def push(self, layers: list[Layer]) -> None:
         """Write the merged latents to the weights."""
         for block in blocks([layer for layer in layers if not self._merge_now(layer)]):
-            for layer, value in zip(block, self.storage.merge(_columns(block)), strict=True):
-                layer.scatter(value, layer.weight)
+            for layer, value in zip(block, self.storage.merge(columns(block)), strict=True):
+                layer.put(value, layer.weight)
         for layer in layers:
             layer.mark_read()
 
@@ -234,39 +286,16 @@ class Latents:
         return layer.index is None and merge_in_pieces(self.storage, layer)
 
 
-def blocks(layers: list[Layer]) -> list[list[Layer]]:
-    """Group layers that are worked on together.
-
-    On a GPU all of them, for few kernel launches. On a CPU as many as keep the temporary tensors in
-    the cache, and in memory that was used before.
-    """
-    if not layers:
-        return []
-    if not device.on_cpu(layers[0].weight):
-        return [layers]
-    found: list[list[Layer]] = []
-    room = 0
-    for layer in layers:
-        room -= layer.nnz
-        if room < 0 or not found:
-            found.append([])
-            room = PIECE - layer.nnz
-        found[-1].append(layer)
-    return found
-
-
-def _columns(layers: list[Layer]) -> tuple[list[Tensor], ...]:
-    """Return one list per latent, with one entry per layer."""
-    return tuple(map(list, zip(*(layer.latents.values() for layer in layers), strict=True)))
-
-
-def _gather_gradient(layer: Layer) -> Tensor:
-    grad, weight = layer.weight.grad, layer.weight
-    assert grad is not None
+def _check_gradient(layer: Layer) -> None:
+    weight = layer.weight
     latent = next(iter(layer.latents.values()))
     alike = (weight.device, weight.dtype) == (latent.device, latent.dtype)
     if not alike or layer.stride != weight.stride():
         raise UserError(
             "the model was moved, or its dtype or memory format changed, after it was made sparse."
         )
-    return layer.gather(grad)
+
+
+def _gather_gradient(layer: Layer) -> Tensor:
+    assert layer.weight.grad is not None
+    return layer.take(layer.weight.grad)

@@ -19,14 +19,16 @@ class Layer:
             are active.
         latents: what the optimizer steps while one is attached, by the storage's names: vectors
             over the active positions, or tensors of the weight's shape if all are active. The
-            weight itself if the storage is the identity and all positions are active. A latent
+            weight itself if the storage is the identity and the shape is the weight's. A latent
             with no dimension is shared by the whole layer.
+        full_size: give latents the weight's shape under every mask, zero where masked.
     """
 
     name: str
     weight: nn.Parameter
     index: Tensor | None = None
     latents: dict[str, nn.Parameter] = field(default_factory=dict)
+    full_size: bool = False
 
     def __post_init__(self) -> None:
         self.stride = self.weight.stride()  # the memory layout that the index refers to
@@ -45,6 +47,11 @@ class Layer:
     def nnz(self) -> int:
         """Number of active positions."""
         return self.weight.numel() if self.index is None else self.index.numel()
+
+    @property
+    def latent_shape(self) -> torch.Size:
+        """Shape of the latents that are not shared."""
+        return self.weight.shape if self.index is None or self.full_size else self.index.shape
 
     @property
     def mask(self) -> Tensor | None:
@@ -91,6 +98,17 @@ class Layer:
         in_memory_order(target).index_copy_(0, self.index, values)
         return dense if target is dense else dense.copy_(target)
 
+    def take(self, dense: Tensor) -> Tensor:
+        """Return what a latent holds of a tensor of the weight's shape."""
+        if not self.full_size or self.index is None:
+            return self.gather(dense)
+        return self.scatter(self.gather(dense), torch.zeros_like(self.weight, dtype=dense.dtype))
+
+    def put(self, latent: Tensor, dense: Tensor) -> Tensor:
+        """Write the active entries of a latent to a tensor of the weight's shape."""
+        active = self.gather(latent) if self.full_size else latent
+        return self.scatter(active, dense)
+
     def _laid_out(self, dense: Tensor) -> Tensor:
         """Return the tensor itself, or a copy with the weight's memory layout."""
         if lie_alike(dense, self.weight):
@@ -100,10 +118,11 @@ class Layer:
     def with_mask(self, mask: Tensor | None) -> Layer:
         """Return the layer under another mask, without latents."""
         if mask is None or bool(mask.all()):
-            return Layer(self.name, self.weight)
+            return Layer(self.name, self.weight, full_size=self.full_size)
         offsets = torch.empty_like(self.weight, dtype=torch.int64)
         in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
-        return Layer(self.name, self.weight, offsets[mask.to(offsets.device, torch.bool)])
+        index = offsets[mask.to(offsets.device, torch.bool)]
+        return Layer(self.name, self.weight, index, full_size=self.full_size)
 
     def clear_masked(self, dense: Tensor) -> None:
         """Set the masked positions of a tensor of the weight's shape to zero."""

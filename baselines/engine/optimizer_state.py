@@ -12,17 +12,34 @@ from torch.optim import SGD, Optimizer
 from baselines.engine.layer import Layer
 
 
-def replace_parameters(optimizer: Optimizer, by: Mapping[int, tuple[nn.Parameter, ...]]) -> None:
-    """Replace parameters, given by id, by others in every group."""
-    for group in optimizer.param_groups:
-        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
+def show_latents(optimizer: Optimizer, layers: Sequence[Layer], shared_decay: float) -> None:
+    """Put latents into the parameter groups in place of the weights.
+
+    Latents that a layer shares get a group with the options of the weights' group, but for the
+    weight decay. It exists only until `show_weights`, so that schedulers never see it.
+    """
+    by = {id(layer.weight): layer for layer in layers}
+    own = {key: layer.own_latents for key, layer in by.items()}
+    for group in list(optimizer.param_groups):
+        params = group["params"]
+        shared = [latent for p in params if id(p) in by for latent in by[id(p)].shared_latents]
+        group["params"] = [q for p in params for q in own.get(id(p), (p,))]
+        if shared:
+            decay = {"weight_decay": shared_decay} if "weight_decay" in group else {}
+            optimizer.param_groups.append({**group, **decay, "params": shared})
 
 
-def remove_groups(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
-    """Remove the groups that hold any of the parameters."""
-    gone = {id(parameter) for parameter in parameters}
+def show_weights(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+    """Put the weights back. Does nothing if they are there."""
+    by: dict[int, tuple[nn.Parameter, ...]] = {}
+    for layer in layers:
+        first, *rest = layer.own_latents
+        by |= {id(first): (layer.weight,), **{id(latent): () for latent in rest}}
+    shared = {id(latent) for layer in layers for latent in layer.shared_latents}
     groups = optimizer.param_groups
-    groups[:] = [group for group in groups if not {id(p) for p in group["params"]} & gone]
+    groups[:] = [group for group in groups if not any(id(p) in shared for p in group["params"])]
+    for group in groups:
+        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
 
 
 def clear_gradients(latents: Sequence[Tensor]) -> None:
@@ -62,7 +79,7 @@ def moved_state(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer
         if not isinstance(value, Tensor) or value.shape != latent.shape or latent.ndim == 0:
             return value
         dense = torch.zeros_like(old.weight, dtype=value.dtype)
-        return new.gather(old.scatter(value, dense))
+        return new.take(old.put(value, dense))
 
     return {key: move(value) for key, value in state.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
             of another kind, computed by a parametrization, sharded or of another special
             kind, not yet initialised, or not laid out densely in memory.
     """
+    for path, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UserError(f"{path or 'the model'} is sharded by FSDP: use DDP.")
     weights = all_weights(model)
     excluded: set[str] = set()
     for pattern in exclude:
@@ -58,12 +61,27 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
     chosen = {
         name: _checked(name, weight)
         for name, weight in weights.items()
-        if name not in excluded and (weight.requires_grad or not weight.is_leaf)
+        if name not in excluded and (weight.requires_grad or _is_computed(model, name))
     }
     if not chosen:
         raise UserError("nothing to prune: no trained Conv or Linear weight that is not excluded.")
     _check_sharing(model, chosen)
     return chosen
+
+
+def check_identity(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+    """Check that weights are still the model's parameters of their names.
+
+    Raises:
+        UserError: one was replaced.
+    """
+    for name, weight in weights.items():
+        path, _, attribute = name.rpartition(".")
+        if model.get_submodule(path)._parameters.get(attribute) is not weight:
+            raise UserError(
+                f"{name} is another parameter than the one that was made sparse: load states "
+                "without assign=True, or finalize() before replacing it."
+            )
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -82,11 +100,22 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
 
 
+def _is_computed(model: nn.Module, name: str) -> bool:
+    """Whether a weight is computed from others before each forward pass."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    sources = (f"{attribute}_orig", f"{attribute}_v")  # of torch.nn.utils' older functions
+    return not getattr(module, attribute).is_leaf or any(x in module._parameters for x in sources)
+
+
 def _checked(name: str, weight: Tensor) -> nn.Parameter:
     if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised yet: run a batch through the model first.")
     if not isinstance(weight, nn.Parameter):
-        raise UserError(f"{name} is computed by a parametrization: remove or exclude it.")
+        raise UserError(
+            f"{name} is computed by a parametrization (weight_norm, spectral_norm, prune, …): "
+            "remove or exclude it."
+        )
     if type(weight.data) is not Tensor:
         raise UserError(f"{name} is a {type(weight.data).__name__}: exclude it.")
     if not weight.is_floating_point():
