@@ -6,6 +6,9 @@ Adafactor keeps one number per row and column.
 
 from __future__ import annotations
 
+import copy
+import math
+import random
 from collections import OrderedDict, defaultdict
 from typing import Any
 
@@ -17,7 +20,7 @@ _ENTRYWISE = {
     *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad),
     *(optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 }
-_SHAPE = (6, 8)
+_SHAPE = (128, 130)  # some treat small matrices as vectors
 
 
 def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
@@ -31,7 +34,7 @@ def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     """
     if type(optimizer) in _ENTRYWISE:
         return True
-    matrix, vector = (_stepped(optimizer, group, shape) for shape in (_SHAPE, (48,)))
+    matrix, vector = (_stepped(optimizer, group, shape) for shape in (_SHAPE, (math.prod(_SHAPE),)))
     if matrix is None or vector is None:
         return vector is not None or matrix is None
     return torch.allclose(matrix.flatten(), vector, rtol=1e-4, atol=1e-7)
@@ -39,17 +42,22 @@ def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
 
 def _stepped(optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
     """Return a tensor of the shape after two steps from fixed values; None if a step fails."""
-    entries = torch.arange(48.0).view(shape)
+    entries = torch.arange(float(math.prod(shape))).view(shape)
     parameter = nn.Parameter((entries * 1.7).cos() / 10)
     try:
         with torch.random.fork_rng():
             probe = _probe(optimizer, {**group, "params": [parameter]})
             for step in range(2):
-                parameter.grad = (entries * (2.3 + step)).sin() / 10
+                parameter.grad = _orthogonal((entries * (2.3 + step)).sin(), parameter.detach())
                 probe.step()
     except Exception:  # whatever the optimizer raises for a shape or a device that it does not take
         return None
     return parameter.detach()
+
+
+def _orthogonal(grad: Tensor, parameter: Tensor) -> Tensor:
+    """Return a gradient orthogonal to the parameter: AdamP projects only those."""
+    return grad - parameter * ((grad * parameter).sum() / parameter.square().sum())
 
 
 def _probe(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
@@ -59,6 +67,8 @@ def _probe(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
     for name, value in vars(optimizer).items():
         if isinstance(value, OrderedDict) and name.endswith("_hooks"):
             vars(probe)[name] = OrderedDict()
+        elif isinstance(value, random.Random):
+            vars(probe)[name] = copy.copy(value)
     vars(probe).pop("step", None)  # a learning rate scheduler's, bound to the optimizer itself
     probe.state, probe.param_groups = defaultdict(dict), [group]
     return probe

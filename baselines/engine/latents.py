@@ -89,9 +89,8 @@ class Latents:
             optimizer.register_state_dict_post_hook(self._show_weights),
             optimizer.register_load_state_dict_pre_hook(self._show_latents),
             optimizer.register_load_state_dict_post_hook(self._show_weights),
+            StepHooks(optimizer, self._before_step, self._after_step, self._restore),
         ]
-        hooks = StepHooks(optimizer, self._before_step, self._after_step, self._restore)
-        self._handles.append(hooks)
 
     def remove(self) -> None:
         """Remove the hooks and the latents' optimizer state."""

@@ -51,6 +51,8 @@ def served_optimizer(
             raise UserError(f"{kind} {_REFUSED[base.__name__]}.")
     if "8bit" in kind:
         raise UserError(f"{kind} quantizes its state in blocks: use the 32-bit optimizer.")
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"{kind} needs second derivatives of the latents: use another optimizer.")
     if hasattr(optimizer, "_amp_stash"):
         raise UserError("Apex amp keeps copies of the weights: use torch.amp.")
     inner = _wrapped_by(optimizer)
