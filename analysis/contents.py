@@ -1,4 +1,4 @@
-"""What the files of a run folder hold, as types. `analysis.folder` names and reads the files."""
+"""Types of the contents of a run folder's files. `analysis.folder` names and reads the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunFields(TypedDict):
 class Config(TypedDict):
     """config.json.
 
-    `label` is the method as tables name it, `epochs` how many the run trains in all.
+    `label` is the method as tables name it, `epochs` the total number of epochs of the run.
     """
 
     run: RunFields
@@ -35,10 +35,10 @@ class Config(TypedDict):
 
 
 class Result(TypedDict):
-    """result.json. Accuracies and sparsities are fractions; they are those of the last epoch.
+    """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
-    `flops` are floating-point operations of the forward pass of one image, `training_flops` those
-    of the training, and `dense_epochs` is how many epochs of dense training cost as much.
+    `flops` is the number of floating-point operations of a forward pass of one image,
+    `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
     """
 
     accuracy: float
@@ -79,7 +79,7 @@ class EpochRow(TypedDict):
     """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
 
     `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since
-    initialisation, `skipped` how many images could not be read.
+    initialisation, `skipped` the number of images that could not be read.
     """
 
     epoch: int
@@ -113,7 +113,7 @@ class LayerRow(TypedDict):
 class SharpnessRow(TypedDict):
     """One row of sharpness.csv: the Hessian's largest eigenvalue at a snapshot, and its residual.
 
-    Further columns are eigenvalue_2, eigenvalue_3, … where they were asked for.
+    Further columns, if requested, are eigenvalue_2, eigenvalue_3, …
     """
 
     epoch: int

@@ -9,11 +9,11 @@
     failure.json         why the run stopped with an error
     result.json          written last: a run that has one has finished
     sharpness.csv        one row per snapshot, written by `signbench sharpness`
-    slurm.json           the job that the run was last submitted as
-    lock                 held by the process that trains the run
+    slurm.json           the last Slurm job of the run
+    lock                 locked by the process that trains the run
 
-A reader returns None, or an empty list, where there is no file, and raises `BrokenFile` for a file
-that does not hold what `analysis.contents` says. Files of earlier versions may lack columns.
+A reader returns None or an empty list if there is no file. It raises `BrokenFile` for a file whose
+contents differ from the types in `analysis.contents`. Files of earlier versions may lack columns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _INTEGER = re.compile(r"-?\d+")
 
 
 class BrokenFile(UserError):
-    """A file of a run folder cannot be read, or holds something else."""
+    """A file of a run folder cannot be read, or has other contents than expected."""
 
 
 # ---- finding runs and their files
@@ -72,12 +72,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def snapshot_path(folder: Path, epoch: int) -> Path:
-    """Return the path of the snapshot after so many epochs."""
+    """Return the path of the snapshot after a number of epochs."""
     return folder / SNAPSHOTS / f"epoch-{epoch}.safetensors"
 
 
 def signs_path(folder: Path, epoch: int) -> Path:
-    """Return the path of the signs after so many epochs."""
+    """Return the path of the signs after a number of epochs."""
     return folder / SIGNS / f"epoch-{epoch}.npy"
 
 
@@ -146,10 +146,10 @@ def read_sharpness(folder: Path) -> list[SharpnessRow]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None where there is no file.
+    """Return the object in a JSON file; None if there is no file.
 
     Raises:
-        BrokenFile: the file cannot be read, or holds something else.
+        BrokenFile: the file cannot be read, or holds no object.
     """
     try:
         value = json.loads(path.read_text())
@@ -165,7 +165,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _entry(
     value: dict[str, Any], name: str, kind: type | tuple[type, ...], path: Path
 ) -> dict[str, Any]:
-    """Return an entry, which must be there and of a type."""
+    """Return an entry. Raises BrokenFile if it is missing or of another type."""
     if not isinstance(value.get(name), kind):
         raise BrokenFile(f"{path} has no valid entry {name!r}.")
     return value[name]  # type: ignore[no-any-return]
@@ -192,7 +192,7 @@ def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | float | str:
-    """Return the number that a text is, if it is one. Writing it again gives the same text."""
+    """Return a text as a number if it is one and writing the number gives the same text."""
     if _INTEGER.fullmatch(text):
         return int(text)
     try:

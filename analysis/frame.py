@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.folder import BrokenFile, read_config, read_failure, read_result
 from baselines.errors import UserError, unknown
 
-PARTS = ("mask", "signs", "magnitudes")  # of a run that starts from those of other runs
+PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -24,7 +24,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     (`result.accuracy`), and
 
         folder
-        state, reason: finished, failed or stopped; why it failed
+        state, reason: finished, failed or stopped; the reason of a failure
         label: the method as tables name it
         mask.label: the method whose mask the run trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
@@ -134,7 +134,7 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
-    """Name the runs that another one starts from by their methods, so that seeds are alike."""
+    """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
 
     def label(found: re.Match[str]) -> str:
         return f"{labels.get(found[1], found[1])}@{found[2]}"

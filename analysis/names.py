@@ -18,7 +18,7 @@ def name_of(label: str) -> str:
 
 
 def legend_entry(label: str, sign_in: bool) -> str:
-    """Return a method as legends name it.
+    """Return the legend entry of a method.
 
     "fixed (gmp@final)", which trains the mask of another method, becomes "gmp mask".
     """
@@ -31,5 +31,5 @@ def legend_entry(label: str, sign_in: bool) -> str:
 
 
 def is_fixed(label: str) -> bool:
-    """Return whether a label is that of a run that trains the mask of another one."""
+    """Return whether a label is that of a run that trains the mask of another run."""
     return label.startswith("fixed (")

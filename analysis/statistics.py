@@ -1,4 +1,4 @@
-"""Means over seeds, tests of what differs from the best, and gains of Sign-In."""
+"""Means over seeds, tests of the difference from the best, and gains of Sign-In."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.frame import find_column, finished_runs
 from baselines.errors import UserError
 
-LEVEL = 0.05  # of significance; intervals have one minus that
+LEVEL = 0.05  # level of significance; the confidence of intervals is one minus it
 _MEANS = {
     "realised": "result.sparsity",
     "realised_all": "result.sparsity_all",
@@ -32,7 +32,7 @@ def aggregate(
 
     Args:
         runs: from `analysis.frame.load_runs`.
-        rows, columns: names of fields; the best is sought among the rows of a recipe and column.
+        rows, columns: names of fields. The best is the best row of a recipe and column.
 
     Returns:
         One row per combination, with the columns of the fields and
@@ -44,7 +44,7 @@ def aggregate(
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
             the same seeds: mean, 95 % interval (Student's t) and sample standard deviation
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
-            means of what the results have; NaN where they do not have it
+            means of the results' fields; NaN for fields that the results do not have
 
     Raises:
         UserError: no run has finished, a field is unknown, or runs differ in a field that is
@@ -71,7 +71,7 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
     Args:
         done: finished runs.
         by: columns whose combinations are the rows.
-        within: those of them that the best is sought within.
+        within: those of them that define the groups in which the best is marked.
     """
     accuracy = done.groupby(by, sort=True, dropna=False)["result.accuracy"]
     table = pd.DataFrame(
@@ -82,7 +82,7 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
-    """Check that the runs of a recipe differ only in what they are compared by and in their seeds.
+    """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
     Raises:
         UserError: they differ in another field, which is named.
@@ -112,7 +112,7 @@ def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.
     Args:
         table: has the column accuracy.
         samples: by the table's index, accuracies of all seeds.
-        within: levels of the index that the best is sought within.
+        within: levels of the index that define the groups in which the best is marked.
     """
     marks = pd.DataFrame(False, index=table.index, columns=["best", "tied"])
     for _, group in table.groupby(level=within, sort=False):
@@ -133,7 +133,7 @@ def welch(one: np.ndarray, other: np.ndarray) -> float:
         return float("nan")
     if max(np.ptp(one), np.ptp(other)) < 1e-9:  # t would be 0 / 0
         return float(np.isclose(np.mean(one), np.mean(other)))
-    with warnings.catch_warnings():  # nearly equal values are no mistake
+    with warnings.catch_warnings():  # scipy warns about nearly equal values
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(ttest_ind(one, other, equal_var=False).pvalue)
 

@@ -1,4 +1,4 @@
-"""The one exception for user mistakes, and helpers that raise it."""
+"""The exception for mistakes of the user, and functions that raise it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MOST_LISTED = 40
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line that says what is wrong and what is allowed."""
+    """Invalid input. The message is one line that says what is wrong and what is allowed."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -19,7 +19,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for an unknown name. It lists the nearest names, and all if they are few."""
+    """Return the error for an unknown name, with the nearest names, and all if they are few."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=3)
     hint = f", did you mean {' or '.join(near)}?" if near else "."

@@ -43,8 +43,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
-        if self.steps < 1 or self.steps_per_epoch < 1:
-            raise UserError("steps and steps_per_epoch must be positive.")
+        for name in ("steps", "steps_per_epoch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
 
     @property
     def epochs(self) -> int:

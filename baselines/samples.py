@@ -40,7 +40,7 @@ class Samples:
             UserError: the DataLoader's batches are not pairs of inputs and integer labels.
         """
         if isinstance(self.source, DataLoader):
-            return balanced(self.source, per_class, self.device)
+            return balanced_batches(self.source, per_class, self.device)
         return self.source(per_class)
 
 
@@ -57,7 +57,7 @@ def no_samples(_per_class: int) -> Iterable[Batch]:
     raise UserError("the method scores training data: give samples=DataLoader(...) to sparsify.")
 
 
-def balanced(
+def balanced_batches(
     loader: DataLoader[Any], per_class: int, device: torch.device | None
 ) -> Iterator[Batch]:
     """Yield the first `per_class` examples of each class, batch by batch.

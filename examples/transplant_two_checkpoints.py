@@ -16,7 +16,7 @@ from torch import nn
 from baselines import SparseModel
 from baselines.tools.density import keep_count
 from baselines.tools.masks import global_top_k_masks
-from signin.signs import agreement, transplant
+from signin import agreement, transplant_weights
 
 X, Y = map(torch.tensor, load_digits(return_X_y=True))
 X = X.float() / 16
@@ -46,7 +46,7 @@ def main() -> None:
     masks = global_top_k_masks(a.magnitudes(), keep_count(a.numel, sparsity=0.9))
     b = SparseModel(network(seed=1)).weights
     for name, signs in (("A", a.weights), ("B", b)):
-        weights, _ = transplant(masks, signs, b, torch.Generator().manual_seed(0))
+        weights, _ = transplant_weights(masks, signs, b, torch.Generator().manual_seed(0))
         equal = agreement(weights, a.weights, masks)["0.weight"]
         net = SparseModel(network(seed=1))
         net.set_masks(masks)

@@ -12,7 +12,7 @@ from baselines.errors import UserError, unknown
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with a shortcut, a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut, which is a 1×1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class CifarResNet(nn.Module):
 
 
 def digits_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
-    """Return three narrow convolutions and a classifier, without normalisation, for CPUs."""
+    """Return a small network for CPUs: three convolutions and a classifier, no normalisation."""
     width = 24
     model = nn.Sequential(
         nn.Conv2d(channels, width, 3, 1, 1),
@@ -104,7 +104,7 @@ def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-# each takes (classes, channels, image_size); a module of a user's own adds one: MODELS[name] = …
+# functions of (classes, channels, image_size); a user's module adds its own by MODELS[name] = …
 MODELS = {
     "digits-cnn": digits_cnn,
     "resnet20": resnet20,
@@ -126,7 +126,7 @@ def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.M
             model.eval()(torch.zeros(1, channels, image_size, image_size))
     except UserError:
         raise
-    except Exception as error:  # models raise all kinds of errors
+    except Exception as error:  # models raise exceptions of many types
         size = f"{channels} × {image_size} × {image_size}"
         raise UserError(f"{name} cannot take images of {size}: {error}") from error
     return model.train()
@@ -146,9 +146,9 @@ def _build(name: str, classes: int, channels: int, image_size: int) -> nn.Module
 
 
 def _he_init(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
-    """Draw convolutions, and with fan_in also linear layers, from Kaiming's normal distribution.
+    """Initialise convolutions, and with fan_in linear layers, by Kaiming's normal distribution.
 
-    The rest keeps torch's default initialisation, as in torchvision's ResNets (fan_out).
+    All other parameters keep torch's default initialisation, as in torchvision's ResNets (fan_out).
     """
     kinds = (nn.Conv2d, nn.Linear) if mode == "fan_in" else (nn.Conv2d,)
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""One process or several: ranks as torchrun or a Slurm job sets them in the environment."""
+"""The processes of a run, as torchrun or a Slurm job describes them in the environment."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
-    """Join the process group that the environment describes, if it describes one.
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that the environment describes; without one, run as a single process.
 
     Args:
         device: auto, cpu, cuda, or cuda:N.
@@ -81,10 +81,10 @@ def ranks(device: str) -> Iterator[Ranks]:
 
 
 def find_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
-    """Return the device of that name, made the current one if it is a GPU.
+    """Return the device of that name. A GPU becomes the current device.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the device does not exist.
     """
     device = choose_device(name, torch.cuda.device_count(), local_rank, world)
     if device.type == "cuda":
@@ -93,16 +93,16 @@ def find_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
 
 
 def choose_device(name: str, gpus: int, local_rank: int = 0, world: int = 1) -> torch.device:
-    """Return the device that a name stands for on a machine with so many GPUs.
+    """Return the device of a name on a machine with a number of GPUs.
 
     Args:
         name: auto, cpu, cuda or cuda:N.
-        gpus: how many GPUs the machine has.
-        local_rank: number of this process on its machine.
+        gpus: number of GPUs of the machine.
+        local_rank: index of this process on its machine.
         world: number of processes of the run.
 
     Raises:
-        UserError: no such name, or no such device.
+        UserError: the name is not valid, or the device does not exist.
     """
     if name == "auto":
         name = "cuda" if gpus else "cpu"

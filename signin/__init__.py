@@ -1,6 +1,8 @@
-"""Sign-In: a re-parameterisation that helps signs flip, and what can be said about signs."""
+"""What makes signs flip: Sign-In, counting flips, and transplants of signs between networks."""
 
 from baselines.engine.product import Product
 from signin.sign_in import SignIn
+from signin.signs import agreement, count_flips
+from signin.transplant import transplant_weights
 
-__all__ = ["Product", "SignIn"]
+__all__ = ["Product", "SignIn", "agreement", "count_flips", "transplant_weights"]

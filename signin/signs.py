@@ -1,4 +1,4 @@
-"""Signs of weights: how many flip, and how many agree, between two states of a network."""
+"""Signs of weights: numbers of flips and agreement between two states of a network."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Flips(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Flips as a fraction of what can be compared; NaN if that is nothing."""
+        """Flips as a fraction of the compared signs; NaN if there are none."""
         return self.flips / self.compared if self.compared else float("nan")
 
 
 def count_flips(
     before: Mapping[str, Tensor], now: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> dict[str, Flips]:
-    """Count sign flips by layer: weights whose sign is the opposite of what it was.
+    """Count sign flips by layer: weights whose sign is opposite in the two states.
 
     A weight that is or was exactly zero has no sign: it is neither a flip nor compared.
 
@@ -48,7 +48,7 @@ def count_flips(
 def agreement(
     one: Mapping[str, Tensor], other: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Return the fraction of equal signs by layer, where neither is zero; NaN if that is nowhere.
+    """Return the fraction of equal signs by layer among nonzero pairs; NaN if there are none.
 
     Args:
         one, other: weights or signs by layer, of equal shapes.
@@ -58,6 +58,6 @@ def agreement(
 
 
 def total(found: Iterable[Flips]) -> Flips:
-    """Return the sum over several layers."""
+    """Return the sum of the counts of several layers."""
     found = list(found)
     return Flips(sum(f.flips for f in found), sum(f.compared for f in found))

@@ -1,10 +1,12 @@
-"""What several test files need. `torch_settings` says how torch computes in them."""
+"""Shared fixtures. `torch_settings` sets how torch computes in the tests."""
 
 from __future__ import annotations
 
 import multiprocessing
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +19,16 @@ from torch_settings import THREADS
 import launch.executors.local
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.executors.slots import slot_machines
 from launch.training.run import run_training
 
-settings.register_profile("default", deadline=None)  # a busy machine is no failure
+settings.register_profile("default", deadline=None)  # slow machines do not fail
 settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
 def _alike():
-    """Each test starts alike, whichever ran before: settings of torch, and the global generators.
-
-    Small nets are fastest with one thread.
-    """
+    """Start each test with equal settings of torch and equal states of the global generators."""
     torch_settings.apply()
     random.seed(0)
     np.random.seed(0)
@@ -37,19 +37,24 @@ def _alike():
 
 @pytest.fixture(scope="session")
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All that a run imports has been imported."""
+    """Import everything that a run imports."""
     machine = Machine(runs=tmp_path_factory.mktemp("runs"), device="cpu", workers=0, threads=1)
     run_training(Run.make("digits", "dense", epochs=1), machine, report=lambda _: None, bar=False)
 
 
 @pytest.fixture
 def forked_workers(_imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of the queue start as copies of this process: they import nothing anew.
+    """Start workers of the queue as forks of this process, which saves their imports.
 
-    Give them `--threads 1`: OpenMP's threads do not live on in a copy.
+    They have one thread, since OpenMP's threads do not survive a fork, and no GPU.
     """
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(launch.executors.local.multiprocessing, "get_context", lambda _: context)
+
+    def slots(*args: Any, **options: Any) -> list[Machine]:
+        return [replace(m, threads=1, device="cpu") for m in slot_machines(*args, **options)]
+
+    monkeypatch.setattr(launch.executors.local, "slot_machines", slots)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """A small image folder: 3 classes, 8 training and 3 test images each, of colour and size."""
+    """Write an image folder: 3 classes of different colours, 8 training and 3 test images each."""
     folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for split, n in (("train", 8), ("test", 3)):
@@ -72,3 +77,9 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels[..., label] += 150
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
     return folder
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory):
+    """Return a folder for files that several tests share."""
+    return tmp_path_factory.mktemp("references")

@@ -1,7 +1,7 @@
-"""Finds what makes the host wait for a GPU, on CPU tensors.
+"""Detection of operations that make the host wait for a GPU, with CPU tensors.
 
-A GPU works through a queue; an operation whose result Python needs, or whose result's size depends
-on values, empties it first. On a CPU the same operations can be seen as they are dispatched.
+GPU operations are queued. The host waits for the queue if Python needs the value of a result, or if
+the size of a result depends on values. On a CPU the same operations are visible when dispatched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COPIES = {Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__array__}  # no opera
 
 
 class HostSyncs:
-    """Records them while it is entered.
+    """Context manager that records such operations.
 
     Attributes:
         found: names of operations, in order.

@@ -1,7 +1,7 @@
-"""The slow obvious formulation that everything is held against.
+"""The slow literal formulation, with which the engine is compared.
 
-The whole re-parameterisation stands in the forward pass, over weights of full size, and autograd
-does the rest: θ = S ⊙ w, or θ = S ⊙ m ⊙ w.
+The re-parameterisation is part of the forward pass, with weights of full size, and autograd
+computes the gradients: θ = S ⊙ w, or θ = S ⊙ m ⊙ w.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def tiny_net(channels_last: bool = False) -> nn.Module:
-    """A convolution, a grouped and a depthwise one, batch normalisation and a classifier."""
+    """Return convolutions (full, grouped, depthwise), batch normalisation and a classifier."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -54,7 +54,11 @@ def train_literally(
     beta: float | None = None,
     frobenius: float = 0.0,
 ) -> list[dict[str, Tensor]]:
-    """Effective weights after each step; with factors of inner scaling beta, or plain (None)."""
+    """Return the effective weights after each step.
+
+    Args:
+        beta: inner scaling of the factors; None for plain weights.
+    """
     others = {k: p for k, p in model.named_parameters() if k not in masks}
     w = {k: nn.Parameter(model.get_parameter(k).detach().clone()) for k in masks}
     m: dict[str, nn.Parameter] = {}

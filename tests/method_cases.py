@@ -1,4 +1,4 @@
-"""A tiny training under a method, plain and with factors."""
+"""A short training of a tiny network with a method, plain and with factors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STORAGES = [None, Product()]
 
 
 def trained(method, storage=None, steps=40, sparsity=0.8, after=None):
-    """Steps a tiny net under a method as the training loop does."""
+    """Train a tiny network with a method, as the training loop does."""
     model = tiny_net().double()
     net = SparseModel(model, storage)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)

@@ -1,4 +1,4 @@
-"""Marks that skip the tests of what this machine lacks, with a reason."""
+"""Marks that skip tests if this machine lacks a tool, with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
 
 
 def on_gpu(*values: object) -> object:
-    """A parameter's values whose test needs a GPU, marked so that `pytest -m gpu` runs it."""
+    """Return a test parameter that needs a GPU, marked so that `pytest -m gpu` selects it."""
     there = torch.cuda.is_available()
     marks = [pytest.mark.gpu, pytest.mark.skipif(not there, reason="no GPU on this machine")]
     return pytest.param(*values, marks=marks)

@@ -1,7 +1,7 @@
-"""A Slurm cluster of two nodes on this machine, as whoever runs the tests, without system services.
+"""A Slurm cluster of two nodes on this machine, run by the current user without system services.
 
-Nodes are daemons on 127.0.0.1 and 127.0.0.2, which are their names too, so that ranks find each
-other without a name server; their GPUs are terminals, which are devices that every machine has.
+The nodes are daemons on 127.0.0.1 and 127.0.0.2. The addresses are also their names, so that ranks
+find each other without a name server. Their GPUs are terminal devices, which every machine has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-os.environ["PATH"] += ":/usr/sbin"  # where Debian has the daemons, for everybody
+os.environ["PATH"] += ":/usr/sbin"  # where Debian installs the daemons
 NODES = 2
 
 CONFIGURATION = """\
@@ -60,7 +60,7 @@ def is_installed() -> bool:
 
 @contextmanager
 def cluster(home: Path) -> Iterator[None]:
-    """The cluster, up, with this process's environment set for its commands."""
+    """Start the cluster, and set this process's environment for its commands."""
     host = socket.gethostname().split(".")[0]
     port, *node_ports = _free_ports(1 + NODES)
     lines = [CONFIGURATION.format(host=host, port=port, user=getpass.getuser(), home=home)]
@@ -94,7 +94,7 @@ def cluster(home: Path) -> Iterator[None]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens at: several clusters can be up at once."""
+    """Return free ports, so that several clusters can run at the same time."""
     with ExitStack() as stack:
         found = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in found:
@@ -103,15 +103,15 @@ def _free_ports(count: int) -> list[int]:
 
 
 def run(*command: str) -> str:
-    """The output of a command."""
+    """Return the output of a command."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise subprocess.SubprocessError(f"{command}: {done.stderr}")
     return done.stdout.strip()
 
 
-def wait_until(happens, seconds: float = 60.0) -> float:
-    """Seconds that it took."""
+def wait_until(happens, seconds: float = 180.0) -> float:
+    """Wait until a condition holds. Return the seconds that it took."""
     began = time.monotonic()
     while not happens():
         if time.monotonic() - began > seconds:

@@ -1,4 +1,4 @@
-"""What can be said of a LaTeX table or an HTML page without LaTeX or a browser."""
+"""Checks of LaTeX tables and HTML pages that need neither LaTeX nor a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_latex(text: str) -> int:
         The number of tables.
 
     Raises:
-        AssertionError: LaTeX would stop, or the table would be wrong; names the cause.
+        AssertionError: LaTeX would fail, or the table would be wrong. The message names the cause.
     """
     assert text.isascii(), f"not ASCII: {sorted({c for c in text if not c.isascii()})}"
     unknown = set(re.findall(r"\\([A-Za-z]+)", text)) - COMMANDS
@@ -49,7 +49,7 @@ def _check_environments(text: str) -> None:
 
 
 def _check_characters(text: str) -> None:
-    """Braces pair up, mathematics ends on its line, and special characters are escaped."""
+    """Check that braces match, mathematics ends on its line, and special characters are escaped."""
     depth = 0
     for line in text.splitlines():
         bare = re.sub(r"\\(\\|[&%$#_{}])", "", line)  # line ends and escaped characters
@@ -74,12 +74,12 @@ def _check_tabular(columns: int, body: str) -> None:
 
 
 class Page(HTMLParser):
-    """An HTML page, read.
+    """A parsed HTML page.
 
     Attributes:
         texts: the text of every element, by its name, in order.
         tables: for each table its caption, header, and rows of cells.
-        links: every address that the page refers to.
+        links: all addresses that the page refers to.
 
     Raises:
         AssertionError: elements are not nested.
@@ -124,7 +124,7 @@ class Page(HTMLParser):
 
 
 def decode_svg(url: str) -> ElementTree.Element:
-    """The picture in a data URL, which refers to nothing outside of itself."""
+    """Return the picture in a data URL. Check that it refers to nothing else."""
     head, data = url.split(",", 1)
     assert head == "data:image/svg+xml;base64", head
     root = ElementTree.fromstring(base64.b64decode(data, validate=True))

@@ -1,4 +1,4 @@
-"""Figures and the report: what they show is what the runs' files say."""
+"""Figures and the report show the values in the files of the runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("figures")  # which share their runs
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Eight short runs: a learner, its mask from scratch, random masks, two seeds each."""
+    """Train short runs: learned masks, the same from scratch, random masks; two seeds each."""
     root = tmp_path_factory.mktemp("figures")
     machine = Machine(runs=root, data_dir=root, device="cpu", workers=0, threads=1)
     for seed in (0, 1):
@@ -145,8 +145,15 @@ def test_sparsities_are_not_mixed(runs):
     assert "sparsity 0.5" in report and "differ" not in report
 
 
+def test_a_run_of_one_epoch_is_reported(machine, tmp_path):
+    train(Run.make("digits", "random", epochs=1, sign_in=True), machine)
+    output = tmp_path / "report.html"
+    assert main(["report", "--runs", str(machine.runs), "-o", str(output)]) == 0
+    assert "random" in Page(output.read_text()).tables[-1][2][0][0]
+
+
 def browse(report, script, tmp_path):
-    """The page's DOM after a script, and what the browser's console said."""
+    """Return the page's DOM after a script, and the browser's console messages."""
     changed = tmp_path / "changed.html"
     changed.write_text(report.replace("</html>", f"<script>{script}</script></html>"))
     done = subprocess.run(
@@ -161,7 +168,7 @@ def browse(report, script, tmp_path):
 
 @pytest.fixture(scope="module")
 def report(root, tmp_path_factory):
-    """The page about the runs, one of which is broken, as the command writes it."""
+    """Return the page that the command writes about the runs, one of which is broken."""
     (root / "broken").mkdir()
     (root / "broken" / "config.json").write_text("{")
     output = tmp_path_factory.mktemp("report") / "report.html"
@@ -182,7 +189,7 @@ def test_the_report_is_complete_and_self_contained(report, runs):
     listed = {row[header.index("run")]: row[header.index("accuracy")] for row in rows}
     of_files = dict(zip(runs["folder"], runs["result.accuracy"], strict=True))
     assert listed == {Path(folder).name: f"{100 * a:.2f}" for folder, a in of_files.items()}
-    assert all(link.startswith("data:") for link in page.links)  # nothing from elsewhere
+    assert all(link.startswith("data:") for link in page.links)  # nothing is loaded from elsewhere
     pictures = [decode_svg(link) for link in page.links if link != "data:,"]
     assert len(pictures) == len(page.texts["figcaption"]) == len(FIGURES)
     assert all(float(p.attrib["width"].removesuffix("pt")) > 100 for p in pictures)

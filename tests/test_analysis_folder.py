@@ -1,4 +1,4 @@
-"""The contract of run folders: its readers, and that no other module names their files."""
+"""Readers of run folders. No other module names the files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_analysis_imports_no_torch():
 
 
 def texts(source):
-    """The string literals of a module that are not documentation."""
+    """Yield the string literals of a module that are not docstrings."""
     tree = ast.parse(source)
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -138,7 +138,7 @@ def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):
     ],
 )
 def test_the_status_of_a_job(tmp_path, monkeypatch, queue, state, detail, active):
-    monkeypatch.setattr(launch.executors.status, "queue", lambda: queue)
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue)
     monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "a" / folder.JOB, {"job": "7_1", "log": "out.log"})

@@ -1,4 +1,4 @@
-"""Eigenvalues against the dense Hessian, against another library, and on runs."""
+"""Eigenvalues compared with the dense Hessian and with another library, and on runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 
 from launch.cli import main
 from launch.config.run import Run
-from launch.measures.hessian import Hessian, largest_eigenvalues, trace
+from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
 
 
 @pytest.fixture
 def tiny():
-    """A network of 54 parameters in float64, masks of its weights, and two batches."""
+    """Return a network of 54 parameters in float64, masks of its weights, and two batches."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.BatchNorm1d(4)).double()
     model(torch.randn(64, 4).double())
@@ -51,7 +51,7 @@ def test_eigenvalues_and_trace_of_the_dense_hessian(tiny):
     found = largest_eigenvalues(hessian, k=3, tolerance=1e-8)
     np.testing.assert_allclose(found.values, expected, rtol=1e-6)
     assert max(found.residuals) < 1e-5
-    estimate, error = trace(hessian, probes=400)
+    estimate, error = estimate_trace(hessian, probes=400)
     assert abs(estimate - np.trace(dense)) < 4 * error < 0.5 * abs(np.trace(dense))
 
 

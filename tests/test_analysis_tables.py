@@ -1,4 +1,4 @@
-"""Comparisons and tables against means, deviations and tests by hand."""
+"""Comparisons and tables compared with means, deviations and tests computed separately."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ACCURACIES = {
 def write_run(
     root, label, accuracy, seed=0, sign_in=False, sparsity=0.9, recipe="digits", **fields
 ):
-    """A finished run's folder, or a failed one's where the accuracy is None."""
+    """Write the folder of a finished run, or of a failed run if the accuracy is None."""
     method = label.split(" ")[0] if "method" not in fields else fields.pop("method")
     folder = root / f"{recipe}-{label}-{sign_in}-{sparsity}-{seed}".replace("/", "")
     folder.mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_text_marks_the_best(folders):
 
 @pytest.fixture
 def latex(folders):
-    """A comparison, two of the paper's tables, and one with all that LaTeX takes for its own."""
+    """Return a comparison, two of the paper's tables, and a table with special characters."""
     runs = load_runs(folders)
     odd = Sheet(
         r"100 % of \ { } ~ ^ _ # $ & are <fine>",
@@ -228,7 +228,7 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     assert "signbench grid table3 --recipe cifar10-resnet20 --epochs 10" in text
     assert "90.00 [88.25 ± 0.35]" in to_text(digits)
     assert "[" not in to_text(make_table("3", runs, paper=False).sheets[0])
-    assert len(make_table("9", load_runs([])).sheets) == 2  # the paper's alone
+    assert len(make_table("9", load_runs([])).sheets) == 2  # only the paper's values
 
 
 def test_table_one_finds_its_rows(tmp_path):

@@ -1,4 +1,4 @@
-"""A step in pieces is the step that the optimizer would have taken."""
+"""A step in pieces equals the step of the optimizer."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ STORAGES = {
 
 
 def train(storage, make_optimizer, channels_last=False):
-    """Weights, latents and optimizer state after a few steps on latents of full size."""
+    """Return weights, latents and optimizer state after a few steps on latents of full size."""
     model = tiny_net(channels_last).double()
     net = SparseModel(model, storage)
     optimizer = make_optimizer(model.parameters())

@@ -1,4 +1,4 @@
-"""Product storage: the formulas of Appendix B, and what one step does to θ and β."""
+"""Product storage: the formulas of Appendix B, and the effect of one step on θ and β."""
 
 from __future__ import annotations
 

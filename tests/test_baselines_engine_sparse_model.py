@@ -1,4 +1,4 @@
-"""SparseModel against the literal formulation, step by step, and what its users may do with it."""
+"""SparseModel compared with the literal formulation step by step, and its use from outside."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_channels_last_changes_nothing(storage):
 
 
 class Dense:
-    """SGD with momentum on latents of full size: what SparseModel's bookkeeping must come to."""
+    """SGD with momentum on latents of full size, the reference for SparseModel."""
 
     def __init__(self, theta, storage, lr=0.1, momentum=0.9):
         self.storage, self.lr, self.momentum = storage, lr, momentum
@@ -145,7 +145,7 @@ def test_mask_changes_keep_what_stays_and_clear_what_comes(storage, masks, seed)
             opt.step()
             expected.step(grad)
             torch.testing.assert_close(layer.weight.detach(), expected.theta())
-            torch.testing.assert_close(layer.weight.grad, grad)  # the dense gradient is left alone
+            torch.testing.assert_close(layer.weight.grad, grad)  # the dense gradient is unchanged
     assert net.nnz == int(mask.sum())
 
 
@@ -278,7 +278,9 @@ def test_scaled_gradients_are_refused():
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
-def test_torch_compile_sees_an_ordinary_module(backend):
+def test_torch_compile_sees_an_ordinary_module(backend, tmp_path, monkeypatch):
+    # what is cached elsewhere may have been made for other vector instructions
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
@@ -545,13 +547,13 @@ def test_a_model_changed_after_it_was_taken_is_refused():
 
 @pytest.mark.parametrize("density", [0.3, 1.0])
 def test_latents_may_lose_their_momentum_under_fused_sgd(density):
-    """Whose kernel wants momentum of all or of none of a group."""
+    """The fused kernel needs momentum of all parameters of a group, or of none."""
     trained = []
     for fused in (False, True):
         model = tiny_net().double()
         optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, fused=fused)
         data = batches(4, torch.float64)
-        step(model, optimizer, *data[0])  # momentum, before there are latents
+        step(model, optimizer, *data[0])  # makes momentum before latents exist
         net = SparseModel(model, Product())
         net.set_masks(masks_for(net, density))
         net.attach(optimizer)

@@ -1,4 +1,4 @@
-"""Plans and options are typed, and what they cannot mean is refused."""
+"""Plans and options are typed, and invalid values are refused."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_training_in_levels_lasts_whole_epochs():
     [
         ((1.0, 10, 1), r"sparsity must be in \[0, 1\), not 1.0"),
         ((-0.1, 10, 1), r"sparsity must be in \[0, 1\)"),
-        ((0.9, 0, 1), "must be positive"),
-        ((0.9, 10, 0), "must be positive"),
+        ((0.9, 0, 1), "steps must be positive, not 0"),
+        ((0.9, 10, 0), "steps_per_epoch must be positive, not 0"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(values, message):

@@ -1,4 +1,4 @@
-"""AC/DC compresses by one threshold, and decompresses at zero."""
+"""AC/DC compresses by one global threshold, and decompresses to zeros."""
 
 from __future__ import annotations
 

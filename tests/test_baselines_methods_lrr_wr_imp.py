@@ -1,4 +1,4 @@
-"""LRR, WR and IMP prune globally and rewind what they say."""
+"""LRR, WR and IMP prune globally and rewind the learning rate or the weights."""
 
 from __future__ import annotations
 

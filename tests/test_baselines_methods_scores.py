@@ -1,4 +1,4 @@
-"""SNIP, GraSP and SynFlow against slow obvious formulations."""
+"""SNIP, GraSP and SynFlow compared with slow literal formulations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.methods.grasp import grasp_scores
 from baselines.methods.snip import snip_scores
 from baselines.methods.synflow import synflow_masks, synflow_scores
+from baselines.samples import Samples
 from launch.models import build_model
 
 
+@Samples
 def samples(per_class):
-    """Two batches of unlike size."""
+    """Return two batches of different sizes."""
     (x, y), (x2, y2) = batches(2, torch.float64)
     return [(x, y), (x2[:4], y2[:4])]
 

@@ -1,4 +1,4 @@
-"""SET and RigL: updates against hand-worked numbers."""
+"""SET and RigL: updates compared with numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from baselines.methods.srigl import SRigL, SRigLOptions, constant_fan_in_masks, 
 
 
 def fan_ins(mask):
-    """The distinct numbers of weights into neurons that have any."""
+    """Return the distinct fan-ins of all neurons that have weights."""
     return set(mask.flatten(1).sum(1).tolist()) - {0}
 
 
@@ -36,8 +36,8 @@ def test_the_fan_in_is_constant_at_all_times_and_the_budget_is_kept(sparsity):
         assert all(len(fan_ins(mask)) == 1 for mask in net.masks.values())
         alive.append(sum(int(m.flatten(1).any(1).sum()) for m in net.masks.values()))
         assert abs(net.nnz - wanted) <= 3  # half of the 5 classes
-    assert alive == sorted(alive, reverse=True) and alive[-1] < alive[0]  # ablated for good
-    assert net.masks["7.weight"].any(1).all()  # classes never
+    assert alive == sorted(alive, reverse=True) and alive[-1] < alive[0]  # no neuron returns
+    assert net.masks["7.weight"].any(1).all()  # classes are never ablated
 
 
 def test_one_update_by_hand():

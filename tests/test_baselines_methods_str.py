@@ -1,4 +1,4 @@
-"""STR: the soft threshold against autograd and hand-worked numbers, and its two modes."""
+"""STR: the soft threshold compared with autograd and numbers worked out by hand; both modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from signin import Product
 
 
 def test_the_worked_example():
-    """w, s and g as in a hand-worked example: θ, ∂w and ∂s."""
+    """θ, ∂w and ∂s from w, s and g, worked out by hand."""
     storage = SoftThreshold(Plain(), "sigmoid", -3.0)
     w = torch.tensor([0.5, -0.02, 0.003, -0.3])
     latents = storage.split([w])

@@ -1,4 +1,4 @@
-"""WoodFisher and CAP against dense matrices and one-by-one elimination, written out in full."""
+"""WoodFisher and CAP compared with dense matrices and elimination of one weight at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tiny(storage=None, seed=0):
 
 
 def gradients(net, steps, seed=0):
-    """A batch gradient a step, as weight.grad."""
+    """Yield after setting weight.grad to a new batch gradient, once per step."""
     torch.manual_seed(seed)
     for _ in range(steps):
         net.model.zero_grad()
@@ -35,7 +35,7 @@ def gradients(net, steps, seed=0):
 
 
 def collected(cls, net, steps=6, **options):
-    """A method with a block a layer, after it has seen some steps; and what it saw, as vectors."""
+    """Return a method with one block per layer after some steps, and the gradients as vectors."""
     given = {"begin": 0.6, "end": 0.6, "events": 1, "block_size": 32, "gradients": steps}
     method = cls(Plan(0.5, 10, 10), FisherOptions(**{**given, **options}))
     seen = {layer.name: [] for layer in net}

@@ -46,7 +46,7 @@ number = 3
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of a user's own on Python's path."""
+    """Put a user's package on Python's path."""
     (tmp_path / "ownpackage").mkdir()
     (tmp_path / "ownpackage" / "__init__.py").touch()
     (tmp_path / "ownpackage" / "module.py").write_text(OWN)
@@ -59,7 +59,7 @@ def package(tmp_path, monkeypatch):
 
 @pytest.fixture
 def empty(monkeypatch):
-    """A registry without methods."""
+    """Start with an empty registry."""
     monkeypatch.setattr(registry, "_REGISTERED", {})
 
 

@@ -1,4 +1,4 @@
-"""sparsify: a bare loop does all that the suite's own runs do, resumes, and says what it cannot."""
+"""sparsify: a bare loop equals the suite's own runs, resumes, and refuses what it cannot do."""
 
 from __future__ import annotations
 
@@ -6,147 +6,62 @@ import copy
 import itertools
 import warnings
 from dataclasses import replace
-from functools import partial
+from functools import cache
 
 import pytest
 import torch
+from bare_loop import bare, digits, schedule, sparsified, take_steps
 from literal import batches, loss_of, tiny_net
-from safetensors.torch import load_file
-from test_contract import CASES, make
-from test_launch_train import train
+from test_contract import make
 from torch import nn
 
-from baselines import Samples, SparseModel, Sparsifier, sparsify
+from baselines import Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
-from baselines.tools.schedules import triangular
-from launch.data import load_data
-from launch.data.order import mix
-from launch.models import build_model
-from launch.ranks import Share
-from launch.training.build import build_method
 from signin import SignIn
-
-EPOCHS = 3
-TRAINED = [case for case in CASES if case.values[0] != "fixed"]  # that one reads files
-
-
-def sparsified(run, data, model, optimizer, **choices):
-    """The run's method on any model, as a user of the library writes it."""
-    own = dict(vars(run.options))
-    if run.method == "str":  # wants to know the learning rates: an instance has the suite's plan
-        method, own = build_method(run, len(data.train), None), {}
-    else:
-        method = run.method
-    settings = run.settings.sign_in if run.sign_in else None
-    steps = len(data.train)
-    return sparsify(
-        model,
-        optimizer,
-        method,
-        sparsity=run.sparsity,
-        steps=run.settings.epochs * steps,
-        steps_per_epoch=steps,
-        sign_in=settings,
-        seed=run.seed,
-        samples=data.train.sample,
-        **choices,
-        **own,
-    )
-
-
-def bare(run, data):
-    """A model as the suite initialises it, and a user's optimizer over it."""
-    torch.manual_seed(mix(run.seed))
-    model = build_model("digits-cnn", 10, 1, 8)
-    recipe = run.settings
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-    return model, optimizer
-
-
-def take_steps(model, optimizer, scheduler, data, first, last):
-    """Steps of an ordinary loop that knows nothing of sparsity."""
-    per_epoch = len(data.train)
-    epochs = range(first // per_epoch, -(-last // per_epoch))
-    stream = ((e, b) for e in epochs for b in data.train.epoch(e))
-    for step, (_, (x, y)) in enumerate(stream, first - first % per_epoch):
-        if not first <= step < last:
-            continue
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-
-
-def digits(run, machine):
-    device = torch.device("cpu")
-    return load_data(run.settings, machine.data_dir, device, run.seed, Share(0, 1), 0)
-
-
-def schedule(run):
-    return partial(triangular, warmup=run.settings.warmup, start=run.settings.lr_start)
-
-
-@pytest.mark.parametrize("name, variant, sign_in", TRAINED)
-def test_a_bare_loop_ends_bit_identically_to_a_run(machine, name, variant, sign_in):
-    run = make(name, variant, sign_in, epochs=EPOCHS, lr=0.04)  # 0.04·f rounds alike both ways
-    train(run, machine)
-    data = digits(run, machine)
-    model, optimizer = bare(run, data)
-    sparsifier = sparsified(run, data, model, optimizer)
-    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
-    take_steps(model, optimizer, scheduler, data, 0, sparsifier.total_steps)
-    assert sparsifier.is_done
-    last = sparsifier.total_steps // len(data.train)
-    saved = load_file(machine.runs / run.name / "snapshots" / f"epoch-{last}.safetensors")
-    assert sparsifier.finalize() is model
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, saved[key]), key
-
 
 # ---- resuming
 
 ORDERS = list(itertools.permutations(("model", "optimizer", "sparsifier")))
 
 
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
-@pytest.mark.parametrize("name", ["rigl", "acdc", "str", "wr", "spred"])
-@pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
-def test_states_are_loaded_in_any_order(machine, name, sign_in, order):
-    variant = find_method(name).variants[0]
-    run = make(name, variant, sign_in, epochs=4, lr=0.04)
-    data = digits(run, machine)
+def begin(run, data):
+    model, optimizer = bare(run)
+    sparsifier = sparsified(run, data, model, optimizer)
+    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+    parts = (model, optimizer, sparsifier, scheduler)
+    return dict(zip(("model", "optimizer", "sparsifier", "scheduler"), parts, strict=True))
 
-    def begin():
-        model, optimizer = bare(run, data)
-        sparsifier = sparsified(run, data, model, optimizer)
-        scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
-        return {
-            "model": model,
-            "optimizer": optimizer,
-            "sparsifier": sparsifier,
-            "scheduler": scheduler,
-        }
 
-    def train_on(parts, first, last):
-        take_steps(parts["model"], parts["optimizer"], parts["scheduler"], data, first, last)
+def train_on(parts, data, first, last):
+    take_steps(parts["model"], parts["optimizer"], parts["scheduler"], data, first, last)
 
-    whole = begin()
+
+@cache
+def stopped_and_whole(run, folder):
+    """Return the data, saved states and their step, the total steps, and the final weights."""
+    data = digits(run, folder)
+    whole = begin(run, data)
     total = whole["sparsifier"].total_steps
     stop = total // 2 + 5
-    train_on(whole, 0, stop)
+    train_on(whole, data, 0, stop)
     saved = {k: copy.deepcopy(part.state_dict()) for k, part in whole.items()}
-    train_on(whole, stop, total)
+    train_on(whole, data, stop, total)
+    return data, saved, stop, total, whole["model"].state_dict()
 
-    resumed = begin()
-    train_on(resumed, 0, 3)  # leave something behind that must not matter
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
+@pytest.mark.parametrize("name", ["rigl", "acdc", "str", "wr", "spred"])
+def test_states_are_loaded_in_any_order(references, name, sign_in, order):
+    run = make(name, find_method(name).variants[0], sign_in, epochs=2)
+    data, saved, stop, total, expected = stopped_and_whole(run, references)
+    resumed = begin(run, data)
+    train_on(resumed, data, 0, 3)  # leave something behind that must not matter
     resumed["scheduler"].load_state_dict(saved["scheduler"])
     for part in order:
         resumed[part].load_state_dict(copy.deepcopy(saved[part]))
-    train_on(resumed, stop, total)
-    expected = whole["model"].state_dict()
+    train_on(resumed, data, stop, total)
     for key, value in resumed["model"].state_dict().items():
         assert torch.equal(value, expected[key]), key
 
@@ -339,3 +254,51 @@ def test_after_a_failed_attach_the_next_one_succeeds():
     right = torch.optim.SGD(model.parameters(), 0.1)
     sparsify(model, right, "random", sparsity=0.5, steps=10)
     steps_of(model, right, 2)
+
+
+class Shrinking(SignRule):
+    """A rule without factors that changes every step, as another way of flipping signs would."""
+
+    def __init__(self):
+        self.calls = []
+
+    def begin_epoch(self, net, epoch, epochs):
+        self.calls.append(("epoch", epoch, epochs))
+
+    def after_mask_change(self, net, epoch, epochs):
+        self.calls.append(("masks", epoch, epochs))
+
+    def after_update(self, net, optimizer):
+        for layer in net:
+            layer.weight.mul_(1 - optimizer.param_groups[0]["lr"])
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = list(state["calls"])
+
+
+@pytest.mark.parametrize("method", ["random", "gmp"])
+def test_a_sibling_of_sign_in_changes_each_step(method):
+    rule = Shrinking()
+    own = {"begin": 0.5, "end": 0.5, "events": 1} if method == "gmp" else {}
+    model, optimizer, sparsifier = small(method, steps_per_epoch=5, sign_in=rule, **own)
+    other, plain, masked = small(method, steps_per_epoch=5, **own)
+    for x, y in itertools.islice(itertools.cycle(batches(4)), 20):
+        for net, opt in ((model, optimizer), (other, plain)):
+            loss_of(net(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+        with torch.no_grad():  # by hand, what the rule does
+            for name, mask in masked.masks.items():
+                other.get_parameter(name).mul_(1 - 0.05)
+                assert not other.get_parameter(name)[~mask].any()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key])
+    epochs = [("epoch", i, 4) for i in range(4)]
+    changed = [("masks", 2, 4)] if method == "gmp" else []
+    assert rule.calls == sorted(epochs + changed, key=lambda call: (call[1], call[0]))
+    again = Shrinking()
+    again.load_state_dict(sparsifier.state_dict()["rule"])
+    assert again.calls == rule.calls

@@ -1,4 +1,4 @@
-"""Densities against a bisection and the published numbers."""
+"""Densities compared with a bisection and with published numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shapes_of(model, classes, channels=3, size=32):
 
 
 def by_bisection(raw, sizes, density):
-    """The slow obvious solution: ε by bisection on the realised number of weights."""
+    """Return the densities by a slow method: bisection of ε on the realised number of weights."""
     low, high = 0.0, max(1 / r for r in raw.values())
     for _ in range(200):
         mid = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Paths, PHEW and NPB: against the real network's flow, counted walks, and an integer solver."""
+"""Paths, PHEW and NPB compared with the network's flow, counted walks, and an integer solver."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_excluded_layers_are_walked_through():
 
 
 def solve(reached, outs, n, most, options):
-    """The same objective for scipy's solver: weights, kernels in use, units in and out in use."""
+    """Solve NPB's objective with scipy: variables are weights, used kernels, and used units."""
     ins = len(reached)
     live = max(1, sum(r > 0 for r in reached))
     node = options.node_weight / (outs + live)

@@ -1,4 +1,4 @@
-"""Schedules against hand-worked numbers."""
+"""Schedules compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_cosine_fractions_worked():
 
 
 def phase_string(epochs):
-    """A letter an epoch: d dense, s sparse."""
+    """Return one letter per epoch: d for dense, s for sparse."""
     text, kind = "", "d"
     for step in range(epochs):
         kind = acdc_phases(epochs, epochs).get(step, kind)[0]

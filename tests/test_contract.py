@@ -1,4 +1,4 @@
-"""What every method must do, plain and with Sign-In. A new method is tested by being there."""
+"""Requirements of every method, plain and with Sign-In. New methods are found automatically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from bare_loop import bare, digits, schedule, sparsified, take_steps
+from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, interrupt_after, train
 from torch_settings import THREADS
 
@@ -26,7 +27,7 @@ from launch.training.loop import Loop
 
 
 def case(name, variant, sign_in):
-    """One process runs both tests of a case, which share a training."""
+    """Return a test parameter. One process runs both tests of a case, which share a training."""
     title = f"{name}-{variant}-{'signin' if sign_in else 'plain'}"
     return pytest.param(name, variant, sign_in, id=title, marks=pytest.mark.xdist_group(title))
 
@@ -41,14 +42,14 @@ CASES = [
 
 def make(name, variant, sign_in, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
-    if not methods()[name].variants:  # one that takes its mask from a file
+    if not methods()[name].variants:  # reads its mask from a file
         variant = {**variant, "mask": str(mask_file())}
     return Run.make("digits", name, sign_in=sign_in, **{**variant, **sparsity, **choices})
 
 
 @cache
 def mask_file():
-    """A snapshot with a random mask of the digits net."""
+    """Write a snapshot with a random mask of the digits network."""
     shapes = prunable_weights(build_model("digits-cnn", 10, 1, 8))
     masks = random_masks("erk", {name: w.shape for name, w in shapes.items()}, 0.8, seed=7)
     file = Path(tempfile.mkdtemp()) / "masks.safetensors"
@@ -58,7 +59,7 @@ def mask_file():
 
 @cache
 def uninterrupted(root, run):
-    """A run that every step of is looked at: masked weights are zero.
+    """Train a run without interruption. Check at every step that masked weights are zero.
 
     Returns:
         Its machine, result, and the steps that it took.
@@ -77,11 +78,6 @@ def uninterrupted(root, run):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "step", step)
         return machine, train(run, machine), steps
-
-
-@pytest.fixture(scope="session")
-def references(tmp_path_factory):
-    return tmp_path_factory.mktemp("references")
 
 
 @pytest.mark.parametrize("name, variant, sign_in", CASES)
@@ -108,6 +104,23 @@ def test_an_interrupted_run_ends_bit_identically(
             train(run, machine)
     train(run, machine)
     assert_same(run, machine, other)
+
+
+@pytest.mark.parametrize("name, variant, sign_in", CASES)
+def test_a_bare_loop_ends_bit_identically_to_a_run(references, name, variant, sign_in):
+    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+    machine, _, _ = uninterrupted(references, run)
+    data = digits(run, machine.data_dir)
+    model, optimizer = bare(run)
+    sparsifier = sparsified(run, data, model, optimizer)
+    scheduler = sparsifier.lr_scheduler(optimizer, schedule(run))
+    take_steps(model, optimizer, scheduler, data, 0, sparsifier.total_steps)
+    assert sparsifier.is_done
+    last = sparsifier.total_steps // len(data.train)
+    saved = load_file(machine.runs / run.name / "snapshots" / f"epoch-{last}.safetensors")
+    assert sparsifier.finalize() is model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
 
 
 @pytest.mark.parametrize("name", methods())

@@ -1,4 +1,4 @@
-"""What differs by device: the branches of a GPU, taken on a CPU; and a GPU, if there is one."""
+"""Code that differs by device: a GPU's branches on a CPU, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEVICES = ["cpu", on_gpu("cuda")]
 
 @pytest.fixture
 def gpu_branches(monkeypatch):
-    """A function that makes the engine take all tensors for a GPU's from here on."""
+    """Return a function that makes the engine treat all tensors as a GPU's."""
     return partial(monkeypatch.setattr, baselines.engine.device, "on_cpu", lambda tensor: False)
 
 
@@ -125,7 +125,7 @@ def test_batches_of_files_go_to_a_gpu_through_pinned_memory(image_folder, machin
 
 
 def steps(run, kind="cuda"):
-    """For each step: its number in the epoch, whether masks changed, what the host waited for."""
+    """Return for each step its number in the epoch, whether masks changed, and the host's waits."""
     data = load_data(run.settings, None, ONE.device, run.seed, Share(), 0)
     loop = build_loop(run, data, ONE, bar=False)
     loop.start()

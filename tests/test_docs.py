@@ -1,9 +1,9 @@
-"""Code in the documentation runs, commands parse, links resolve, options are complete.
+"""Code in the documentation runs, commands parse, links and paths exist, options are complete.
 
 Conventions of the pages:
 
     ```python                     runs, after the blocks before it on the page
-    ```python title="file.py"     a file; the page's other blocks and commands run beside it
+    ```python title="file.py"     a file; the page's other blocks and commands run in its folder
     ```yaml title="file.yaml"     a grid file
     ```sh                         lines that begin with "signbench" are commands
     `signbench …`                 a command in the text
@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -41,7 +42,7 @@ NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 
 def blocks(page: Path, language: str) -> list[tuple[str, str]]:
-    """Title (or an empty string) and content of a page's code blocks."""
+    """Return title (or an empty string) and content of a page's code blocks."""
     fence = rf'^```{language}(?: title="([^"]+)")?\n(.*?)^```$'
     return re.findall(fence, page.read_text(), flags=re.S | re.M)
 
@@ -104,7 +105,7 @@ def test_grid_files_are_read(name, tmp_path):
 
 
 class Parsed(BaseException):
-    """Raised in place of running a command whose flags have been parsed."""
+    """Raised instead of running a command after its flags have been parsed."""
 
 
 def commands(page: Path) -> list[str]:
@@ -149,7 +150,7 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
 
 
 def anchors(page: Path) -> set[str]:
-    """What headings can be linked to by."""
+    """Return the anchors of a page's headings."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
     titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
     plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", t)) for t in titles]
@@ -167,6 +168,37 @@ def test_links_resolve(page):
         assert linked.exists(), f"{page}: {target}"
         if anchor:
             assert anchor in anchors(linked), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+def test_paths_exist(page):
+    """Check the paths of modules and folders that a page has in backticks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    tops = "analysis|baselines|docs|examples|launch|signin|tests"
+    named = re.findall(rf"`((?:{tops})/[\w./-]*|[\w-]+(?:/[\w-]+)+\.py|\.ci/\w+)`", text)
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing, f"{page}: {missing}"
+
+
+def test_the_tree_of_the_architecture_exists():
+    text = (DOCS / "architecture.md").read_text()
+    (tree,) = re.findall(r"^```\n(baselines/.*?)^```$", text, flags=re.S | re.M)
+    found, package = [], ROOT
+    for line in tree.splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        if not line.startswith(" "):
+            package = ROOT / names.pop(0)
+            found.append(package)
+        found += [package / name for name in names]
+    assert len(found) > 15 and not [path for path in found if not path.exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+def test_dotted_names_exist(page):
+    """Check the names of modules and their members that a page has in backticks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    for name in re.findall(r"`((?:analysis|baselines|launch|signin)(?:\.\w+)+)", text):
+        pkgutil.resolve_name(name)
 
 
 def test_every_page_is_in_the_navigation():
@@ -188,7 +220,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def option_table(page: Path) -> dict[str, tuple[str, str]]:
-    """Default and meaning of the options in a page's section "Options", by name."""
+    """Return default and meaning of the options in a page's section "Options", by name."""
     (section,) = re.findall(r"^## Options\n(.*?)(?=^## |\Z)", page.read_text(), flags=re.S | re.M)
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", section, flags=re.M)
     lines = [line for line in section.splitlines() if line.startswith("|")]
@@ -265,7 +297,7 @@ def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
 
 
 def words(title: str) -> set[str]:
-    """What a section of run-folder.md has in backticks at the beginning of its tables' rows."""
+    """Return the names in backticks in the first cells of a section's tables in run-folder.md."""
     text = (DOCS / "run-folder.md").read_text()
     (section,) = re.findall(rf"^#+ {title}\n(.*?)(?=^## |\Z)", text, flags=re.S | re.M)
     cells = re.findall(r"^\| (`[^|]*) \|", section, flags=re.M)

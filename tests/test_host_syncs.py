@@ -1,4 +1,4 @@
-"""The detector of what makes the host wait for a GPU. `test_devices` holds training to it."""
+"""The detector of operations that make the host wait for a GPU. `test_devices` uses it."""
 
 from __future__ import annotations
 

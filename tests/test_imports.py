@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("baselines", "signin", "analysis", "launch")
 
-# what each package may import of the others, and what else besides the standard library
+# other packages that each package may import, and third-party modules
 OURS = {
     "baselines": {"baselines"},
     "signin": {"baselines", "signin"},
@@ -67,7 +67,7 @@ def _name(file: Path) -> str:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Names of the modules that a module imports; those for type checking only are left out."""
+    """Return the names of the modules that a module imports, except for type checking."""
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(modules()[module].read_text())]
     while pending:

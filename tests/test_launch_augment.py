@@ -1,4 +1,4 @@
-"""Crops are torchvision's, normalisation is the formula."""
+"""Crops equal torchvision's, and normalisation equals the formula."""
 
 from random import Random
 
@@ -16,7 +16,7 @@ from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop, random
 
 @pytest.fixture
 def picture():
-    """Smooth, as photographs are, with some noise."""
+    """Return an image that is smooth with some noise, as photographs are."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((90, 64), Image.Resampling.BICUBIC), dtype=int)

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says. Its speeds are no test's business."""
+"""The benchmark measures what it says. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 import launch.bench.memory
 import launch.bench.scaling
 from launch.bench.runs import Parts
-from launch.bench.variants import StepsBench, make_step, variants
+from launch.bench.variants import StepsBench, make_step, run_choices
 from launch.cli import main
 from launch.models import build_model
 
@@ -25,12 +25,12 @@ def test_the_table_has_every_variant(tmp_path, capsys):
     assert main(["bench", *flags.split(), "--output", str(output)]) == 0
     with output.open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["variant"] for row in rows] == list(variants(StepsBench()))
+    assert [row["variant"] for row in rows] == list(run_choices(StepsBench()))
     for row in rows:
         assert float(row["ms min"]) <= float(row["ms median"]) <= float(row["ms max"])
     assert float(rows[0]["median / bare"]) == 1.0
     printed = capsys.readouterr().out
-    assert all(variant in printed for variant in variants(StepsBench()))
+    assert all(variant in printed for variant in run_choices(StepsBench()))
 
 
 def test_bytes_are_counted_by_hand():
@@ -63,7 +63,7 @@ def test_the_in_forward_variant_trains_masked_factors():
 
 def test_memory_is_measured_in_mib(monkeypatch):
     monkeypatch.setattr(launch.bench.memory, "PROCESSES", 1)
-    found = launch.bench.memory.memory(SMALL, "resnet20", "random s=0.9 + Sign-In")
+    found = launch.bench.memory.median_memory(SMALL, "resnet20", "random s=0.9 + Sign-In")
     assert 2 < found["counted MiB"] < 5
     assert found["peak MiB"] > found["counted MiB"]  # activations too
 
@@ -140,11 +140,11 @@ def test_work_on_masks_is_timed(capsys):
     out = capsys.readouterr().out
     for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
-    assert "of an epoch" in out and "once a run" in out
+    assert "of an epoch" in out and "once per run" in out
 
 
 def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
-    fork = partial(mp.start_processes, start_method="fork")  # need not import everything anew
+    fork = partial(mp.start_processes, start_method="fork")  # saves the imports
     monkeypatch.setattr(launch.bench.scaling.mp, "spawn", fork)
     flags = "--sizes 2 --ranks 2 --steps 1 --image-batch 0 --device cpu"
     assert main(["bench", "scaling", *flags.split()]) == 0
@@ -155,7 +155,7 @@ def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
     assert sent == [f"{4 * weights:,} bytes of gradients"] * 3  # sparse or factors: as dense
 
 
-def test_a_gpu_is_measured_in_one_call(tmp_path, capsys):
+def test_a_gpu_is_measured_in_one_call(forked_workers, tmp_path, capsys):
     sizes = "--batch-size 8 --steps 1 --iterations 1 --images 40 --epochs 1 --at-once 1,2"
     where = f"--device cpu --no-compile --mask-model resnet20 --output {tmp_path / 'gpu.csv'}"
     assert main(["bench", "gpu", "--models", "resnet20", *sizes.split(), *where.split()]) == 0

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and that no mistake ends in a traceback."""
+"""The command line: its output, and one line instead of a traceback for every mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job may ask of Slurm."""
+"""Resources that a job may request from Slurm."""
 
 from __future__ import annotations
 

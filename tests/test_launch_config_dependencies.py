@@ -1,4 +1,4 @@
-"""The order of runs that need each other."""
+"""The order of runs that depend on other runs."""
 
 from __future__ import annotations
 

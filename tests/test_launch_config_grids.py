@@ -59,7 +59,7 @@ def test_table_one_transplants_what_its_rows_say():
 
 
 def test_tables_share_runs():
-    """What one table has trained, no other trains again."""
+    """Runs of one table are not trained again for another."""
     known = {run.name for run in find_grid("table3")}
     assert {run.name for run in find_grid("table11") if run.method == "random"} == known
     learned = {run.name for run in find_grid("table10") if run.method == "acdc"}

@@ -168,7 +168,7 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     assert len(read) == 33 and torch.equal(batch(), first) and len(read) == 33
     for file in root.rglob("*.npy"):
         file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(batch(), first) and len(read) == 66  # what cannot be read is read anew
+    assert torch.equal(batch(), first) and len(read) == 66  # broken caches are remade
     Image.new("RGB", (30, 30)).save(image_folder / "test" / "bee" / "1.jpg")
     batch()
     assert len(read) == 75  # the test images, for one of them has changed

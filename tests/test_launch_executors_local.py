@@ -1,4 +1,4 @@
-"""The queue on this machine: slots, order, deaths, and being killed at any moment."""
+"""The queue on this machine: slots, order, workers that die, and SIGKILL at any moment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def note(machine, text):
 
 
 def stand_in(run, machine, report):
-    """Stands for a run: seed 1 loses its first worker, seed 2 every one, seed 3 fails."""
+    """Replace a run: seed 1 kills its first worker, seed 2 every worker, seed 3 fails."""
     note(machine, f"+ {run.seed} {machine.device} {machine.threads}")
     time.sleep(0.05)
     marker = machine.runs / "died"
@@ -116,7 +116,7 @@ def command(args):
 
 
 def wait_for_an_epoch(runs, process):
-    """Until some run has got on."""
+    """Wait until some run has finished an epoch."""
     before, until = None, time.monotonic() + 60
     while process.is_alive() and time.monotonic() < until:
         sizes = {file: file.stat().st_mtime_ns for file in runs.glob("*/epochs.csv")}
@@ -185,7 +185,7 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
 
 
 def test_workers_may_have_workers_that_read_images(image_folder, machine):
-    choices = {"data": str(image_folder), "image_size": 96, "batch_size": 8, "epochs": 1}
-    run = Run.make("digits", "dense", model="resnet18", lr=0.01, **choices)
+    choices = {"data": str(image_folder), "image_size": 72, "batch_size": 8, "epochs": 1}
+    run = Run.make("digits", "dense", model="resnet20", lr=0.01, **choices)
     (outcome,) = run_all([run], replace(machine, workers=1), slots=1)
     assert outcome.result is not None, outcome.error

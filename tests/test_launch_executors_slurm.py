@@ -1,4 +1,4 @@
-"""Slurm: what is submitted, and real jobs on a real cluster of two nodes on this machine."""
+"""Slurm: submissions, and real jobs on a real cluster of two nodes on this machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ import psutil
 import pytest
 import slurm_cluster
 import submitit
+import torch
 from needs import needs_slurm
 from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
+from analysis.folder import LAST_STATE
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
-from launch.executors.queue import cancel, queue
-from launch.executors.slurm import Job, parameters, submit
+from launch.executors.queue import cancel_jobs, list_jobs
+from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
@@ -40,9 +42,9 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def here(slurm, machine):
-    """A machine whose runs and jobs are gone afterwards."""
+    """Return a machine. Its jobs are cancelled after the test."""
     yield machine
-    cancel([s.job for s in statuses(machine.runs) if s.active])
+    cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
 
 
 def digits(seed=0, epochs=2, **choices):
@@ -53,7 +55,7 @@ def state_of(machine, run):
     return next((s for s in statuses(machine.runs) if s.name == run.name), None)
 
 
-def wait_for(machine, run, state, seconds=90.0):
+def wait_for(machine, run, state, seconds=300.0):
     def there():
         found = state_of(machine, run)
         assert found.state != "failed" or state == "failed", (found.detail, logs(machine))
@@ -139,7 +141,7 @@ def test_four_ranks_on_two_nodes(here):
 
 
 @needs_slurm
-def test_a_preempted_run_goes_on_and_ends_the_same(here):
+def test_a_preempted_run_resumes_and_ends_the_same(here):
     run = digits(epochs=150)
     submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
     wait_until(lambda: epochs_of(here, run) > 5)
@@ -148,8 +150,10 @@ def test_a_preempted_run_goes_on_and_ends_the_same(here):
     wait_for(here, run, "waiting", seconds=60)
     before = epochs_of(here, run)
     assert 5 < before < 150
+    saved = torch.load(here.runs / run.name / LAST_STATE)["epoch"]  # rows are written before it
     wait_for(here, run, "finished", seconds=150)
-    assert f"goes on after epoch {before}" in out(here)
+    assert saved + 1 in (before - 1, before)
+    assert f"resumes from epoch {saved + 2}" in out(here)
     alone = replace(here, runs=here.runs.parent / "alone")
     flags = ["--method", "random", "--sparsity", "0.8", "--epochs", "150", "--device", "cpu"]
     flags += ["--runs", str(alone.runs), "--threads", "1"]
@@ -168,9 +172,9 @@ def test_a_requeued_job_goes_on(here):
     ((_, job),) = submit([run], here, CLUSTER)
     wait_until(lambda: epochs_of(here, run) > 5)
     shell("scontrol", "requeue", job)
-    wait_for(here, run, "waiting", seconds=30)
+    wait_for(here, run, "waiting")
     before = epochs_of(here, run)
-    wait_for(here, run, "finished", seconds=90)
+    wait_for(here, run, "finished")
     assert before < 100 and epochs_of(here, run) == 100
     alone = replace(here, runs=here.runs.parent / "alone")
     train(run, alone)
@@ -232,6 +236,28 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     assert main(["cancel", "--runs", str(here.runs)]) == 0
     assert "cancelled 3 jobs" in capsys.readouterr().out
     jobs = [s.job for s in statuses(here.runs)]
-    wait_until(lambda: not set(jobs) & set(queue()), 30)
+    wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))
+
+
+def test_paths_are_quoted_in_the_job_script(tmp_path):
+    code = tmp_path / "my runs $(touch x)" / "code"
+    setup = parameters(Cluster(), code)["slurm_setup"]
+    script = "; ".join([*setup, 'printf %s "$PYTHONPATH"'])
+    shown = subprocess.run(
+        ["sh", "-c", script], env={"PYTHONPATH": "others"}, cwd=tmp_path, capture_output=True
+    )
+    assert shown.stdout.decode() == f"{code}:others"
+    assert not (tmp_path / "x").exists()
+
+
+def test_modules_of_own_methods_go_with_the_jobs(tmp_path, monkeypatch, machine):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_slurm_method.py").write_text(
+        "from baselines import Method\n\nclass Own(Method):\n    name = 'own'\n"
+    )
+    run = Run.make("digits", "own_slurm_method:Own")
+    other = replace(machine, imports=("plugin",))
+    assert own_modules([run, digits()], other) == ["plugin", "own_slurm_method"]

@@ -1,4 +1,4 @@
-"""Exports: what is written is the run's network."""
+"""Exported files contain the run's network."""
 
 from __future__ import annotations
 

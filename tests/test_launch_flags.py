@@ -1,4 +1,4 @@
-"""Flags from dataclasses: which of them take lists."""
+"""Flags from dataclasses, and which of them take lists."""
 
 from __future__ import annotations
 

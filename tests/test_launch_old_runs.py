@@ -1,7 +1,7 @@
-"""Run folders that version 0.1 made: they are read, shown and resumed.
+"""Run folders of version 0.1 can be read, shown and resumed.
 
 The archive has eight finished runs, one that failed and one that was stopped after 5 of 12 epochs,
-and what version 0.1 made of them: their comparison, and the result of the stopped run.
+with the output of version 0.1 for them: their comparison, and the result of the stopped run.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_the_stopped_run_resumes_and_ends_as_in_version_0_1(root, expected, mach
         result = train(run, replace(machine, runs=root))
     after = read_epochs(folder)
     assert after[:5] == before and [row["epoch"] for row in after] == list(range(12))
-    # other CPUs round otherwise, which an epoch of SGD amplifies
+    # other CPUs round differently, which an epoch of SGD amplifies
     assert result["accuracy"] == pytest.approx(expected["result"]["accuracy"], abs=0.005)
     for name in ("active", "prunable", "parameters", "sparsity", "epochs", "dense_flops"):
         assert result[name] == expected["result"][name]

@@ -1,4 +1,4 @@
-"""What the packages need to be imported, and where their list is kept."""
+"""Requirements of the packages, and the only list of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_list_of_the_packages_is_the_same(setup):
 
 
 def imported(folder):
-    """Top-level names of all absolute imports in a package, also those in functions."""
+    """Return the top-level names of all absolute imports in a package, also those in functions."""
     for file in folder.rglob("*.py"):
         if "theory" in file.parts:
             continue  # belongs to the suite
@@ -54,7 +54,7 @@ MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
 
 
 def without(setup, code, *extra):
-    """Run code where the packages of the suite cannot be imported."""
+    """Run code in a process in which the packages of the suite cannot be imported."""
     suite = lines(setup["options.extras_require"]["suite"])
     blocked = [MODULES.get(name, name) for name in suite]
     block = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"

@@ -1,4 +1,4 @@
-"""Modules of a user's own, in every process that trains."""
+"""A user's modules are imported in every process that trains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Own(Method[OwnOptions]):
 
 
 def signbench(folder, *args):
-    """Run the command line in a process of its own, so that the method is not registered here."""
+    """Run the command line in a separate process, so that the method is not registered here."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "launch", *args],
         cwd=folder,
@@ -82,6 +82,17 @@ def test_workers_of_a_grid_import_it_too(folder):
     done = signbench(folder, "grid", "grid.yaml", *flags)
     assert done.returncode == 0, done.stderr
     assert len(list(folder.glob("runs/short-own-*/result.json"))) == 2
+
+
+def test_a_method_named_by_its_module_needs_no_import(folder):
+    (folder / "grid.yaml").write_text(
+        'recipe: digits\nepochs: 1\nmethod: ["mine:Own"]\nseed: [0, 1]'
+    )
+    done = signbench(
+        folder, "grid", "grid.yaml", "--slots", "2", "--device", "cpu", "--threads", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(folder.glob("runs/digits-own-*/result.json"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from launch.models import build_model
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Three checkpoints of one architecture, A half pruned, B of Lightning's style."""
+    """Write three checkpoints of one architecture: A half pruned, B in Lightning's format."""
     monkeypatch.chdir(tmp_path)
     models = []
     for seed, name in enumerate("ABC"):

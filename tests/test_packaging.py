@@ -1,4 +1,4 @@
-"""The wheel: all of the packages and their data are in it, and its command works on its own."""
+"""The wheel contains all packages and their data, and its command works outside the checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, which leaves nothing behind in the checkout and takes nothing from it."""
+    """Build the wheel from a copy, so that the checkout neither changes nor has an influence."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """A fresh virtual environment with the wheel; what it depends on is taken from this one."""
+    """Make a virtual environment with the wheel. Its dependencies are those of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     call(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
@@ -64,7 +64,7 @@ def test_the_wheel_has_all_that_the_packages_have(wheel):
         assert "signbench = launch.cli:main" in archive.read(entry_points).decode()
     files = {f for name in PACKAGES for f in (ROOT / name).rglob("*") if f.is_file()}
     assert names == {str(f.relative_to(ROOT)) for f in files if f.suffix not in NOT_DATA}
-    assert {Path(name).suffix for name in names} == {".py", ".csv", ".html"}
+    assert {Path(name).suffix for name in names} == {".py", ".csv", ".html", ".typed"}
 
 
 def test_the_installed_command_works_from_another_folder(environment, tmp_path):

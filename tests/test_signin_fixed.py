@@ -22,7 +22,7 @@ from signin.transplant import transplant_weights
 
 @pytest.fixture
 def source(machine):
-    """A finished run with snapshots 0, 1 and 3."""
+    """Train a run with snapshots 0, 1 and 3."""
     run = Run.make("digits", "gmp", sparsity=0.7, epochs=3, keep_epochs=(1,))
     train(run, machine)
     return run

@@ -1,4 +1,4 @@
-"""The student-teacher experiments: the theorems, the engine against slow references, the tables."""
+"""The student-teacher experiments: theorems, comparisons with slow references, tables."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from launch.cli import main
 from signin.theory import flow, network, sweeps, tables
 from signin.theory.artefacts import Budget, make, measure
 from signin.theory.experiment import CASES, Setting
-from signin.theory.neuron import PLAIN, Descent, Population, Samples, sign_in, train
+from signin.theory.neuron import PLAIN, DataSet, Descent, Population, sign_in_storages, train
 
 SIZES = (0.1, 0.4, 0.7, 1.0, 1.6)
 
 
 def grid(a_sign, w_sign):
-    """Balanced initialisations with one input."""
+    """Return balanced initialisations with one input."""
     size = torch.tensor(SIZES, dtype=torch.float64)
     return a_sign * size, w_sign * size[:, None]
 
 
 def one_input():
     z = torch.randn(100, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return Samples(z, torch.ones(len(SIZES), 1, dtype=torch.float64))
+    return DataSet(z, torch.ones(len(SIZES), 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -41,19 +41,19 @@ def test_theorem_5_1_only_the_right_signs_learn(case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("betas", [(2.0, 1.0), (1.0, 0.9), (0.3, 0.1)])
 def test_theorem_5_2_a_positive_w_is_enough_with_a_larger_outer_scaling(case, betas):
-    end = train(one_input(), *grid(*case), sign_in(*betas), 0.02, 20_000)
+    end = train(one_input(), *grid(*case), sign_in_storages(*betas), 0.02, 20_000)
     assert end.success.tolist() == [case[1] > 0] * len(SIZES)
 
 
 @pytest.mark.parametrize("betas", [(1.0, 1.0), (1.0, 2.0)])
 def test_theorem_5_2_needs_the_larger_outer_scaling(betas):
-    end = train(one_input(), *grid(-1, 1), sign_in(*betas), 0.01, 20_000)
+    end = train(one_input(), *grid(-1, 1), sign_in_storages(*betas), 0.01, 20_000)
     assert not end.success.any()
 
 
-@pytest.mark.parametrize("storages", [PLAIN, sign_in(1.0)])
+@pytest.mark.parametrize("storages", [PLAIN, sign_in_storages(1.0)])
 def test_what_is_called_hopeless_stays_so(storages):
-    """The same runs with the early stop unknown to them: on the stable manifold to the last bit."""
+    """Without the early stop the same runs stay exactly on the stable manifold."""
     for case in ((-1, 1), (1, -1), (-1, -1)):
         descent = Descent(one_input(), *grid(*case), storages, 0.01)
         assert descent.hopeless.all()
@@ -65,12 +65,12 @@ def test_what_is_called_hopeless_stays_so(storages):
 @pytest.mark.parametrize("start", flow.STARTS)
 def test_the_flows_end_as_the_theorems_say(start):
     a, w = start
-    assert (flow.flow(a, w).loss < 1e-3) == (a > 0 and w > 0)
-    assert (flow.flow(a, w, (2.0, 1.0)).loss < 1e-3) == (w > 0)
+    assert (flow.solve_flow(a, w).loss < 1e-3) == (a > 0 and w > 0)
+    assert (flow.solve_flow(a, w, (2.0, 1.0)).loss < 1e-3) == (w > 0)
 
 
 def test_gradient_flow_keeps_the_balance():
-    path = flow.flow(0.9, 0.4)
+    path = flow.solve_flow(0.9, 0.4)
     assert np.ptp(path.a**2 - path.w**2) < 1e-7
     setting = Setting(runs=20, samples=100, scale=0.5)
     a, w = setting.students()
@@ -135,7 +135,7 @@ def test_the_population_is_the_limit_of_many_samples():
     teachers, w = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in "ab")
     a, rows = torch.tensor([1.0, -0.5, 2.0, 0.3], dtype=torch.float64), torch.arange(4)
     z = torch.randn(400_000, 3, generator=generator, dtype=torch.float64)
-    many, all_of_them = Samples(z, teachers), Population(teachers)
+    many, all_of_them = DataSet(z, teachers), Population(teachers)
     torch.testing.assert_close(
         many.loss(a, w, rows), all_of_them.loss(a, w, rows), rtol=0.02, atol=0.01
     )
@@ -219,7 +219,7 @@ def test_network_signs_are_good_or_bad_as_named():
 
 @pytest.mark.parametrize("name, tables_", [("figure3", 1), ("figure6", 1), ("figure2", 0)])
 def test_files_are_written_and_the_same_again(tmp_path, capsys, name, tables_):
-    small = Budget(runs=4, steps=3000)
+    small = Budget(runs=4, steps=500)
     written = make(name, tmp_path / "a", "svg", slots=1, budget=small)
     again = make(name, tmp_path / "b", "svg", slots=1, budget=small)
     assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]

@@ -1,4 +1,4 @@
-"""The checks of LaTeX and HTML find what is broken."""
+"""The checks of LaTeX and HTML find errors."""
 
 from __future__ import annotations
 

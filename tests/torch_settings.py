@@ -1,4 +1,4 @@
-"""How torch computes in the tests. Two environment variables change it, for a check on any machine:
+"""Settings of torch in the tests. Two environment variables change them:
 
 SIGNBENCH_TEST_THREADS=N   threads of torch, in place of 1
 SIGNBENCH_TEST_MKLDNN=0    convolutions without oneDNN

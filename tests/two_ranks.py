@@ -1,4 +1,4 @@
-"""Run by torchrun: trains on two ranks and writes what each of them holds at the end."""
+"""Run by torchrun: trains on two ranks. Each writes its final parameters and masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from baselines.tools.masks import random_mask
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import Batches, load_data
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.meter import Meter
@@ -30,7 +30,7 @@ from signin import Product
 
 
 def train_run(r: Ranks, out: Path) -> dict[str, torch.Tensor]:
-    """A run of the suite; parameters and masks at its end."""
+    """Train a run of the suite. Return its final parameters and masks."""
     run = Run.make("digits", "random", sign_in=True, epochs=2)
     machine = Machine(runs=out / "runs", device="cpu", threads=THREADS)
     folder = RunFolder(run, machine.runs)
@@ -58,7 +58,7 @@ class Wide:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Models that are built meanwhile are of that type."""
+    """Make that type the default of models that are built in the context."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -68,8 +68,10 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
-    """Whatever the method, masks are equal on both ranks after every single step and weights at
-    the end; in float64 the network is that of one process as well."""
+    """Check for all methods that masks are equal on both ranks after every step, and final weights.
+
+    In float64 the network also equals that of one process.
+    """
     for name, method in methods().items():
         if not method.variants:
             continue  # needs a file
@@ -87,7 +89,7 @@ def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
 
 
 def train_loop(run: Run, r: Ranks) -> SparseModel:
-    """The network that a run ends with; masks are compared over the ranks after every step."""
+    """Return the final network of a run. Compare masks over the ranks after every step."""
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
     if torch.get_default_dtype() == torch.float64:
         data = replace(data, train=Wide(data.train), test=Wide(data.test))
@@ -105,7 +107,7 @@ def train_loop(run: Run, r: Ranks) -> SparseModel:
 
 
 def assert_same(name: str, net: SparseModel, alone: SparseModel) -> None:
-    """Two ranks with halves of each batch are one process with the whole.
+    """Check that two ranks with half batches give the network of one process with whole batches.
 
     The network has no batch statistics, so only the order of sums differs. Weights are below 1;
     1e-12 is 5,000 roundings of float64, of which there are a few in each of 36 steps (measured:
@@ -123,7 +125,7 @@ def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
 
 
 def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
-    """A net without batch statistics: halves on two ranks must be the whole batch on one."""
+    """Train a network without batch statistics: two half batches must equal one whole batch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 3)).double()
     net = SparseModel(model, Product())
@@ -141,7 +143,7 @@ def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
 
 def main(out: Path) -> None:
     torch_settings.apply()
-    with ranks("cpu") as r:
+    with join_ranks("cpu") as r:
         for dtype in (torch.float32, torch.float64):
             with default_dtype(dtype):
                 train_every_method(r, dtype)

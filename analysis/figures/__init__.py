@@ -1,4 +1,4 @@
-"""Figures of finished runs: those of the paper that show trained networks, and two more.
+"""Figures of finished runs: the paper's figures of trained networks, and two more.
 
 Seeds become means, with a band or bar of one standard deviation.
 """
@@ -25,7 +25,7 @@ __all__ = ["FIGURES", "FigureKind", "save"]
 class FigureKind(NamedTuple):
     """A kind of figure: its caption, and the function that draws runs.
 
-    `draw` takes runs from `analysis.frame.load_runs` and raises UserError where they cannot be
+    `draw` takes runs from `analysis.frame.load_runs` and raises UserError if they cannot be
     compared.
     """
 
@@ -43,7 +43,7 @@ FIGURES = {
         draw_flips_and_sharpness,
     ),
     "8": FigureKind("Sign flips by layer in three stages", draw_flips_by_layer),
-    "9": FigureKind("Sparsity by layer of all masks", draw_sparsity_by_layer),
+    "9": FigureKind("Sparsity of masks by layer", draw_sparsity_by_layer),
     "curves": FigureKind("Training loss and test accuracy by epoch", draw_curves),
     "compare": FigureKind(
         "Accuracy against sparsity: one line per method, dashed with Sign-In", draw_accuracy

@@ -63,7 +63,7 @@ def _lines(ax: Any, runs: pd.DataFrame, file: str, column: str, factor: float) -
         wide = pd.concat(values, axis=1)
         x, mean, std = wide.index.to_numpy(), wide.mean(axis=1), wide.std(axis=1).fillna(0)
         if file == EPOCHS:
-            x = x + 1  # its rows are measured after the epoch
+            x = x + 1  # rows of epochs.csv are measured after the epoch
         line = look(label, sign_in) | {"markevery": max(1, len(x) // 8)}
         ax.plot(x, mean, label=legend_entry(label, sign_in), **line)
         ax.fill_between(x, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)

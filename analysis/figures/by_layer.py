@@ -14,7 +14,7 @@ from analysis.names import legend_entry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_NAMES = 27  # that fit below the axis
+MOST_NAMES = 27  # names of layers that fit below the axis
 
 
 def draw_flips_by_layer(runs: pd.DataFrame) -> Figure:

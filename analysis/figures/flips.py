@@ -52,6 +52,9 @@ def _between(
 
 
 def _warmup(layers: pd.DataFrame) -> int:
-    """Return the last epoch of the warm-up: the one before signs are compared with its end."""
-    after = layers.loc[layers["final_flips_warmup"].notna(), "epoch"]
+    """Return the last epoch of the warm-up: the one before signs are compared with its end.
+
+    A run that ends with its warm-up compares none and has no such column.
+    """
+    after = layers.reindex(columns=["epoch", "final_flips_warmup"]).dropna()["epoch"]
     return int(after.min()) - 1 if len(after) else int(layers["epoch"].max())

@@ -1,4 +1,4 @@
-"""The runs of a figure: by method, and of one network."""
+"""Selection and grouping of the runs of a figure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def by_method(table: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
 
 
 def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs, which may differ in method, Sign-In and seed.
+    """Return the finished runs. They may differ only in method, Sign-In and seed.
 
-    Dense runs may differ in more.
+    Dense runs are checked only for the recipe and the model.
 
     Raises:
-        UserError: there are none, or they differ in something else.
+        UserError: there are no finished runs, or they differ in another field.
     """
     done = finished_runs(runs)
     check_alike(done[done["sparsity"] > 0], ["label", "sign_in"])
@@ -42,7 +42,7 @@ def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """Return what is measured on the layers.csv of each run, with columns label, sign_in, seed.
+    """Apply a function to the layers.csv of each run. Add the columns label, sign_in and seed.
 
     Raises:
         UserError: no run has finished, or they are of different networks.
@@ -55,5 +55,5 @@ def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame])
             about = {"label": run["label"], "sign_in": run["sign_in"], "seed": run["seed"]}
             parts.append(measure(layers).assign(**about))
     if not parts:
-        raise UserError("no run has counted its sign flips over the final mask.")
+        raise UserError("no run has sign flips over its final mask.")
     return pd.concat(parts, ignore_index=True)

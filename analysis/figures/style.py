@@ -1,4 +1,4 @@
-"""The look of figures: a method has the same colour and marker in all of them."""
+"""The style of figures. A method has the same colour and marker in all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.3, 6.8  # widths in inches of a column, and of a page with two columns
 _MARKERS = "osD^vP*Xh<>"
-# in this order they take the palette's colours, then again with other markers
+# methods in the order in which they take colours; the palette repeats with other markers
 _ORDER = (
     *("random", "acdc", "rigl", "str", "snip", "synflow", "dense", "lrr", "gmp", "set"),
     *("grasp", "mw", "spred", "pilot", "woodfisher", "cap", "srigl", "phew", "npb", "imp", "wr"),
@@ -28,9 +28,9 @@ _RC = {
     "ytick.labelsize": 7,
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
-    "pdf.fonttype": 42,  # TrueType: text stays text
+    "pdf.fonttype": 42,  # TrueType: text can be selected
     "svg.fonttype": "none",
-    "svg.hashsalt": "signbench",  # the same picture is the same file
+    "svg.hashsalt": "signbench",  # equal figures give equal files
 }
 
 
@@ -88,14 +88,14 @@ def save(drawn: Figure, path: Path) -> None:
     """Write a figure as .pdf, .svg or .png.
 
     Raises:
-        UserError: the path ends in something else, or the file cannot be written.
+        UserError: the path has another ending, or the file cannot be written.
     """
     from matplotlib import pyplot
 
     if path.suffix not in (".pdf", ".svg", ".png"):
         raise UserError(f"--output must end in .pdf, .svg or .png, not {path}.")
     try:
-        # without a date, the same picture is the same file
+        # without a date, so that equal figures give equal files
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix)
         drawn.savefig(path, dpi=300, metadata=metadata)
     except OSError as error:

@@ -26,7 +26,7 @@ class Section:
         about: settings that they share.
         tables: HTML texts.
         figures: titles, and pictures as data URLs.
-        notes: what cannot be shown, and why.
+        notes: one sentence for each table or figure that cannot be shown.
     """
 
     title: str
@@ -53,7 +53,7 @@ def render_page(runs: pd.DataFrame) -> str:
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:
-    """Return what was run, on what, and how long it took."""
+    """Return what was run, where, and the total time."""
 
     def distinct(column: str) -> str:
         found = set(runs[column].dropna().astype(str)) if column in runs else set[str]()
@@ -68,7 +68,7 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
         "recipes": distinct("recipe"),
         "methods": distinct("method"),
         "seeds": distinct("seed"),
-        "training time": f"{seconds / 3600:.2f} hours in all",
+        "training time": f"{seconds / 3600:.2f} hours in total",
         "devices": distinct("result.device"),
         "hosts": distinct("host"),
         "revision": distinct("git") + (" (some with uncommitted changes)" if dirty else ""),
@@ -92,7 +92,7 @@ def _section(recipe: str, runs: pd.DataFrame) -> Section:
 
 
 def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
-    """Yield the comparison, and those of the paper's tables that some run belongs to."""
+    """Yield the comparison and the paper's tables that contain a run."""
     for name in sorted(TABLES, key=lambda name: name != COMPARISON):
         title = "Comparison" if name == COMPARISON else f"Table {name}"
         for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
@@ -105,7 +105,7 @@ def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
 
 
 def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the runs of each sparsity with the dense ones, and what to append to titles."""
+    """Return pairs of a suffix for titles and the runs of one sparsity, dense runs included."""
     dense = runs["sparsity"] == 0
     values = sorted(set(runs[~dense]["sparsity"]))
     if len(values) < 2:
@@ -114,7 +114,7 @@ def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _shared_settings(runs: pd.DataFrame) -> str:
-    """Return model, data and the like in one line."""
+    """Return the main settings in one line."""
     names = ("model", "data", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
     parts = []
     for name in names:

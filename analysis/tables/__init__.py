@@ -83,7 +83,7 @@ def make_table(
 
 
 def is_of_one_sparsity(name: str) -> bool:
-    """Return whether a table is of one sparsity, so that runs of several need one table each."""
+    """Return whether a table shows one sparsity only; runs of several need several tables."""
     return name in LAYOUTS and LAYOUTS[name].column != "sparsity"
 
 

@@ -16,7 +16,7 @@ TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction
 def comparison_sheets(
     numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Sheet]:
-    """Return a matrix of accuracies, if there are several columns, and the details of every row.
+    """Return a matrix of accuracies if there are several columns, and the details of all rows.
 
     Args:
         numbers: from `analysis.statistics.aggregate`, of the same runs, rows and columns.
@@ -72,11 +72,11 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     bold["accuracy"] = table["best"]
     notes = [TIED] * bool(table["tied"].any())
     if table["gain"].notna().any():
-        notes.append("gain: of Sign-In over the plain runs of the same seeds, with 95 % interval")
+        notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
     if "epochs" in cells:
         notes.append(
-            "epochs: as many of dense training take as many operations; training: floating-point "
-            "operations in all; inference: of one image, and their fraction of the dense network's"
+            "epochs: dense epochs with the same number of operations, of those trained; training: "
+            "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     return Sheet("Accuracy in percent, mean ± standard deviation", cells, bold, labels, notes)
 

@@ -46,7 +46,7 @@ def render(sheet: Sheet, form: str, colour: bool = False) -> str:
 
 
 def to_text(sheet: Sheet, colour: bool = False) -> str:
-    """Return the sheet for a terminal: bold cells as such, or between asterisks."""
+    """Return the sheet for a terminal, with bold cells in bold or between asterisks."""
     mark = "" if colour else "**"
     shown = [list(sheet.cells.columns)]
     for texts, bold in _rows(sheet):

@@ -1,4 +1,4 @@
-"""How dense tensors lie in memory."""
+"""Memory layout of dense tensors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from torch import Tensor
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:
-    """A dense tensor of any layout (channels_last, say) as the vector that lies in memory."""
+    """Return a dense tensor of any layout, such as channels_last, as a vector in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether dense tensors of one shape have their entries in memory in the same order.
+    """Return whether dense tensors of equal shape have their entries in the same memory order.
 
-    Strides of dimensions of size 1 say nothing of it, and differ (those of 1 x 1 convolutions).
+    Strides of dimensions of size 1 are ignored: they differ between equal layouts, as for 1 × 1
+    convolutions.
     """
     pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
     return all(size == 1 or one == other for size, one, other in pairs)

@@ -1,4 +1,4 @@
-"""Which weights of a model can be pruned."""
+"""The prunable weights of a model: which they are, and which are refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's module inside DDP, DataParallel and torch.compile wrappers."""
+    """Return the module inside DDP, DataParallel and torch.compile wrappers."""
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             inner = model.module
-        else:  # torch.compile's wrapper; its class is not named, for importing it takes a second
+        else:  # torch.compile's wrapper, found by its attribute: importing its class takes a second
             inner = getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             return model
@@ -28,7 +28,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def all_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All Conv, Linear and attention weights by parameter name, shared ones once."""
+    """Return all Conv, Linear and attention weights by parameter name, shared ones once."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, module, attribute in _slots(model):
         weight = getattr(module, attribute)
@@ -38,15 +38,15 @@ def all_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
-    """Those of `all_weights` that are trained and not excluded, checked for what is not handled.
+    """Return the weights of `all_weights` that are trained and not excluded.
 
     Args:
-        exclude: glob patterns over parameter names, with or without a closing ".weight".
+        exclude: glob patterns of parameter names, with or without the suffix ".weight".
 
     Raises:
-        UserError: nothing is left, a pattern matches nothing, or a weight is shared with a module
-            of another kind, computed by a parametrization, sharded or of another special
-            kind, not yet initialised, or not laid out densely in memory.
+        UserError: no weight is left, a pattern matches nothing, or a weight cannot be pruned: it
+            is shared with a module of another type, computed by a parametrization, a tensor
+            subclass (sharded, say), not initialised, or not dense in memory.
     """
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
@@ -64,7 +64,7 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
         if name not in excluded and (weight.requires_grad or _is_computed(model, name))
     }
     if not chosen:
-        raise UserError("nothing to prune: no trained Conv or Linear weight that is not excluded.")
+        raise UserError("nothing to prune: no Conv or Linear weight is trained and not excluded.")
     _check_sharing(model, chosen)
     return chosen
 
@@ -85,7 +85,7 @@ def check_identity(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Non
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Where prunable weights may stand: parameter name, module, attribute."""
+    """Yield the places of prunable weights: parameter name, module, attribute."""
     for path, module in model.named_modules():
         attributes: tuple[str, ...] = ()
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
@@ -110,7 +110,7 @@ def _is_computed(model: nn.Module, name: str) -> bool:
 
 def _checked(name: str, weight: Tensor) -> nn.Parameter:
     if isinstance(weight, UninitializedParameter):
-        raise UserError(f"{name} is not initialised yet: run a batch through the model first.")
+        raise UserError(f"{name} is not initialised: run a batch through the model first.")
     if not isinstance(weight, nn.Parameter):
         raise UserError(
             f"{name} is computed by a parametrization (weight_norm, spectral_norm, prune, …): "
@@ -121,7 +121,7 @@ def _checked(name: str, weight: Tensor) -> nn.Parameter:
     if not weight.is_floating_point():
         raise UserError(f"{name} is of type {weight.dtype}, not a floating-point type: exclude it.")
     if torch.empty_like(weight).stride() != weight.stride():
-        raise UserError(f"{name} does not lie densely in memory: make it contiguous.")
+        raise UserError(f"{name} is not dense in memory: make it contiguous.")
     return weight
 
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from baselines.engine.entrywise import is_entrywise
 from baselines.errors import UserError
 
-_SHARDED = "keeps a part of the state on each rank: use DDP with an ordinary optimizer"
+_SHARDED = "keeps parts of the parameters on other ranks: use DDP with an ordinary optimizer"
 _OUTSIDE = "writes weights outside of the step of the optimizer that it wraps: use that one alone"
 _REFUSED = {
     "LBFGS": "calls its closure several times per step: use another optimizer",

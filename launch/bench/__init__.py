@@ -1,1 +1,1 @@
-"""What it costs: `signbench bench`."""
+"""Measurements of cost: `signbench bench`."""

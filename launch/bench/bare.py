@@ -1,4 +1,4 @@
-"""The bare PyTorch loop: what everything is measured against."""
+"""The bare PyTorch loop, the baseline of all measurements."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from launch.training.loop import autocast
 
 
 class BareLoop:
-    """Model, loss, backward pass and fused optimizer, on one batch of noise that lies ready.
+    """Forward pass, loss, backward pass and fused optimizer, on one batch of noise.
 
-    Nothing else: no data, no schedule, no accuracy. The model is in the recipe's precision and
-    memory format.
+    The batch is on the device. There is no data loading, no schedule and no accuracy. The model
+    has the recipe's precision and memory format.
     """
 
     def __init__(self, recipe: Recipe, classes: int, device: torch.device) -> None:
@@ -30,11 +30,11 @@ class BareLoop:
         self.optimizer = _optimizer(self.model, recipe)
 
     def restart(self) -> None:
-        """Takes the model's parameters as they are now: after something was made of them."""
+        """Make a new optimizer, after the model's parameters have been replaced."""
         self.optimizer = _optimizer(self.model, self.recipe)
 
     def step(self) -> None:
-        """One training step."""
+        """Take one training step."""
         self.model.train()
         with autocast(self.recipe, self.device):
             loss = F.cross_entropy(
@@ -46,7 +46,7 @@ class BareLoop:
 
     @torch.no_grad()
     def evaluate(self, images: int) -> Tensor:
-        """Forward passes over so many images."""
+        """Take forward passes over that number of images. Return the sums of the outputs."""
         self.model.eval()
         parts = torch.split(torch.arange(images), self.recipe.batch_size)
         with autocast(self.recipe, self.device):

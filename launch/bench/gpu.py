@@ -1,10 +1,11 @@
-"""What a GPU can do, in one call: the other measures, and runs that share it.
+"""All measurements of a GPU in one call: those of the other modules, and runs that share the GPU.
 
-steps   the variants' steps, at the recipes' batch of CIFAR and a quarter of that of ImageNet
-masks   work on masks, and scoring, beside an epoch
-run     epochs of a real run beside the bare loop
-shared  epochs, evaluation included, of runs that are on the GPU at once, and of one alone with
-        torch.compile. Computed from the fastest of them: the CIFAR-10 block of Tables 3, 9 and 11
+steps   steps of the variants, at the recipes' batch size for CIFAR and a quarter of it for ImageNet
+masks   work on masks and scores, compared with an epoch
+run     epochs of a real run, compared with the bare loop
+shared  epochs, evaluation included, of several runs on the GPU at the same time, and of one run
+        with torch.compile. The time of the CIFAR-10 part of Tables 3, 9 and 11 is computed from
+        the fastest of them
 """
 
 from __future__ import annotations
@@ -28,35 +29,35 @@ from launch.config.run import Run
 from launch.ranks import find_device
 
 RECIPE = "cifar10-resnet20"
-BLOCK = ("table3", "table9", "table11")
+TIMED_TABLES = ("table3", "table9", "table11")
 
 
 @dataclass(frozen=True)
 class GpuBench:
-    """Measure steps, work on masks, and runs alone and side by side, at a GPU's sizes."""
+    """Measure steps, work on masks, and one and several runs, at the sizes of a GPU."""
 
     models: tuple[str, ...] = ("resnet20", "resnet18", "resnet50", "deit-small")
-    """Models to step."""
+    """Models whose steps are measured."""
     steps: int = 20
     """Measured steps of each variant."""
     batch_size: int = 0
-    """Images a step, and of the runs; 0: 512 of CIFAR's size, 256 of ImageNet's."""
+    """Batch size of the steps and the runs; 0: 512 for CIFAR, 256 for ImageNet."""
     mask_model: str = "resnet50"
-    """Model of the work on masks."""
+    """Model for the work on masks."""
     iterations: int = 100
-    """Of SynFlow."""
+    """Iterations of SynFlow."""
     images: int = CIFAR[0]
-    """Training images of the runs."""
+    """Number of training images of the runs."""
     epochs: int = 3
-    """Of each run."""
+    """Epochs of each run."""
     at_once: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of runs that share the GPU."""
     compile: bool = True
-    """Also measure a run alone with torch.compile."""
+    """Also measure one run with torch.compile."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     output: Path = Path("bench-gpu.csv")
-    """Where the table of steps is written."""
+    """File for the table of steps."""
 
     def __post_init__(self) -> None:
         if min((self.images, self.epochs, *self.at_once)) < 1:
@@ -64,7 +65,7 @@ class GpuBench:
 
 
 def bench_gpu(options: GpuBench) -> int:
-    """Prints the tables, one after the other."""
+    """Print all tables. Return the exit code."""
     device = str(find_device(options.device))
     steps = StepsBench(
         models=options.models,
@@ -90,27 +91,29 @@ def bench_gpu(options: GpuBench) -> int:
 
 
 def _share(options: GpuBench, device: str) -> None:
-    """Runs side by side, and what the block would take at the fastest of it."""
+    """Measure runs that share the GPU. Compute the time of the tables from the fastest of them."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "images"
         write_pictures(data, options.images, options.images // 5, 32, 32)
-        alone = []
+        per_run = []
         for count in options.at_once:
             machine = Machine(runs=Path(folder) / f"{count}", device=device)
-            alone.append(_epoch(options, data, machine, count) / count)
-            print(f"{count:3} runs at once: {alone[-1]:8.3f} s for each epoch of a run")
+            per_run.append(_epoch(options, data, machine, count) / count)
+            print(f"{count:3} runs at once: {per_run[-1]:8.3f} s for each epoch of a run")
         if options.compile:
             machine = Machine(runs=Path(folder) / "compiled", device=device, compile=True)
-            print(f"alone, compiled: {_epoch(options, data, machine, 1):8.3f} s an epoch")
-    runs = {run.name: run for table in BLOCK for run in find_grid(table) if run.recipe == RECIPE}
+            print(f"1 run, compiled: {_epoch(options, data, machine, 1):8.3f} s per epoch")
+    runs = {
+        run.name: run for table in TIMED_TABLES for run in find_grid(table) if run.recipe == RECIPE
+    }
     epochs = sum(run.epochs for run in runs.values())
-    seconds = epochs * min(alone) * CIFAR[0] / options.images
+    seconds = epochs * min(per_run) * CIFAR[0] / options.images
     took = f"{epochs:,} epochs, {seconds / 60:,.0f} min, computed"
-    print(f"{len(runs)} runs of {', '.join(BLOCK)}: {took}")
+    print(f"{len(runs)} runs of {', '.join(TIMED_TABLES)}: {took}")
 
 
 def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float:
-    """Median seconds of an epoch of runs that are trained at once."""
+    """Return the median seconds of an epoch of runs that are trained at the same time."""
     sizes = {"batch_size": options.batch_size} if options.batch_size else {}
     choices = {"data": str(data), "epochs": options.epochs + 1, "sign_in": True, **sizes}
     runs = [Run.make(RECIPE, "random", seed=seed, **choices) for seed in range(count)]
@@ -119,6 +122,6 @@ def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float
         row
         for run in runs
         for row in read_epochs(machine.runs / run.name)
-        if row["epoch"] > 0  # compiles, and chooses kernels
+        if row["epoch"] > 0  # the first epoch compiles and selects kernels
     ]
     return statistics.median(row["seconds"] + row["test_seconds"] for row in rows)

@@ -1,6 +1,7 @@
-"""How fast images stream from a folder, beside the same worker processes only decoding them.
+"""The speed of loading images from a folder, compared with decoding alone by as many processes.
 
-*workers* is what these hand over, cropped and resized; *loader* has them on the device, normalised.
+*workers* counts the images that the worker processes deliver, cropped and resized; *loader* counts
+those on the device, normalised.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from launch.ranks import Share, find_device
 
 @dataclass(frozen=True)
 class LoaderBench:
-    """Measure the loading of an image folder against decoding alone."""
+    """Compare the speed of loading an image folder with that of decoding alone."""
 
     data: str = "imagenet"
     """Folder with train/<class>/ and val/<class>/."""
     data_dir: Path = Path("data")
-    """Where it is looked for."""
+    """Folder that contains it."""
     recipe: str = "imagenet-resnet50"
-    """Whose image size and augmentation are used."""
+    """Recipe whose image size and augmentation are used."""
     batch_size: int = 64
-    """Images a batch."""
+    """Images per batch."""
     images: int = 1000
-    """Images of each measurement."""
+    """Images per measurement."""
     rounds: int = 5
-    """Measurements of each kind, in turn."""
+    """Measurements of each kind, taken in turn."""
     workers: int = 4
-    """Processes that read."""
+    """Processes that read images."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -54,7 +55,7 @@ class LoaderBench:
 
 
 class _Decoded(torch.utils.data.Dataset[int]):
-    """Reads and decodes, and gives nothing back."""
+    """Reads and decodes an image, and returns only its height."""
 
     def __init__(self, files: ImageFolder) -> None:
         self.files = files
@@ -64,20 +65,21 @@ class _Decoded(torch.utils.data.Dataset[int]):
 
 
 def bench_loader(options: LoaderBench) -> int:
-    """Prints images a second of each, and its ratio to decoding alone."""
+    """Print the images per second of each kind, and their ratio to decoding alone."""
     choices = {"data": options.data, "batch_size": options.batch_size, "bad_images": "skip"}
     run = Run.make(options.recipe, "dense", **choices)
     device = find_device(options.device)
     train = load_data(run.settings, options.data_dir, device, 0, Share(), options.workers).train
     if not isinstance(train, Streamed):
-        raise UserError(f"images of {run.settings.image_size} pixels do not stream.")
+        size = run.settings.image_size
+        raise UserError(f"images of {size} pixels are held in memory: choose another recipe.")
     files = scan(find_folder(options.data, options.data_dir) / "train")
     rates: dict[str, list[float]] = {"loader": [], "workers": [], "decode only": []}
     for i in range(options.rounds):
         rates["loader"].append(_rate((len(y) for _, y in train.epoch(i)), options.images))
         rates["workers"].append(_rate((len(y) for _, y, _ in train.raw(i)), options.images))
         rates["decode only"].append(_rate(_decode(files, options, i), options.images))
-    print("images a second: min, median, max, and the median ratio to decoding alone")
+    print("images per second: min, median, max, and the median ratio to decoding alone")
     for name, found in rates.items():
         low, middle, high = min(found), statistics.median(found), max(found)
         ratio = statistics.median(map(truediv, found, rates["decode only"]))
@@ -97,7 +99,7 @@ def _decode(files: ImageFolder, options: LoaderBench, epoch: int) -> Iterable[in
 
 
 def _rate(batches: Iterable[int], images: int) -> float:
-    """Images a second, from the first batch on: starting processes is paid once a run."""
+    """Return the images per second after the first batch, which includes starting processes."""
     seen, began = 0, 0.0
     for size in batches:
         if not began:

@@ -1,4 +1,4 @@
-"""What training holds in memory."""
+"""The memory that training takes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 
 from baselines.errors import UserError
 from launch.bench.variants import StepsBench, make_step
-from launch.ranks import ranks
+from launch.ranks import join_ranks
 
 PROCESSES = 3
 
-# Large tensors are given back when freed. What glibc keeps of them otherwise is a quarter of the
-# peak, differs by a tenth from process to process, and hides what training takes.
+# Return freed large tensors to the system. By default glibc keeps memory that is a quarter of the
+# peak and differs by a tenth from process to process.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
-def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
-    """Median over processes that take a few steps of one variant."""
+def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
+    """Return medians over processes that take a few steps of one variant each."""
     code = (
         "import sys; from launch.bench.memory import measure_memory; measure_memory(*sys.argv[1:])"
     )
@@ -42,11 +42,11 @@ def memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
 
 
 def measure_memory(model: str, variant: str, settings: str) -> None:
-    """Prints, as JSON, what one variant holds (counted) and takes at its peak, in MiB."""
+    """Print as JSON the counted and the peak memory of one variant, in MiB."""
     options = StepsBench(**json.loads(settings))
     if options.threads:
         torch.set_num_threads(options.threads)
-    with ranks(options.device) as r:
+    with join_ranks(options.device) as r:
         before = _used_mib(r.device, peak=False)
         step = make_step(options, model, variant, r.device)
         for _ in range(4):

@@ -1,6 +1,6 @@
-"""The images to measure with: how many data sets have, and folders of generated ones.
+"""Numbers of images in data sets, and folders of generated images.
 
-Those are smooth with some noise, as photographs are.
+The generated images are smooth with some noise, as photographs are.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from PIL import Image
 
 from launch.data.load import RESIDENT_MAX_SIZE
 
-CLASSES = 10  # of the generated ones
-CIFAR, IMAGENET = (50_000, 10_000), (1_281_167, 50_000)  # training and test images
+CLASSES = 10  # of the generated images
+CIFAR, IMAGENET = (50_000, 10_000), (1_281_167, 50_000)  # numbers of training and test images
 
 
 def data_set(image_size: int) -> tuple[int, int]:
-    """Training and test images of the one that has images of that size."""
+    """Return the numbers of training and test images of the data set with images of that size."""
     return CIFAR if image_size <= RESIDENT_MAX_SIZE else IMAGENET
 
 
 def write_pictures(folder: Path, train: int, test: int, width: int, height: int) -> None:
-    """An image folder of JPEGs in train/ and test/, spread over ten classes."""
+    """Write an image folder of JPEGs in train/ and test/, in ten classes."""
     for split, count in (("train", train), ("test", max(test, CLASSES))):
         for label in range(CLASSES):
             (folder / split / f"{label:02}").mkdir(parents=True)

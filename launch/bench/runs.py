@@ -1,10 +1,10 @@
-"""What a whole run costs beside the bare loop: data, logging, evaluation and snapshots included.
+"""The cost of a whole run, compared with the bare loop.
 
-Epochs of a real run, in a folder of its own, take turns with a bare PyTorch loop that does the same
-number of training steps, and of forward passes over test images, on a batch that lies ready.
-Efficiency is the bare loop's time over the run's. Training and evaluation are compared each, and
-what comes at the end of an epoch (flips, tables, snapshot, state) is timed: from these three the
-efficiency of an epoch of the data set's own size is computed.
+Epochs of a real run, with data, logging, evaluation and snapshots, alternate with a bare PyTorch
+loop that takes the same number of training steps, and of forward passes over test images, on a
+batch on the device. Efficiency is the bare loop's time divided by the run's. Training and
+evaluation are compared separately, and the work at the end of an epoch (flips, tables, snapshot,
+state) is timed. The efficiency of an epoch of the data set's own size is computed from these three.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from launch.bench.timing import timed
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.load import RESIDENT_MAX_SIZE
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training
 
-PHOTOGRAPH = (500, 375)  # pixels, about the mean of ImageNet's
+PHOTOGRAPH = (500, 375)  # pixels, about the mean size in ImageNet
 
 
 @dataclass(frozen=True)
 class RunBench:
-    """Measure the epochs of a real run against the bare loop."""
+    """Compare the epochs of a real run with the bare loop."""
 
     recipe: str = "cifar10-resnet20"
-    """Any recipe of images."""
+    """Recipe, except digits."""
     method: str = "random"
-    """Of the run."""
+    """Method of the run."""
     sparsity: float = 0.9
-    """Of the run; without effect for dense."""
+    """Sparsity of the run; without effect for dense."""
     sign_in: bool = True
-    """Train it with Sign-In."""
+    """Whether the run is trained with Sign-In."""
     image_size: int = 0
-    """Pixels; 0: the recipe's."""
+    """Image size in pixels; 0: the recipe's."""
     batch_size: int = 0
-    """Images a step; 0: the recipe's."""
+    """Batch size; 0: the recipe's."""
     images: int = 0
-    """Generated training images; 0: 50,000 small ones, or 20 batches of large ones."""
+    """Number of generated training images; 0: 50,000 small ones, or 20 batches of large ones."""
     rounds: int = 3
-    """Epochs of each, in turn, after one that is not measured."""
+    """Measured epochs of each, taken in turn, after one that is not measured."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads; 0: as many as torch takes."""
+    """CPU threads; 0: torch's default."""
     workers: int = 2
     """Processes that read images."""
     profile: Path | None = None
-    """Also profile an epoch, print where it goes, and write a trace for Perfetto or Chrome here."""
+    """File for a trace of one more epoch (Perfetto, Chrome); its operations are printed."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.images < 0:
             raise UserError("rounds must be positive, images must not be negative.")
 
     def run(self, data: Path) -> Run:
-        """The run, on images in a folder."""
+        """Return the run, on images in a folder."""
         choices: dict[str, object] = {"data": str(data), "epochs": self.rounds + 2}
         sizes = {"image_size": self.image_size, "batch_size": self.batch_size}
         choices |= {name: size for name, size in sizes.items() if size}
@@ -76,22 +76,27 @@ class RunBench:
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of an epoch."""
+    """Seconds of the parts of an epoch."""
 
     train: float
     test: float
     end: float = 0.0
 
     def per_image(self, images: tuple[int, int], of: tuple[int, int]) -> float:
-        """Seconds of an epoch of another size."""
+        """Return the seconds of an epoch of another size.
+
+        Args:
+            images: numbers of training and test images that were measured.
+            of: those of the other epoch.
+        """
         return self.train * of[0] / images[0] + self.test * of[1] / images[1] + self.end
 
 
 def bench_run(options: RunBench) -> int:
-    """Prints the efficiency of each part and of the whole."""
+    """Print the efficiency of each part and of the whole. Return the exit code."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder, ranks(options.device) as r:
+    with tempfile.TemporaryDirectory() as folder, join_ranks(options.device) as r:
         data = Path(folder) / "images"
         recipe = options.run(data).settings
         small = recipe.image_size <= RESIDENT_MAX_SIZE
@@ -99,7 +104,7 @@ def bench_run(options: RunBench) -> int:
         train = options.images or (full[0] if small else 20 * recipe.batch_size)
         test = round(train * full[1] / full[0])
         shape = (recipe.image_size, recipe.image_size) if small else PHOTOGRAPH
-        print(f"writing {train + test:,} pictures", file=sys.stderr, flush=True)
+        print(f"writing {train + test:,} images", file=sys.stderr, flush=True)
         write_pictures(data, train, test, *shape)
         training = _training(options, Path(folder), r)
         steps = training.loop.steps
@@ -109,7 +114,7 @@ def bench_run(options: RunBench) -> int:
         real_parts, bare_parts = [], []
         for i in range(options.rounds + 1):
             found = (_epoch(training, first + i), _bare_epoch(bare, steps, images[1]))
-            if i:  # the first ones choose kernels and fill caches
+            if i:  # the first epochs select kernels and fill caches
                 real_parts.append(found[0])
                 bare_parts.append(found[1])
         _print(real_parts, bare_parts, images, full)

@@ -1,10 +1,10 @@
-"""How cost grows: with the runs of a grid, with ranks, and to the grids of ImageNet.
+"""The growth of cost with the number of runs of a grid and of ranks, and that of ImageNet's grids.
 
-grid      runs of an epoch of digits, on this machine: start-up is shared by all of them
-ranks     gloo processes on this machine: a training step, and the bytes of gradients that each
-          of them gives to the others in it, as the profiler sees gloo send them
-ImageNet  the images that the grids of Tables 3 and 5 train on, at the measured speed of the
-          bare loop here. Computed: as if every device were as fast, and none waited for another
+grid      runs of one epoch of digits on this machine; they share the start-up
+ranks     gloo processes on this machine: the time of a training step, and the bytes of gradients
+          that each process sends in it, as recorded by the profiler
+ImageNet  the time of the grids of Tables 3 and 5, computed from the measured speed of the bare
+          loop, as if all devices were as fast and none waited for another
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data import load_data
 from launch.executors.local import run_all
-from launch.ranks import ranks
+from launch.ranks import join_ranks
 from launch.training.build import build_loop
 from launch.training.loop import Loop
 from launch.training.meter import Meter
@@ -50,18 +50,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ScalingBench:
-    """Measure how cost grows with runs and ranks, and compute that of ImageNet's grids."""
+    """Measure how cost grows with runs and ranks, and compute the cost of ImageNet's grids."""
 
     sizes: tuple[int, ...] = (1, 10, 50, 200)
-    """Sizes of grids."""
+    """Numbers of runs."""
     ranks: tuple[int, ...] = (2, 4, 8)
     """Numbers of processes."""
     steps: int = 10
-    """Measured steps of each, after two that are not."""
+    """Measured steps of each, after two that are not measured."""
     image_batch: int = 16
-    """Images a step of the speed that ImageNet's cost is computed from; 0 leaves it out."""
+    """Batch size of the steps from which ImageNet's cost is computed; 0 omits it."""
     device: str = "auto"
-    """For that speed: auto, cpu, cuda or cuda:N. The other measures are of the CPU."""
+    """Device of these steps: auto, cpu, cuda or cuda:N. The other measurements use the CPU."""
 
     def __post_init__(self) -> None:
         if min((1, *self.sizes, *self.ranks)) < 1 or self.steps < 1 or self.image_batch < 0:
@@ -69,16 +69,16 @@ class ScalingBench:
 
 
 def bench_scaling(options: ScalingBench) -> int:
-    """Prints the three tables."""
+    """Print the three tables. Return the exit code."""
     for count in options.sizes:
         seconds = _grid(count)
-        print(f"{count:4} runs of one epoch: {seconds:7.1f} s, {seconds / count:6.2f} s a run")
+        print(f"{count:4} runs of one epoch: {seconds:7.1f} s, {seconds / count:6.2f} s per run")
     for world in options.ranks:
         for name in VARIANTS:
             ms, sent = _on_ranks(world, name, options.steps)
-            print(f"{world:4} ranks, {name:17} {ms:7.1f} ms a step, {sent:,} bytes of gradients")
+            print(f"{world:4} ranks, {name:17} {ms:7.1f} ms per step, {sent:,} bytes of gradients")
     if options.image_batch:
-        with ranks(options.device) as r:
+        with join_ranks(options.device) as r:
             _imagenet(options.image_batch, r.device)
     return 0
 
@@ -92,7 +92,7 @@ def _grid(count: int) -> float:
 
 
 def run_quietly(runs: list[Run], machine: Machine, slots: int = 0) -> None:
-    """Trains a grid without a word.
+    """Train runs without output.
 
     Raises:
         UserError: a run failed.
@@ -108,7 +108,7 @@ def run_quietly(runs: list[Run], machine: Machine, slots: int = 0) -> None:
 
 
 def _on_ranks(world: int, name: str, steps: int) -> tuple[float, int]:
-    """Milliseconds of a step and bytes a step, of rank 0."""
+    """Return the milliseconds and the bytes sent per step of rank 0."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found"
         spawn: Callable[..., Any] = mp.spawn  # type: ignore[attr-defined]
@@ -127,10 +127,10 @@ def _rank(
     rank: int, world: int, port: int, choices: dict[str, Any], steps: int, file: Path
 ) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler is talkative
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # silences the profiler
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with ranks("cpu") as r:
+    with join_ranks("cpu") as r:
         run = Run.make("digits", **choices, epochs=steps + 2)
         data = load_data(run.settings, Path("data"), r.device, 0, r.share, 0)
         loop = build_loop(run, data, r, bar=False)
@@ -158,7 +158,7 @@ def _batches(loop: Loop, n: int) -> list[Any]:
 
 
 def _sent(step: Callable[[], None]) -> int:
-    """Bytes of float32 that this rank gives to gloo in a step."""
+    """Return the bytes of float32 that this rank passes to gloo in one step."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         step()
     calls = [event.input_shapes for event in found.events() if event.name == "gloo:all_reduce"]

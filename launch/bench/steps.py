@@ -1,20 +1,21 @@
-"""What a training step costs, beside a bare PyTorch loop on the same model and batch.
+"""The cost of a training step, compared with a bare PyTorch loop on the same model and batch.
 
-Every variant takes its steps in turn with all the others in one process, so that whatever else
-the machine does hits all alike; their order changes from round to round. Memory is measured in
-processes of its own for each variant, as the peak above what the imports take, and it is counted:
-parameters, gradients, optimizer state, factors and their gradients, indices and buffers.
+All variants take their steps in turn in one process, in a random order in each round, so that other
+load on the machine affects all of them equally. Memory is measured in separate processes for each
+variant, as the peak above the memory of the imports, and it is counted: parameters, gradients,
+optimizer state, factors and their gradients, indices and buffers.
 
-    bare         model, loss, backward, fused SGD; batches that lie ready in the model's format
+    bare         model, loss, backward, fused SGD; the batch is on the device in the model's format
     dense        the suite's loop: data, augmentation, learning rate, accuracy, checks, the method
     random       the same with a random mask
     … + Sign-In  the same with factors around the step
     in-forward   the bare loop with S ⊙ m ⊙ w in every forward pass, by torch's parametrize
 
-With `--methods`, what each method adds over a whole training: its own step is measured as above, at
-the beginning, where methods that prune later still train all weights, which with Sign-In is what
-costs most; and all its hooks (mask updates, say, and Sign-In's rescaling) are called for every step
-of a schedule of `--epochs`, without the passes in between, and shared out over the steps.
+With `--methods`, the cost that each method adds over a whole training. Its step is measured as
+above at the start of the training, where methods that prune later still train all weights; with
+Sign-In this is the most expensive part. All its hooks (mask updates, Sign-In's rescaling) are
+called for every step of a schedule of `--epochs`, without forward and backward passes; their mean
+is added.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from launch.bench.memory import memory
+from launch.bench.memory import median_memory
 from launch.bench.timing import timed
-from launch.bench.variants import StepsBench, make_step, suite_loop, variants
-from launch.ranks import ranks
+from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
+from launch.ranks import join_ranks
 from launch.runs.files import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
-    """Prints the table and writes it as CSV."""
+    """Print the table and write it as CSV. Return the exit code."""
     if options.threads:
         torch.set_num_threads(options.threads)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    with ranks(options.device) as r:
+    with join_ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
     write_csv(options.output, rows)
@@ -50,20 +51,20 @@ def bench_steps(options: StepsBench) -> int:
 
 
 def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[dict[str, Any]]:
-    names = list(variants(options))
+    names = list(run_choices(options))
     steps = {name: make_step(options, model, name, device).take for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
     for i in tqdm(range(options.steps + 2), model, disable=not sys.stderr.isatty()):
         for name in order.sample(names, len(names)):
             seconds = timed(steps[name], device)
-            if i >= 2:  # the first ones compile, choose kernels and fill caches
+            if i >= 2:  # the first steps compile, select kernels and fill caches
                 times[name].append(seconds)
     del steps
     base = statistics.median(times["bare"])
     rows = []
     for name in names:
-        # each round's own ratio: what slows the machine slows both halves of it
+        # ratios within a round: other load on the machine affects both steps
         ratios = [t / b for t, b in zip(times[name], times["bare"], strict=True)]
         rows.append(
             {
@@ -74,7 +75,7 @@ def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[
                 "ms max": 1e3 * max(times[name]),
                 "median / bare": statistics.median(times[name]) / base,
                 "paired ratio": statistics.median(ratios),
-                **(memory(options, model, name) if options.memory else {}),
+                **(median_memory(options, model, name) if options.memory else {}),
                 **_whole_schedule(options, model, name, device, times),
             }
         )
@@ -88,12 +89,12 @@ def _whole_schedule(
     device: torch.device,
     times: dict[str, list[float]],
 ) -> dict[str, float]:
-    """Seconds before the first step, and a mean step with the method's hooks, against dense."""
+    """Return the seconds before the first step, and a mean step with hooks relative to dense."""
     if variant not in options.method_variants:
         return {}
-    # how often it updates, a step, depends on them
+    # the number of updates per step depends on them
     batches = max(1, options.images // options.batch_of(model))
-    choices = {**variants(options)[variant], "epochs": options.epochs}
+    choices = {**run_choices(options)[variant], "epochs": options.epochs}
     loop = suite_loop(options, model, choices, device, batches)
     prepare = timed(loop.start, device)
     sparsifier = loop.sparsifier
@@ -107,12 +108,13 @@ def _whole_schedule(
             sparsifier.look_at_gradients()
             sparsifier.end_step()
 
-    a_step = timed(hooks, device) / steps
-    mean = statistics.median(times[variant]) + a_step
-    print(f"{variant}: prepared in {prepare:.2f} s, hooks {1e3 * a_step:.3f} ms a step", flush=True)
+    per_step = timed(hooks, device) / steps
+    mean = statistics.median(times[variant]) + per_step
+    hooks_ms = 1e3 * per_step
+    print(f"{variant}: prepared in {prepare:.2f} s, hooks {hooks_ms:.3f} ms per step", flush=True)
     return {
         "prepare s": prepare,
-        "hooks ms": 1e3 * a_step,
+        "hooks ms": hooks_ms,
         "mean / dense": mean / statistics.median(times["dense"]),
     }
 

@@ -1,4 +1,4 @@
-"""Time, of work that a GPU may still be at when a call returns."""
+"""Timing of work that a GPU may do asynchronously."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until it is done."""
+    """Return the seconds until the work is done."""
     _wait(device)
     began = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""What is measured: models at the size that a machine affords, and loops over them, ready to go."""
+"""The variants whose steps are measured: models at suitable sizes, and loops that train them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from launch.training.meter import Meter
 
 @dataclass(frozen=True)
 class Step:
-    """One variant, ready to go: `take` takes a training step, `held` counts bytes."""
+    """One variant: `take` takes a training step, `held` returns the bytes that training holds."""
 
     take: Callable[[], None]
     held: Callable[[], int]
@@ -42,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """A model as it is measured: by a recipe, at an image size and at batches that fit."""
+    """A model to measure: its recipe, image size, and batch sizes that fit."""
 
     name: str
     classes: int
@@ -51,16 +51,16 @@ class Case:
     gpu_batch: int = 512
 
     def batch(self, device: torch.device) -> int:
-        """Images a step that it affords."""
+        """Return the batch size for a device."""
         return self.cpu_batch if device.type == "cpu" else self.gpu_batch
 
     def recipe(self, batch_size: int, **changes: Any) -> Recipe:
-        """The recipe at that size, with further changes."""
+        """Return the recipe at that image size and batch size, with further changes."""
         changes |= {"image_size": self.image_size, "batch_size": batch_size}
         return replace(RECIPES[self.name], **changes)
 
 
-MODELS = {
+MEASURED_MODELS = {
     "resnet20": Case("cifar10-resnet20", 10),
     "resnet18": Case("cifar100-resnet18", 100),
     "resnet50-128": Case("imagenet-resnet50", 1000, 128, 8, 256),
@@ -71,39 +71,39 @@ MODELS = {
 
 @dataclass(frozen=True)
 class StepsBench:
-    """Measure what a training step costs, against a bare PyTorch loop."""
+    """Compare the cost of a training step with a bare PyTorch loop."""
 
     models: tuple[str, ...] = ("resnet20", "resnet18")
-    """resnet20 and resnet18 (CIFAR), resnet50 and deit-small (ImageNet), resnet50-128 (128 px)."""
+    """resnet20, resnet18 (CIFAR), resnet50, deit-small (ImageNet), resnet50-128 (128 pixels)."""
     sparsity: float = 0.9
-    """Of the sparse variants."""
+    """Sparsity of the sparse variants."""
     batch_size: int = 0
-    """Images a step; 0: 128 of CIFAR's, 8 (resnet50-128, deit-small) or 16 of ImageNet's; on a GPU
-    512 and 256."""
+    """Batch size; 0: 128 for CIFAR, 8 (resnet50-128, deit-small) or 16 for ImageNet; on a GPU 512
+    and 256."""
     steps: int = 30
-    """Measured steps of each variant, after two that are not."""
+    """Measured steps of each variant, after two that are not measured."""
     memory: bool = True
-    """Measure peak memory too, each variant in its own process."""
+    """Also measure peak memory, each variant in separate processes."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """bfloat16: autocast."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads; 0: as many as torch takes."""
+    """CPU threads; 0: torch's default."""
     methods: tuple[str, ...] = ()
-    """Methods to measure over their whole schedule; all: every one that needs no file."""
+    """Methods to measure over their whole schedule; all: every method that needs no file."""
     epochs: int = 15
-    """Length of that schedule. Events of which there is a fixed number weigh ten times as much as
-    in the recipes' 150 epochs; those that come every so many steps weigh the same."""
+    """Length of that schedule. Events with a fixed number per training count ten times as much as
+    in the recipes' 150 epochs; events with a fixed number per epoch count the same."""
     images: int = CIFAR[0]
-    """Images an epoch of that schedule."""
+    """Images per epoch of that schedule."""
     output: Path = Path("bench.csv")
-    """Where the table is written."""
+    """File for the table."""
 
     def __post_init__(self) -> None:
         for name in self.models:
-            if name not in MODELS:
-                raise unknown("model", name, MODELS)
+            if name not in MEASURED_MODELS:
+                raise unknown("model", name, MEASURED_MODELS)
         if min(self.steps, self.epochs, self.images) < 1:
             raise UserError("steps, epochs and images must be positive.")
         if self.batch_size < 0:
@@ -115,7 +115,7 @@ class StepsBench:
                 find_method(name)
 
     def batch_of(self, model: str) -> int:
-        return self.batch_size or MODELS[model].batch(find_device(self.device))
+        return self.batch_size or MEASURED_MODELS[model].batch(find_device(self.device))
 
     @property
     def chosen_methods(self) -> list[str]:
@@ -125,7 +125,7 @@ class StepsBench:
 
     @property
     def method_variants(self) -> dict[str, dict[str, Any]]:
-        """Each of those, plain and with Sign-In."""
+        """Choices of runs with these methods, plain and with Sign-In, by variant."""
         found: dict[str, dict[str, Any]] = {}
         for name in self.chosen_methods:
             choices = {"method": name, "sparsity": self.sparsity * find_method(name).is_sparse}
@@ -133,8 +133,8 @@ class StepsBench:
         return found
 
 
-def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
-    """Choices of the suite's runs by variant; those without any are the bare loops."""
+def run_choices(options: StepsBench) -> dict[str, dict[str, Any]]:
+    """Return the choices of the suite's runs by variant; bare loops have none."""
     sparse = {"method": "random", "sparsity": options.sparsity}
     s = f"s={options.sparsity:g}"
     return {
@@ -149,8 +149,8 @@ def variants(options: StepsBench) -> dict[str, dict[str, Any]]:
 
 
 def make_step(options: StepsBench, model: str, variant: str, device: torch.device) -> Step:
-    """A variant's model, data and optimizer, built."""
-    choices = variants(options)[variant]
+    """Build a variant's model, data and optimizer. Return its step."""
+    choices = run_choices(options)[variant]
     if choices:
         return _suite_step(suite_loop(options, model, choices, device))
     return _bare_step(options, model, device, in_forward=variant != "bare")
@@ -163,7 +163,7 @@ def suite_loop(
     device: torch.device,
     batches: int = 40,
 ) -> Loop:
-    case = MODELS[model]
+    case = MEASURED_MODELS[model]
     given: dict[str, Any] = {"batch_size": options.batch_of(model)}
     given |= {"image_size": case.image_size, "precision": options.precision, **choices}
     run = Run.make(case.name, **given)
@@ -188,7 +188,7 @@ def _suite_step(loop: Loop) -> Step:
 
 
 def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward: bool) -> Step:
-    case = MODELS[name]
+    case = MEASURED_MODELS[name]
     recipe = case.recipe(options.batch_of(name), precision=options.precision)
     bare = BareLoop(recipe, case.classes, device)
     if in_forward:
@@ -198,7 +198,7 @@ def _bare_step(options: StepsBench, name: str, device: torch.device, in_forward:
 
 
 class _Factors(nn.Module):
-    """θ = S ⊙ m ⊙ w as torch's parametrize wants it."""
+    """θ = S ⊙ m ⊙ w for torch's parametrize."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -235,10 +235,10 @@ def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int
 
 
 def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None) -> int:
-    """Bytes that training holds besides activations, at its largest, within the step."""
+    """Return the bytes that training holds besides activations, at their maximum in a step."""
     parameters = list(model.parameters())
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
-    tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice: their gradients
+    tensors = [*parameters, *parameters, *model.buffers(), *state]  # twice, for their gradients
     for layer in net or ():
         tensors += [] if layer.index is None else [layer.index]
         if not layer.is_in_place:

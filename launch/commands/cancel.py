@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.executors.queue import cancel
+from launch.executors.queue import cancel_jobs
 from launch.executors.status import statuses
 from launch.flags import parse
 
@@ -22,6 +22,6 @@ def command(args: list[str]) -> int:
     """Cancel the jobs. Return the exit code."""
     found = statuses(parse(CancelCommand, args, "signbench cancel").runs)
     jobs = [status.job for status in found if status.active]
-    cancel(jobs)
+    cancel_jobs(jobs)
     print(f"cancelled {len(jobs)} jobs; the runs resume from their last epoch when resubmitted.")
     return 0

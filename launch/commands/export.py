@@ -18,7 +18,7 @@ from launch.flags import parse
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
-from launch.runs.network import build_network, read_run
+from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
 
 
@@ -162,7 +162,7 @@ def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
     except ImportError:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
     classes, channels = _shape(snapshot)
-    net = build_network(run, snapshot, classes, channels, torch.device("cpu"))
+    net = load_network(run, snapshot, classes, channels, torch.device("cpu"))
     size = run.settings.image_size
     images = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     write_file(path, lambda temporary: _export(net.model, images, temporary))

@@ -26,9 +26,9 @@ from launch.data import load_data
 from launch.data.batches import Data
 from launch.flags import parse
 from launch.plugins import import_plugins
-from launch.ranks import Share, ranks
+from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
-from launch.runs.network import build_network, read_run
+from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
 
 
@@ -84,7 +84,7 @@ def measure_run(folder: Path, given: SharpnessCommand) -> None:
     if not epochs:
         raise UserError(f"{folder} has no snapshots.")
     rows, run = {row["epoch"]: row for row in read_sharpness(folder)}, read_run(folder)
-    with ranks(given.device) as r:
+    with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
         for epoch in epochs:
@@ -101,11 +101,11 @@ def _row(
     run: Run, data: Data, folder: Path, epoch: int, device: torch.device, given: SharpnessCommand
 ) -> SharpnessRow:
     """Measure one snapshot."""
-    from launch.measures.hessian import Hessian, largest_eigenvalues, trace
+    from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
 
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
-    net = build_network(run, snapshot, data.classes, data.channels, device)
+    net = load_network(run, snapshot, data.classes, data.channels, device)
     batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
     weights = {name: layer.weight for name, layer in net.layers.items()}
     with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
@@ -118,6 +118,6 @@ def _row(
             **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
         }
         if given.probes:
-            row["trace"], row["trace_error"] = trace(hessian, given.probes)
+            row["trace"], row["trace_error"] = estimate_trace(hessian, given.probes)
     row |= {"images": hessian.images, "seconds": time.perf_counter() - began}
     return cast("SharpnessRow", row)

@@ -11,7 +11,7 @@ from analysis.folder import read_job
 from baselines.errors import UserError
 
 
-def queue() -> dict[str, tuple[str, str]]:
+def list_jobs() -> dict[str, tuple[str, str]]:
     """Return state and reason of this user's jobs by id, with one call of squeue.
 
     Raises:
@@ -23,7 +23,7 @@ def queue() -> dict[str, tuple[str, str]]:
     return {job: (state, "".join(reason)) for job, state, *reason in parts}
 
 
-def cancel(jobs: Sequence[str]) -> None:
+def cancel_jobs(jobs: Sequence[str]) -> None:
     """Cancel jobs, whether they wait or run."""
     for i in range(0, len(jobs), 500):
         _output("scancel", *jobs[i : i + 500])

@@ -9,6 +9,7 @@ the id of its job, so that a second submission skips what is queued or finished.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.queue import job_of, max_array_size, queue
-from launch.executors.snapshot import snapshot_code
+from launch.executors.code_copy import copy_code
+from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.plugins import import_plugins
 from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
@@ -96,7 +97,13 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
 
 def _use_code(code: Path) -> list[str]:
     """Return shell commands that make Python import the copy, not what is in the current folder."""
-    return [f"export PYTHONPATH={code}:$PYTHONPATH", "export PYTHONSAFEPATH=1"]
+    return [f"export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH", "export PYTHONSAFEPATH=1"]
+
+
+def own_modules(runs: Sequence[Run], machine: Machine) -> list[str]:
+    """Return the user's modules that jobs import: plug-ins, and methods as package.module:Class."""
+    methods = {run.method.partition(":")[0] for run in runs if ":" in run.method}
+    return [*machine.imports, *sorted(methods)]
 
 
 def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:
@@ -114,8 +121,8 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     folder.mkdir(parents=True, exist_ok=True)
     machine = _absolute(machine)
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
-        code = snapshot_code(folder, machine.imports)
-        queued = queue()
+        code = copy_code(folder, own_modules(runs, machine))
+        queued = list_jobs()
         jobs = {run.name: job_of(machine.runs / run.name) for run in runs}
         active = {name: job for name, job in jobs.items() if job in queued}
         todo = [

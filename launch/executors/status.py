@@ -22,7 +22,7 @@ from analysis.folder import (
     read_job,
     read_result,
 )
-from launch.executors.queue import queue
+from launch.executors.queue import list_jobs
 
 STATES = ("running", "waiting", "stopped", "failed", "finished")
 
@@ -52,7 +52,7 @@ def statuses(root: Path) -> list[Status]:
         if (path / CONFIG).exists() or (path / JOB).exists()
     ]
     submitted = any((folder / JOB).exists() for folder in folders)
-    jobs = queue() if submitted and shutil.which("squeue") else {}
+    jobs = list_jobs() if submitted and shutil.which("squeue") else {}
     found = [_status(folder, jobs) for folder in folders]
     return sorted(found, key=lambda s: (STATES.index(s.state), s.name))
 

@@ -1,1 +1,1 @@
-"""What is measured on a network: sign flips, operations, sharpness."""
+"""Measurements of networks: sign flips, floating-point operations, sharpness."""

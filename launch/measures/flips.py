@@ -1,4 +1,4 @@
-"""Sign flips of one run, epoch by epoch and layer by layer: what layers.csv tells of them.
+"""Sign flips of a run by epoch and layer: the columns flips_* and compared_* of layers.csv.
 
 For each layer, the signs after an epoch are compared with those at initialisation (`init`), at the
 end of the warm-up (`warmup`, from there on) and after the epoch before (`previous`):
@@ -6,9 +6,9 @@ end of the warm-up (`warmup`, from there on) and after the epoch before (`previo
     flips_*, compared_*              over the weights that the mask keeps after this epoch
     final_flips_*, final_compared_*  over those that the mask keeps at the end of the run
 
-A weight that is or was exactly zero has no sign: it is neither a flip nor compared. The last two
-are known when the run has ended; until then each epoch's signs wait in the folder, two bits a
-weight.
+A weight that is or was exactly zero has no sign: it is neither a flip nor compared. The columns
+final_* are computed at the end of the run; until then the signs of each epoch are kept in the
+folder, with two bits per weight.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Columns = dict[str, dict[str, int]]  # by layer, by column
 
 
 class FlipTracker:
-    """Counts sign flips against three moments of the past.
+    """Counts sign flips since initialisation, since the warm-up and since the previous epoch.
 
     Args:
-        warmup: epochs after which the warm-up ends.
-        folder: where each epoch's signs wait; None on ranks that write nothing.
+        warmup: number of epochs of the warm-up.
+        folder: run folder for the signs of each epoch; None on ranks that do not write.
     """
 
     def __init__(self, net: SparseModel, warmup: int, folder: RunFolder | None) -> None:
@@ -42,12 +42,12 @@ class FlipTracker:
         self.before: dict[str, Signs] = {}
 
     def begin(self) -> None:
-        """At initialisation, with masks and weights as the method has prepared them."""
+        """Record the signs at initialisation, after the method has prepared masks and weights."""
         now = signs(self.net.weights)
         self.before = {"init": now, "previous": now}
 
     def count(self, done: int) -> Columns:
-        """After so many epochs. The signs are then those that the next ones are compared with."""
+        """Return the columns after `done` epochs, and record the signs for later comparisons."""
         now = signs(self.net.weights)
         columns = _columns(self.before, now, self.net.masks)
         if self.folder is not None:
@@ -56,7 +56,7 @@ class FlipTracker:
         return columns
 
     def add_final(self, rows: list[LayerRow]) -> None:
-        """Fills in, at the end of the run, what was over its final mask."""
+        """Add the columns over the final mask to the rows, at the end of the run."""
         assert self.folder is not None
         masks, init = self.net.masks, self.before["init"]
         before = {"init": init, "previous": init}
@@ -74,7 +74,7 @@ class FlipTracker:
             before["warmup"] = now
 
     def share(self, columns: Columns) -> float:
-        """Flips since initialisation over all layers, of the weights that can be compared."""
+        """Return the fraction of flips since initialisation over all layers."""
         found = total(Flips(c["flips_init"], c["compared_init"]) for c in columns.values())
         return found.flips / max(1, found.compared)
 
@@ -89,7 +89,7 @@ class FlipTracker:
         }
 
     def _unpacked(self, packed: np.ndarray) -> Signs:
-        """The reverse of `_packed`."""
+        """Return the signs that `_packed` has packed."""
         weights = self.net.weights
         n = sum(weight.numel() for weight in weights.values())
         positive, negative = np.unpackbits(packed, axis=1, count=n).astype(np.int8)
@@ -113,6 +113,6 @@ def _columns(
 
 
 def _packed(now: Signs) -> np.ndarray:
-    """Two rows of bits: where signs are positive, and where negative."""
+    """Return two rows of bits: where signs are positive, and where they are negative."""
     flat = torch.cat([sign.reshape(-1) for sign in now.values()]).cpu().numpy()
     return np.packbits(np.stack([flat > 0, flat < 0]), axis=1)

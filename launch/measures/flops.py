@@ -1,4 +1,4 @@
-"""Multiplications and additions of a network's forward pass, dense and at given densities."""
+"""Floating-point operations of a network's forward pass, dense and at given densities."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one image's forward pass: two per multiply-add of convolutions and matrix products.
+    """Operations of one image's forward pass: two per multiply-add of convolutions and products.
 
     Attributes:
-        total: with all weights.
-        layers: what modules with a weight take of it, by the weight's name.
+        total: of the dense network.
+        layers: of the modules with a weight, by the weight's name.
     """
 
     total: int
     layers: Mapping[str, int]
 
     def at(self, densities: Mapping[str, float]) -> float:
-        """With that fraction of each named layer's weights."""
+        """Return the operations if the named layers have these densities."""
         saved = ((1 - density) * self.layers[name] for name, density in densities.items())
         return self.total - sum(saved)
 
 
 def count_flops(model: nn.Module, names: Iterable[str], shape: tuple[int, int, int]) -> Flops:
-    """Counts by running the model on one image.
+    """Count the operations by running the model on one image.
 
     Args:
-        names: of the weights of the layers to tell apart.
-        shape: of an image: channels, height, width.
+        names: weights of the layers to count separately.
+        shape: channels, height and width of an image.
     """
     first = next(model.parameters())
     was_training = model.training

@@ -1,7 +1,7 @@
 """Sharpness: the largest eigenvalues of the loss's Hessian over the weights that masks keep.
 
-By Lanczos' method (ARPACK, through scipy) on products of the Hessian with vectors, which cost about
-as much as two gradients each and need no matrix.
+They are computed by Lanczos' method (ARPACK, in scipy) from products of the Hessian with vectors.
+Each product costs about as much as two gradients and needs no matrix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-Batches = Sequence[tuple[Tensor, Tensor]]
+LabelledBatches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -22,11 +22,11 @@ class Hessian(LinearOperator):
     """The Hessian of the mean loss over the active entries of some parameters.
 
     Args:
-        model: in the mode in which it is to be looked at; attention must be twice differentiable.
+        model: in train or eval mode, as wanted; attention must be twice differentiable.
         weights: some of its parameters, by name.
-        masks: True at the entries to look at; parameters without one count whole.
+        masks: True at the active entries; of parameters without a mask all entries are active.
         batches: inputs and labels; the loss is the mean over all of them.
-        loss: mean loss of outputs and labels.
+        loss: function of outputs and labels that returns their mean loss.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Hessian(LinearOperator):
         model: nn.Module,
         weights: Mapping[str, nn.Parameter],
         masks: Mapping[str, Tensor],
-        batches: Batches,
+        batches: LabelledBatches,
         loss: Loss = nn.functional.cross_entropy,
     ) -> None:
         self.model, self.batches, self.loss = model, batches, loss
@@ -61,7 +61,7 @@ class Hessian(LinearOperator):
         return torch.cat(active).double().cpu().numpy()
 
     def _spread(self, vector: Tensor) -> list[Tensor]:
-        """A vector over the active entries, as tensors of the parameters' shapes."""
+        """Return a vector over the active entries as tensors of the parameters' shapes."""
         parts = torch.split(vector, [int(mask.sum()) for mask in self.masks])
         spread = []
         for weight, mask, part in zip(self.weights, self.masks, parts, strict=True):
@@ -73,10 +73,10 @@ class Hessian(LinearOperator):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The upper end of a spectrum.
+    """The largest eigenvalues.
 
     Attributes:
-        values: the largest eigenvalues, in descending order.
+        values: in descending order.
         residuals: ‖Hv − λv‖ / |λ| of each.
     """
 
@@ -87,14 +87,14 @@ class Spectrum:
 def largest_eigenvalues(
     hessian: LinearOperator, k: int = 1, tolerance: float = 1e-3, seed: int = 0
 ) -> Spectrum:
-    """The k algebraically largest eigenvalues.
+    """Return the k algebraically largest eigenvalues.
 
     Args:
-        tolerance: relative, at which Lanczos' iteration stops.
-        seed: of the vector that it begins with.
+        tolerance: relative tolerance of Lanczos' method.
+        seed: seed of the initial vector.
 
     Raises:
-        RuntimeError: it does not converge in 20 iterations an eigenvalue and more.
+        RuntimeError: ARPACK does not converge within its default number of iterations.
     """
     n = hessian.shape[0]
     start = np.random.default_rng(seed).standard_normal(n)
@@ -104,7 +104,7 @@ def largest_eigenvalues(
         try:
             values, vectors = eigsh(hessian, k=k, which="LA", v0=start, tol=tolerance)
         except ArpackNoConvergence as error:
-            raise RuntimeError(f"Lanczos' iteration has not converged: {error}") from error
+            raise RuntimeError(f"Lanczos' method has not converged: {error}") from error
     order = np.argsort(values)[::-1][:k]
     residuals = [
         float(np.linalg.norm(hessian @ vectors[:, i] - values[i] * vectors[:, i]) / abs(values[i]))
@@ -113,8 +113,8 @@ def largest_eigenvalues(
     return Spectrum([float(values[i]) for i in order], residuals)
 
 
-def trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
-    """Hutchinson's estimate of the trace with random signs, and its standard error."""
+def estimate_trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
+    """Return Hutchinson's estimate of the trace with random signs, and its standard error."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(probes):

@@ -1,6 +1,6 @@
-"""Atomic writes: a file is written beside its place and renamed into it.
+"""Atomic writes: a temporary file in the same folder is renamed.
 
-A process that is killed at any moment leaves the file before or the file after, never a part of it.
+A process that is killed at any moment leaves the old or the new file, never a part of a file.
 """
 
 from __future__ import annotations

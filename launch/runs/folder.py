@@ -68,7 +68,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold the folder for this process alone, creating it if needed.
+        """Lock the folder for this process. Create it if needed.
 
         Args:
             patience: seconds to wait for another process that holds it.
@@ -102,11 +102,11 @@ class RunFolder:
         return [row for row in read_layers(self.path) if row["epoch"] < before]
 
     def write_epochs(self, rows: Sequence[EpochRow]) -> None:
-        """Write epochs.csv anew. Raises UserError."""
+        """Write all rows of epochs.csv. Raises UserError."""
         write_csv(self.path / EPOCHS, rows)
 
     def write_layers(self, rows: Sequence[LayerRow]) -> None:
-        """Write layers.csv anew. Raises UserError."""
+        """Write all rows of layers.csv. Raises UserError."""
         write_csv(self.path / LAYERS, rows)
 
     # ---- states

@@ -33,7 +33,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
 
 
-def build_network(
+def load_network(
     run: Run, snapshot: Checkpoint, classes: int, channels: int, device: torch.device
 ) -> SparseModel:
     """Build the run's model with a snapshot's weights and masks, in float32 and eval mode."""

@@ -15,8 +15,8 @@ from baselines.errors import UserError
 from launch.config.run import Run
 from launch.runs.files import write_json
 
-REVISION = "revision.json"  # written beside the packages in a copy of the code
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "signbench")
+REVISION = "revision.json"  # in a copy of the code, next to the packages
+RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")
 
 
 def write_config(folder: Path, run: Run) -> None:
@@ -29,7 +29,7 @@ def write_config(folder: Path, run: Run) -> None:
     there = _read(folder / CONFIG)
     if there is None:
         about = {"run": fields, "label": run.label, "epochs": run.epochs}
-        write_json(folder / CONFIG, {**about, **provenance()})
+        write_json(folder / CONFIG, {**about, **find_provenance()})
         return
     if not run.factorised:  # the settings of Sign-In are no part of its name either
         del fields["settings"]["sign_in"]
@@ -37,10 +37,10 @@ def write_config(folder: Path, run: Run) -> None:
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
 
 
-def provenance() -> dict[str, Any]:
+def find_provenance() -> dict[str, Any]:
     """Return versions, git revision and host, as config.json has them."""
     return {
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in RECORDED}},
         **git_state(),
         "host": platform.node(),
     }

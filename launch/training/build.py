@@ -43,7 +43,7 @@ def build_loop(
         runs: folder of the runs that this one may need.
     """
     method = build_method(run, len(data.train), runs)
-    rule = sign_rule(run, method)
+    rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
     optimizer = build_optimizer(net, run.settings, rule)
     sparsifier = Sparsifier(net, method, rule, manual_begin=True)
@@ -63,7 +63,7 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     return find_method(run.method)(plan, run.options)
 
 
-def sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
+def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
     """Return Sign-In if the run asks for it, or the factors that the method trains by nature."""
     if run.sign_in:
         return run.settings.sign_in

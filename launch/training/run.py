@@ -20,7 +20,7 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.measures.flops import count_flops
-from launch.ranks import Ranks, ranks
+from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged
@@ -34,39 +34,39 @@ def run_training(
     bar: bool | None = None,
     patience: float = 0.0,
 ) -> Result:
-    """Trains, or goes on with, or only looks up a run.
+    """Train or resume a run. Do nothing if it has finished.
 
     Args:
-        report: takes a line an epoch.
-        bar: a progress bar over the steps; by default where stderr is a terminal.
-        patience: seconds to wait for another process that holds the run's folder.
+        report: called with one line per epoch.
+        bar: whether to show a progress bar over the steps; by default if stderr is a terminal.
+        patience: seconds to wait for another process that trains the run.
 
     Returns:
         The contents of result.json.
 
     Raises:
-        UserError: input that cannot be used.
-        Diverged: NaN or infinity; the state of the epoch before is kept.
+        UserError: the input cannot be used.
+        Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
     """
     folder = RunFolder(run, machine.runs)
-    if folder.result is not None and "RANK" not in os.environ:  # ranks must agree on it, below
+    if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    with ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
+    with join_ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
         try:
             found: Result | None = r.from_first(folder.result)
-            if found is not None:  # by now
+            if found is not None:  # another process has finished it meanwhile
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:  # of whichever rank is first to have one
+        except Exception as error:  # on the first rank that raises one
             folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
 class Training:
-    """A run on one rank, and what is kept of it (by rank 0)."""
+    """A run on one rank. Rank 0 writes the folder."""
 
     def __init__(
         self,
@@ -89,9 +89,9 @@ class Training:
         self.layers: list[LayerRow] = []
 
     def finish(self) -> Result:
-        """Trains from where the folder stands to the end. Returns the result."""
+        """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
-            self.report(f"{self.run.name}: {self.loop.epochs} epochs in all")
+            self.report(f"{self.run.name}: {self.loop.epochs} epochs in total")
         for epoch in range(self.begin(), self.loop.epochs):
             self.epoch(epoch)
         result = self._result()
@@ -103,7 +103,7 @@ class Training:
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
-        """Trains an epoch, evaluates and writes all of it to the folder. Returns its row."""
+        """Train one epoch, evaluate, and write both to the folder. Return its row of epochs.csv."""
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
@@ -115,10 +115,10 @@ class Training:
         self._report(row)
         return row
 
-    # ---- to and from the folder
+    # ---- writing and reading the folder
 
     def begin(self) -> int:
-        """Loads the newest state, or prepares a fresh run. Returns the first epoch to train."""
+        """Load the newest state, or prepare a new run. Return the first epoch to train."""
         found = self.folder.newest_state() if self.ranks.is_first else None
         state = self.ranks.from_first(found)
         if state is None:
@@ -135,10 +135,10 @@ class Training:
         return first
 
     def _keep(self, epoch: int) -> None:
-        """Rows first, the state last: rows beyond the state are dropped by whoever goes on.
+        """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
 
         Raises:
-            Diverged: a weight is not finite. Nothing is written then.
+            Diverged: a weight is not finite. Nothing is written.
         """
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
@@ -161,7 +161,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- what is said of it
+    # ---- rows, reports and the result
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -186,7 +186,7 @@ class Training:
         }
 
     def _skipped(self) -> int:
-        """Images that could not be read since the last epoch, on all ranks."""
+        """Return the number of images not read since the last epoch, on all ranks."""
         data = self.loop.data
         found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
         data.train.skipped = data.test.skipped = 0
@@ -239,11 +239,10 @@ class Training:
         return cast("Result", result)
 
     def _costs(self) -> dict[str, float]:
-        """Floating-point operations, and the training's as epochs of dense training.
+        """Return the floating-point operations of inference and training.
 
-        The backward pass counts twice the forward one (Evci et al. 2020, appendix H), every
-        layer by its density after the epoch; a dense gradient that a method looks at in between
-        is not counted.
+        The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
+        with its density after the epoch. Dense gradients that a method uses are not counted.
         """
         recipe = self.run.settings
         shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)
@@ -262,7 +261,7 @@ class Training:
 
 
 def mask_hash(masks: dict[str, Tensor]) -> str:
-    """Equal for equal masks only: to compare ranks, runs and machines."""
+    """Return a hash of masks, to compare ranks, runs and machines."""
     digest = hashlib.sha256()
     for name, mask in sorted(masks.items()):
         digest.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())

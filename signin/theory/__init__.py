@@ -1,6 +1,6 @@
-"""The student-teacher experiments of "Sign-In to the Lottery" (arXiv 2504.12801), run and measured.
+"""The student-teacher experiments of "Sign-In to the Lottery" (arXiv 2504.12801).
 
-`neuron` trains single neurons, many at a time; `flow` follows their gradient flow for one input;
-`network` trains small networks; `tables` and `sweeps` count successes; `figures` and `portraits`
-draw. Everything is float64, on one thread, from explicit seeds.
+`neuron` trains many single neurons at a time; `flow` solves the gradient flow for one input;
+`network` trains small networks; `tables` and `sweeps` compute fractions of runs that learn;
+`figures` and `portraits` draw. All computations are in float64, on one thread, with fixed seeds.
 """

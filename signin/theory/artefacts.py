@@ -1,4 +1,4 @@
-"""What `signbench theory` makes: measured first, on all cores, then written as CSV and drawn."""
+"""The tables and figures of `signbench theory`, measured on all cores."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 class Job(Hashable, Protocol):
-    """A measurement that needs nothing but itself."""
+    """A measurement that is independent of all others."""
 
     @property
     def cost(self) -> float:
-        """The most expensive ones are begun first."""
+        """Relative time of the measurement. The most expensive ones are started first."""
 
     def measure(self) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is measured. The paper's experiments are the default; tests take less."""
+    """The number of runs and steps. The defaults are the paper's; tests use fewer."""
 
     runs: int = 100
     steps: int = 200_000
-    """Of Table 8. Its other settings have a tenth, as have the sweeps."""
+    """Steps of Table 8. Its other settings and the sweeps take a tenth."""
     eta: tuple[float, ...] = (0.001, 0.01)
-    """Of Table 2."""
+    """Learning rates of Table 2."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "steps"):
@@ -50,7 +50,7 @@ class Budget:
 
 
 class Folder:
-    """Where files go, and which have been written."""
+    """The folder to write to, and the files written so far."""
 
     def __init__(self, path: Path, suffix: str) -> None:
         self.path, self.suffix = path, suffix
@@ -70,7 +70,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A table or figure: what has to be measured for it, and what is then written and printed."""
+    """A table or figure: its measurements, and the function that writes it and returns its text."""
 
     jobs: Callable[[Budget], Iterable[Job]]
     make: Callable[[Results, Budget, Folder], str]
@@ -102,7 +102,7 @@ def _table2(results: Results, budget: Budget, folder: Folder) -> str:
 def _figure2(results: Results, budget: Budget, folder: Folder) -> str:
     table = tables.table8(results, _table8_alone(budget))
     folder.figure("figure2", figures.figure2(table))
-    return f"Figure 2: drawn from Table 8. {tables.differences(table)}"
+    return f"Figure 2: drawn from Table 8. {tables.describe_differences(table)}"
 
 
 def _figure3(results: Results, budget: Budget, folder: Folder) -> str:
@@ -115,7 +115,7 @@ def _figure3(results: Results, budget: Budget, folder: Folder) -> str:
     return (
         "Figure 3: fraction of the flows that end at the teacher\n"
         f"{counts[list(tables.SIGNS)].to_string(float_format='%.2f')}\n"
-        "The Sign-In flow is that of the factors, with metric √(4θ² + β²) (the paper writes "
+        "The Sign-In flow is that of the factors, with metric √(4θ² + β²) (the paper has "
         "√(θ² + β)); β₁ = 2, β₂ = 1."
     )
 
@@ -154,9 +154,9 @@ def _networks(
     table = network.recoveries({title: found[title] for title in counted})
     folder.table(name, table)
     return (
-        f"Figure {name[-1]}: fraction of {budget.runs} seeds with an "
-        f"error below {network.RECOVERED:.0%} of the labels' square; of those that fail without "
-        f"Sign-In,\nhow many it rescues, and how many others it loses\n"
+        f"Figure {name[-1]}: fraction of {budget.runs} seeds with an error below "
+        f"{network.RECOVERED:.0%} of the mean squared label;\nwith Sign-In, the number of failed "
+        "seeds that it rescues, and of other seeds that it loses\n"
         f"{table.astype(object).fillna('').to_string(index=False)}\n"
         f"Drawn: seed {seed}, the first at which all four panels of Figure 6 end as in the paper."
     )
@@ -198,17 +198,17 @@ ARTEFACTS = {
 def make(
     name: str, path: Path, suffix: str = "pdf", slots: int = 0, budget: Budget | None = None
 ) -> list[Path]:
-    """Measures, writes and prints one artefact, or `all` of them.
+    """Measure, write and print one artefact, or `all` of them.
 
     Args:
-        suffix: of the figures: pdf, png or svg.
-        slots: measurements at a time; 0: one a core.
+        suffix: format of the figures: pdf, png or svg.
+        slots: number of measurements at a time; 0: one per CPU core.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        UserError: an unknown name, or a folder that cannot be written.
+        UserError: the name is unknown, or the folder cannot be written.
     """
     if name != "all" and name not in ARTEFACTS:
         raise unknown("table or figure", name, [*ARTEFACTS, "all"])
@@ -224,7 +224,7 @@ def make(
 
 
 def measure(jobs: list[Job], slots: int) -> Results:
-    """The results by job. They do not depend on the number of processes."""
+    """Return the results by job. They do not depend on the number of processes."""
     jobs = sorted(jobs, key=lambda job: -job.cost)
     slots = min(slots, len(jobs))
     progress = Progress(len(jobs))
@@ -252,7 +252,7 @@ def _measure(job: Job) -> Any:
 
 
 class Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
+    """A progress bar on a terminal, otherwise one line every ten seconds."""
 
     def __init__(self, total: int) -> None:
         from tqdm import tqdm

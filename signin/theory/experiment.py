@@ -1,4 +1,4 @@
-"""One setting of the single-neuron experiment: data, initial students, and how often they learn."""
+"""One setting of the single-neuron experiment: data, initial students, and success rates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from baselines.errors import UserError
 from signin.theory.neuron import (
     PLAIN,
-    Outcome,
+    DataSet,
+    FinalState,
     Population,
-    Samples,
     Storages,
     Task,
-    sign_in,
+    sign_in_storages,
     train,
 )
 
@@ -28,34 +28,34 @@ class Rates(NamedTuple):
     """Fractions of the runs of one sign case."""
 
     learned: float
-    """Loss below `neuron.SUCCESS` in the end."""
+    """Final loss below `neuron.SUCCESS`."""
     positive: float
-    """a > 0 in the end."""
+    """Final a > 0."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the paper states, and what it leaves open (samples, scale)."""
+    """The settings that the paper states, and those that it does not state (samples, scale)."""
 
     width: int = 5
     """d, the number of inputs."""
     betas: tuple[float, float] | None = None
-    """β₁ of a and β₂ of w with Sign-In; none without it."""
+    """β₁ of a and β₂ of w with Sign-In; None without it."""
     samples: int = 1000
-    """n; 0 stands for infinitely many."""
+    """n; 0 means infinitely many."""
     scale: float = 1.0
     """Standard deviation of the initial w; |a| is the norm of w."""
     rate: float = 0.01
     """η of gradient descent."""
     steps: int = 200_000
     runs: int = 100
-    """Initialisations of each sign case, the same for all cases but for the signs."""
+    """Initialisations of each sign case. They are equal in all cases except for the signs."""
     cases: tuple[tuple[int, int], ...] = CASES
-    """Signs of a and w₁ at the start; 0 leaves w₁ to chance."""
+    """Signs of a and w₁ at the start; 0 leaves the sign of w₁ random."""
     seed: int = 0
-    """Of the data set that all runs share, and of the initialisations."""
+    """Seed of the data set that all runs share, and of the initialisations."""
     random_teacher: bool = False
-    """w̃ with N(0, 1) in its first two entries, another one for each run, in place of (1, 0, …)."""
+    """Draw the first two entries of w̃ from N(0, 1) for each run, in place of (1, 0, …)."""
 
     def __post_init__(self) -> None:
         for name in ("width", "scale", "rate", "steps", "runs"):
@@ -68,15 +68,15 @@ class Setting:
 
     @property
     def storages(self) -> Storages:
-        return PLAIN if self.betas is None else sign_in(*self.betas)
+        return PLAIN if self.betas is None else sign_in_storages(*self.betas)
 
     @property
     def cost(self) -> float:
-        """To start what takes long first; plain runs that fail go on to the last step."""
+        """Relative time. Plain runs that fail take all steps."""
         return self.steps * (self.width > 1) * (1.0 if self.betas is None else 0.5)
 
     def students(self) -> tuple[Tensor, Tensor]:
-        """Balanced initial a [cases · runs] and w [cases · runs, d]."""
+        """Return balanced initial a [cases · runs] and w [cases · runs, d]."""
         w = self.scale * self._normal(self.runs, self.width, stream=1)
         inner = w.repeat(len(self.cases), 1)
         signs = torch.tensor(self.cases, dtype=w.dtype).repeat_interleave(self.runs, dim=0)
@@ -85,7 +85,7 @@ class Setting:
         return signs[:, 0] * inner.norm(dim=1), inner
 
     def task(self) -> Task:
-        """The data set, labelled by each run's teacher."""
+        """Return the data set, labelled by each run's teacher."""
         teachers = torch.zeros(self.runs, self.width, dtype=torch.float64)
         teachers[:, 0] = 1
         if self.random_teacher:
@@ -93,23 +93,23 @@ class Setting:
         teachers = teachers.repeat(len(self.cases), 1)
         if not self.samples:
             return Population(teachers)
-        return Samples(self._normal(self.samples, self.width, stream=0), teachers)
+        return DataSet(self._normal(self.samples, self.width, stream=0), teachers)
 
-    def run(self) -> list[Outcome]:
-        """Where the students end, by sign case."""
+    def run(self) -> list[FinalState]:
+        """Train the students. Return their final state by sign case."""
         found = train(self.task(), *self.students(), self.storages, self.rate, self.steps)
         parts = zip(*(torch.split(part, self.runs) for part in found), strict=True)
-        return [Outcome(*part) for part in parts]
+        return [FinalState(*part) for part in parts]
 
     def measure(self) -> list[Rates]:
-        """By sign case."""
+        """Return the rates by sign case."""
         return [
             Rates(end.success.double().mean().item(), (end.outer > 0).double().mean().item())
             for end in self.run()
         ]
 
     def columns(self) -> dict[str, object]:
-        """The setting as columns of a table."""
+        """Return the setting as columns of a table."""
         outer, inner = self.betas or (None, None)
         return {
             "d": self.width,

@@ -1,4 +1,4 @@
-"""Figures of success: Figure 2 from the measured Table 8, and the sweeps beyond Table 2."""
+"""Figures of success rates: Figure 2 from the measured Table 8, and the sweeps beyond Table 2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {
 
 @styled
 def figure2(table: pd.DataFrame) -> Figure:
-    """The four quadrants of initial signs, and in each which methods learn, as measured.
+    """Draw the four quadrants of initial signs with the measured success rates of all methods.
 
     Args:
         table: from `tables.table8`.
@@ -44,7 +44,7 @@ def figure2(table: pd.DataFrame) -> Figure:
 
 
 def _quadrant(axes: Axes, a: int, w: int, success: dict[str, float]) -> None:
-    """A line a method: a bar as long as the fraction of runs that learn."""
+    """Draw one bar per method: the fraction of runs that learn."""
     left = 0.06 if w > 0 else -0.94
     for i, (method, share) in enumerate(success.items()):
         y = (0.86 if a > 0 else -0.14) - 0.22 * i
@@ -68,7 +68,7 @@ DEFAULTS = {"samples": 1000.0, "scale": 1.0, "beta": 1.0, "width": 5.0}
 
 @styled
 def figure_sweeps(table: pd.DataFrame) -> Figure:
-    """Success against n, initial scale, β and d, for a < 0.
+    """Draw the success rate against n, initial scale, β and d, for a < 0.
 
     Args:
         table: from `sweeps.sweep`.
@@ -86,7 +86,7 @@ def figure_sweeps(table: pd.DataFrame) -> Figure:
 
 @styled
 def figure_failure(table: pd.DataFrame) -> Figure:
-    """Success against d where the teacher is random in two inputs (Appendix E)."""
+    """Draw the success rate against d for a teacher random in two inputs (Appendix E)."""
     drawn, (axes,) = figure(1, 1, COLUMN, 2.0)
     _lines(axes, table, "width")
     axes.set(ylabel="runs that learn, %", xlabel="inputs $d$ of the student")
@@ -95,7 +95,7 @@ def figure_failure(table: pd.DataFrame) -> Figure:
 
 
 def _lines(axes: Axes, table: pd.DataFrame, varied: str) -> None:
-    """A line a method over the values at equal distances."""
+    """Draw one line per method over equally spaced values."""
     values = sorted(table["value"].unique())
     for i, (method, cells) in enumerate(table.groupby("method", sort=False)):
         x = [values.index(value) for value in cells["value"]]

@@ -1,12 +1,12 @@
 """Gradient flow of one neuron with one input (Theorems 5.1 and 5.2), by an ODE solver.
 
-With C the mean of z² over positive inputs (½ for infinitely many), or over negative ones where
-w < 0 and the teacher is silent,
+With C the mean of z² over positive inputs (½ for infinitely many), or over negative ones if w < 0,
+where the teacher is zero,
 
     da = −C μ(a, β₁) (aw² − w₊) dt,   dw = −C μ(w, β₂) (a²w − a·[w > 0]) dt,
 
 where μ = 1 for gradient flow, and μ(θ, β) = √(4θ² + β²) for the flow of two factors with inner
-scaling β: their product moves at the rate m² + w² (the paper writes √(θ² + β)).
+scaling β, whose product changes at the rate m² + w² (the paper has √(θ² + β)).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIME = 40.0
 
 
 def velocity(a: Array, w: Array, betas: Betas = None) -> tuple[Array, Array]:
-    """da/dt and dw/dt. At w = 0 the ReLU passes nothing: that is where a flow ends."""
+    """Return da/dt and dw/dt. Both are zero at w = 0, where the ReLU is zero."""
     on = w > 0
     pull = a * w - on
     speed_a, speed_w = (1.0, 1.0) if betas is None else (metric(a, betas[0]), metric(w, betas[1]))
@@ -33,26 +33,26 @@ def velocity(a: Array, w: Array, betas: Betas = None) -> tuple[Array, Array]:
 
 
 def metric(theta: Array, beta: float) -> Array:
-    """m² + w² of factors with m · w = θ and m² − w² = β."""
+    """Return m² + w² of factors with m · w = θ and m² − w² = β."""
     return np.hypot(2 * theta, beta)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """a and w over time; the initialisation first."""
+    """a and w over time, starting with the initialisation."""
 
     a: Array
     w: Array
 
     @property
     def loss(self) -> float:
-        """At the end: that of f on positive inputs, and of what w < 0 adds on negative ones."""
+        """The final loss: of f on positive inputs, plus that of w < 0 on negative ones."""
         a, w = self.a[-1], self.w[-1]
         return float(C * (a * w - 1) ** 2 / 2 if w > 0 else C * ((a * w) ** 2 + 1) / 2)
 
 
-def flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
-    """Follows the flow from (a, w) by an explicit Runge-Kutta method of order 8."""
+def solve_flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
+    """Solve the flow from (a, w) by an explicit Runge-Kutta method of order 8."""
     from scipy.integrate import solve_ivp
 
     def field(_: float, state: Array) -> Array:
@@ -76,12 +76,12 @@ FLOWS: dict[str, Betas] = {"Gradient flow": None, "Sign-In gradient flow": (2.0,
 
 
 def trajectories() -> dict[str, list[Trajectory]]:
-    """From `STARTS`, by kind of flow."""
-    return {name: [flow(*start, betas) for start in STARTS] for name, betas in FLOWS.items()}
+    """Return the trajectories from all `STARTS`, by kind of flow."""
+    return {name: [solve_flow(*start, betas) for start in STARTS] for name, betas in FLOWS.items()}
 
 
 def end_points(found: dict[str, list[Trajectory]]) -> pd.DataFrame:
-    """A row a trajectory."""
+    """Return one row per trajectory."""
     return pd.DataFrame(
         {
             "flow": name,

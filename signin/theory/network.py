@@ -1,8 +1,8 @@
 """Several neurons learn several (§5 and Appendix C): f(z) = 1/k Σ aᵢ σ(wᵢᵀz), two inputs.
 
-The teacher has three neurons of unit length and signs ±1, drawn anew for each seed. The sum is
-averaged over its k neurons, as in the mean-field papers that the experiment follows: without that
-the dense network diverges at the paper's learning rate of 2.15 (seen: 100 of 100 seeds).
+The teacher has three neurons of unit length and signs ±1, drawn for each seed. The output is the
+mean over the k neurons, as in the mean-field papers that the experiment follows. With a sum, the
+dense network diverges at the paper's learning rate of 2.15 (for 100 of 100 seeds).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ TEACHER, INPUTS, SAMPLES = 3, 2, 100
 RECOVERED = 1e-2
 
 
-class Paths(NamedTuple):
-    """What became of every seed."""
+class NetworkPaths(NamedTuple):
+    """Trajectories and final errors of all seeds."""
 
     a: Tensor
     """Outer weights at the kept steps: [times, seeds, k]."""
     w: Tensor
-    """Inner weights at the same: [times, seeds, k, 2]."""
+    """Inner weights at the kept steps: [times, seeds, k, 2]."""
     teacher_a: Tensor
-    """[seeds, 3]."""
+    """Outer weights of the teacher: [seeds, 3]."""
     teacher_w: Tensor
-    """[seeds, 3, 2]."""
+    """Inner weights of the teacher: [seeds, 3, 2]."""
     error: Tensor
-    """Mean squared error in the end, over the mean squared label: [seeds]."""
+    """Final mean squared error divided by the mean squared label: [seeds]."""
 
     @property
     def recovered(self) -> Tensor:
@@ -44,36 +44,38 @@ class Paths(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of Figure 6: which network, and how its signs begin.
+    """A panel of Figure 6: a network and its initial signs.
 
-    Signs `cob`: the second half of the neurons has the outer signs of the first half reversed.
-    `good`: all signs are those of the teacher's neurons. `bad`: the same, but all outer ones
-    positive; so they are only wrong where the teacher's are not (7 of 8 teachers). `bad_inner`:
-    as `bad`, with inner signs at random.
+    Values of `signs`:
+
+    - cob: the outer signs of the second half of the neurons are the reverse of those of the first.
+    - good: all signs are those of the teacher's neurons.
+    - bad: the same with all outer signs positive, which is wrong for 7 of 8 teachers.
+    - bad_inner: as bad, with random inner signs.
     """
 
     signs: Literal["cob", "good", "bad", "bad_inner"]
     width: int = TEACHER
-    """k."""
+    """k, the number of neurons."""
     rate: float = 1.0
     beta: float | None = None
-    """Inner scaling of Sign-In; none without it."""
+    """Inner scaling of Sign-In; None without it."""
     steps: int = 3000
     seeds: int = 100
     every: int = 10
-    """Steps between the kept ones."""
+    """Number of steps from one kept step to the next."""
 
     @property
     def cost(self) -> float:
         return 0.4 * self.steps * self.width
 
-    def measure(self) -> Paths:
-        """Full-batch gradient descent on 1/(2n) Σ (f(zᵢ) − yᵢ)², all seeds at once."""
+    def measure(self) -> NetworkPaths:
+        """Train all seeds at once by full-batch gradient descent on 1/(2n) Σ (f(zᵢ) − yᵢ)²."""
         with one_thread():
             return self._train()
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Inputs, the teacher's a and w, the student's a and w; the same for all panels."""
+        """Return inputs, teacher's a and w, initial a and w. Panels share the random numbers."""
         drawn = []
         for seed in range(self.seeds):
             generator = torch.Generator().manual_seed(seed)
@@ -90,14 +92,14 @@ class Panel:
         return z, signs, teacher, *self._sign(a, w, signs, teacher)
 
     def _sign(self, a: Tensor, w: Tensor, signs: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The initial signs."""
+        """Return a and w with the panel's initial signs."""
         if self.signs == "cob":
             half = self.width // 2
             return torch.cat([a[:, :half], -a[:, :half]], 1), w
         a = a.abs() * signs if self.signs == "good" else a.abs()
         return a, w if self.signs == "bad_inner" else w.abs() * teacher.sign()
 
-    def _train(self) -> Paths:
+    def _train(self) -> NetworkPaths:
         z, signs, teacher, a, w = self._draw()
         labels = _output(z, signs, teacher)
         storage = Plain() if self.beta is None else Product(self.beta)
@@ -114,16 +116,16 @@ class Panel:
                     torch._foreach_add_(list(tensors), list(slopes), alpha=-self.rate)
         error = (_output(z, a, w) - labels).square().mean(1) / labels.square().mean(1)
         all_a, all_w = (torch.stack(x) for x in zip(*kept, strict=True))
-        return Paths(*(x.clone() for x in (all_a, all_w, signs, teacher, error)))
+        return NetworkPaths(*(x.clone() for x in (all_a, all_w, signs, teacher, error)))
 
 
 def _output(z: Tensor, a: Tensor, w: Tensor) -> Tensor:
-    """f: [seeds, n]."""
+    """Return f(z): [seeds, n]."""
     return ((z @ w.mT).relu() @ a[:, :, None])[:, :, 0] / a.shape[1]
 
 
 def gradients(z: Tensor, labels: Tensor, a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the loss with respect to a [seeds, k] and w [seeds, k, 2]."""
+    """Return the gradients of the loss with respect to a [seeds, k] and w [seeds, k, 2]."""
     hidden = (z @ w.mT).relu()
     residual = (hidden @ a[:, :, None]) / a.shape[1] - labels[:, :, None]
     residual = residual / (z.shape[1] * a.shape[1])
@@ -132,14 +134,14 @@ def gradients(z: Tensor, labels: Tensor, a: Tensor, w: Tensor) -> tuple[Tensor, 
     return outer, inner
 
 
-#: The pictures, by title.
+#: The panels of Figure 6 by title.
 PANELS = {
     "Dense": Panel("cob", width=20, rate=2.15),
     "Sparse, good signs": Panel("good"),
     "Sparse, bad signs": Panel("bad"),
     "Sparse, bad signs, Sign-In": Panel("bad", beta=2.0),
 }
-#: Not drawn, only counted.
+#: Panels that are counted but not drawn.
 EXTRA = {
     "Sparse, bad signs, Sign-In with β = 0.5": Panel("bad", beta=0.5),
     "Sparse, good signs, Sign-In": Panel("good", beta=2.0),
@@ -148,10 +150,10 @@ EXTRA = {
 }
 
 
-def example(found: dict[str, Paths]) -> int:
-    """The first seed at which every panel ends as in the paper; seed 0 if there is none.
+def example(found: dict[str, NetworkPaths]) -> int:
+    """Return the first seed at which all panels end as in the paper; 0 if there is none.
 
-    That is: recovered, except from bad signs without Sign-In.
+    In the paper all panels recover the teacher except that of bad signs without Sign-In.
     """
     right = torch.stack(
         [paths.recovered == (name != "Sparse, bad signs") for name, paths in found.items()]
@@ -159,9 +161,12 @@ def example(found: dict[str, Paths]) -> int:
     return int(right.to(torch.uint8).argmax())
 
 
-def recoveries(found: dict[str, Paths]) -> pd.DataFrame:
-    """A row a panel: fraction of seeds recovered; and of those that the same panel without
-    Sign-In fails at, how many it rescues, and how many it loses."""
+def recoveries(found: dict[str, NetworkPaths]) -> pd.DataFrame:
+    """Return one row per panel with the fraction of seeds that recover the teacher.
+
+    For panels with Sign-In, also: plain_failed, the number of seeds that fail without it; rescued,
+    how many of these recover with it; lost, how many seeds fail only with it.
+    """
     rows = []
     for name, paths in found.items():
         plain = found.get(name.partition(", Sign-In")[0])

@@ -6,11 +6,12 @@ M = 1/n Σ zzᵀ and c = 1/n Σ zy over those with wᵀz > 0:
 
     r = a M w − c,   ∂L/∂a = wᵀr,   ∂L/∂w = a r.
 
-The samples nearest to the hyperplane are looked at in every step, the others summed up in M and c,
-anew for a student whenever its direction has turned far enough for one of them to change side. So
-this is plain full-batch gradient descent, at a cost that n hardly enters. For one input it is
-exactly antisymmetric for a = −w: a run on the stable manifold of the saddle at the origin stays on
-it, where careless rounding would push half of the runs off.
+The samples nearest to the hyperplane are evaluated in every step. The others are summed in M and c,
+which are recomputed for a student when its direction has turned far enough for one of them to
+change sides. The result is that of plain full-batch gradient descent, at a cost that hardly depends
+on n. For one input and a = −w, both gradients are computed exactly antisymmetrically: a run on the
+stable manifold of the saddle at the origin stays on it, while rounding errors would push half of
+the runs off.
 """
 
 from __future__ import annotations
@@ -30,46 +31,46 @@ Storages = tuple[Storage, Storage]
 _PLAIN = Plain()
 PLAIN: Storages = (_PLAIN, _PLAIN)
 
-#: A run has learned the teacher when its loss ends below this. Untrained it is about 1/4.
+#: A run has learned the teacher if its final loss is below this. The initial loss is about 1/4.
 SUCCESS = 1e-3
-#: A run whose loss is below this is stopped: from there on it only descends.
+#: A run is stopped when its loss is below this; it only decreases from there.
 CONVERGED = 1e-6
 CHECK_EVERY = 100
-#: Samples nearest to the hyperplane that are looked at in every step. Only a matter of speed.
+#: Number of samples near the hyperplane evaluated in every step. It affects only the speed.
 NEAR = 16
 
 
-def sign_in(outer: float = 1.0, inner: float | None = None) -> Storages:
-    """Sign-In for a and w, with inner scalings β₁ and β₂ (the same if only one is given)."""
+def sign_in_storages(outer: float = 1.0, inner: float | None = None) -> Storages:
+    """Return Sign-In's storages for a and w, with inner scalings β₁ and β₂ (by default β₁)."""
     return Product(outer), Product(outer if inner is None else inner)
 
 
 class Moments(NamedTuple):
-    """What gradients depend on, for students of given directions."""
+    """The quantities that determine the gradients of students of given directions."""
 
     square: Tensor
     """M over the active samples far from the hyperplane: [runs, d, d]."""
     cross: Tensor
-    """c over the same: [runs, d]."""
+    """c over the same samples: [runs, d]."""
     near: Tensor
-    """The samples near it, over √n: [runs, NEAR, d]."""
+    """The samples near the hyperplane, divided by √n: [runs, NEAR, d]."""
     labels: Tensor
-    """Their labels, over √n: [runs, NEAR]."""
+    """Their labels, divided by √n: [runs, NEAR]."""
     margin: Tensor
-    """Distance between unit vectors within which no far sample changes side: [runs]."""
+    """Distance between unit vectors within which no far sample changes sides: [runs]."""
 
 
 class Task(Protocol):
-    """What students learn from."""
+    """The data and teachers that students learn from."""
 
     def moments(self, direction: Tensor, rows: Tensor) -> Moments:
-        """For unit vectors w/‖w‖ [k, d] of the runs `rows` [k]."""
+        """Return the moments for unit vectors w/‖w‖ [k, d] of the runs `rows` [k]."""
 
     def loss(self, outer: Tensor, inner: Tensor, rows: Tensor) -> Tensor:
-        """L for a [k] and w [k, d] of the runs `rows` [k]: [k]."""
+        """Return L [k] for a [k] and w [k, d] of the runs `rows` [k]."""
 
 
-class Samples(Task):
+class DataSet(Task):
     """A data set that all runs share.
 
     Args:
@@ -106,8 +107,10 @@ class Samples(Task):
 
 
 class Population(Task):
-    """Infinitely many samples: with φ the angle between w and w̃, M = I/2 and
-    c = ‖w̃‖ ((π − φ) w̃/‖w̃‖ + sin φ w/‖w‖) / 2π, from the arc-cosine kernel wᵀc.
+    """Infinitely many samples.
+
+    With φ the angle between w and w̃, M = I/2 and c = ‖w̃‖ ((π − φ) w̃/‖w̃‖ + sin φ w/‖w‖) / 2π, by
+    the arc-cosine kernel wᵀc.
 
     Args:
         teachers: w̃ of each run, [runs, d].
@@ -137,8 +140,8 @@ class Population(Task):
         return square / 4 - overlap
 
 
-class Outcome(NamedTuple):
-    """Where runs ended: a [runs], w [runs, d], loss [runs], and the step it was known [runs]."""
+class FinalState(NamedTuple):
+    """Final a [runs], w [runs, d] and loss [runs], and the step at which the run stopped [runs]."""
 
     outer: Tensor
     inner: Tensor
@@ -163,10 +166,10 @@ class Descent:
         ]
         self._seen = torch.full_like(inner, torch.nan)
         self._moments = task.moments(inner, self.rows)
-        self._look()
+        self._compute()
 
-    def _look(self) -> None:
-        """The effective weights, and their gradients."""
+    def _compute(self) -> None:
+        """Compute the effective weights and their gradients."""
         (self.a,), (self.w,) = (
             s.merge(latents) for s, latents in zip(self.storages, self._latents, strict=True)
         )
@@ -193,19 +196,20 @@ class Descent:
                 latents, storage.pull_back([gradient], latents), strict=True
             ):
                 latent.sub_(slope, alpha=self.rate)
-        self._look()
+        self._compute()
 
     @property
     def loss(self) -> Tensor:
-        """L: [runs]."""
+        """Return L, of shape (runs,)."""
         return self.task.loss(self.a[:, 0], self.w, self.rows)
 
     @property
     def hopeless(self) -> Tensor:
-        """Runs that provably never come below the loss of f = 0: [runs].
+        """Return which runs provably never reach a loss below that of f = 0: [runs].
 
-        Known for one input only, and a teacher w̃ > 0. There, nothing pulls at w < 0 (Theorem 5.1):
-        a step multiplies it by a positive number. And a = −w is kept if both are stored alike.
+        Implemented for one input and a teacher w̃ > 0. There w < 0 stays negative (Theorem 5.1),
+        since a step multiplies it by a positive number, and a = −w is preserved if a and w have
+        equal storages.
         """
         if self.w.shape[1] > 1:
             return torch.zeros(len(self.w), dtype=torch.bool)
@@ -213,16 +217,16 @@ class Descent:
         return ((self.w <= 0) | ((self.a == -self.w) & alike))[:, 0]
 
     def keep(self, kept: Tensor) -> None:
-        """Goes on with some of the runs only."""
+        """Continue with some of the runs only."""
         self.rows, self._seen = self.rows[kept], self._seen[kept]
         self._latents = [tuple([x[kept] for x in part] for part in y) for y in self._latents]
         self._moments = Moments(*(part[kept] for part in self._moments))
-        self._look()
+        self._compute()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The same sums in the same order on any machine; and faster, for tensors as small as here."""
+    """Compute on one thread: sums are reproducible, and small tensors faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -234,8 +238,8 @@ def one_thread() -> Iterator[None]:
 
 def train(
     task: Task, outer: Tensor, inner: Tensor, storages: Storages, rate: float, steps: int
-) -> Outcome:
-    """Trains students until they have converged, are hopeless, or the steps are over.
+) -> FinalState:
+    """Train students until they have converged, are hopeless, or have taken all steps.
 
     Args:
         outer, inner: initial a [runs] and w [runs, d].
@@ -243,7 +247,7 @@ def train(
     with one_thread():
         descent = Descent(task, outer, inner, storages, rate)
         count = len(outer)
-        end = Outcome(
+        end = FinalState(
             outer.clone(),
             inner.clone(),
             torch.zeros_like(outer),

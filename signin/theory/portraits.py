@@ -1,4 +1,4 @@
-"""Figures of paths: flows of one neuron (3), descent with five inputs (7), networks (4 and 6)."""
+"""Figures of trajectories: Figure 3 (flows of one neuron), 7 (five inputs), 4 and 6 (networks)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from signin.theory.experiment import Setting
 from signin.theory.flow import FLOWS, Array, Betas, Trajectory, velocity
-from signin.theory.network import Paths
+from signin.theory.network import NetworkPaths
 from signin.theory.neuron import Descent, one_thread
 from signin.theory.style import COLUMN, PAGE, colours, figure, styled
 
@@ -23,7 +23,7 @@ GREY = "0.75"
 
 @styled
 def figure3(found: dict[str, list[Trajectory]]) -> Figure:
-    """Phase portraits of the flows for one input, and paths from balanced initialisations.
+    """Draw phase portraits of the flows for one input, and paths from balanced initialisations.
 
     Args:
         found: from `flow.trajectories`.
@@ -52,7 +52,7 @@ def _field(axes: Axes, betas: Betas) -> None:
 
 
 def _optimum(axes: Axes, edge: float) -> None:
-    """Where a · w₁ = 1."""
+    """Draw the curve a · w₁ = 1."""
     w = np.geomspace(1 / edge, edge, 100)
     axes.plot(w, 1 / w, color="black", linewidth=1.5, zorder=2, label="global optima")
 
@@ -82,11 +82,11 @@ def _path_legend(drawn: Figure, axes: Axes) -> None:
 
 @styled
 def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
-    """Paths of a and w₁ with five inputs, from all four sign cases.
+    """Draw paths of a and w₁ with five inputs, from all four sign cases.
 
     Args:
         settings: by title of the panel.
-        every: steps between the drawn points.
+        every: number of steps from one drawn point to the next.
     """
     drawn, panels = figure(1, len(settings), PAGE, 3.1)
     for axes, (name, setting) in zip(panels, settings.items(), strict=True):
@@ -102,7 +102,7 @@ def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
 
 
 def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """a and w₁ [times, runs] at every so many steps, and which runs learn [runs]."""
+    """Return a and w₁ [times, runs] at every `every`-th step, and which runs learn [runs]."""
     with one_thread():
         descent = Descent(setting.task(), *setting.students(), setting.storages, setting.rate)
         points = []
@@ -116,12 +116,12 @@ def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @styled
-def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
-    """Each neuron as |aᵢ| wᵢ, from its beginning to its end, with the teacher on the unit circle.
+def figure_networks(found: dict[str, NetworkPaths], seed: int) -> Figure:
+    """Draw the path of each neuron |aᵢ| wᵢ, with the teacher on the unit circle.
 
     Args:
         found: by title of the panel.
-        seed: the one that is drawn; the titles count all.
+        seed: the seed that is drawn; the titles count all seeds.
     """
     count = len(found)
     wide = COLUMN if count == 2 else PAGE
@@ -138,7 +138,7 @@ def figure_networks(found: dict[str, Paths], seed: int) -> Figure:
     return drawn
 
 
-def _network(axes: Axes, paths: Paths, seed: int) -> None:
+def _network(axes: Axes, paths: NetworkPaths, seed: int) -> None:
     positive, negative = colours()[0], colours()[1]
     turn = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(turn), np.sin(turn), color=GREY, linewidth=0.6)
@@ -155,6 +155,6 @@ def _network(axes: Axes, paths: Paths, seed: int) -> None:
         axes.plot([], [], color=colour, linewidth=2.5, alpha=0.5, label=f"teacher, {sign}")
         axes.plot([], [], "-o", color=colour, markersize=4, linewidth=0.6, markeredgecolor="black",
                   markeredgewidth=0.4, label=f"student, {sign}")  # fmt: skip
-    # a neuron or two of a dense network may end far out, beyond the frame
+    # a few neurons of a dense network may end outside of the frame
     edge = min(max(1.25, 1.08 * float(np.abs(places[[0, -1]]).max())), 2.2)
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""How all figures of the theory look: made to be read at the width of a two-column paper."""
+"""The style of the theory's figures, legible at the width of a two-column paper."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-#: Inches: one column, and both.
+#: Widths in inches of one column, and of both.
 COLUMN, PAGE = 3.35, 6.9
 
 
 def colours() -> list[Any]:
-    """Seaborn's colour-blind palette."""
+    """Return seaborn's colour-blind palette."""
     import seaborn as sns
 
     return list(sns.color_palette("colorblind"))
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws with small fonts and thin lines, and leaves the global settings as they are."""
+    """Make a function draw with small fonts and thin lines. Global settings do not change."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -44,7 +44,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure in inches and its axes, row by row. It belongs to no window."""
+    """Return a figure of a size in inches and its axes, row by row. It is not shown in a window."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width, height), layout="constrained")
@@ -52,7 +52,7 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def save(drawn: Figure, folder: Path, name: str, suffix: str) -> Path:
-    """Writes FOLDER/NAME.SUFFIX; without a date, so that the same figure is the same file."""
+    """Write FOLDER/NAME.SUFFIX, without a date, so that equal figures give equal files."""
     from matplotlib import rc_context
 
     path = folder / f"{name}.{suffix}"

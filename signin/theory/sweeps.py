@@ -1,4 +1,4 @@
-"""Beyond Table 2: what the recovery of a negative a depends on, and where it fails (Appendix E)."""
+"""Sweeps beyond Table 2: recovery of a negative a by setting, and its failure (Appendix E)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 from signin.theory.experiment import Rates, Setting
 from signin.theory.tables import Results
 
-#: What is varied, with the values; everything else as in Table 2 at η = 0.01.
+#: The values of each varied setting; all other settings are those of Table 2 at η = 0.01.
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "samples": (20, 50, 100, 200, 1000, 0),
     "scale": (0.1, 0.2, 0.4, 0.7, 1.0, 1.5),
     "beta": (0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
     "width": (2, 3, 5, 10, 20),
 }
-#: Data sets that share the runs of a setting; more of them where n is varied.
+#: Seeds of the data sets over which the runs of a setting are split; by default one.
 SEEDS = {"samples": (0, 1, 2, 3)}
 METHODS = ("plain", "Sign-In")
 
@@ -26,13 +26,13 @@ Key = tuple[str, Any, str, int]
 
 
 def sweep_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
-    """By what is varied, its value, method and seed."""
+    """Return the settings by varied field, value, method and seed."""
     base = Setting(runs=runs, steps=steps, cases=((-1, 0),))
     return _settings(base, SWEEPS)
 
 
 def failure_settings(runs: int = 100, steps: int = 20_000) -> dict[Key, Setting]:
-    """A random teacher of two inputs, and students of more and more."""
+    """Return settings with a random teacher of two inputs and students of 2 to 20 inputs."""
     base = Setting(runs=runs, steps=steps, cases=((-1, 0),), random_teacher=True)
     return _settings(base, {"width": SWEEPS["width"]})
 
@@ -54,7 +54,7 @@ def _changed(base: Setting, varied: str, value: Any, method: str, seed: int) -> 
 
 
 def sweep(results: Results, settings: dict[Key, Setting]) -> pd.DataFrame:
-    """A row a value and method: fractions over all seeds that learn, and that end with a > 0."""
+    """Return one row per value and method: fractions of runs that learn, and with final a > 0."""
     rows = []
     for (varied, value, method, _), setting in settings.items():
         rates: Rates = results[setting][0]

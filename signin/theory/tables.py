@@ -10,10 +10,10 @@ import pandas as pd
 
 from signin.theory.experiment import CASES, Rates, Setting
 
-#: What has been measured.
+#: What has been measured, by setting.
 Results = Mapping[Any, Any]
 
-#: The rows of Table 8. Theorem 5.2 needs β₁ > β₂ for one input; for five, equal ones will do.
+#: The rows of Table 8. Theorem 5.2 needs β₁ > β₂ for one input; for five, β₁ = β₂ is enough.
 TABLE8 = {
     "Sparse": Setting(width=1),
     "Overparam": Setting(),
@@ -26,8 +26,8 @@ PAPER = {
     "Sign-In": (1, 1, 0, 0),
     "Overparam + Sign-In": (1, 1, 1, 1),
 }
-#: Other settings of Table 8, as changes to it; each only of the rows that it changes. A tenth of
-#: the steps is enough to see the difference.
+#: Changes to the settings of Table 8. Each applies to the rows that it changes, at a tenth of the
+#: steps, which is enough to see the difference.
 CHANGES: dict[str, dict[str, Any]] = {
     "T = 200": {},
     "seed 1": {"seed": 1},
@@ -45,7 +45,7 @@ SIGNS = ("a > 0, w > 0", "a < 0, w > 0", "a > 0, w < 0", "a < 0, w < 0")
 
 
 def table8_settings(runs: int = 100, steps: int = 200_000) -> dict[tuple[str, str], Setting]:
-    """By name of the setting and method; the first four are the table itself."""
+    """Return settings by name and method. The first four are the table itself."""
     found = {("table", k): replace(v, runs=runs, steps=steps) for k, v in TABLE8.items()}
     short = {k: replace(v, runs=runs, steps=max(1, steps // 10)) for k, v in TABLE8.items()}
     for name, change in CHANGES.items():
@@ -57,13 +57,16 @@ def table8_settings(runs: int = 100, steps: int = 200_000) -> dict[tuple[str, st
 
 
 def _applies(change: Mapping[str, Any], setting: Setting) -> bool:
-    """Scalings are no matter of plain runs, nor n of one input (but for the time unit)."""
+    """Return whether a change has an effect.
+
+    Scalings have none on plain runs, and n has none for one input, apart from the unit of time.
+    """
     plain, single = setting.betas is None, setting.width == 1
     return not (plain and "betas" in change) and not (single and "samples" in change)
 
 
 def table8(results: Results, settings: Mapping[tuple[str, str], Setting]) -> pd.DataFrame:
-    """A row a cell: setting, method, signs, the paper's success and ours."""
+    """Return one row per cell: setting, method, signs, the paper's success and ours."""
     rows = []
     for (name, method), setting in settings.items():
         rates: list[Rates] = results[setting]
@@ -77,7 +80,7 @@ def table8(results: Results, settings: Mapping[tuple[str, str], Setting]) -> pd.
 
 
 def table8_text(table: pd.DataFrame) -> str:
-    """The table, the settings beside it, and below what other settings give."""
+    """Return the table as text, with its settings, followed by the results of other settings."""
     shown = table.assign(signs=sign_names(table["a"], table["w"]))
     shown["cell"] = shown["success"].map("{:.2f}".format)
     own = shown[shown["setting"] == "table"].copy()
@@ -85,9 +88,9 @@ def table8_text(table: pd.DataFrame) -> str:
     lines = ["Table 8: fraction of runs that learn the teacher (the paper's)", _wide(own)]
     first = own.iloc[0]
     lines.append(
-        f"{first['runs']} runs a cell, n = {first['n']:g}, w ~ {first['scale']:g} · N(0, I), "
+        f"{first['runs']} runs per cell, n = {first['n']:g}, w ~ {first['scale']:g} · N(0, I), "
         f"|a| = ‖w‖, rate {first['rate']:g}, {first['steps']} steps.\n"
-        f"{differences(own)}\n"
+        f"{describe_differences(own)}\n"
     )
     others = shown[shown["setting"] != "table"]
     if len(others):
@@ -96,20 +99,20 @@ def table8_text(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def differences(table: pd.DataFrame) -> str:
-    """In how many cells the table itself differs from the paper's."""
+def describe_differences(table: pd.DataFrame) -> str:
+    """Return a sentence with the number of cells that differ from the paper's."""
     own = table[table["setting"] == "table"]
     count = int((own["success"] != own["paper"]).sum())
     return f"{count} of its {len(own)} cells differ from the paper's."
 
 
 def sign_names(a: Iterable[float], w: Iterable[float]) -> list[str]:
-    """The sign cases as people read them."""
+    """Return the sign cases as texts."""
     return [SIGNS[2 * (y < 0) + (x < 0)] for x, y in zip(a, w, strict=True)]
 
 
 def _wide(shown: pd.DataFrame, setting: bool = False) -> str:
-    """Sign cases side by side."""
+    """Return the cells as text with one column per sign case."""
     shown = shown.assign(
         d=shown["d"].map(str),
         betas=[_betas(a, w) for a, w in zip(shown["beta_a"], shown["beta_w"], strict=True)],
@@ -129,7 +132,7 @@ def _betas(outer: float, inner: float) -> str:
 def table2_settings(
     runs: int = 100, rates: tuple[float, ...] = (0.001, 0.01)
 ) -> dict[tuple[float, str], Setting]:
-    """By rate and method: T = 200, a < 0, and w₁ of either sign."""
+    """Return settings by rate and method: T = 200, a < 0, and w₁ of random sign."""
     methods = {"GF": None, "Sign-In GF": (1.0, 1.0)}
     return {
         (rate, method): Setting(
@@ -141,7 +144,7 @@ def table2_settings(
 
 
 def table2(results: Results, settings: Mapping[tuple[float, str], Setting]) -> pd.DataFrame:
-    """A row a cell: the paper's sign recoveries and ours, in percent, and how many learn."""
+    """Return one row per cell: the paper's sign recoveries, ours, and learned runs, in percent."""
     rows = []
     for (rate, method), setting in settings.items():
         (rates,) = results[setting]
@@ -158,8 +161,8 @@ def table2_text(table: pd.DataFrame) -> str:
     shown["method"] = shown["method"].str.ljust(shown["method"].str.len().max())
     first = table.iloc[0]
     return (
-        "Table 2: a < 0 in the beginning and a > 0 in the end, and loss below 0.001 there, in %\n"
+        "Table 2: runs with a < 0 that end with a > 0, and with a final loss below 0.001, in %\n"
         f"{shown.to_string(index=False, justify='left')}\n"
-        f"{first['runs']} runs a cell, d = {first['d']}, n = {first['n']:g}, "
+        f"{first['runs']} runs per cell, d = {first['d']}, n = {first['n']:g}, "
         f"w ~ {first['scale']:g} · N(0, I), |a| = ‖w‖, β = 1, T = 200."
     )

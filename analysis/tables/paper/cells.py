@@ -1,4 +1,4 @@
-"""The paper's tables from any runs, with the paper's own values beside them."""
+"""The paper's tables made of any runs, with the paper's own values next to ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.names import LEARNERS
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import TIED, mean_text
-from analysis.tables.paper.layouts import LAYOUTS, Layout, Run
+from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow
 from analysis.tables.sheet import Sheet
 from baselines.errors import unknown
 
@@ -20,10 +20,10 @@ _PLACE = ("row", "column")
 
 
 def paper_values(number: str) -> pd.DataFrame:
-    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if it says so).
+    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if stated).
 
-    They are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25 and
-    88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
+    The values are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25
+    and 88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
 
     Raises:
         UserError: there is no such table.
@@ -38,18 +38,18 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
 
     Args:
         runs: from `analysis.frame.load_runs`.
-        number: of the table.
+        number: number of the table.
 
     Returns:
         recipe, row, column: the cell
-        accuracy, std, runs, best, tied: as `analysis.statistics.aggregate` has them; accuracy is
-            NaN if no run has finished
+        accuracy, std, runs, best, tied: as in `analysis.statistics.aggregate`; accuracy is NaN if
+            no run has finished
         failed: number of runs that failed
         paper, paper_std, paper_runs: the paper's values
-        paper_recipe: the recipe that these are of; for recipes that the paper does not have, its
-            first one
+        paper_recipe: the recipe of the paper's values; the first of the table for recipes that
+            the paper does not have
 
-        Recipes of the paper that no run has are left out, unless there are no runs at all.
+        Recipes of the paper without runs are left out, unless there are no runs at all.
 
     Raises:
         UserError: there is no such table, or runs of one recipe cannot be compared.
@@ -80,7 +80,7 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
     found = []
-    run: Run
+    run: RunRow
     for run in runs.to_dict("records"):  # type: ignore[assignment]
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
@@ -134,7 +134,7 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     bold.insert(0, recipe, False)
     notes = [TIED] * bool(part["tied"].any())
     if part["failed"].any():
-        notes.append("* some seeds failed and are not in the mean")
+        notes.append("* some seeds failed and are not included in the mean")
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
     if part["accuracy"].isna().any():
@@ -156,6 +156,6 @@ def _cell(cell: dict[Any, Any], paper: bool) -> str:
 
 
 def _epochs(runs: pd.DataFrame, recipe: str) -> str:
-    """Return the flag that makes further runs like the present ones."""
+    """Return the flag that gives further runs the number of epochs of the existing ones."""
     own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
     return f" --epochs {own.pop()}" if len(own) == 1 else ""

@@ -1,4 +1,4 @@
-"""The paper's tables: which of the runs belongs to which cell."""
+"""The paper's tables: the cell of each run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from analysis.names import NAMES, name_of
 
 EARLY = (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 
-Run = dict[str, Any]
+RunRow = dict[str, Any]
 Place = tuple[str, str] | None  # row and column; None: the run does not belong to the table
 
 
-def _by_sparsity(*methods: str) -> Callable[[Run], Place]:
+def _by_sparsity(*methods: str) -> Callable[[RunRow], Place]:
     """Return a placement with one row per method, plain and with Sign-In."""
 
-    def place(run: Run) -> Place:
+    def place(run: RunRow) -> Place:
         if run["label"] not in methods:
             return None
         suffix = " + Sign-In" if run["sign_in"] else ""
@@ -26,7 +26,7 @@ def _by_sparsity(*methods: str) -> Callable[[Run], Place]:
     return place
 
 
-def _signs(run: Run) -> Place:
+def _signs(run: RunRow) -> Place:
     """Place a run in Table 1: learned masks with learned signs or magnitudes."""
     if run["sign_in"]:
         return None
@@ -45,7 +45,7 @@ def _signs(run: Run) -> Place:
     return (f"{stage} {word} + learned mask", column) if stage else None
 
 
-def _masks(run: Run) -> Place:
+def _masks(run: RunRow) -> Place:
     """Place a run in Table 10: masks of all kinds, initialised at random."""
     column = "Random + Sign-In" if run["sign_in"] else "Random"
     if run["label"] in ("snip", "synflow", "random"):
@@ -55,7 +55,7 @@ def _masks(run: Run) -> Place:
     return None
 
 
-def _takes_mask(run: Run) -> bool:
+def _takes_mask(run: RunRow) -> bool:
     """Return whether a run trains the final mask of another run, without further options."""
     return (
         run["method"] == "fixed"
@@ -67,7 +67,7 @@ def _takes_mask(run: Run) -> bool:
     )
 
 
-def _epoch(run: Run, part: float) -> str:
+def _epoch(run: RunRow, part: float) -> str:
     """Return the epoch after a part of the run."""
     return str(max(1, round(part * run["settings.epochs"])))
 
@@ -82,7 +82,7 @@ class Layout:
     """
 
     title: str
-    place: Callable[[Run], Place]
+    place: Callable[[RunRow], Place]
     column: str = "sparsity"
 
 
@@ -95,5 +95,5 @@ LAYOUTS = {
         "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
     ),
     "10": Layout("masks of all kinds, initialised at random", _masks, "label"),
-    "11": Layout("what rescaling is worth", _by_sparsity("random", "mw")),
+    "11": Layout("effect of rescaling", _by_sparsity("random", "mw")),
 }

@@ -14,7 +14,7 @@ from launch.runs.files import write_json
 from launch.runs.provenance import REVISION, git_state
 
 
-def snapshot_code(folder: Path, imports: Sequence[str] = ()) -> Path:
+def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     """Copy the packages as they are now to a folder named by their contents, and return it.
 
     Args:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import launch.runs.provenance
 from launch.config.cluster import Cluster
+from launch.executors.code_copy import copy_code
 from launch.executors.slurm import parameters
-from launch.executors.snapshot import snapshot_code
 from launch.packages import root
 
 
 def test_the_code_is_kept_as_it_was(tmp_path):
-    code = snapshot_code(tmp_path)
-    assert snapshot_code(tmp_path) == code and len(list(code.parent.iterdir())) == 1
+    code = copy_code(tmp_path)
+    assert copy_code(tmp_path) == code and len(list(code.parent.iterdir())) == 1
     found = subprocess.run(
         [
             sys.executable,
@@ -35,7 +35,7 @@ def test_the_code_is_kept_as_it_was(tmp_path):
 
 
 def test_a_job_imports_the_copy_even_in_a_checkout(tmp_path):
-    code = snapshot_code(tmp_path)
+    code = copy_code(tmp_path)
     setup = parameters(Cluster(), code)["slurm_setup"]
     found = subprocess.run(
         ["bash", "-c", "; ".join([*setup, f"{sys.executable} -m site"])],
@@ -55,7 +55,7 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     Path("own_package").mkdir()
     for name in ("__init__.py", "part.py", "other.py"):
         (Path("own_package") / name).write_text("")
-    code = snapshot_code(tmp_path / "slurm", ("own_module", "own_package.part", "numpy"))
+    code = copy_code(tmp_path / "slurm", ("own_module", "own_package.part", "numpy"))
     names = {path.name for path in code.iterdir()}
     assert {"own_module.py", "own_package", "launch"} <= names and "numpy" not in names
     assert len(list((code / "own_package").iterdir())) == 3

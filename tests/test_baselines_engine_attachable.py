@@ -1,0 +1,147 @@
+"""What is attached, what is refused, and what a step that goes wrong leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from literal import batches, loss_of, tiny_net
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from baselines import SparseModel, sparsify
+from baselines.errors import UserError
+from signin import SignIn
+
+
+class Calling(torch.optim.SGD):
+    """An optimizer whose step calls its parent's, whose hooks run as well then."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class Wrapper:
+    """As accelerate's: not an Optimizer of its own, with the real one inside."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self):
+        self.optimizer.step()
+
+
+class Failing(torch.optim.SGD):
+    """Fails once, in the middle of a step: after the first half of the update."""
+
+    fails = False
+
+    def step(self, closure=None):
+        if self.fails:
+            self.fails = False
+            raise KeyboardInterrupt
+        return super().step(closure)
+
+
+def train(model, optimizer, n=6):
+    for x, y in batches(n, torch.float64):
+        optimizer.zero_grad() if hasattr(optimizer, "zero_grad") else model.zero_grad()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+
+
+def sparse(kind, sign_in, method="rigl", wrap=None):
+    model = tiny_net().double()
+    optimizer = kind(model.parameters(), 0.05, 0.9)
+    given = optimizer if wrap is None else wrap(optimizer)
+    options = {"update_every": 2} if method == "rigl" else {}
+    rule = SignIn() if sign_in else None
+    found = sparsify(model, given, method, sparsity=0.8, steps=40, sign_in=rule, **options)
+    return model, given, found
+
+
+def assert_equal(one, other):
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_a_step_that_calls_its_parents_is_one_step(sign_in):
+    usual, other = sparse(torch.optim.SGD, sign_in), sparse(Calling, sign_in)
+    for model, optimizer, found in (usual, other):
+        train(model, optimizer)
+        assert found.step == 6
+    assert_equal(usual[0], other[0])
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_the_optimizer_in_a_wrapper_is_attached(sign_in):
+    usual, other = sparse(torch.optim.SGD, sign_in), sparse(torch.optim.SGD, sign_in, wrap=Wrapper)
+    for model, optimizer, _ in (usual, other):
+        train(model, optimizer)
+    assert_equal(usual[0], other[0])
+
+
+@pytest.mark.parametrize("method", ["random", "rigl", "str"])
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_a_step_that_was_interrupted_can_be_taken_again(sign_in, method):
+    usual = sparse(torch.optim.SGD, sign_in, method)
+    train(usual[0], usual[1])
+    model, optimizer, found = sparse(Failing, sign_in, method)
+    for i, (x, y) in enumerate(batches(6, torch.float64)):
+        optimizer.zero_grad()
+        loss_of(model(x), y).backward()
+        if i == 3:
+            optimizer.fails = True
+            with pytest.raises(KeyboardInterrupt):
+                optimizer.step()
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            assert len(held) >= len(list(model.parameters()))
+        optimizer.step()
+    assert found.step == 6
+    assert_equal(usual[0], model)
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_a_closure_that_raises_leaves_the_step_to_be_taken(sign_in):
+    model, optimizer, found = sparse(torch.optim.SGD, sign_in)
+
+    def raising():
+        raise RuntimeError("no batch")
+
+    with pytest.raises(RuntimeError, match="no batch"):
+        optimizer.step(raising)
+    assert found.step == 0
+    usual = sparse(torch.optim.SGD, sign_in)
+    for parts in (usual, (model, optimizer)):
+        train(parts[0], parts[1])
+    assert_equal(usual[0], model)
+
+
+def test_optimizers_that_cannot_be_served_are_refused_and_left_as_they_were(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        model = tiny_net()
+        zero = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1)
+        for attach in (
+            lambda: SparseModel(model).attach(zero),
+            lambda: sparsify(model, zero, "random", sparsity=0.5, steps=4, sign_in=True),
+        ):
+            with pytest.raises(UserError, match="parts of the parameters on other ranks"):
+                attach()
+        assert not zero._optimizer_step_pre_hooks
+    finally:
+        dist.destroy_process_group()
+    with pytest.raises(UserError, match=r"object has no step hooks"):
+        SparseModel(tiny_net()).attach(object())
+
+
+def test_a_refused_optimizer_keeps_its_weight_decay():
+    model, other = tiny_net(), tiny_net()
+    wrong = torch.optim.SGD(other.parameters(), 0.1, weight_decay=0.3)
+    with pytest.raises(UserError, match="does not hold"):
+        sparsify(model, wrong, "random", sparsity=0.5, steps=4, sign_in=True)
+    assert wrong.param_groups[0]["weight_decay"] == 0.3
