@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -108,6 +109,24 @@ def test_sparsify_counts_nested_steps_once():
         take_step(model, opt, x, y)
     assert sparsifier.step == 8 and sparsifier.is_done
     assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+class Twice(torch.optim.SGD):
+    """Needs the gradient at two points, as sharpness-aware minimisation does."""
+
+    def step(self, closure):
+        closure()
+        return super().step(closure)
+
+
+def test_a_second_call_of_a_closure_is_refused():
+    model, net, opt = attached(Twice, "product")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match="closure several times"):
+        take_step(model, opt, *batches(1)[0], closure=True)
+    check_consistent(net, opt)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, before[name])
 
 
 def test_a_closure_of_a_nested_step_is_refused():
@@ -233,10 +252,35 @@ def replace_module(model):
     ],
     ids=["assign", "parameter", "module", "parametrization"],
 )
-def test_a_replaced_parameter_is_noticed_at_the_next_step(change):
-    model, _, opt = attached(torch.optim.SGD, "plain")
+@pytest.mark.parametrize("notices", ["step", "sparsity", "state_dict", "set_masks"])
+def test_a_replaced_parameter_is_noticed(change, notices):
+    model, net, opt = attached(torch.optim.SGD, "plain")
     change(model)
     x, y = batches(1)[0]
     loss_of(model(x), y).backward()
+    uses = {"step": opt.step, "set_masks": lambda: net.set_masks({})}
     with pytest.raises(UserError, match=r"0.weight is another parameter.*assign=True"):
-        opt.step()
+        uses.get(notices, getattr(net, notices, None))()
+
+
+def test_modules_may_be_wrapped_after_attaching():
+    ends = []
+    for wrap in (False, True):
+        model, net, opt = attached(torch.optim.SGD, "product")
+        if wrap:
+            model[0] = nn.Sequential(model[0])  # as torch.compile does with single layers
+        for x, y in batches(3):
+            take_step(model, opt, x, y)
+            check_consistent(net, opt)
+        ends.append(list(model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_copy_of_model_and_masks_notices_its_own_parameters():
+    model, net, _ = attached(torch.optim.SGD, "plain")
+    model2, net2 = copy.deepcopy((model, net))
+    replace_parameter(model)
+    assert net2.sparsity() == pytest.approx(0.6, abs=0.05)
+    replace_parameter(model2)
+    with pytest.raises(UserError, match="another parameter"):
+        net2.sparsity()

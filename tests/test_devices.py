@@ -16,9 +16,9 @@ from test_launch_train import train
 from torch import nn
 from two_ranks import assert_same, default_dtype, train_loop
 
+import baselines.engine.blocks
 import baselines.engine.cpu_step
 import baselines.engine.device
-import baselines.engine.latents
 from baselines.engine.product import Product
 from baselines.engine.soft_threshold import soft_threshold, soft_threshold_backward
 from baselines.engine.sparse_model import SparseModel
@@ -45,7 +45,7 @@ def gpu_branches(monkeypatch):
 
 @pytest.mark.parametrize("name, variant, sign_in", CASES)
 def test_every_method_trains_the_same_network(monkeypatch, gpu_branches, name, variant, sign_in):
-    for module in (baselines.engine.cpu_step, baselines.engine.latents):
+    for module in (baselines.engine.cpu_step, baselines.engine.blocks):
         monkeypatch.setattr(module, "PIECE", 3000)  # the CPU has several blocks and pieces
     run = make(name, variant, sign_in, epochs=2)
     with default_dtype(torch.float64):

@@ -6,14 +6,19 @@ from typing import Any
 
 import torch
 
+from baselines.errors import UserError
+
 
 class Evaluated:
-    """A closure that has been called: returns its value."""
+    """A closure that has been called: returns its value, once."""
 
     def __init__(self, value: Any) -> None:
-        self.value = value
+        self.value, self.calls = value, 0
 
     def __call__(self) -> Any:
+        self.calls += 1
+        if self.calls > 1:
+            raise UserError("the optimizer calls its closure several times per step: use another.")
         return self.value
 
 

@@ -1,129 +1,62 @@
-"""Latents: what an optimizer steps in place of the prunable weights.
-
-`Latents` exists while an optimizer is attached to a `SparseModel`. Before each step it gives the
-latents their gradients and puts them into the optimizer's parameter groups in place of the
-weights; after the step it writes the merged latents to the weights and puts the weights back.
-"""
+"""Latents: what an optimizer steps in place of the prunable weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.blocks import blocks, columns
-from baselines.engine.cpu_step import merge_in_pieces, step_in_pieces
+from baselines.engine.cpu_step import merge_in_pieces
 from baselines.engine.layer import Layer
-from baselines.engine.optimizer_state import (
-    clear_gradients,
-    complete_momentum,
-    fitting_state,
-    moved_state,
-    set_gradients,
-    show_latents,
-    show_weights,
-)
-from baselines.engine.step_hooks import StepHooks
+from baselines.engine.optimizer_state import fitting_state, moved_state
 from baselines.engine.storage import Storage
 from baselines.errors import UserError
 
-Hook = Callable[[Optimizer], None]
-
-
-def nothing(optimizer: Optimizer) -> None:
-    """Do nothing."""
-
 
 class Latents:
-    """Makes the latents of all layers, and every step of the optimizer a step on them.
+    """The latents of all layers and the optimizer's state of them, between steps.
 
     Args:
-        layers: by name; entries may be replaced by `move` while attached.
-        optimizer: one that `served_optimizer` returned.
-        before: called before each step, ahead of all that is done here.
-        after: called after each step.
-
-    Raises:
-        Exception: any; nothing is changed then.
+        layers: by name; entries may be replaced by `move`.
+        optimizer: holds the weights.
     """
 
-    def __init__(
-        self,
-        layers: dict[str, Layer],
-        storage: Storage,
-        optimizer: Optimizer,
-        before: Hook = nothing,
-        after: Hook = nothing,
-    ) -> None:
+    def __init__(self, layers: dict[str, Layer], storage: Storage, optimizer: Optimizer) -> None:
         self.layers, self.storage, self.optimizer = layers, storage, optimizer
-        self._before, self._after = before, after
-        self._is_stepping = False
-        self._handles: list[Any] = []
-        state = dict(optimizer.state)
-        try:
-            self._make()
-            self._register()
-            if not storage.keeps_values:
-                self.push(self.stepped)
-        except BaseException:
-            optimizer.state.clear()
-            optimizer.state.update(state)
-            self._remove_hooks()
-            self._drop()
-            raise
-
-    def _make(self) -> None:
-        for layer in self.layers.values():
-            layer.clear_masked(layer.weight)
-            parts = self.storage.split([layer.take(layer.weight.detach())])
-            self._set_latents(layer, [part for (part,) in parts])
-        self._take_over_state()
-
-    def _register(self) -> None:
-        optimizer = self.optimizer
-        self._handles = [
-            optimizer.register_state_dict_pre_hook(self._show_latents),
-            optimizer.register_state_dict_post_hook(self._show_weights),
-            optimizer.register_load_state_dict_pre_hook(self._show_latents),
-            optimizer.register_load_state_dict_post_hook(self._show_weights),
-            StepHooks(optimizer, self._before_step, self._after_step, self._restore),
-        ]
-
-    def remove(self) -> None:
-        """Remove the hooks and the latents' optimizer state."""
-        self._remove_hooks()
-        self.forget_state()
-        self._drop()
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _drop(self) -> None:
-        for layer in self.layers.values():
-            layer.latents = {}
 
     @property
     def stepped(self) -> list[Layer]:
         """The layers whose latents are not simply their weights."""
         return [layer for layer in self.layers.values() if not layer.is_in_place]
 
-    @property
-    def _masked_in_place(self) -> list[Layer]:
-        return [x for x in self.layers.values() if x.is_in_place and x.index is not None]
+    def make(self) -> None:
+        """Split the weights. The optimizer's state of them is kept with `Plain`, else dropped."""
+        for layer in self.layers.values():
+            layer.clear_masked(layer.weight)
+            parts = self.storage.split([layer.take(layer.weight.detach())])
+            self._set_latents(layer, [part for (part,) in parts])
+        self._take_over_state()
+        if not self.storage.keeps_values:
+            self.push(self.stepped)
+
+    def drop(self) -> None:
+        """Drop the latents and the optimizer's state of them."""
+        self.forget_state()
+        for layer in self.layers.values():
+            layer.hold({})
 
     def _set_latents(self, layer: Layer, parts: Iterable[Tensor]) -> None:
         if self.storage.is_identity and (layer.index is None or layer.full_size):
-            layer.latents = dict.fromkeys(self.storage.names, layer.weight)
+            layer.hold(dict.fromkeys(self.storage.names, layer.weight))
             return
         latents = (p if isinstance(p, nn.Parameter) else nn.Parameter(p) for p in parts)
-        layer.latents = dict(zip(self.storage.names, latents, strict=True))
+        layer.hold(dict(zip(self.storage.names, latents, strict=True)))
+        clear_masked_latents([layer])
 
     def _take_over_state(self) -> None:
-        """Keep the optimizer's state of the weights with `Plain`, drop it with other storages."""
         for layer in self.stepped:
             layer.mark_read()
             state = self.optimizer.state.pop(layer.weight, {})
@@ -131,83 +64,6 @@ class Latents:
                 (latent,) = layer.latents.values()
                 dense = layer.with_mask(None)
                 self.optimizer.state[latent] = moved_state(state, layer.weight, dense, layer)
-
-    # ---- stepping
-
-    def _before_step(self) -> None:
-        self._before(self.optimizer)
-        if getattr(self.optimizer, "grad_scale", None) is not None:
-            raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
-        for layer in self.stepped:
-            _check_gradient(layer)
-        self.follow()
-        self._is_stepping = True
-        self._show_weights()  # they are there unless saving or loading a state failed
-        for layer in self._masked_in_place:
-            if layer.weight.grad is not None:
-                layer.clear_masked(layer.weight.grad)
-        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-        waiting = []
-        for layer in self.stepped:
-            if layer.weight.grad is None:
-                clear_gradients(tuple(layer.latents.values()))
-            elif not self._step_now(layer, groups[id(layer.weight)]):
-                waiting.append(layer)
-        for block in blocks(waiting):
-            latents = columns(block)
-            parts = self.storage.pull_back([_gather_gradient(layer) for layer in block], latents)
-            for tensors, grads in zip(latents, parts, strict=True):
-                set_gradients(tensors, grads)
-        self._show_latents()
-        for group in self.optimizer.param_groups:
-            complete_momentum(self.optimizer, group)
-
-    def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
-        """Take a layer's step in the optimizer's place, if it can be taken in pieces.
-
-        Latents that the layer shares are left to the optimizer.
-        """
-        if layer.index is not None:
-            return False
-        grads = step_in_pieces(self.storage, self.optimizer, group, layer)
-        if grads is None:
-            return False
-        clear_gradients(layer.own_latents)
-        if shared := layer.shared_latents:
-            set_gradients(shared, grads)
-        layer.mark_read()
-        return True
-
-    def _after_step(self) -> None:
-        self._show_weights()
-        stepped = [layer for layer in self.stepped if layer.has_gradient]
-        self._clear_masked(stepped)
-        self.push(stepped)
-        self._is_stepping = False
-        self._after(self.optimizer)
-
-    def _restore(self) -> None:
-        """Make model, optimizer and latents agree after a step that failed."""
-        self._show_weights()
-        if self._is_stepping:
-            self._is_stepping = False
-            self._clear_masked(self.stepped)
-            self.push(self.stepped)
-
-    def _clear_masked(self, layers: list[Layer]) -> None:
-        """Set what latents of full size have at masked positions to zero."""
-        for layer in layers + self._masked_in_place:
-            if layer.full_size:
-                for latent in layer.own_latents:
-                    layer.clear_masked(latent)
-
-    def _show_latents(self, *_: Any) -> None:
-        show_latents(self.optimizer, self.stepped, self.storage.shared_decay)
-
-    def _show_weights(self, *_: Any) -> None:
-        show_weights(self.optimizer, self.stepped)
-
-    # ---- between steps
 
     def forget_state(self) -> None:
         """Drop the latents' optimizer state."""
@@ -264,6 +120,7 @@ class Latents:
             parts = self.storage.split_again(thetas, latents)
             for held, values in zip(latents, parts, strict=True):
                 torch._foreach_copy_(held, list(values))
+        clear_masked_latents(layers)
         self.push(layers)
 
     def change(self, change: Callable[[Layer], None]) -> None:
@@ -285,16 +142,9 @@ class Latents:
         return layer.index is None and merge_in_pieces(self.storage, layer)
 
 
-def _check_gradient(layer: Layer) -> None:
-    weight = layer.weight
-    latent = next(iter(layer.latents.values()))
-    alike = (weight.device, weight.dtype) == (latent.device, latent.dtype)
-    if not alike or layer.stride != weight.stride():
-        raise UserError(
-            "the model was moved, or its dtype or memory format changed, after it was made sparse."
-        )
-
-
-def _gather_gradient(layer: Layer) -> Tensor:
-    assert layer.weight.grad is not None
-    return layer.take(layer.weight.grad)
+def clear_masked_latents(layers: Iterable[Layer]) -> None:
+    """Set latents of full size to zero where masked."""
+    for layer in layers:
+        if layer.full_size:
+            for latent in layer.own_latents:
+                layer.clear_masked(latent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,32 @@ class Layer:
     Attributes:
         index: memory offsets of the active positions, in row-major order; None if all positions
             are active.
+        full_size: give latents the weight's shape under every mask, zero where masked.
         latents: what the optimizer steps while one is attached, by the storage's names: vectors
             over the active positions, or tensors of the weight's shape if all are active. The
             weight itself if the storage is the identity and the shape is the weight's. A latent
             with no dimension is shared by the whole layer.
-        full_size: give latents the weight's shape under every mask, zero where masked.
+        own_latents: those with one entry per active position.
+        shared_latents: those that all weights of the layer share.
+        is_in_place: the only latent is the weight itself.
     """
 
     name: str
     weight: nn.Parameter
     index: Tensor | None = None
-    latents: dict[str, nn.Parameter] = field(default_factory=dict)
     full_size: bool = False
 
     def __post_init__(self) -> None:
         self.stride = self.weight.stride()  # the memory layout that the index refers to
+        self.hold({})
         self.mark_read()
+
+    def hold(self, latents: dict[str, nn.Parameter]) -> None:
+        """Take latents by the storage's names, or none."""
+        self.latents = latents
+        self.own_latents = tuple(latent for latent in latents.values() if latent.ndim > 0)
+        self.shared_latents = tuple(latent for latent in latents.values() if latent.ndim == 0)
+        self.is_in_place = any(latent is self.weight for latent in latents.values())
 
     def mark_read(self) -> None:
         """Remember the weight's version: a higher one later is a write from outside."""
@@ -61,21 +71,6 @@ class Layer:
         mask = torch.zeros_like(self.weight, dtype=torch.bool)
         in_memory_order(mask)[self.index] = True
         return mask
-
-    @property
-    def own_latents(self) -> tuple[nn.Parameter, ...]:
-        """The latents with one entry per active position."""
-        return tuple(latent for latent in self.latents.values() if latent.ndim > 0)
-
-    @property
-    def shared_latents(self) -> tuple[nn.Parameter, ...]:
-        """The latents that all weights of the layer share."""
-        return tuple(latent for latent in self.latents.values() if latent.ndim == 0)
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the only latent is the weight itself."""
-        return any(latent is self.weight for latent in self.latents.values())
 
     @property
     def has_gradient(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.engine.layer import Layer
+from baselines.engine.places import Places
 from baselines.engine.prunable import all_weights, prunable_weights
 from baselines.errors import UserError
 
@@ -17,6 +18,7 @@ class MaskedWeights:
 
     Attributes:
         layers: by parameter name.
+        places: where the weights are in the model.
         full_size: latents have the shapes of the weights.
     """
 
@@ -26,6 +28,7 @@ class MaskedWeights:
         self.layers = {
             name: Layer(name, weight, full_size=full_size) for name, weight in weights.items()
         }
+        self.places = Places(model, weights)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers.values())
@@ -59,7 +62,12 @@ class MaskedWeights:
         return sum(layer.weight.numel() for layer in self)
 
     def sparsity(self) -> float:
-        """Return the fraction of the prunable weights that are exactly zero, in [0, 1]."""
+        """Return the fraction of the prunable weights that are exactly zero, in [0, 1].
+
+        Raises:
+            UserError: a weight was replaced by another parameter.
+        """
+        self.places.check()
         return _fraction_of_zeros(self.weights.values())
 
     def sparsity_all(self) -> float:

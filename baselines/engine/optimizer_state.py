@@ -11,35 +11,41 @@ from torch.optim import SGD, Optimizer
 
 from baselines.engine.layer import Layer
 
+Lists = list[list[nn.Parameter]]  # of each parameter group
 
-def show_latents(optimizer: Optimizer, layers: Sequence[Layer], shared_decay: float) -> None:
+
+def show_latents(optimizer: Optimizer, layers: Sequence[Layer], shared_decay: float) -> Lists:
     """Put latents into the parameter groups in place of the weights.
 
     Latents that a layer shares get a group with the options of the weights' group, but for the
     weight decay. It exists only until `show_weights`, so that schedulers never see it.
+
+    Returns:
+        What `show_weights` needs.
     """
     by = {id(layer.weight): layer for layer in layers}
-    own = {key: layer.own_latents for key, layer in by.items()}
-    for group in list(optimizer.param_groups):
-        params = group["params"]
-        shared = [latent for p in params if id(p) in by for latent in by[id(p)].shared_latents]
-        group["params"] = [q for p in params for q in own.get(id(p), (p,))]
+    groups = list(optimizer.param_groups)
+    weights = [group["params"] for group in groups]
+    for group in groups:
+        shown: list[nn.Parameter] = []
+        shared: list[nn.Parameter] = []
+        for parameter in group["params"]:
+            layer = by.get(id(parameter))
+            shown.extend((parameter,) if layer is None else layer.own_latents)
+            shared.extend(() if layer is None else layer.shared_latents)
+        group["params"] = shown
         if shared:
             decay = {"weight_decay": shared_decay} if "weight_decay" in group else {}
             optimizer.param_groups.append({**group, **decay, "params": shared})
+    return weights
 
 
-def show_weights(optimizer: Optimizer, layers: Sequence[Layer]) -> None:
-    """Put the weights back. Does nothing if they are there."""
-    by: dict[int, tuple[nn.Parameter, ...]] = {}
-    for layer in layers:
-        first, *rest = layer.own_latents
-        by |= {id(first): (layer.weight,), **{id(latent): () for latent in rest}}
-    shared = {id(latent) for layer in layers for latent in layer.shared_latents}
+def show_weights(optimizer: Optimizer, weights: Lists) -> None:
+    """Put the weights back that `show_latents` returned."""
     groups = optimizer.param_groups
-    groups[:] = [group for group in groups if not any(id(p) in shared for p in group["params"])]
-    for group in groups:
-        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
+    del groups[len(weights) :]
+    for group, parameters in zip(groups, weights, strict=True):
+        group["params"] = parameters
 
 
 def clear_gradients(latents: Sequence[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -69,21 +69,6 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
     return chosen
 
 
-def check_identity(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-    """Check that weights are still the model's parameters of their names.
-
-    Raises:
-        UserError: one was replaced.
-    """
-    for name, weight in weights.items():
-        path, _, attribute = name.rpartition(".")
-        if model.get_submodule(path)._parameters.get(attribute) is not weight:
-            raise UserError(
-                f"{name} is another parameter than the one that was made sparse: load states "
-                "without assign=True, or finalize() before replacing it."
-            )
-
-
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield the places of prunable weights: parameter name, module, attribute."""
     for path, module in model.named_modules():
@@ -104,8 +89,7 @@ def _is_computed(model: nn.Module, name: str) -> bool:
     """Whether a weight is computed from others before each forward pass."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    sources = (f"{attribute}_orig", f"{attribute}_v")  # of torch.nn.utils' older functions
-    return not getattr(module, attribute).is_leaf or any(x in module._parameters for x in sources)
+    return attribute not in module._parameters and attribute not in module._buffers
 
 
 def _checked(name: str, weight: Tensor) -> nn.Parameter:

@@ -29,10 +29,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from baselines.engine.latents import Hook, Latents, nothing
+from baselines.engine.attached import AttachedLatents, Hook, nothing
 from baselines.engine.layer import Layer
 from baselines.engine.masked_weights import MaskedWeights
-from baselines.engine.prunable import check_identity, unwrap
+from baselines.engine.prunable import unwrap
 from baselines.engine.served_optimizer import served_optimizer
 from baselines.engine.storage import Plain, Storage
 from baselines.errors import UserError
@@ -72,7 +72,7 @@ class SparseModel(MaskedWeights):
     ) -> None:
         super().__init__(unwrap(model), exclude, dense_latents)
         self.storage = Plain() if storage is None else storage
-        self._latents: Latents | None = None
+        self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
 
     # ---- changes
@@ -88,6 +88,7 @@ class SparseModel(MaskedWeights):
         Raises:
             UserError: an unknown layer, or a mask of another shape. Nothing is changed then.
         """
+        self.places.check()
         for name, mask in masks.items():
             self._check(name, mask)
         if self._latents is not None:
@@ -185,17 +186,13 @@ class SparseModel(MaskedWeights):
                 attached already. Nothing is changed then.
         """
         chosen = self.served_optimizer(optimizer)
-        self._latents = Latents(self.layers, self.storage, chosen, self._checked(before), after)
-        return self
 
-    def _checked(self, before: Hook) -> Hook:
-        """Return `before` behind a check that the model still has the weights."""
-
-        def check(optimizer: Optimizer) -> None:
-            check_identity(self.model, self.weights)
+        def checked(optimizer: Optimizer) -> None:
+            self.places.check()
             before(optimizer)
 
-        return check
+        self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
+        return self
 
     def detach(self) -> nn.Module:
         """Remove the hooks and drop the latents' optimizer state.
@@ -213,6 +210,7 @@ class SparseModel(MaskedWeights):
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
         """Return masks and latents: all that model and optimizer do not save themselves."""
+        self.places.check()
         latents: dict[str, dict[str, Tensor]] = {}
         if self._latents is not None:
             self._latents.follow()
