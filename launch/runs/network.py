@@ -27,7 +27,8 @@ def read_run(folder: Path) -> Run:
         settings = dict(config["run"]["settings"])
         options = config["run"]["options"]
         del run["settings"], run["options"]
-        fields = {**options, **settings.pop("sign_in"), **settings, **run}
+        rules = {**settings.pop("sign_in"), **settings.pop("ham", {})}
+        fields = {**options, **rules, **settings, **run}
         return Run.make(fields.pop("recipe"), fields.pop("method"), **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
