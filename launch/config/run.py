@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
-from baselines.fields import typed
+from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
 from baselines.registry import find_method
 from launch.config.fields import check_sparsity, differences
@@ -68,16 +68,18 @@ class Run:
         return cls(recipe, method, options, settings, **typed(cls, choices))
 
     def differences(self) -> dict[str, Any]:
-        """Return every field that is not at its class default, by dotted name.
+        """Return every field that is not what the first version did by default, by dotted name.
 
         A field that is added to the classes later does not change the names of earlier runs, if
-        its default does what they did.
+        its default does what they did. If it does not, or if a default changes, declare the field
+        with `baselines.fields.changed`.
         """
-        found = differences(self, leave_out=("options", "settings"))
-        found |= differences(self.options, "options.")
-        found |= differences(self.settings, "settings.", leave_out=("sign_in",))
+        unlike_first = partial(differences, default=first_default_of)
+        found = unlike_first(self, leave_out=("options", "settings"))
+        found |= unlike_first(self.options, "options.")
+        found |= unlike_first(self.settings, "settings.", leave_out=("sign_in",))
         if self.factorised:
-            found |= differences(self.settings.sign_in, "settings.sign_in.")
+            found |= unlike_first(self.settings.sign_in, "settings.sign_in.")
         return found
 
     @property

@@ -10,6 +10,8 @@ from analysis.folder import read_config
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import earlier_defaults
+from baselines.registry import find_method
 from launch.config.run import Run
 
 
@@ -27,7 +29,8 @@ def read_run(folder: Path) -> Run:
         settings = dict(config["run"]["settings"])
         options = config["run"]["options"]
         del run["settings"], run["options"]
-        fields = {**options, **settings.pop("sign_in"), **settings, **run}
+        earlier = earlier_defaults(find_method(config["run"]["method"]).options_class)
+        fields = {**earlier, **options, **settings.pop("sign_in"), **settings, **run}
         return Run.make(fields.pop("recipe"), fields.pop("method"), **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
