@@ -25,7 +25,8 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it
+        label: the method as tables name it; "earlier " is put before it if defaults of the method
+            have changed since, and runs with the new ones are in the folders, too
         mask.label: the method whose mask the run trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
@@ -37,6 +38,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
             rows.append(_row(folder))
         except BrokenFile as error:
             broken.append(f"{folder.name} ({error})")
+    _mark_earlier(rows)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
@@ -115,11 +117,24 @@ def _row(folder: Path) -> dict[str, Any]:
         raise BrokenFile("it has no configuration")
     result, failure = read_result(folder), read_failure(folder)
     row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row["new_defaults"] = config.get("new_defaults", {})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
     return row
+
+
+def _mark_earlier(rows: list[dict[str, Any]]) -> None:
+    """Mark runs of which an option has a default that was changed later: their labels hide it."""
+    changed: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        changed.setdefault(row["method"], {}).update(row["new_defaults"])
+    for row in rows:
+        own = row.pop("new_defaults")
+        for option, default in changed[row["method"]].items():
+            if option not in own and row.get(f"options.{option}") != default:
+                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
-from baselines.fields import typed
+from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
 from baselines.registry import find_method
 from launch.config.fields import check_sparsity, differences
@@ -19,6 +19,7 @@ from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
 
 RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
+ONE_MASK = ("dense", "pruning at initialisation", "from a file")  # families that keep their mask
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,20 @@ class Run:
         return cls(recipe, method, options, settings, **typed(cls, choices))
 
     def differences(self) -> dict[str, Any]:
-        """Return every field that is not at its class default, by dotted name.
+        """Return every field that is not what the first version did by default, by dotted name.
 
         A field that is added to the classes later does not change the names of earlier runs, if
-        its default does what they did.
+        its default does what they did. If it does not, or if a default changes, declare the field
+        with `baselines.fields.changed`.
         """
-        found = differences(self, leave_out=("options", "settings"))
-        found |= differences(self.options, "options.")
-        found |= differences(self.settings, "settings.", leave_out=RULES)
+        unlike_first = partial(differences, default=first_default_of)
+        found = unlike_first(self, leave_out=("options", "settings"))
+        found |= unlike_first(self.options, "options.")
+        found |= unlike_first(self.settings, "settings.", leave_out=RULES)
+        late = self.sign_in and find_method(self.method).family not in ONE_MASK
+        unused = () if late else ("rescale_masks_late",)
         for name in self.used_rules:
-            found |= differences(getattr(self.settings, name), f"settings.{name}.")
+            found |= unlike_first(getattr(self.settings, name), f"settings.{name}.", unused)
         return found
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.folder import CONFIG, BrokenFile, read_json
 from baselines.errors import UserError
+from baselines.fields import new_defaults
 from launch.config.run import RULES, Run
 from launch.runs.files import write_json
 
@@ -28,7 +29,9 @@ def write_config(folder: Path, run: Run) -> None:
     fields = json.loads(json.dumps(dataclasses.asdict(run)))
     there = _read(folder / CONFIG)
     if there is None:
-        about = {"run": fields, "label": run.label, "epochs": run.epochs}
+        about: dict[str, Any] = {"run": fields, "label": run.label, "epochs": run.epochs}
+        if changes := new_defaults(run.options):
+            about["new_defaults"] = changes
         write_json(folder / CONFIG, {**about, **find_provenance()})
         return
     for name in set(RULES) - set(run.used_rules):  # their settings are no part of its name either
