@@ -86,7 +86,7 @@ def preview(runs: list[Run], machine: Machine) -> int:
         done = RunFolder(run, machine.runs).result is not None
         epochs += 0 if done else run.epochs
         print(
-            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.name}"
+            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.title}"
         )
     print(f"{len(runs)} runs, {epochs} epochs to train.")
     return 0
@@ -107,5 +107,5 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
         print("written:", *table.write(machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
-        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
+        print(f"failed: {outcome.run.title}: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
