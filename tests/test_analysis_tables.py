@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-from needs import needs_latex
 from scipy import stats
 from structure import check_latex
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs, select_runs
 from analysis.statistics import aggregate, holm, welch
-from analysis.tables import make_table
+from analysis.tables import make_table, render
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
 from analysis.tables.paper.layouts import at_budget
-from analysis.tables.sheet import Sheet, render, to_latex, to_text
+from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 ACCURACIES = {
@@ -111,50 +109,10 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
-@pytest.fixture
-def latex(folders):
-    """Return a comparison, two of the paper's tables, and a table with special characters."""
-    runs = load_runs(folders)
-    odd = Sheet(
-        r"100 % of \ { } ~ ^ _ # $ & are <fine>",
-        pd.DataFrame({"a_b": ["± ⊙ † —"], "c": ["−1…"]}),
-        pd.DataFrame({"a_b": [False], "c": [True]}),
-    )
-    sheets = [
-        *make_table("compare", runs).sheets,
-        *make_table("3", runs).sheets,
-        *make_table("11", runs).sheets,
-        odd,
-    ]
-    return "\n".join(map(to_latex, sheets)), len(sheets)
-
-
-def test_latex_is_booktabs_escaped_and_bold(latex):
-    text, tables = latex
-    assert check_latex(text) == tables
-    assert "\\toprule" in text and "\\bottomrule" in text
-    assert "\\bfseries 95.00 $\\pm$ 2.00" in text
-    assert "50\\% \\& more" in text
-    shown = (
-        r"100 \% of \textbackslash{} \{ \} \textasciitilde{} \textasciicircum{} \_ \# \$ \& are "
-        r"$<$fine$>$"
-    )
-    assert rf"\caption{{{shown}}}" in text
-    assert r"$\pm$ $\odot$ $^\dagger$ -- & \bfseries $-$1\ldots{} \\" in text
-
-
-@needs_latex
-def test_latex_compiles(latex, tmp_path):
-    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
-    page = f"{head}\\begin{{document}}\n{latex[0]}\\end{{document}}"
-    (tmp_path / "page.tex").write_text(page)
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+def test_latex_marks_the_best(folders):
+    text = make_table("compare", load_runs(folders)).render("latex")
+    assert check_latex(text) == 2
+    assert "\\bfseries 95.00 $\\pm$ 2.00" in text and "50\\% \\& more" in text
 
 
 def test_written_csv_has_the_numbers(folders, tmp_path):

@@ -79,7 +79,7 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
             "epochs: dense epochs with the same number of operations, of those trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
-    return Sheet("Accuracy in percent, mean ± standard deviation", cells, bold, labels, notes)
+    return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
 
 
 def mean_text(row: dict[Any, Any]) -> str:

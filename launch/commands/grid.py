@@ -107,5 +107,5 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
         print("written:", *table.write(machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
-        print(f"failed: {outcome.run.title}: {outcome.error}", file=sys.stderr)
+        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
