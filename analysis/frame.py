@@ -27,7 +27,8 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         state, reason: finished, failed or stopped; the reason of a failure
         label: the method as tables name it; "earlier " is put before it if defaults of the method
             have changed since, and runs with the new ones are in the folders, too
-        mask.label: the method whose mask the run trains, for method "fixed"
+        mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
+            trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them.
@@ -42,9 +43,10 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    labels = {row["folder"].name: row["label"] for row in rows}
+    by_name = {row["folder"].name: row for row in rows}
+    labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
-        _name_references(row, labels)
+        _name_references(row, by_name, labels)
     return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
 
 
@@ -148,7 +150,9 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
+def _name_references(
+    row: dict[str, Any], by_name: dict[str, dict[str, Any]], labels: dict[str, str]
+) -> None:
     """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
 
     def label(found: re.Match[str]) -> str:
@@ -162,3 +166,5 @@ def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
         run, _, at = source.rpartition("@")
         row[f"{part}.at"], row[f"{part}.run"] = at, run
         row[f"{part}.label"] = labels.get(run, "")
+    source = by_name.get(row["mask.run"], row)
+    row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")

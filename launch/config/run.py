@@ -129,6 +129,21 @@ class Run:
         method = find_method(self.method).name
         return f"{method} ({values})" if own else method
 
+    @property
+    def title(self) -> str:
+        """The name, and in brackets what it does not say.
+
+        That is: the method's options, the settings that differ from the recipe's, and `exclude`.
+        """
+        recipe = find_recipe(self.recipe)
+        told = differences(self.options) | _changes(self.settings, recipe)
+        if told.pop("sign_in", None) and self.factorised:
+            told |= _changes(self.settings.sign_in, recipe.sign_in)
+        if self.exclude:
+            told["exclude"] = " ".join(self.exclude)
+        texts = [f"{key}={value}" for key, value in told.items()]
+        return f"{self.name} ({', '.join(texts)})" if texts else self.name
+
     @cached_property  # a large grid asks often
     def name(self) -> str:
         """The folder's name: readable, and unique by a hash of `differences`."""
@@ -138,6 +153,12 @@ class Run:
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
         return f"{self.recipe}-{method}{rule}{sparsity}-seed{self.seed}-{digest}"
+
+
+def _changes(value: Any, base: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance that differ from those of another."""
+    names = (spec.name for spec in dataclasses.fields(value))
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
 
 
 def _names(home: Any) -> set[str]:
