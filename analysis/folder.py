@@ -19,11 +19,13 @@ contents differ from the types in `analysis.contents`. Files of earlier versions
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.checked import BrokenFile, read_text, unseal_json
 from analysis.contents import Config, EpochRow, Failure, JobRecord, LayerRow, Result, SharpnessRow
 from baselines.errors import UserError
 
@@ -34,10 +36,6 @@ LOCK = "lock"
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _INTEGER = re.compile(r"-?\d+")
-
-
-class BrokenFile(UserError):
-    """A file of a run folder cannot be read, or has other contents than expected."""
 
 
 # ---- finding runs and their files
@@ -149,17 +147,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no file.
 
     Raises:
-        BrokenFile: the file cannot be read, or holds no object.
+        BrokenFile: the file cannot be read, is damaged, or holds no object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except BrokenFile:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise BrokenFile(f"{path} holds no JSON object.")
-    return value
+    return unseal_json(value, path)
 
 
 def _entry(
@@ -174,11 +174,13 @@ def _entry(
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a CSV file, numbers as numbers, without the empty cells."""
     try:
-        with path.open(newline="") as stream:
-            return [_parsed(row, path) for row in csv.DictReader(stream)]
+        stream = io.StringIO(read_text(path), newline="")
+        return [_parsed(row, path) for row in csv.DictReader(stream)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except BrokenFile:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.folder import BrokenFile, read_config, read_failure, read_result
+from analysis.checked import BrokenFile
+from analysis.folder import read_config, read_failure, read_result
 from baselines.errors import UserError, unknown
 
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
-from analysis.folder import LAST_STATE
+from analysis.folder import LAST_STATE, read_result
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
@@ -69,7 +68,7 @@ def logs(machine):
 
 
 def result(machine, run):
-    found = json.loads((machine.runs / run.name / "result.json").read_text())
+    found = read_result(machine.runs / run.name)
     return {k: v for k, v in found.items() if "seconds" not in k}
 
 

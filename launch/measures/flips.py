@@ -82,7 +82,13 @@ class FlipTracker:
         return self.before
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state. Raises ValueError if it is that of another network."""
         weights = self.net.weights
+        if not {"init", "previous"} <= state.keys() <= {"init", "previous", "warmup"}:
+            raise ValueError(f"signs of {', '.join(map(str, state))}")
+        for moment, kept in state.items():
+            if {name: sign.shape for name, sign in kept.items()} != self.net.shapes:
+                raise ValueError(f"the signs at {moment} have other shapes")
         self.before = {
             moment: {name: sign.to(weights[name].device) for name, sign in kept.items()}
             for moment, kept in state.items()

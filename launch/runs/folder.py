@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
+from analysis.checked import BrokenFile
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
     EPOCHS,
@@ -27,7 +27,6 @@ from analysis.folder import (
     PREVIOUS_STATE,
     RESULT,
     SIGNS,
-    BrokenFile,
     read_epochs,
     read_layers,
     read_result,
@@ -36,11 +35,20 @@ from analysis.folder import (
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.runs.files import remove_temporary_files, write_csv, write_file, write_json
+from launch.runs.archives import load_archive, save_archive
+from launch.runs.files import (
+    make_folder,
+    move_file,
+    remove_leftovers,
+    write_csv,
+    write_file,
+    write_json,
+)
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import write_snapshot
 
 State = dict[str, Any]
+STATES = (LAST_STATE, PREVIOUS_STATE)  # the newest first
 
 
 class Busy(UserError):
@@ -86,7 +94,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
-            remove_temporary_files(self.path)
+            remove_leftovers(self.path)
             write_config(self.path, self._run)
             (self.path / FAILURE).unlink(missing_ok=True)
             yield
@@ -115,27 +123,30 @@ class RunFolder:
         """Write the state to resume from, and keep the state before. Raises UserError."""
         last = self.path / LAST_STATE
         if last.exists():
-            last.replace(self.path / PREVIOUS_STATE)
-        write_file(last, lambda path: torch.save(state, path))
+            move_file(last, self.path / PREVIOUS_STATE)
+        write_file(last, lambda path: save_archive(state, path))
 
-    def newest_state(self) -> State | None:
-        """Return the newest state that can be read. Set aside with a warning what cannot."""
-        for file in (LAST_STATE, PREVIOUS_STATE):
-            path = self.path / file
-            if not path.exists():
-                continue
-            try:
-                state: State = torch.load(path, map_location="cpu", weights_only=True)
-                if state.keys() >= {"epoch", "loop", "signs"}:
-                    return state
-                reason = "entries are missing"
-            except Exception as error:  # torch.load raises exceptions of many types for garbage
-                reason = str(error).split("\n", 1)[0]
-            path.replace(path.with_name(f"{file}.unreadable"))
-            warnings.warn(
-                f"{path} cannot be read ({reason}); set aside as {file}.unreadable.", stacklevel=2
-            )
-        return None
+    def read_state(self, file: str) -> State | None:
+        """Return one of the states in `STATES`; None if there is no such file.
+
+        Raises:
+            BrokenFile: it cannot be read, or is damaged.
+        """
+        try:
+            state = load_archive(self.path / file)
+        except FileNotFoundError:
+            return None
+        if not isinstance(state, dict):
+            raise BrokenFile(f"{self.path / file} holds no state.")
+        return state
+
+    def set_aside(self, file: str, reason: str) -> None:
+        """Rename a state that cannot be used, with a warning. Raises UserError."""
+        path = self.path / file
+        move_file(path, path.with_name(f"{file}.unreadable"))
+        warnings.warn(
+            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
+        )
 
     # ---- signs
 
@@ -146,7 +157,7 @@ class RunFolder:
             with path.open("wb") as stream:  # given a path, numpy would append a suffix
                 np.save(stream, packed, allow_pickle=False)
 
-        (self.path / SIGNS).mkdir(exist_ok=True)
+        make_folder(self.path / SIGNS)
         write_file(signs_path(self.path, epoch), write)
 
     def kept_signs(self, epoch: int) -> np.ndarray:
@@ -171,7 +182,7 @@ class RunFolder:
         """Write the result; remove states and signs, which are not needed any more."""
         write_json(self.path / RESULT, result)
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
-        for file in (LAST_STATE, PREVIOUS_STATE):
+        for file in STATES:
             (self.path / file).unlink(missing_ok=True)
 
     def fail(self, reason: str) -> None:
