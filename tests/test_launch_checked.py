@@ -7,13 +7,21 @@ import random
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, interrupt_after, train
 
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
-from analysis.folder import LAST_STATE, PREVIOUS_STATE, snapshot_path
+from analysis.folder import (
+    LAST_STATE,
+    PREVIOUS_STATE,
+    read_layers,
+    read_result,
+    signs_path,
+    snapshot_path,
+)
 from launch.config.run import Run
 from launch.runs.archives import load_archive, save_archive
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
@@ -191,3 +199,54 @@ def test_a_damaged_snapshot_is_refused(stopped):
     path.write_bytes(flipped(path.read_bytes(), random.Random(1)))
     with pytest.raises(BrokenFile, match="epoch-1"):
         load_tensors(path)
+
+
+# ---- signs
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+LOSSES = {
+    "removed": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\x93NUMPY" + b"\xff" * 100),
+    "another shape": lambda path: np.save(path, np.zeros((2, 5), np.uint8)),
+    "another type": lambda path: np.save(path, np.load(path).astype(float)),
+    "a shorter digest": truncated,
+    "a damaged digest and array": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"sha256", b"sha257").replace(b"\x00", b"\x01")
+    ),
+    "a reversed bit": lambda path: path.write_bytes(flipped(path.read_bytes(), random.Random(0))),
+    "objects": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_lost_signs_leave_empty_cells_and_the_result_as_it_is(stopped, what):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    LOSSES[what](signs_path(folder, 2))
+    with pytest.warns(UserWarning, match=r"flips of some epochs stay empty: .*epoch.2"):
+        train(run, machine)
+    assert read_result(folder)["loss"] == read_result(other.runs / run.name)["loss"]
+    empty, all_rows = {}, read_layers(other.runs / run.name)
+    for row, whole in zip(read_layers(folder), all_rows, strict=True):
+        assert row == {k: v for k, v in whole.items() if k in row}
+        empty.setdefault(row["epoch"], set()).update(whole.keys() - row.keys())
+    moments = ("init", "previous", "warmup")
+    names = {f"final_{kind}_{m}" for kind in ("flips", "compared") for m in moments}
+    assert empty[1] == names
+    assert empty[2] == {name for name in names if "previous" in name}
+    assert not empty[0] and not empty[3]
+
+
+def test_lost_signs_at_the_end_of_the_warm_up(stopped):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    signs_path(folder, 1).unlink()
+    with pytest.warns(UserWarning, match="flips of some epochs"):
+        train(run, machine)
+    rows = [r for f in (folder, other.runs / run.name) for r in read_layers(f) if r["epoch"] == 3]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]

@@ -1,4 +1,4 @@
-"""Files of torch.save, read without executing anything. Damage is found before it is used."""
+"""Files of torch.save and of numpy, read without executing anything. Damage is found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from analysis.checked import BrokenFile, is_sealed, open_regular, seal_file
@@ -20,6 +21,32 @@ def save_archive(value: Any, path: Path) -> None:
     """Write a file of torch.save that ends with its digest."""
     torch.save(value, path)
     seal_file(path)
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a file of numpy.save that ends with its digest."""
+    with path.open("wb") as stream:  # given a path, numpy would append a suffix
+        np.save(stream, array, allow_pickle=False)
+    seal_file(path)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read a file of `save_array`, or of numpy.save.
+
+    Raises:
+        BrokenFile: the file is gone, damaged, or no array of numbers.
+    """
+    try:
+        sealed = is_sealed(path)
+        with open_regular(path) as stream:
+            array: np.ndarray = np.load(stream, allow_pickle=False)
+            if not sealed and stream.read(1):
+                raise BrokenFile(f"{path} is damaged: it has bytes after its array.")
+            return array
+    except BrokenFile:
+        raise
+    except Exception as error:  # numpy raises exceptions of many types for garbage
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
 
 def load_archive(path: Path) -> Any:

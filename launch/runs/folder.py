@@ -35,7 +35,7 @@ from analysis.folder import (
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.runs.archives import load_archive, save_archive
+from launch.runs.archives import load_archive, load_array, save_archive, save_array
 from launch.runs.files import (
     make_folder,
     move_file,
@@ -152,25 +152,12 @@ class RunFolder:
 
     def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
         """Keep the signs after so many epochs until the run has finished. Raises UserError."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as stream:  # given a path, numpy would append a suffix
-                np.save(stream, packed, allow_pickle=False)
-
         make_folder(self.path / SIGNS)
-        write_file(signs_path(self.path, epoch), write)
+        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path))
 
     def kept_signs(self, epoch: int) -> np.ndarray:
-        """Return what `keep_signs` kept.
-
-        Raises:
-            BrokenFile: the file cannot be read.
-        """
-        path = signs_path(self.path, epoch)
-        try:
-            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
-            raise BrokenFile(f"{path} cannot be read: {error}.") from None
+        """Return what `keep_signs` kept. Raises BrokenFile if it is gone or damaged."""
+        return load_array(signs_path(self.path, epoch))
 
     # ---- snapshots and ends
 
