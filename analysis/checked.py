@@ -119,11 +119,16 @@ def read_text(path: Path) -> str:
     """Return the text of a file of at most `MOST_TEXT` bytes.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not UTF-8, too large, or no regular file.
+        FileNotFoundError, NotADirectoryError: there is no file.
+        BrokenFile: it cannot be read.
     """
-    with open_regular(path) as stream:
-        data: bytes = stream.read(MOST_TEXT + 1)
-    if len(data) > MOST_TEXT:
-        raise BrokenFile(f"{path} has more than {MOST_TEXT:,} bytes.")
-    return data.decode()
+    try:
+        with open_regular(path) as stream:
+            data: bytes = stream.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise BrokenFile(f"{path} has more than {MOST_TEXT:,} bytes.")
+        return data.decode()
+    except (FileNotFoundError, NotADirectoryError, BrokenFile):
+        raise
+    except (OSError, ValueError) as error:
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None

@@ -6,6 +6,7 @@ import os
 import random
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from test_launch_train import assert_same, interrupt_after, train
 
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
 from analysis.folder import (
+    EPOCHS,
     LAST_STATE,
+    LAYERS,
     PREVIOUS_STATE,
+    read_epochs,
     read_layers,
     read_result,
     signs_path,
@@ -250,3 +254,40 @@ def test_lost_signs_at_the_end_of_the_warm_up(stopped):
         train(run, machine)
     rows = [r for f in (folder, other.runs / run.name) for r in read_layers(f) if r["epoch"] == 3]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+
+
+# ---- rows and snapshots
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, truncated])
+@pytest.mark.parametrize("file", [EPOCHS, LAYERS])
+def test_rows_that_are_lost_between_stop_and_resume_are_in_the_state(stopped, file, damage):
+    run, machine, other = stopped
+    damage(machine.runs / run.name / file)
+    train(run, machine)
+    assert_same(run, machine, other)
+
+
+def test_a_lost_snapshot_is_named(stopped):
+    run, machine, other = stopped
+    snapshot_path(machine.runs / run.name, 1).unlink()
+    with pytest.warns(UserWarning, match=r"epoch-1.* is lost"):
+        train(run, machine)
+    assert (
+        read_result(machine.runs / run.name)["loss"] == read_result(other.runs / run.name)["loss"]
+    )
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, truncated])
+@pytest.mark.parametrize("read", [read_epochs, read_layers])
+def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, damage):
+    run, _, other = stopped
+    folder = other.runs / run.name
+    assert len(read(folder)) >= 4
+    damage(folder / (EPOCHS if read is read_epochs else LAYERS))
+    with pytest.raises(BrokenFile, match="damaged"):
+        read(folder)

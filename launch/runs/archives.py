@@ -49,11 +49,14 @@ def load_array(path: Path) -> np.ndarray:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
 
-def load_archive(path: Path) -> Any:
+def load_archive(path: Path, must_be_sealed: bool = False) -> Any:
     """Read a file of torch.save, with tensors on the CPU.
 
     The digest of a file of `save_archive` is verified. Of others, the checksums are that
     torch.save stores.
+
+    Args:
+        must_be_sealed: refuse a file without a digest.
 
     Raises:
         BrokenFile: the file is damaged, compressed, or not plain tensors and values.
@@ -62,6 +65,8 @@ def load_archive(path: Path) -> Any:
     try:
         if is_sealed(path):
             return torch.load(path, map_location="cpu", weights_only=True)
+        if must_be_sealed:
+            raise BrokenFile(f"{path} has no digest: it is damaged, or from elsewhere.")
         is_archive = _check_archive(path)
         # mapped, a tensor that claims more than the file has is refused
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)

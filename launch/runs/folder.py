@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from analysis.checked import BrokenFile
+from analysis.checked import BrokenFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
+    DIGESTS,
     EPOCHS,
     FAILURE,
     LAST_STATE,
@@ -27,15 +28,18 @@ from analysis.folder import (
     PREVIOUS_STATE,
     RESULT,
     SIGNS,
+    has_digests,
     read_epochs,
     read_layers,
     read_result,
     signs_path,
+    snapshot_path,
 )
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.run import Run
 from launch.runs.archives import load_archive, load_array, save_archive, save_array
+from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import (
     make_folder,
     move_file,
@@ -48,6 +52,8 @@ from launch.runs.provenance import write_config
 from launch.runs.snapshots import write_snapshot
 
 State = dict[str, Any]
+Rows = tuple[list[EpochRow], list[LayerRow]]
+Row = TypeVar("Row", EpochRow, LayerRow)
 STATES = (LAST_STATE, PREVIOUS_STATE)  # the newest first
 
 
@@ -101,13 +107,26 @@ class RunFolder:
 
     # ---- rows
 
-    def read_epochs(self, before: int) -> list[EpochRow]:
-        """Return the rows of the epochs before the given one. Raises BrokenFile."""
-        return [row for row in read_epochs(self.path) if row["epoch"] < before]
+    def rows_before(self, epoch: int) -> Rows:
+        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones."""
+        epochs = self._rows_before(epoch, EPOCHS, read_epochs)
+        return epochs, self._rows_before(epoch, LAYERS, read_layers)
 
-    def read_layers(self, before: int) -> list[LayerRow]:
-        """Return the rows of the epochs before the given one. Raises BrokenFile."""
-        return [row for row in read_layers(self.path) if row["epoch"] < before]
+    def _rows_before(self, epoch: int, file: str, read: Callable[[Path], list[Row]]) -> list[Row]:
+        problem = ""
+        try:
+            rows = [row for row in read(self.path) if row["epoch"] < epoch]
+        except BrokenFile as error:
+            rows, problem = [], f": {error}"
+        missing = set(range(epoch)) - {row["epoch"] for row in rows}
+        if missing:
+            numbers = ", ".join(map(str, sorted(missing)))
+            warnings.warn(
+                f"{self.path / file} lacks the rows of epochs {numbers:.60}, which stay missing"
+                f"{problem}",
+                stacklevel=2,
+            )
+        return rows
 
     def write_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Write all rows of epochs.csv. Raises UserError."""
@@ -133,9 +152,11 @@ class RunFolder:
             BrokenFile: it cannot be read, or is damaged.
         """
         try:
-            state = load_archive(self.path / file)
+            state = load_archive(self.path / file, must_be_sealed=has_digests(self.path))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise BrokenFile(f"{self.path / file} cannot be read: {error.strerror}.") from None
         if not isinstance(state, dict):
             raise BrokenFile(f"{self.path / file} holds no state.")
         return state
@@ -165,9 +186,18 @@ class RunFolder:
         """Write the snapshot after so many epochs. Raises UserError."""
         write_snapshot(self.path, epoch, checkpoint)
 
+    def warn_of_lost_snapshots(self, epochs: Iterable[int]) -> None:
+        """Warn of snapshots that are gone or damaged; the run itself does not need them."""
+        for path in (snapshot_path(self.path, epoch) for epoch in epochs):
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                warnings.warn(f"{path} is lost: {error}", stacklevel=2)
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result; remove states and signs, which are not needed any more."""
-        write_json(self.path / RESULT, result)
+        files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
+        write_json(self.path / RESULT, {**result, DIGESTS: files})
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
         for file in STATES:
             (self.path / file).unlink(missing_ok=True)

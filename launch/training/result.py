@@ -51,7 +51,8 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
     """Return the floating-point operations of inference and training.
 
     The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
-    with its density after the epoch. Dense gradients that a method uses are not counted.
+    with its density after the epoch. Dense gradients that a method uses are not counted. Without
+    the rows of all epochs, the training's operations are unknown.
     """
     recipe, net = run.settings, loop.sparsifier.net
     shape = (loop.data.channels, recipe.image_size, recipe.image_size)
@@ -60,10 +61,12 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
     for row in layers:
         densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]
     forward = [flops.at(epoch) for epoch in densities.values()]
+    costs = {"dense_flops": flops.total, "flops": forward[-1]}
+    if len(forward) < loop.epochs:
+        return costs
     images = loop.steps * recipe.batch_size
     return {
-        "dense_flops": flops.total,
-        "flops": forward[-1],
+        **costs,
         "training_flops": 3 * images * sum(forward),
         "dense_epochs": sum(forward) / flops.total,
     }

@@ -23,7 +23,7 @@ from launch.runs.folder import STATES, RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged
 from launch.training.result import make_result
-from launch.training.state import Misfit, State, load_state
+from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
 def run_training(
@@ -133,8 +133,6 @@ class Training:
                 problem = self._load(state)
                 if not problem:
                     first = int(state["epoch"]) + 1
-                    self.epochs = self.folder.read_epochs(before=first)
-                    self.layers = self.folder.read_layers(before=first)
                     self.report(f"{self.run.name}: resumes from epoch {first + 1}")
                     return first
                 self._build()
@@ -154,12 +152,25 @@ class Training:
 
     def _load(self, state: State) -> str:
         """Load a state. Return why it cannot be used, on any rank; empty if it can."""
-        problem = ""
+        problem, rows = "", None
         try:
-            load_state(self.loop, self.flips, state)
+            done = load_state(self.loop, self.flips, state)
+            if self.ranks.is_first:
+                rows = state.get("rows") or self.folder.rows_before(done)  # none in version 0.1
+                if done == self.loop.epochs and not has_last_rows(rows, done):
+                    raise Misfit("the rows of its last epoch are lost")
+                self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)
         except Misfit as error:
             problem = str(error)
-        return self.ranks.any_text(problem)
+        problem = self.ranks.any_text(problem)
+        if not problem:
+            self.epochs, self.layers = self.ranks.from_first(rows)
+        return problem
+
+    @property
+    def _kept_epochs(self) -> set[int]:
+        """The epochs after which snapshots are kept."""
+        return {0, *self.run.early_epochs, self.loop.epochs, *self.run.keep_epochs}
 
     def _keep(self, epoch: int) -> None:
         """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
@@ -169,9 +180,8 @@ class Training:
         """
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
-        done, total = epoch + 1, self.loop.epochs
-        if done in {*self.run.early_epochs, total, *self.run.keep_epochs}:
-            self._snapshot(done)
+        if epoch + 1 in self._kept_epochs:
+            self._snapshot(epoch + 1)
         if self.ranks.is_first:
             self.folder.write_epochs(self.epochs)
             self.folder.write_layers(self.layers)
@@ -180,6 +190,7 @@ class Training:
                     "epoch": epoch,
                     "loop": self.loop.state_dict(),
                     "signs": self.flips.state_dict(),
+                    "rows": (self.epochs, self.layers),
                 }
             )
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from baselines.engine.sparse_model import SparseModel
 from launch.measures.flips import FlipTracker
+from launch.runs.folder import Rows
 from launch.training.loop import Loop
 
 State = dict[str, Any]
@@ -35,12 +36,20 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
             raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
         _check_optimizer(loop.optimizer)
         flips.load_state_dict(state["signs"])
+        for rows in state.get("rows", ()):
+            if {row["epoch"] for row in rows} != set(range(done)):
+                raise Misfit("it lacks the rows of some epochs")
     except (Misfit, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # contents of any other form
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise Misfit(f"it does not fit this run: {reason:.120}") from error
     return done
+
+
+def has_last_rows(rows: Rows, done: int) -> bool:
+    """Return whether epochs and layers both have rows of the last of `done` epochs."""
+    return all(part and part[-1]["epoch"] == done - 1 for part in rows)
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
