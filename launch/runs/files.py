@@ -81,6 +81,14 @@ def move_file(path: Path, target: Path) -> None:
         raise cannot_write(target, error) from error
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one. Raises UserError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}.") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Raises UserError."""
     write_file(path, lambda temporary: temporary.write_text(text))

@@ -43,6 +43,7 @@ from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import (
     make_folder,
     move_file,
+    remove_file,
     remove_leftovers,
     write_csv,
     write_file,
@@ -102,7 +103,7 @@ class RunFolder:
         with lock:
             remove_leftovers(self.path)
             write_config(self.path, self._run)
-            (self.path / FAILURE).unlink(missing_ok=True)
+            remove_file(self.path / FAILURE)
             yield
 
     # ---- rows
@@ -200,7 +201,7 @@ class RunFolder:
         write_json(self.path / RESULT, {**result, DIGESTS: files})
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
         for file in STATES:
-            (self.path / file).unlink(missing_ok=True)
+            remove_file(self.path / file)
 
     def fail(self, reason: str) -> None:
         """Write why the run stopped. The first reason is kept."""
