@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.folder import BrokenFile, read_config, read_failure, read_result
+from analysis.checked import BrokenFile
+from analysis.folder import read_config, read_failure, read_result, read_rows
 from baselines.errors import UserError, unknown
 
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
@@ -56,11 +57,7 @@ def load_rows(folder: Path, file: str) -> pd.DataFrame:
     Raises:
         BrokenFile: the file cannot be read.
     """
-    path = folder / file
-    try:
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
-    except (OSError, ValueError) as error:  # pandas' own exceptions are ValueErrors
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+    return pd.DataFrame(read_rows(folder, file))
 
 
 def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analysis.folder import CONFIG, BrokenFile, read_json
+from analysis.checked import BrokenFile
+from analysis.folder import CONFIG, read_json
 from baselines.errors import UserError
 from baselines.fields import new_defaults
 from launch.config.run import RULES, Run
