@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from analysis.folder import read_config, read_failure, read_result, read_rows
 from baselines.errors import UserError, unknown
 
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
+_PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -81,33 +82,20 @@ def find_column(runs: pd.DataFrame, field: str) -> str:
         UserError: there is no such field.
     """
     name = {"method": "label"}.get(field, field)
-    prefixes = ("", "settings.", "settings.sign_in.", "options.", "result.")
-    for prefix in prefixes:
+    for prefix in ("", *_PREFIXES):
         if prefix + name in runs.columns:
             return prefix + name
-    raise unknown("field", name, [column.rpartition(".")[2] for column in runs.columns])
+    raise _unknown_field(field, runs)
 
 
-def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Return the runs that meet all conditions, such as `epochs=20` or `method=rigl`.
-
-    Raises:
-        UserError: a condition is not of this form, or names no field.
-    """
-    for condition in conditions:
-        name, equals, value = condition.partition("=")
-        if not equals:
-            raise UserError(f"--where takes FIELD=VALUE, not {condition!r}.")
-        column = runs[find_column(runs, name)]
-        runs = runs[column.map(lambda found, value=value: _equal(found, value)).astype(bool)]
-    return runs
-
-
-def _equal(found: Any, value: str) -> bool:
-    try:
-        return float(found) == float(value)
-    except (TypeError, ValueError):
-        return str(found).lower() == value.lower()
+def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
+    """Return the error for an unknown field, with the nearest and all known ones."""
+    known = {"method"}
+    for column in runs.columns.difference(["label"]):
+        prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
+        known.add(column.removeprefix(prefix))
+    near = str(unknown("field", field, known)).partition(" Known: ")[0]
+    return UserError(f"{near} Fields: {', '.join(sorted(known))}.")
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.alike import comparison_fields
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
@@ -80,7 +81,8 @@ def make_table(
     Args:
         name: one of `TABLES`: a number of the paper's, or "compare".
         runs: from `analysis.frame.load_runs`.
-        rows, columns: fields of the comparison.
+        rows, columns: fields of the comparison. Other fields in which runs of a recipe differ are
+            added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
 
     Raises:
@@ -89,6 +91,7 @@ def make_table(
     if name not in TABLES:
         raise unknown("table", name, TABLES)
     if name == COMPARISON:
+        rows, columns = comparison_fields(runs, rows, columns)
         numbers = aggregate(runs, rows, columns)
         sheets = comparison_sheets(numbers, runs, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))

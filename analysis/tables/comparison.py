@@ -32,6 +32,7 @@ def comparison_sheets(
 
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
+    across = [name for name in across if table[name].nunique() > 1]
     row_of = table.assign(**{c: _shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
@@ -66,7 +67,7 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     cells["seeds"] = table["runs"].map(str)
     cells["realised"] = table["realised"].map("{:.4f}".format)
     if table["dense_epochs"].notna().any():
-        cells["epochs"] = [_cost(row) for row in records]
+        cells["dense epochs"] = [_cost(row) for row in records]
         cells["training"] = [_ratio(row["training_flops"], None) for row in records]
         cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
@@ -74,9 +75,9 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     notes = [TIED] * bool(table["tied"].any())
     if table["gain"].notna().any():
         notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
-    if "epochs" in cells:
+    if "dense epochs" in cells:
         notes.append(
-            "epochs: dense epochs with the same number of operations, of those trained; training: "
+            "dense epochs: with the same number of operations, of the epochs trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
@@ -113,6 +114,8 @@ def _shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
 
 
 def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import TIED, mean_text
 from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
 from analysis.tables.sheet import Sheet
-from baselines.errors import unknown
+from baselines.errors import UserError, unknown
 
 VALUES = Path(__file__).parent  # the folder of table*.csv
 MISSING = "missing"
@@ -53,7 +54,8 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
         Recipes of the paper without runs are left out, unless there are no runs at all.
 
     Raises:
-        UserError: there is no such table, or runs of one recipe cannot be compared.
+        UserError: there is no such table, or the runs of no recipe can be compared. If those of
+            some can, the others are left out with a warning.
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
@@ -104,9 +106,26 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
     placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    if len(placed):
-        check_alike(placed, ["label", "sign_in", layout.column])
-    return placed
+    return _comparable(placed, ["label", "sign_in", layout.column]) if len(placed) else placed
+
+
+def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the runs of the recipes that can be compared, with a warning for each other recipe.
+
+    Raises:
+        UserError: no recipe can be compared.
+    """
+    errors: dict[str, UserError] = {}
+    for recipe, group in runs.groupby("recipe"):
+        try:
+            check_alike(group, by)
+        except UserError as error:
+            errors[str(recipe)] = error
+    if len(errors) == runs["recipe"].nunique():
+        raise next(iter(errors.values()))
+    for problem in errors.values():
+        warnings.warn(f"left out: {problem}", stacklevel=2)
+    return runs[~runs["recipe"].isin(errors)]
 
 
 def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
