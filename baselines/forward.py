@@ -46,14 +46,20 @@ def one_example(inputs: Any) -> Any:
     return mapped(lambda tensor: tensor[:1], inputs)
 
 
+def tensor_of(outputs: Any) -> Tensor | None:
+    """Return a model's outputs if they are a tensor, else their `logits`; None without any."""
+    found = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
+    return found if isinstance(found, Tensor) else None
+
+
 def logits_of(outputs: Any) -> Tensor:
     """Return a model's outputs if they are a tensor, else their `logits`.
 
     Raises:
         UserError: there are none.
     """
-    found = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
-    if not isinstance(found, Tensor):
+    found = tensor_of(outputs)
+    if found is None:
         kind = type(outputs).__name__
         raise UserError(f"the model returns a {kind}, not a tensor or something with logits.")
     return found
