@@ -67,3 +67,5 @@ if __name__ == "__main__":
     kind, folder = sys.argv[1], Path(sys.argv[2])
     found = held(with_lightning(folder) if kind == "lightning" else with_huggingface(folder))
     torch.save(found, folder / f"{torch.distributed.get_rank()}.pt")
+    torch.distributed.barrier()  # a rank that leaves early breaks the connections of the other
+    torch.distributed.destroy_process_group()
