@@ -20,6 +20,8 @@ pytest.importorskip("lightning", reason="no lightning (pip install signbench[lig
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
 
 from launch.integrations.lightning import Sparsify
 
@@ -58,27 +60,32 @@ class Loader:
 
 
 class Module(LightningModule):
-    def __init__(self, manual=False, scheduled=True):
+    """A small network; `sparsify` masks its gradients before it clips in manual optimization."""
+
+    def __init__(self, level=15, manual=False, sparsify=None):
         super().__init__()
         self.net, self.automatic_optimization = tiny_net(), not manual
-        self.scheduled, self.seen = scheduled, []
+        self.level, self.sparsify = level, sparsify
+        self.seen, self.batches = [], []
 
     def configure_optimizers(self):
         optimizer = make_optimizer(self.net)
-        if not self.scheduled:
-            return optimizer
-        return [optimizer], [{"scheduler": make_scheduler(optimizer), "interval": "step"}]
+        scheduler = make_scheduler(optimizer, self.level)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def training_step(self, batch, _):
         x, y = batch
+        self.batches.append(batch)
         loss = loss_of(self.net(x), y)
         if not self.automatic_optimization:
             optimizer = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(loss)
+            if self.sparsify is not None:
+                self.sparsify.sparsifier.mask_gradients()
+                self.clip_gradients(optimizer, 0.05, "norm")
             optimizer.step()
-            if self.scheduled:
-                self.lr_schedulers().step()
+            self.lr_schedulers().step()
         return loss
 
     def validation_step(self, batch, _):
@@ -90,8 +97,9 @@ def make_optimizer(net):
     return torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=1e-3)
 
 
-def make_scheduler(optimizer):
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangular(step % 15, 15))
+def make_scheduler(optimizer, level):
+    """Return a schedule that begins again at every level."""
+    return LambdaLR(optimizer, lambda step: triangular(step % level, level))
 
 
 def trainer_of(folder, callback, steps, **choices):
@@ -114,24 +122,33 @@ def callback_of(method, sign_in, **choices):
     return Sparsify(method, sparsity=0.75, sign_in=sign_in, **CASES[method][0], **choices)
 
 
-def by_hand(method, sign_in, clip=None, accumulate=1, autocast=False, scheduled=True):
-    """The loop that a user writes."""
+def level_of(method):
+    options, total = CASES[method]
+    return options.get("steps", total)
+
+
+def by_hand(method, sign_in, data=None, clip=None, accumulate=1, autocast=False, ddp=False):
+    """Train by hand; return the network.
+
+    Args:
+        data: the batches of an epoch.
+    """
+    data = batches(PER_EPOCH) if data is None else data
     options, total = CASES[method]
     module = Module()  # random masks depend on the weights' names
-    optimizer = make_optimizer(module)
-    scheduler = make_scheduler(optimizer) if scheduled else None
-    choices = {"steps": total, **options, "steps_per_epoch": -(-PER_EPOCH // accumulate)}
-    if accumulate > 1:
-        choices["steps"] = total // PER_EPOCH * choices["steps_per_epoch"]
+    call = DistributedDataParallel(module.net) if ddp else module.net
+    optimizer = make_optimizer(module.net)
+    scheduler = make_scheduler(optimizer, level_of(method))
+    epoch = -(-PER_EPOCH // accumulate)
+    choices = {"steps": total // PER_EPOCH * epoch, **options, "steps_per_epoch": epoch}
     sparsifier = sparsify(
         module, optimizer, method, sparsity=0.75, sign_in=sign_in, manual_begin=True, **choices
     )
-    assert sparsifier.total_steps == (choices["steps"] if method != "lrr" else total)
     for _ in range(total // PER_EPOCH):
-        for i, (x, y) in enumerate(batches(PER_EPOCH)):
+        for i, (x, y) in enumerate(data):
             sparsifier.begin_step()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = loss_of(module.net(x), y)
+                loss = loss_of(call(x), y)
             (loss / accumulate).backward()
             if (i + 1) % accumulate and i + 1 < PER_EPOCH:
                 continue
@@ -140,9 +157,8 @@ def by_hand(method, sign_in, clip=None, accumulate=1, autocast=False, scheduled=
                 torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
             optimizer.step()
             optimizer.zero_grad()
-            if scheduler is not None:
-                scheduler.step()
-    assert sparsifier.is_done
+            scheduler.step()
+    assert sparsifier.is_done and sparsifier.step == sparsifier.total_steps
     return module.net
 
 
@@ -151,28 +167,27 @@ def assert_equal(one, other):
         assert torch.equal(a, b), name
 
 
-def scheduled(method):
-    """STR adds a parameter group, which LambdaLR does not allow once it is made."""
-    return method != "str"
-
-
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
 @pytest.mark.parametrize("method", CASES)
 def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
-    module, callback = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    module, callback = Module(level_of(method)), callback_of(method, sign_in)
     trainer_of(tmp_path, callback, CASES[method][1]).fit(module, Loader(batches(PER_EPOCH)))
-    assert callback.attached.is_done and callback.attached.step == CASES[method][1]
-    assert_equal(module.net, by_hand(method, sign_in, scheduled=scheduled(method)))
-    assert callback.attached.finalize() is module
+    assert callback.sparsifier.is_done and callback.sparsifier.step == CASES[method][1]
+    assert_equal(module.net, by_hand(method, sign_in))
+    assert callback.sparsifier.finalize() is module
 
 
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", ["rigl", "acdc"])
+@pytest.mark.parametrize(
+    "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
+)
 @pytest.mark.parametrize(
     "lightning, loop",
     [
         ({"gradient_clip_val": 0.05}, {"clip": 0.05}),
-        ({"accumulate_grad_batches": 2}, {"accumulate": 2}),
+        (
+            {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
+            {"accumulate": 2, "clip": 0.05},
+        ),
         ({"precision": "bf16-mixed"}, {"autocast": True}),
     ],
     ids=["clip", "accumulate", "bf16"],
@@ -181,7 +196,7 @@ def test_what_lightning_does_around_a_step_is_exact(tmp_path, method, sign_in, l
     module, callback = Module(), callback_of(method, sign_in)
     trainer = trainer_of(tmp_path, callback, CASES[method][1], **lightning)
     trainer.fit(module, Loader(batches(PER_EPOCH)))
-    assert callback.attached.is_done
+    assert callback.sparsifier.is_done
     assert_equal(module.net, by_hand(method, sign_in, **loop))
 
 
@@ -194,51 +209,90 @@ def test_clipping_by_the_norm_of_all_gradients_would_differ(tmp_path, monkeypatc
     assert not torch.equal(module.net[0].weight, expected[0].weight)
 
 
-@pytest.mark.parametrize("manual_begin", [True, False])
+@pytest.mark.parametrize("manual_begin", [None, True])
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
 def test_manual_optimization_is_served(tmp_path, sign_in, manual_begin):
-    module = Module(manual=True)
     callback = callback_of("rigl", sign_in, manual_begin=manual_begin)
+    module = Module(manual=True, sparsify=callback)
     trainer_of(tmp_path, callback, 15).fit(module, Loader(batches(PER_EPOCH)))
-    assert_equal(module.net, by_hand("rigl", sign_in))
+    assert_equal(module.net, by_hand("rigl", sign_in, clip=0.05))
 
 
-def test_a_batch_may_take_several_steps(tmp_path):
+def test_a_batch_may_take_several_steps_in_manual_optimization(tmp_path):
     class Twice(Module):
         def training_step(self, batch, i):
             super().training_step(batch, i)
             return super().training_step(batch, i)
 
-    callback = callback_of("rigl", None, manual_begin=False, steps=30, steps_per_epoch=10)
-    module = Twice(manual=True)
-    trainer_of(tmp_path, callback, 15).fit(module, Loader(batches(PER_EPOCH)))
-    assert callback.attached.step == 30 and callback.attached.sparsity() == pytest.approx(
-        0.75, 1e-3
+    callback = callback_of("rigl", None, steps=30, steps_per_epoch=10)
+    trainer_of(tmp_path, callback, 15).fit(Twice(manual=True), Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.step == 30
+    assert callback.sparsifier.sparsity() == pytest.approx(0.75, abs=1e-3)
+
+
+def test_data_is_scored(tmp_path):
+    data = batches(PER_EPOCH)
+    module, callback = Module(), Sparsify("snip", sparsity=0.75, samples=lambda n: data)
+    trainer_of(tmp_path, callback, 5).fit(module, Loader(data))
+    expected = Module()
+    sparsifier = sparsify(
+        expected, make_optimizer(expected), "snip", sparsity=0.75, steps=5, samples=lambda n: data
     )
+    for name, mask in sparsifier.masks.items():
+        assert torch.equal(callback.sparsifier.masks[name], mask)
 
 
 # ---- resuming
 
 
-@pytest.mark.parametrize("stop", [10, 7], ids=["epoch", "mid-epoch"])
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(
+    "method, sign_in, stop",
+    [
+        *[(method, sign_in, 7) for method in CASES for sign_in in SIGN_IN],
+        *[("rigl", sign_in, 10) for sign_in in SIGN_IN],
+    ],
+)
 def test_a_resumed_training_is_bit_identical(tmp_path, method, sign_in, stop):
-    whole, callback = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    """A training is resumed in the middle of its second epoch, and at its end."""
+    whole, callback = Module(level_of(method)), callback_of(method, sign_in)
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=stop, save_top_k=-1)
     trainer = trainer_of(
         tmp_path, callback, CASES[method][1], callbacks=[keep], enable_checkpointing=True
     )
     trainer.fit(whole, Loader(batches(PER_EPOCH)))
 
-    resumed, again = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    resumed, again = Module(level_of(method)), callback_of(method, sign_in)
     torch.nn.init.normal_(resumed.net[0].weight)  # nothing of the new module may matter
     trainer = trainer_of(tmp_path, again, CASES[method][1])
     trainer.fit(resumed, Loader(batches(PER_EPOCH)), ckpt_path=tmp_path / f"step={stop}.ckpt")
-    assert again.attached.step == CASES[method][1]
+    assert again.sparsifier.step == CASES[method][1]
     assert_equal(resumed.net, whole.net)
-    for name, mask in callback.attached.masks.items():
-        assert torch.equal(again.attached.masks[name], mask)
+    for name, mask in callback.sparsifier.masks.items():
+        assert torch.equal(again.sparsifier.masks[name], mask)
+
+
+def test_a_checkpoint_holds_the_plain_sparse_model(tmp_path):
+    callback = callback_of("rigl", True)
+    trainer = trainer_of(tmp_path, callback, 15)
+    trainer.fit(Module(), Loader(batches(PER_EPOCH)))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = Module.load_from_checkpoint(tmp_path / "last.ckpt")
+    for name, mask in callback.sparsifier.masks.items():
+        assert torch.equal(loaded.get_parameter(name) != 0, mask), name
+
+
+def test_fit_goes_on_where_the_one_before_ended(tmp_path):
+    module, callback = Module(), Sparsify("gmp", sparsity=0.75, sign_in=True, steps=15)
+    trainer = trainer_of(tmp_path, callback, 5)
+    with pytest.warns(UserWarning, match="ended after 5 of 15"):
+        trainer.fit(module, Loader(batches(PER_EPOCH)))
+    between = {name: mask.clone() for name, mask in callback.sparsifier.masks.items()}
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.step == 15
+    assert callback.sparsifier.sparsity() == pytest.approx(0.75, abs=1e-3)
+    for name, mask in callback.sparsifier.masks.items():
+        assert not (mask & ~between[name]).any()  # gradual pruning has gone on
 
 
 def test_a_checkpoint_saved_after_fit_resumes(tmp_path):
@@ -309,10 +363,10 @@ def test_sparsity_and_flips_are_logged(tmp_path):
 
     class Logs(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            self.before = signs(callback.attached.net.weights)
+            self.before = signs(callback.sparsifier.net.weights)
 
         def on_train_epoch_end(self, trainer, pl_module):
-            net = callback.attached.net
+            net = callback.sparsifier.net
             flips = count_flips(self.before, net.weights, net.masks)
             expected.append((net.sparsity(), total(flips.values()).share))
             got = trainer.callback_metrics
@@ -328,8 +382,8 @@ def test_sparsity_and_flips_are_logged(tmp_path):
 
 def test_too_short_a_training_is_refused(tmp_path):
     trainer = trainer_of(tmp_path, callback_of("lrr", None), 15)
-    with pytest.raises(UserError, match="needs 30 steps .* the trainer takes 15"):
-        trainer.fit(Module(scheduled=False), Loader(batches(PER_EPOCH)))
+    with pytest.raises(UserError, match=r"lrr takes 30 steps \(3 trainings of 10\) .* trainer 15:"):
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=-1,
@@ -352,8 +406,8 @@ def test_an_optimizer_that_is_not_there_is_refused(tmp_path):
 def test_the_network_is_not_sparse_before_the_training():
     callback = callback_of("rigl", None)
     assert callback.state_dict() == {}
-    with pytest.raises(UserError, match="before the training begins"):
-        callback.metrics()
+    with pytest.raises(UserError, match="no sparsifier before the training begins"):
+        _ = callback.sparsifier
 
 
 def test_a_finished_training_does_not_warn(tmp_path):
@@ -366,12 +420,13 @@ def test_a_finished_training_does_not_warn(tmp_path):
 # ---- two ranks
 
 
-def test_two_ranks_agree(tmp_path):
+def test_two_ranks_equal_a_loop(tmp_path):
     script = Path(__file__).parent / "two_ranks_trainers.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*torchrun, str(script), "lightning", str(tmp_path)], check=True)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert one.keys() == other.keys() and len(one) > 8
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-    assert one["sparsity"].item() == pytest.approx(0.75, abs=1e-3)
+    assert len(one["trained"]) > 8 and one["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    assert not torch.equal(one["batch"], other["batch"])
+    for name, value in one["trained"].items():
+        assert torch.equal(value, other["trained"][name]), name
+        assert torch.equal(value, one["by hand"][name]), name
