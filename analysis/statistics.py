@@ -1,18 +1,17 @@
-"""Means over seeds, tests of the difference from the best, and gains of Sign-In."""
+"""Statistics over seeds: means, which rows are the best, and the gains of Sign-In."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.frame import find_column, finished_runs
+from analysis.gains import paired_gains, summarise_gains
+from analysis.marks import mark_best
 from baselines.errors import UserError
 
-LEVEL = 0.05  # level of significance; the confidence of intervals is one minus it
 _MEANS = {
     "realised": "result.sparsity",
     "realised_all": "result.sparsity_all",
@@ -39,10 +38,11 @@ def aggregate(
 
         accuracy, std, runs: mean and sample standard deviation in percent, and number of seeds
         best: whether the mean is the highest of its recipe and column
-        tied: whether Welch's t-test at 5 %, after Holm's correction over the recipe and column,
-            does not distinguish it from the best; False if one of the two has a single run
+        tied: whether `analysis.marks.compare_with` does not distinguish it from the best at 5 %;
+            False if one of the two has fewer than three seeds
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
-            the same seeds: mean, 95 % interval (Student's t) and sample standard deviation
+            the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample standard
+            deviation
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
             means of the results' fields; NaN for fields that the results do not have
 
@@ -62,7 +62,8 @@ def aggregate(
     for name, field in _MEANS.items():
         table[name] = groups[field].mean() if field in done else np.nan
     table = table.reset_index()
-    return table.merge(_gains(done, by), how="left", on=by)
+    gains = summarise_gains(paired_gains(done, by)).reset_index()
+    return table.merge(gains.astype(table[by].dtypes), how="left", on=by)
 
 
 def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
@@ -77,8 +78,9 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
     table = pd.DataFrame(
         {"accuracy": 100 * accuracy.mean(), "std": 100 * accuracy.std(), "runs": accuracy.size()}
     )
-    samples = accuracy.apply(lambda found: 100 * found.to_numpy())
-    return pd.concat([table, mark_best(table, samples, within)], axis=1)
+    by_seed = done.groupby([*by, "seed"], dropna=False)["result.accuracy"].mean()
+    values = 100 * by_seed.unstack("seed").reindex(table.index)
+    return pd.concat([table, mark_best(values, table["runs"] > 0, within)], axis=1)
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
@@ -104,72 +106,3 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
                     f"runs of {recipe} differ in {name} ({', '.join(values[:4])}): choose with "
                     f'--where "{name}={values[0]}", or compare with --rows method,{name}.'
                 )
-
-
-def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.DataFrame:
-    """Return the columns best and tied, as `aggregate` describes them.
-
-    Args:
-        table: has the column accuracy.
-        samples: by the table's index, accuracies of all seeds.
-        within: levels of the index that define the groups in which the best is marked.
-    """
-    marks = pd.DataFrame(False, index=table.index, columns=["best", "tied"])
-    for _, group in table.groupby(level=within, sort=False):
-        best: Any = group["accuracy"].idxmax()
-        marks.loc[best, "best"] = True
-        others = [key for key in group.index if key != best]
-        p_values = [welch(samples.loc[best], samples.loc[key]) for key in others]
-        for key, p in zip(others, holm(p_values), strict=True):
-            marks.loc[key, "tied"] = p >= LEVEL  # False for NaN
-    return marks
-
-
-def welch(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the two-sided p-value of Welch's t-test; NaN if one sample has a single value."""
-    from scipy.stats import ttest_ind
-
-    if min(len(one), len(other)) < 2:
-        return float("nan")
-    if max(np.ptp(one), np.ptp(other)) < 1e-9:  # t would be 0 / 0
-        return float(np.isclose(np.mean(one), np.mean(other)))
-    with warnings.catch_warnings():  # scipy warns about nearly equal values
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(ttest_ind(one, other, equal_var=False).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted by Holm's method (1979). NaN, not tested, remains NaN."""
-    tested = sorted((p, i) for i, p in enumerate(p_values) if p == p)
-    adjusted, highest = [float("nan")] * len(p_values), 0.0
-    for rank, (p, i) in enumerate(tested):
-        highest = max(highest, min(1.0, (len(tested) - rank) * p))
-        adjusted[i] = highest
-    return adjusted
-
-
-def _gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the mean difference of accuracies with and without Sign-In, in percentage points.
-
-    The differences are taken seed by seed: both runs of a seed share initialisation, mask and
-    data, so that the variation between seeds cancels.
-    """
-    plain = [field for field in by if field != "sign_in"]
-    empty = pd.DataFrame(columns=[*by, "gain", "gain_low", "gain_high", "gain_std"])
-    accuracy = done.set_index([*plain, "seed"])["result.accuracy"]
-    with_sign_in = done["sign_in"].eq(True).to_numpy()
-    difference = (100 * (accuracy[with_sign_in] - accuracy[~with_sign_in])).dropna()
-    if not len(difference):
-        return empty.astype(done[by].dtypes)
-    found = difference.groupby(level=plain).apply(lambda d: pd.Series(interval(d.to_numpy())))
-    return found.unstack().reset_index().assign(sign_in=True)
-
-
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Return mean, sample deviation and Student's 95 % interval; NaN for a single value."""
-    from scipy.stats import t
-
-    n, mean = len(values), float(np.mean(values))
-    std = float(np.std(values, ddof=1)) if n > 1 else float("nan")
-    half = float(t.ppf(1 - LEVEL / 2, n - 1)) * std / np.sqrt(n) if n > 1 else float("nan")
-    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half, "gain_std": std}

@@ -7,16 +7,14 @@ import math
 import statistics
 import subprocess
 
-import numpy as np
 import pandas as pd
 import pytest
 from needs import needs_latex
-from scipy import stats
 from structure import check_latex
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs, select_runs
-from analysis.statistics import aggregate, holm, welch
+from analysis.statistics import aggregate
 from analysis.tables import make_table
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
@@ -169,17 +167,6 @@ def test_folders_that_cannot_be_read_are_named_in_one_line(folders):
     assert len(warned) == 1
     assert all(folder.name in str(warned[0].message) for folder in folders[:4])
     assert len(runs) == len(folders) - 4
-
-
-def test_welch_and_holm_by_hand():
-    one, other = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 9.0])
-    variances = one.var(ddof=1) / 4, other.var(ddof=1) / 3
-    t = (one.mean() - other.mean()) / math.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)
-    assert welch(one, other) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
-    assert math.isnan(welch(one, np.array([1.0])))
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, float("nan"), 0.01])[::2] == pytest.approx([0.5, 0.02])
 
 
 def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):

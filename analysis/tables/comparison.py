@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
+from analysis.marks import LEAST_SEEDS
 from analysis.tables.sheet import Sheet
 
-TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction, 5 %)"
+TIED = "† not distinguishable from the best (t-test at 5 %, paired by seed, variance of all rows)"
+FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
 
 
 def comparison_sheets(
@@ -73,6 +75,8 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     notes = [TIED] * bool(table["tied"].any())
     if table["gain"].notna().any():
         notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
+    if (table["runs"] < LEAST_SEEDS).any():
+        notes.append(FEW_SEEDS)
     if "epochs" in cells:
         notes.append(
             "epochs: dense epochs with the same number of operations, of those trained; training: "
@@ -92,7 +96,10 @@ def _gain(row: dict[Any, Any]) -> str:
         return ""
     if pd.isna(row["gain_low"]):
         return f"{row['gain']:+.2f}"
-    return f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
+    ends = row["gain_low"], row["gain_high"]
+    digits = 2 if ends[1] - ends[0] > 0.02 else 4  # never [-0.50, -0.50]
+    low, high = (f"{end:+.{digits}f}" for end in ends)
+    return f"{row['gain']:+.2f} [{low}, {high}]"
 
 
 def _cost(row: dict[Any, Any]) -> str:
