@@ -5,31 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.alike import SIGN_IN
 from analysis.marks import LEAST_SEEDS
 from analysis.variance import LEVEL, is_homogeneous, squares, varies, without_outliers
 
 
 def paired_gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the difference of accuracy of each pair of a plain run and one with Sign-In.
+    """Return the differences of accuracy of pairs of a plain run and one with Sign-In.
 
     Both runs of a pair have the same seed and so share initialisation, mask and data: what varies
-    between seeds cancels. Settings of Sign-In have no effect on plain runs and are not compared.
+    between seeds cancels.
 
     Args:
-        done: finished runs, one per combination of `by` and seed.
+        done: finished runs, one per combination of `by` and seed, without the settings of Sign-In
+            that have no effect (`analysis.alike.without_unused`).
         by: columns whose combinations are the rows of a table, `sign_in` among them.
 
     Returns:
         One row per combination with Sign-In and one column per seed, in percentage points; NaN
         where one of the two runs is missing.
     """
-    factors = [f for f in by if f == "sign_in" or f.startswith("settings.sign_in.")]
-    plain = [f for f in by if f not in factors]
+    settings = [field for field in by if field.startswith(SIGN_IN)]
+    keys = [field for field in by if field != "sign_in" and field not in settings]
     with_sign_in = done["sign_in"].eq(True)
-    keys = [*plain, "seed"]
-    base = done[~with_sign_in].drop_duplicates(keys)[[*keys, "result.accuracy"]]
-    pairs = done[with_sign_in].merge(base, on=keys, suffixes=("", "_plain"))
-    pairs["gain"] = 100 * (pairs["result.accuracy"] - pairs["result.accuracy_plain"])
+    columns = [*by, "seed", "result.accuracy"]
+    pairs = done[with_sign_in][columns].merge(
+        done[~with_sign_in][columns], on=[*keys, "seed"], suffixes=("", " plain")
+    )
+    for field in settings:  # a plain run of a method that trains factors has settings, too
+        plain = pairs[f"{field} plain"]
+        pairs = pairs[plain.isna() | (plain == pairs[field])]
+    pairs["gain"] = 100 * (pairs["result.accuracy"] - pairs["result.accuracy plain"])
     return pairs.groupby([*by, "seed"], dropna=False)["gain"].mean().unstack("seed")
 
 

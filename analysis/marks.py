@@ -18,13 +18,14 @@ def mark_best(values: pd.DataFrame, competes: pd.Series, within: list[str]) -> p
         competes: whether a row can be the best or tied with it.
         within: levels of the index that define the groups in which the best is marked.
     """
-    marks = pd.DataFrame(False, index=values.index, columns=["best", "tied"])
-    for _, group in values[competes].groupby(level=within, sort=False, dropna=False):
+    marks = np.zeros((len(values), 2), dtype=bool)
+    places = values.assign(place=np.arange(len(values)))[competes]
+    for _, group in places.groupby(level=within, sort=False, dropna=False):
+        place = group.pop("place").to_numpy()
         best = int(group.mean(axis=1).argmax())
-        p_values = compare_with(group.to_numpy(), best)
-        marks.loc[group.index, "best"] = np.arange(len(group)) == best
-        marks.loc[group.index, "tied"] = p_values >= LEVEL  # False for NaN
-    return marks
+        marks[place[best], 0] = True
+        marks[place, 1] = compare_with(group.to_numpy(), best) >= LEVEL  # False for NaN
+    return pd.DataFrame(marks, values.index, ["best", "tied"])
 
 
 def compare_with(values: np.ndarray, best: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.gains import intervals
 from analysis.marks import compare_with
-from analysis.tables.sheet import Sheet, render
+from analysis.tables.sheet import Sheet, to_markdown
 from analysis.variance import LEVEL
 
 SHARED = 1 / 3  # fraction of the variance that is an effect of the seed
@@ -182,7 +182,7 @@ def main(times: int) -> None:
 def _print(title: str, table: pd.DataFrame) -> None:
     cells = table.map("{:.1f}".format).reset_index(names="")
     plain = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    print(render(Sheet(f"### {title[0].upper()}{title[1:]}", cells, plain), "markdown") + "\n")
+    print(to_markdown(Sheet(f"### {title[0].upper()}{title[1:]}", cells, plain)) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.alike import differing_fields, without_unused
 from analysis.frame import find_column, finished_runs
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
@@ -50,7 +51,7 @@ def aggregate(
         UserError: no run has finished, a field is unknown, or runs differ in a field that is
             neither a row nor a column.
     """
-    done = finished_runs(runs)
+    done = without_unused(finished_runs(runs))
     row_fields, column_fields = (
         [find_column(done, name) for name in names] for names in (rows, columns)
     )
@@ -87,22 +88,18 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
     Raises:
-        UserError: they differ in another field, which is named.
+        UserError: they differ in other fields, which are named with a choice of values.
     """
-    always = ("label", "sparsity", "sign_in", "exclude")
-    settings = [c for c in runs.columns if c.startswith("settings.")]
-    for recipe, group in runs.groupby("recipe"):
-        for field in [*always, *settings]:
-            if field in by or field not in group:
-                continue
-            # Sign-In's settings have no effect on runs without it
-            own = (
-                group[group["sign_in"].eq(True)] if field.startswith("settings.sign_in.") else group
-            )
-            values = sorted(map(str, own[field].dropna().unique()))
-            if len(values) > 1:
-                name = "method" if field == "label" else field.rpartition(".")[2]
-                raise UserError(
-                    f"runs of {recipe} differ in {name} ({', '.join(values[:4])}): choose with "
-                    f'--where "{name}={values[0]}", or compare with --rows method,{name}.'
-                )
+    for recipe, fields in differing_fields(runs, by).items():
+        own = runs[runs["recipe"] == recipe]
+        most = own[list(fields)].value_counts(dropna=False).index[0]  # a combination that exists
+        names = ["method" if f == "label" else f.rpartition(".")[2] for f in fields]
+        parts = [
+            f"{name} ({', '.join(values[:4])})"
+            for name, values in zip(names, fields.values(), strict=True)
+        ]
+        chosen = [f'"{name}={value}"' for name, value in zip(names, most, strict=True)]
+        raise UserError(
+            f"runs of {recipe} differ in {' and '.join(parts)}: choose with "
+            f"--where {' '.join(chosen)}, or see all with signbench table compare."
+        )
