@@ -9,15 +9,19 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.alike import comparison_fields
+from analysis.frame import find_column
+from analysis.ranks import rank_summary
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
+from analysis.tables.ranks import ranks_sheet
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import unknown
 
 __all__ = [
     "COMPARISON",
+    "RANKS",
     "TABLES",
     "Sheet",
     "Table",
@@ -27,8 +31,8 @@ __all__ = [
     "table_of_grid",
 ]
 
-COMPARISON = "compare"
-TABLES = (*LAYOUTS, COMPARISON)
+COMPARISON, RANKS = "compare", "ranks"
+TABLES = (*LAYOUTS, COMPARISON, RANKS)
 
 
 def render(sheet: Sheet, form: str, colour: bool = False) -> str:
@@ -79,10 +83,10 @@ def make_table(
     """Make a table of runs.
 
     Args:
-        name: one of `TABLES`: a number of the paper's, or "compare".
+        name: one of `TABLES`: a number of the paper's, "compare", or "ranks".
         runs: from `analysis.frame.load_runs`.
-        rows, columns: fields of the comparison. Other fields in which runs of a recipe differ are
-            added, see `analysis.alike.comparison_fields`.
+        rows, columns: fields of comparisons and ranks. Other fields in which runs of a recipe
+            differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
 
     Raises:
@@ -90,13 +94,23 @@ def make_table(
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    if name == COMPARISON:
+    if name in (COMPARISON, RANKS):
         rows, columns = comparison_fields(runs, rows, columns)
         numbers = aggregate(runs, rows, columns)
+        if name == RANKS:
+            return _ranks(numbers, runs, rows, columns)
         sheets = comparison_sheets(numbers, runs, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
     cells = paper_cells(runs, name)
     return Table(cells, paper_sheets(cells, runs, name, paper))
+
+
+def _ranks(
+    numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+) -> Table:
+    down, across = ([find_column(runs, name) for name in names] for names in (rows, columns))
+    ranks = rank_summary(numbers, down, across)
+    return Table(ranks.table, [ranks_sheet(ranks, down)])
 
 
 def is_of_one_sparsity(name: str) -> bool:

@@ -35,15 +35,15 @@ def comparison_sheets(
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     across = [name for name in across if table[name].nunique() > 1]
-    row_of = table.assign(**{c: _shown(table, c) for c in [*down, *across]})
+    row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = [*down, "sign_in"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
-    names = [_short(name) for name in across]
+    names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
-    left = cells.index.to_frame(index=False).rename(columns=_short)
+    left = cells.index.to_frame(index=False).rename(columns=shortened)
     left["sign_in"] = left["sign_in"].map({True: "Sign-In", False: ""})
     left = left.rename(columns={"sign_in": ""})
     cells, bold = (
@@ -61,7 +61,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
 
 def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     records = table.to_dict("records")
-    cells = pd.DataFrame({_short(name): _shown(table, name) for name in by})
+    cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
     cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
     labels = cells.shape[1]
     cells["accuracy"] = [mean_text(row) for row in records]
@@ -116,7 +116,8 @@ def _ratio(value: float, of: float | None) -> str:
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"
 
 
-def _shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+def shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+    """Return a column as texts."""
     return table[field].map(name_of if field == "label" else _text)
 
 
@@ -126,5 +127,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _short(field: str) -> str:
+def shortened(field: str) -> str:
+    """Return a field's name for the head of a column."""
     return {"label": "method"}.get(field, field.rpartition(".")[2])
