@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.frame import find_column, finished_runs
+from analysis.frame import ended_runs, find_column
 
 SIGN_IN = "settings.sign_in."  # begins the columns of Sign-In's settings
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
@@ -52,14 +52,14 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
 def comparison_fields(
     runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Return rows and columns with every other field in which finished runs of a recipe differ.
+    """Return rows and columns with every other field in which the runs of a recipe differ.
 
     What defines the task (sparsity, model, data) becomes a column, so that the best is marked for
     each; all else becomes a row.
     """
-    done = finished_runs(runs)
-    by = [find_column(done, name) for name in (*rows, *columns)]
-    differing = differing_fields(done, [*by, "sign_in"])
+    ended = ended_runs(runs)
+    by = [find_column(ended, name) for name in (*rows, *columns)]
+    differing = differing_fields(ended, [*by, "sign_in"])
     more = list(dict.fromkeys(column for fields in differing.values() for column in fields))
     return (
         [*rows, *(column for column in more if column not in _NETWORK)],

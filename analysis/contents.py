@@ -39,8 +39,9 @@ class Config(TypedDict):
 class Result(TypedDict):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
-    `flops` is the number of floating-point operations of a forward pass of one image,
-    `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
+    `tolerance` is by how much the method may miss the requested sparsity. `flops` is the number of
+    floating-point operations of a forward pass of one image, `training_flops` that of the training,
+    `dense_epochs` the same in epochs of dense training.
     """
 
     accuracy: float
@@ -48,6 +49,7 @@ class Result(TypedDict):
     train_accuracy: float
     sparsity: float
     sparsity_all: float
+    tolerance: NotRequired[float]
     active: int
     prunable: int
     parameters: int

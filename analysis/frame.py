@@ -73,6 +73,16 @@ def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return done
 
 
+def ended_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that have a result or have failed.
+
+    Raises:
+        UserError: none has a result.
+    """
+    finished_runs(runs)
+    return runs[runs["state"].isin(("finished", "failed"))]
+
+
 def find_column(runs: pd.DataFrame, field: str) -> str:
     """Return the column of a field, given with or without its prefix.
 

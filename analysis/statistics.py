@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.alike import differing_fields, without_unused
-from analysis.frame import find_column, finished_runs
+from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
+from analysis.target import misses_target
 from baselines.errors import UserError
 
 _MEANS = {
-    "realised": "result.sparsity",
     "realised_all": "result.sparsity_all",
     "epochs": "result.epochs",
     "dense_epochs": "result.dense_epochs",
@@ -37,13 +37,16 @@ def aggregate(
     Returns:
         One row per combination, with the columns of the fields and
 
-        accuracy, std, runs: mean and sample standard deviation in percent, and number of seeds
-        best: whether the mean is the highest of its recipe and column
+        accuracy, std, runs: mean and sample standard deviation in percent, and number of seeds; NaN
+            and 0 if all runs have failed
+        failed: number of runs that failed
+        misses: whether a run has another sparsity than the requested one (`analysis.target`)
+        best: whether the mean is the highest of its recipe and column, of rows that do not miss
         tied: whether `analysis.marks.compare_with` does not distinguish it from the best at 5 %;
             False if one of the two has fewer than three seeds
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
             the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample standard
-            deviation
+            deviation; NaN if one of the two misses the requested sparsity
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
             means of the results' fields; NaN for fields that the results do not have
 
@@ -51,37 +54,48 @@ def aggregate(
         UserError: no run has finished, a field is unknown, or runs differ in a field that is
             neither a row nor a column.
     """
-    done = without_unused(finished_runs(runs))
+    ended = without_unused(ended_runs(runs))
     row_fields, column_fields = (
-        [find_column(done, name) for name in names] for names in (rows, columns)
+        [find_column(ended, name) for name in names] for names in (rows, columns)
     )
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
-    check_alike(done, by)
-    done = done.sort_values("folder").drop_duplicates([*by, "seed"])
+    check_alike(ended, by)
+    ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
+    ended = ended.drop_duplicates([*by, "seed"])
+    done, failed = ended[ended["state"] == "finished"], ended[ended["state"] == "failed"]
     table = accuracy_statistics(done, by, within=["recipe", *column_fields])
     groups = done.groupby(by, sort=True, dropna=False)
     for name, field in _MEANS.items():
         table[name] = groups[field].mean() if field in done else np.nan
-    table = table.reset_index()
-    gains = summarise_gains(paired_gains(done, by)).reset_index()
+    counts = failed.groupby(by, dropna=False).size().rename("failed").reset_index()
+    table = table.reset_index().merge(counts.astype(ended[by].dtypes), how="outer", on=by)
+    table = table.sort_values(by, ignore_index=True).fillna({"runs": 0, "failed": 0})
+    table = table.astype({"runs": int, "failed": int})
+    for name in ("misses", "best", "tied"):
+        table[name] = table[name].eq(True)
+    gains = summarise_gains(paired_gains(done[~misses_target(done)], by)).reset_index()
     return table.merge(gains.astype(table[by].dtypes), how="left", on=by)
 
 
 def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:
-    """Return accuracy, std, runs, best and tied, as `aggregate` describes them.
+    """Return accuracy, std, runs, misses, realised, best and tied, as `aggregate` describes them.
 
     Args:
         done: finished runs.
         by: columns whose combinations are the rows.
         within: those of them that define the groups in which the best is marked.
     """
-    accuracy = done.groupby(by, sort=True, dropna=False)["result.accuracy"]
+    groups = done.groupby(by, sort=True, dropna=False)
+    accuracy = groups["result.accuracy"]
     table = pd.DataFrame(
         {"accuracy": 100 * accuracy.mean(), "std": 100 * accuracy.std(), "runs": accuracy.size()}
     )
     by_seed = done.groupby([*by, "seed"], dropna=False)["result.accuracy"].mean()
     values = 100 * by_seed.unstack("seed").reindex(table.index)
-    return pd.concat([table, mark_best(values, table["runs"] > 0, within)], axis=1)
+    misses = misses_target(done).groupby([done[name] for name in by], dropna=False).any()
+    table["misses"] = misses.reindex(table.index)
+    table["realised"] = groups["result.sparsity"].mean() if "result.sparsity" in done else np.nan
+    return pd.concat([table, mark_best(values, ~table["misses"], within)], axis=1)
 
 
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:

@@ -109,7 +109,7 @@ def _ranks(
     numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
 ) -> Table:
     down, across = ([find_column(runs, name) for name in names] for names in (rows, columns))
-    ranks = rank_summary(numbers, down, across)
+    ranks = rank_summary(numbers[~numbers["misses"]], down, across)
     return Table(ranks.table, [ranks_sheet(ranks, down)])
 
 

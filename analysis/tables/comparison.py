@@ -13,6 +13,7 @@ from analysis.names import name_of
 from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (t-test at 5 %, paired by seed, variance of all rows)"
+FAILED = "* some seeds failed and are not included in the mean"
 FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
 
 
@@ -55,7 +56,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
         pd.concat([left, cells], axis=1),
         pd.concat([plain, bold], axis=1),
         labels=left.shape[1],
-        notes=[TIED] if table["tied"].any() else [],
+        notes=mark_notes(table),
     )
 
 
@@ -67,14 +68,14 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     cells["accuracy"] = [mean_text(row) for row in records]
     cells["gain"] = [_gain(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
-    cells["realised"] = table["realised"].map("{:.4f}".format)
+    cells["realised"] = ["" if pd.isna(s) else f"{s:.4f}" for s in table["realised"]]
     if table["dense_epochs"].notna().any():
         cells["dense epochs"] = [_cost(row) for row in records]
         cells["training"] = [_ratio(row["training_flops"], None) for row in records]
         cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
-    notes = [TIED] * bool(table["tied"].any())
+    notes = mark_notes(table)
     if table["gain"].notna().any():
         notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
     if (table["runs"] < LEAST_SEEDS).any():
@@ -88,9 +89,21 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
 
 
 def mean_text(row: dict[Any, Any]) -> str:
-    """Return accuracy ± standard deviation, marked if it is tied with the best."""
+    """Return accuracy ± standard deviation and marks, which `mark_notes` explains."""
+    if not row["runs"]:
+        return "failed" if row["failed"] else ""
     spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.2f}"
-    return f"{row['accuracy']:.2f}{spread}{'†' if row['tied'] else ''}"
+    marks = "†" * row["tied"] + "‡" * row["misses"] + "*" * bool(row["failed"])
+    return f"{row['accuracy']:.2f}{spread}{marks}"
+
+
+def mark_notes(table: pd.DataFrame) -> list[str]:
+    """Return a line for each kind of mark in a table."""
+    notes = [TIED] * bool(table["tied"].any())
+    if table["misses"].any():
+        realised = ", ".join(f"{s:.4f}" for s in table["realised"][table["misses"]])
+        notes.append(f"‡ does not compete: its sparsity is not the requested one, but {realised}")
+    return notes + [FAILED] * bool((table["failed"] > 0).any())
 
 
 def _gain(row: dict[Any, Any]) -> str:

@@ -32,6 +32,7 @@ def make_result(
         "train_accuracy": last["train_accuracy"],
         "sparsity": last["sparsity"],
         "sparsity_all": last["sparsity_all"],
+        "tolerance": loop.sparsifier.method.tolerance,
         "active": net.nnz,
         "prunable": net.numel,
         "parameters": sum(p.numel() for p in net.model.parameters()),

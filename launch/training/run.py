@@ -21,6 +21,7 @@ from launch.measures.flips import Columns, FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import STATES, RunFolder
 from launch.training.build import build_loop
+from launch.training.collapse import check_collapse
 from launch.training.loop import Diverged
 from launch.training.result import make_result
 from launch.training.state import Misfit, State, has_last_rows, load_state
@@ -46,6 +47,7 @@ def run_training(
     Raises:
         UserError: the input cannot be used.
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
+        Collapsed: the final network computes nothing, and has not the requested sparsity.
     """
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
@@ -100,6 +102,7 @@ class Training:
         for epoch in range(self.begin(), self.loop.epochs):
             self.epoch(epoch)
         result = make_result(self.run, self.loop, self.epochs, self.layers)
+        check_collapse(self.loop, result, self.run.sparsity)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.names import LEARNERS, network_name
 from analysis.statistics import accuracy_statistics, check_alike
-from analysis.tables.comparison import TIED, mean_text
+from analysis.tables.comparison import mark_notes, mean_text
 from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
 from analysis.tables.sheet import Sheet
 from baselines.errors import UserError, unknown
@@ -44,9 +44,8 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     Returns:
         recipe, row, column: the cell
         network: model and data of the runs; empty if there are none
-        accuracy, std, runs, best, tied: as in `analysis.statistics.aggregate`; accuracy is NaN if
-            no run has finished
-        failed: number of runs that failed
+        accuracy, std, runs, failed, misses, realised, best, tied: as in
+            `analysis.statistics.aggregate`; accuracy is NaN if no run has finished
         paper, paper_std, paper_runs: the paper's values
         paper_recipe: the recipe of the paper's values; the first of the table for recipes that
             the paper does not have
@@ -79,7 +78,8 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
         about = {"recipe": recipe, "paper_recipe": paper_recipe, "network": _network(ours)}
         parts.append(part.assign(**about))
     table = pd.concat(parts, ignore_index=True)
-    table[["best", "tied"]] = table[["best", "tied"]].fillna(False).astype(bool)
+    for mark in ("misses", "best", "tied"):
+        table[mark] = table[mark].eq(True)
     table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
     first = ["recipe", "network", *_PLACE]
     return table[[*first, *[c for c in table if c not in first]]]
@@ -130,7 +130,8 @@ def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     """Return the cells that have runs, by row and column."""
-    by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed", "best", "tied"]
+    by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed"]
+    columns += ["misses", "realised", "best", "tied"]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
     placed = placed.sort_values("folder").drop_duplicates([*by, "seed", "state", "label"])
@@ -169,12 +170,10 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
     shown.insert(0, recipe, shown.index)
     bold.insert(0, recipe, False)
-    notes = [TIED] * bool(part["tied"].any())
-    if part["failed"].any():
-        notes.append("* some seeds failed and are not included in the mean")
+    notes = mark_notes(part)
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
-    if part["accuracy"].isna().any():
+    if not (part["runs"] + part["failed"]).all():
         notes.append(
             f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
         )
@@ -184,13 +183,12 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
 
 
 def _cell(cell: dict[Any, Any], paper: bool) -> str:
-    ours = MISSING if pd.isna(cell["accuracy"]) else mean_text(cell)
-    star = "*" if cell["failed"] else ""
+    ours = mean_text(cell) or MISSING
     if not paper or pd.isna(cell["paper"]):
-        return ours + star
+        return ours
     spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
     single = "*" if cell["paper_runs"] == 1 else ""
-    return f"{ours}{star} [{cell['paper']:.2f}{spread}{single}]"
+    return f"{ours} [{cell['paper']:.2f}{spread}{single}]"
 
 
 def _epochs(runs: pd.DataFrame, recipe: str) -> str:
