@@ -22,13 +22,15 @@ class RunFields(TypedDict):
 class Config(TypedDict):
     """config.json.
 
-    `label` is the method as tables name it, `epochs` the total number of epochs of the run,
-    `new_defaults` the defaults of the method's options that earlier versions did not have.
+    `decays` has the weight decay of θ near zero, as "theta", and that of normalisation and biases,
+    as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
+    the run, `new_defaults` the defaults of the method's options that earlier versions did not have.
     """
 
     run: RunFields
     label: str
     epochs: NotRequired[int]
+    decays: NotRequired[dict[str, float]]
     new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]
     git: NotRequired[str | None]

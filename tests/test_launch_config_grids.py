@@ -58,6 +58,30 @@ def test_table_one_transplants_what_its_rows_say():
     assert seeds == {1003}  # not the initialisation that the mask was learned from
 
 
+def test_decay_separates_sign_in_from_its_decays():
+    """Each plain run has a partner with Sign-In whose decays of θ and of the others are equal."""
+    for recipe, lam in (("digits", 1e-4), ("imagenet-resnet50", 5e-5)):
+        runs = find_grid("decay", recipe=recipe, epochs=5, seeds=(0,))
+        found = {run.sign_in: set() for run in runs}
+        for run in runs:
+            found[run.sign_in].add(
+                (round(run.decays["theta"] / lam, 6), run.decays["others"] / lam)
+            )
+        assert found[False] == {(1, 1), (2, 2), (1, 0)}
+        assert (1, 1) in found[True]
+    assert {(1, 1), (1, 0), (2, 0)} <= decays_of_digits()
+    assert len(find_grid("decay", recipe="digits", weight_decay=0.0, seeds=(0,))) == 5
+
+
+def decays_of_digits():
+    runs = find_grid("decay", recipe="digits", epochs=5, seeds=(0,))
+    return {
+        (round(run.decays["theta"] / 1e-4, 6), run.decays["others"] / 1e-4)
+        for run in runs
+        if run.sign_in
+    }
+
+
 def test_tables_share_runs():
     """Runs of one table are not trained again for another."""
     known = {run.name for run in find_grid("table3")}

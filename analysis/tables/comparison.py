@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.frame import find_column
+from analysis.decay import decay_notes
+from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
 from analysis.names import name_of
 from analysis.tables.sheet import Sheet
@@ -28,7 +30,8 @@ def comparison_sheets(
     across = [find_column(runs, name) for name in columns]
     down = list(dict.fromkeys(["recipe", *(find_column(runs, name) for name in rows)]))
     down = [name for name in down if name not in across]
-    sheets = [_details(numbers, [*down, *(c for c in across if c not in down)])]
+    details = _details(numbers, [*down, *(c for c in across if c not in down)])
+    sheets = [replace(details, notes=[*details.notes, *decay_notes(finished_runs(runs))])]
     if len(numbers[across].drop_duplicates()) > 1:
         sheets.insert(0, _matrix(numbers, down, across))
     return sheets

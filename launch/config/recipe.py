@@ -58,6 +58,11 @@ class Recipe:
     sign_in: SignIn = field(default_factory=SignIn)
     ham: HAM = field(default_factory=HAM)
 
+    @property
+    def sign_in_decayed(self) -> SignIn:
+        """Sign-In with the decays that follow this recipe's weight decay."""
+        return self.sign_in.following(self.weight_decay, decoupled=self.optimizer == "adamw")
+
     def __post_init__(self) -> None:
         check_positive(
             image_size=self.image_size, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.decay import decay_notes
 from analysis.names import LEARNERS, network_name
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import mark_notes, mean_text
@@ -44,6 +45,7 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     Returns:
         recipe, row, column: the cell
         network: model and data of the runs; empty if there are none
+        decays: how weight decays differ with Sign-In; empty if they do not
         accuracy, std, runs, failed, misses, realised, best, tied: as in
             `analysis.statistics.aggregate`; accuracy is NaN if no run has finished
         paper, paper_std, paper_runs: the paper's values
@@ -76,12 +78,13 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
             part["row"] = [at_budget(row, budgets) for row in part["row"]]
             part = part.drop_duplicates(_PLACE)  # of few epochs, both early ones are the first
         about = {"recipe": recipe, "paper_recipe": paper_recipe, "network": _network(ours)}
+        about["decays"] = "".join(decay_notes(ours))
         parts.append(part.assign(**about))
     table = pd.concat(parts, ignore_index=True)
     for mark in ("misses", "best", "tied"):
         table[mark] = table[mark].eq(True)
     table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
-    first = ["recipe", "network", *_PLACE]
+    first = ["recipe", "network", "decays", *_PLACE]
     return table[[*first, *[c for c in table if c not in first]]]
 
 
@@ -170,7 +173,7 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
     shown.insert(0, recipe, shown.index)
     bold.insert(0, recipe, False)
-    notes = mark_notes(part)
+    notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
     if not (part["runs"] + part["failed"]).all():
