@@ -38,7 +38,14 @@ class Config(TypedDict):
     host: NotRequired[str]
 
 
-class Result(TypedDict):
+class Validation(TypedDict):
+    """Loss and accuracy on training images that are held out (`validation`), if there are any."""
+
+    validation_loss: NotRequired[float]
+    validation_accuracy: NotRequired[float]
+
+
+class Result(Validation):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
     `tolerance` is by how much the method may miss the requested sparsity. `flops` is the number of
@@ -81,7 +88,7 @@ class JobRecord(TypedDict):
     log: str
 
 
-class EpochRow(TypedDict):
+class EpochRow(Validation):
     """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
 
     `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since

@@ -11,6 +11,7 @@ from analysis.alike import differing_fields, without_unused
 from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
+from analysis.selection import VALIDATION
 from analysis.target import misses_target
 from baselines.errors import UserError
 
@@ -26,13 +27,17 @@ _MEANS = {
 
 
 def aggregate(
-    runs: pd.DataFrame, rows: Sequence[str] = ("method",), columns: Sequence[str] = ("sparsity",)
+    runs: pd.DataFrame,
+    rows: Sequence[str] = ("method",),
+    columns: Sequence[str] = ("sparsity",),
+    chosen: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return statistics over seeds by recipe and any fields, plain and with Sign-In.
 
     Args:
         runs: from `analysis.frame.load_runs`.
         rows, columns: names of fields. The best is the best row of a recipe and column.
+        chosen: columns of fields whose value was chosen for each row (`analysis.selection`).
 
     Returns:
         One row per combination, with the columns of the fields and
@@ -47,6 +52,8 @@ def aggregate(
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
             the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample standard
             deviation; NaN if one of the two misses the requested sparsity
+        validation: mean accuracy on held-out training images in percent, if there are any
+        the columns `chosen`
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
             means of the results' fields; NaN for fields that the results do not have
 
@@ -59,7 +66,7 @@ def aggregate(
         [find_column(ended, name) for name in names] for names in (rows, columns)
     )
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
-    check_alike(ended, by)
+    check_alike(ended, [*by, *chosen])
     ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
     ended = ended.drop_duplicates([*by, "seed"])
     done, failed = ended[ended["state"] == "finished"], ended[ended["state"] == "failed"]
@@ -67,6 +74,10 @@ def aggregate(
     groups = done.groupby(by, sort=True, dropna=False)
     for name, field in _MEANS.items():
         table[name] = groups[field].mean() if field in done else np.nan
+    if VALIDATION in done:
+        table["validation"] = 100 * groups[VALIDATION].mean()
+    for name in chosen:
+        table[name] = groups[name].first()
     counts = failed.groupby(by, dropna=False).size().rename("failed").reset_index()
     table = table.reset_index().merge(counts.astype(ended[by].dtypes), how="outer", on=by)
     table = table.sort_values(by, ignore_index=True).fillna({"runs": 0, "failed": 0})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 from launch.cli import main
@@ -107,3 +109,20 @@ def test_dry_run_says_what_is_done_and_what_it_costs(tmp_path, capsys):
     assert sum(line.startswith("finished") for line in lines) == 1
     assert lines[-1] == "6 runs, 5 epochs to train."
     assert len(list(tmp_path.glob("*/config.json"))) == 1
+
+
+def test_a_sweep_ends_with_what_was_chosen_by_what(forked_workers, tmp_path, capsys):
+    grid = tmp_path / "sweep.yaml"
+    grid.write_text("method: random\nlr: [0.001, 0.2]\nseed: [0, 1, 2]\nepochs: 2\n")
+    flags = ["--runs", str(tmp_path / "runs"), "--slots", "2", "--threads", "1"]
+    assert main(["grid", str(grid), *flags]) == 0
+    assert "no choice of lr: --validation 0.1" in capsys.readouterr().out
+    assert main(["grid", str(grid), "--validation", "0.2", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "lr was chosen for each row among 0.001, 0.2, by the mean validation accuracy" in out
+    assert "(20% of the training images)" in out
+    chosen = pd.read_csv(tmp_path / "runs" / "tables" / "sweep-chosen.csv")
+    assert chosen["settings.lr"].tolist() == [0.2] and chosen["runs"].tolist() == [3]
+    show = ["table", "compare", "--where", "validation=0.2", "--select", "lr", "--format", "csv"]
+    assert main([*show, "--runs", str(tmp_path / "runs")]) == 0
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).equals(chosen)

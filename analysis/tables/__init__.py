@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.alike import comparison_fields
 from analysis.frame import find_column
 from analysis.ranks import rank_summary
+from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
@@ -28,6 +29,7 @@ __all__ = [
     "is_of_one_sparsity",
     "make_table",
     "render",
+    "swept_fields",
     "table_of_grid",
 ]
 
@@ -79,6 +81,7 @@ def make_table(
     rows: Sequence[str] = ("method",),
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
+    select: Sequence[str] = (),
 ) -> Table:
     """Make a table of runs.
 
@@ -88,29 +91,35 @@ def make_table(
         rows, columns: fields of comparisons and ranks. Other fields in which runs of a recipe
             differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
+        select: fields whose values are chosen for each row by validation accuracy.
 
     Raises:
         UserError: there is no such table, or the runs cannot be compared.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
+    choice = choose_by_validation(runs, select)
+    runs = choice.runs
     if name in (COMPARISON, RANKS):
-        rows, columns = comparison_fields(runs, rows, columns)
-        numbers = aggregate(runs, rows, columns)
+        rows, columns = comparison_fields(runs, rows, columns, choice.columns)
+        numbers = aggregate(runs, rows, columns, choice.columns)
         if name == RANKS:
-            return _ranks(numbers, runs, rows, columns)
-        sheets = comparison_sheets(numbers, runs, rows, columns)
+            return _ranks(numbers, choice, rows, columns)
+        sheets = comparison_sheets(numbers, choice, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
-    cells = paper_cells(runs, name)
-    return Table(cells, paper_sheets(cells, runs, name, paper))
+    cells = paper_cells(runs, name, choice.columns)
+    sheets = paper_sheets(cells, runs, name, paper)
+    told = [*choice.notes, *describe_choice(choice)]
+    return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
 
 
 def _ranks(
-    numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+    numbers: pd.DataFrame, choice: Choice, rows: Sequence[str], columns: Sequence[str]
 ) -> Table:
-    down, across = ([find_column(runs, name) for name in names] for names in (rows, columns))
+    down, across = ([find_column(choice.runs, name) for name in names] for names in (rows, columns))
     ranks = rank_summary(numbers[~numbers["misses"]], down, across)
-    return Table(ranks.table, [ranks_sheet(ranks, down)])
+    sheet = ranks_sheet(ranks, down)
+    return Table(ranks.table, [replace(sheet, notes=[*sheet.notes, *choice.notes])])
 
 
 def is_of_one_sparsity(name: str) -> bool:
@@ -122,3 +131,9 @@ def table_of_grid(grid: str) -> str:
     """Return the name of the table that shows a grid: "9" for table9, else "compare"."""
     number = grid.removeprefix("table")
     return number if number in LAYOUTS else COMPARISON
+
+
+def swept_fields(runs: pd.DataFrame) -> list[str]:
+    """Return the settings in which finished or failed runs of a recipe differ, methods apart."""
+    rows, _ = comparison_fields(runs, ("method",), ("sparsity",))
+    return [column for column in rows if column.startswith("settings.")]

@@ -12,6 +12,7 @@ from analysis.decay import decay_notes
 from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
 from analysis.names import name_of
+from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (t-test at 5 %, paired by seed, variance of all rows)"
@@ -20,18 +21,22 @@ FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
 
 
 def comparison_sheets(
-    numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+    numbers: pd.DataFrame, choice: Choice, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Sheet]:
     """Return a matrix of accuracies if there are several columns, and the details of all rows.
 
     Args:
         numbers: from `analysis.statistics.aggregate`, of the same runs, rows and columns.
+        choice: the runs, and what was chosen for each row.
     """
+    runs = choice.runs
     across = [find_column(runs, name) for name in columns]
     down = list(dict.fromkeys(["recipe", *(find_column(runs, name) for name in rows)]))
     down = [name for name in down if name not in across]
-    details = _details(numbers, [*down, *(c for c in across if c not in down)])
-    sheets = [replace(details, notes=[*details.notes, *decay_notes(finished_runs(runs))])]
+    by = [*down, *(c for c in across if c not in down)]
+    details = _details(numbers, by, choice.columns)
+    more = [*choice.notes, *decay_notes(finished_runs(runs))]
+    sheets = [replace(details, notes=[*details.notes, *more])]
     if len(numbers[across].drop_duplicates()) > 1:
         sheets.insert(0, _matrix(numbers, down, across))
     return sheets
@@ -63,11 +68,15 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     )
 
 
-def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
+def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet:
     records = table.to_dict("records")
     cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
     cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
     labels = cells.shape[1]
+    for name in chosen:
+        cells[f"{shortened(name)} (chosen)"] = shown(table, name)
+    if "validation" in table and table["validation"].notna().any():
+        cells["validation"] = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
     cells["accuracy"] = [mean_text(row) for row in records]
     cells["gain"] = [_gain(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
@@ -88,7 +97,9 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
             "dense epochs: with the same number of operations, of the epochs trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
-    return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
+    at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
+    title = f"Accuracy in percent, gain of Sign-In and cost{at}"
+    return Sheet(title, cells, bold, labels, notes)
 
 
 def mean_text(row: dict[Any, Any]) -> str:

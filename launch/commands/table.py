@@ -21,6 +21,8 @@ class TableCommand:
     """Fields that make the rows of compare and ranks (plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
     """Fields that make the columns of compare, and what ranks are averaged over."""
+    select: tuple[str, ...] = ()
+    """Choose the values of these fields by validation accuracy, for each row: lr weight_decay."""
     paper: bool = True
     """Show the paper's own values, in brackets."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
@@ -36,7 +38,7 @@ def command(args: list[str]) -> int:
     name, rest = split_known(args, TABLES, "table")
     given = parse(TableCommand, rest, f"signbench table {name}")
     runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
-    table = make_table(name, runs, given.rows, given.columns, given.paper)
+    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select)
     colour = given.output is None and sys.stdout.isatty()
     print_or_write(table.render(given.format, colour), given.output)
     return 0

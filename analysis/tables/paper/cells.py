@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def paper_values(number: str) -> pd.DataFrame:
     return pd.read_csv(VALUES / f"table{number}.csv")
 
 
-def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
+def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> pd.DataFrame:
     """Return one of the paper's tables, one row per cell.
 
     Args:
         runs: from `analysis.frame.load_runs`.
         number: number of the table.
+        chosen: columns of fields whose value was chosen for each cell (`analysis.selection`).
 
     Returns:
         recipe, row, column: the cell
@@ -60,7 +62,7 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _placed(runs, LAYOUTS[number], chosen)
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
     for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
@@ -98,7 +100,7 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
-def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
@@ -109,7 +111,8 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
     placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    return _comparable(placed, ["label", "sign_in", layout.column]) if len(placed) else placed
+    by = ["label", "sign_in", layout.column, *chosen]
+    return _comparable(placed, by) if len(placed) else placed
 
 
 def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
