@@ -56,7 +56,7 @@ def lines(figure, panel=0):
     return {line.get_label(): line for line in figure.axes[panel].get_lines()}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"ranks"}))  # of several sparsities
 @pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
 def test_every_figure_is_drawn(root, tmp_path, name, ending):
     path = tmp_path / f"figure.{ending}"

@@ -82,7 +82,7 @@ def _section(recipe: str, runs: pd.DataFrame) -> Section:
         section.tables.append(to_html(sheet))
     for name, kind in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
-        for suffix, part in [("", runs)] if name == "compare" else _by_sparsity(runs):
+        for suffix, part in [("", runs)] if name in ("compare", "ranks") else _by_sparsity(runs):
             try:
                 url = _as_url(kind, part)
                 section.figures.append((f"{title}: {kind.caption}{suffix}", url))
