@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from baselines.errors import UserError
 
@@ -75,10 +76,10 @@ def balanced_batches(
 ) -> Iterator[Batch]:
     """Yield the first `per_class` examples of each class, batch by batch.
 
-    Stops when a whole pass has brought no class that is not full.
+    Reads the whole data on every rank, where a DistributedSampler would give each a share.
     """
     taken: Counter[int] = Counter()
-    for batch in loader:
+    for batch in _of_all_ranks(loader):
         x, y = _pair(batch)
         chosen = []
         for i, label in enumerate(y.tolist()):
@@ -87,6 +88,16 @@ def balanced_batches(
                 chosen.append(i)
         if chosen:
             yield x[chosen].to(device), y[chosen].to(device)
+
+
+def _of_all_ranks(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of all that the ranks together load, in an order that is equal on all."""
+    if not isinstance(loader.sampler, DistributedSampler):
+        return loader
+    one, data = loader.sampler, loader.dataset
+    sampler: Any = DistributedSampler(data, 1, 0, one.shuffle, one.seed)
+    size, workers, collate = loader.batch_size, loader.num_workers, loader.collate_fn
+    return DataLoader(data, size, sampler=sampler, num_workers=workers, collate_fn=collate)
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:

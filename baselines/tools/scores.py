@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from baselines.samples import Samples
+from baselines.errors import UserError
+from baselines.samples import Batch, Loss, Samples
+from baselines.tools.masks import seeded
 
 Scores = dict[str, Tensor]
 
@@ -34,11 +38,38 @@ def scoring(model: nn.Module, train: bool = True) -> Iterator[None]:
                 buffer.copy_(saved)
 
 
+def shuffled_batches(samples: Samples, per_class: int, most: int) -> list[Batch]:
+    """Return the sample in random order, in batches of equal size (±1) of up to `most` examples.
+
+    So what is computed with batch statistics depends neither on the order and the batch size of the
+    source nor on the number of ranks. Batches whose examples cannot be put together (other than
+    tensors of equal shapes) are returned as they come.
+
+    Raises:
+        UserError: the sample is empty.
+    """
+    batches = list(samples(per_class))
+    if not batches:
+        raise UserError("samples: there are no examples to compute scores on.")
+    parts = list(zip(*batches, strict=True))
+    if not all(map(_can_be_joined, parts)):
+        return batches
+    x, y = map(torch.cat, parts)
+    order = torch.randperm(len(y), generator=seeded("sample")).to(x.device)
+    return [(x[at], y[at]) for at in order.tensor_split(math.ceil(len(y) / most))]
+
+
+def _can_be_joined(parts: Sequence[Any]) -> bool:
+    """Return whether all parts are tensors of examples of one shape."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return len(tensors) == len(parts) and len({part.shape[1:] for part in tensors}) == 1
+
+
 def mean_gradients(
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    samples: Samples,
-    per_class: int,
+    batches: Sequence[Batch],
+    loss: Loss,
     temperature: float = 1.0,
     then: Callable[[list[Tensor], float], Tensor] | None = None,
 ) -> list[Tensor]:
@@ -46,20 +77,19 @@ def mean_gradients(
 
     Args:
         weights: weights θ by layer.
-        samples: see `Method.prepare`.
-        per_class: number of images of each class.
+        batches: the sample, inputs and targets.
+        loss: mean loss of outputs and targets.
         temperature: divisor of the logits.
         then: function of a batch's gradients, with their graph, and of the batch's fraction of the
             sample; if given, the gradients of its values are returned instead.
     """
-    batches = list(samples(per_class))
     total = sum(len(y) for _, y in batches)
     sums = [torch.zeros_like(weight) for weight in weights.values()]
     for x, y in batches:
         share = len(y) / total
         output = model(x) if temperature == 1 else model(x) / temperature
-        loss = samples.loss(output, y) * share
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=then is not None)
+        part = loss(output, y) * share
+        grads = torch.autograd.grad(part, list(weights.values()), create_graph=then is not None)
         if then is not None:
             grads = torch.autograd.grad(then(list(grads), share), list(weights.values()))
         for held, grad in zip(sums, grads, strict=True):
