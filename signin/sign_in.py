@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.sign_rule import Factors
 
 
@@ -24,7 +25,7 @@ class SignIn(Factors):
     """T₂ as a fraction of the epochs: no rescale from there on."""
     rescale_after_masks: bool = True
     """Also rescale after each change of masks before T₂ (unless rescale_period is 0)."""
-    rescale_masks_late: bool = False
+    rescale_masks_late: bool = changed(False, before=True)
     """Rescale after changes of masks from T₂ on, too, which Algorithm 1 does not do."""
     rescale_resets_state: bool = False
     """Clear the factors' momentum at a rescale. The paper's listing keeps it."""

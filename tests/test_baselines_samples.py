@@ -97,9 +97,21 @@ def test_batches_are_shuffled_whole_and_of_equal_size():
     assert all(len(Counter(labels.tolist())) == 5 for _, labels in found)
 
 
+def test_mappings_and_tuples_are_joined_too():
+    """As Hugging Face's models take them."""
+    parts = [torch.arange(i, i + 4.0)[:, None] for i in (0, 4)]
+    batches = [(({"x": part}, [part + 10]), part.flatten().long()) for part in parts]
+    found = shuffled_batches(Samples(lambda n: batches), 1, 5)
+    assert [len(y) for _, y in found] == [4, 4]
+    for (mapping, (other,)), y in found:
+        x = mapping["x"]
+        assert torch.equal(x.flatten(), y) and torch.equal(other, x + 10)
+    assert sorted(int(i) for _, y in found for i in y) == list(range(8))
+
+
 def test_what_cannot_be_joined_is_used_as_it_comes():
     for batches in (
-        [({"x": torch.ones(2)}, torch.ones(2)), ({"x": torch.ones(1)}, torch.ones(1))],
+        [(["a", "b"], torch.ones(2)), (["c"], torch.ones(1))],
         [(torch.ones(2, 3), torch.ones(2)), (torch.ones(2, 4), torch.ones(2))],
     ):
         assert shuffled_batches(Samples(lambda n, b=batches: b), 1, 1) == batches
@@ -108,8 +120,10 @@ def test_what_cannot_be_joined_is_used_as_it_comes():
 
 
 def test_the_batch_size_of_the_sample_is_an_option():
-    with pytest.raises(UserError, match="sample_batch_size must be positive, not 0"):
-        Snip(Plan(0.5, 1, 1), SampleOptions(sample_batch_size=0))
+    with pytest.raises(UserError, match="sample_batch_size must not be negative, not -1"):
+        SampleOptions(sample_batch_size=-1)
+    batches = [(torch.ones(2, 3), torch.ones(2)), (torch.ones(1, 3), torch.ones(1))]
+    assert shuffled_batches(Samples(lambda n: batches), 1, most=0) == batches
     data = TensorDataset(torch.randn(40, 3, 6, 6), torch.arange(40) % 5)
     masks = []
     for size in (40, 8):

@@ -4,9 +4,9 @@ Lee et al. 2019 (arXiv 1810.02340). Score |θ · ∂L/∂θ|, one shot, one thre
 on some images of each class.
 
 Differs from the published codes: the sample is class-balanced and not augmented, its batches do not
-depend on how the data are loaded, gradients are
-averaged over the whole sample before the absolute value is taken (some take it batch by batch),
-scoring uses the initial weights (some re-initialise), and leaves batch statistics unchanged.
+depend on how the data are loaded, gradients are averaged over the whole sample before the absolute
+value is taken (some take it batch by batch), scoring uses the initial weights (some re-initialise),
+and leaves batch statistics unchanged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Batch, Loss, Samples
@@ -28,13 +29,17 @@ from baselines.tools.scores import Scores, mean_gradients, scoring, shuffled_bat
 class SampleOptions(Options):
     samples_per_class: int = 10
     """Number of training images of each class in the sample."""
-    sample_batch_size: int = 128
-    """Most images of the sample at a time. Scores depend on it through batch statistics."""
+    sample_batch_size: int = changed(128, before=0)
+    """Most images of the shuffled sample at a time; scores depend on it through batch statistics.
+    0: the data's own batches, sorted by class, which depend on batch size and number of ranks."""
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_class", "sample_batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.samples_per_class < 1:
+            raise UserError(f"samples_per_class must be positive, not {self.samples_per_class}.")
+        if self.sample_batch_size < 0:
+            raise UserError(
+                f"sample_batch_size must not be negative, not {self.sample_batch_size}."
+            )
 
     def batches(self, samples: Samples) -> list[Batch]:
         """Return the sample."""

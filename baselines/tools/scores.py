@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from baselines.errors import UserError
+from baselines.forward import at_temperature, call, joined, mapped
 from baselines.samples import Batch, Loss, Samples
 from baselines.tools.masks import seeded
 
@@ -41,9 +45,9 @@ def scoring(model: nn.Module, train: bool = True) -> Iterator[None]:
 def shuffled_batches(samples: Samples, per_class: int, most: int) -> list[Batch]:
     """Return the sample in random order, in batches of equal size (±1) of up to `most` examples.
 
-    So what is computed with batch statistics depends neither on the order and the batch size of the
-    source nor on the number of ranks. Batches whose examples cannot be put together (other than
-    tensors of equal shapes) are returned as they come.
+    What is computed with batch statistics depends neither on the order and the batch size of the
+    source nor on the number of ranks. Batches that cannot be joined, because their examples are not
+    tensors of equal shapes, are returned as they come, and so are all if `most` is 0.
 
     Raises:
         UserError: the sample is empty.
@@ -51,18 +55,16 @@ def shuffled_batches(samples: Samples, per_class: int, most: int) -> list[Batch]
     batches = list(samples(per_class))
     if not batches:
         raise UserError("samples: there are no examples to compute scores on.")
-    parts = list(zip(*batches, strict=True))
-    if not all(map(_can_be_joined, parts)):
+    whole = joined(batches) if most else None
+    if whole is None:
         return batches
-    x, y = map(torch.cat, parts)
-    order = torch.randperm(len(y), generator=seeded("sample")).to(x.device)
-    return [(x[at], y[at]) for at in order.tensor_split(math.ceil(len(y) / most))]
+    n = len(whole[1])
+    order = torch.randperm(n, generator=seeded("sample")).tensor_split(math.ceil(n / most))
+    return [mapped(partial(_rows, at), whole) for at in order]
 
 
-def _can_be_joined(parts: Sequence[Any]) -> bool:
-    """Return whether all parts are tensors of examples of one shape."""
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    return len(tensors) == len(parts) and len({part.shape[1:] for part in tensors}) == 1
+def _rows(at: Tensor, tensor: Tensor) -> Tensor:
+    return tensor[at.to(tensor.device)]
 
 
 def mean_gradients(
@@ -87,11 +89,51 @@ def mean_gradients(
     sums = [torch.zeros_like(weight) for weight in weights.values()]
     for x, y in batches:
         share = len(y) / total
-        output = model(x) if temperature == 1 else model(x) / temperature
-        part = loss(output, y) * share
-        grads = torch.autograd.grad(part, list(weights.values()), create_graph=then is not None)
+        with nullcontext() if then is None else TwiceDifferentiable():
+            output = call(model, x)
+        if temperature != 1:
+            output = at_temperature(output, temperature)
+        grads = gradients(loss(output, y) * share, weights, create_graph=then is not None)
         if then is not None:
-            grads = torch.autograd.grad(then(list(grads), share), list(weights.values()))
+            grads = _second_gradients(then(grads, share), weights)
         for held, grad in zip(sums, grads, strict=True):
             held += grad
     return sums
+
+
+def gradients(
+    value: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False
+) -> list[Tensor]:
+    """Return the gradients of a number, one tensor per weight.
+
+    Raises:
+        UserError: the number does not depend on a weight.
+    """
+    grads = torch.autograd.grad(
+        value, list(weights.values()), create_graph=create_graph, allow_unused=True
+    )
+    unused = [name for name, grad in zip(weights, grads, strict=True) if grad is None]
+    if unused:
+        raise UserError(f"the output does not depend on {', '.join(unused)}: exclude these.")
+    return list(grads)
+
+
+def _second_gradients(value: Tensor, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    try:
+        grads = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise UserError(f"GraSP needs second derivatives, but the {error}: use snip.") from None
+    return list(grads)
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """Computes hardsigmoid, which has no second derivative in PyTorch, by operations that have."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
