@@ -41,9 +41,10 @@ from baselines.errors import UserError
 class SparseModel(MaskedWeights):
     """Masks and latents for the prunable weights of a model.
 
-    Prunable are the weights of all Conv1d/2d/3d and Linear modules and the input projections of
-    nn.MultiheadAttention that require a gradient, except those excluded. Prunable modules that
-    share a weight count as one layer.
+    Prunable are the weights of linear maps that require a gradient, except those excluded: of
+    convolutions, also transposed ones, of nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNN,
+    nn.LSTM, nn.GRU and their cells, of Hugging Face's Conv1D, and of experts of a mixture. Modules
+    that share a weight count as one layer.
 
     Weights may be written from outside at any time (by `load_state_dict`, or when DDP broadcasts
     those of rank 0): the next step starts from them, and clears what is masked. Only writes through
@@ -57,6 +58,7 @@ class SparseModel(MaskedWeights):
         exclude: glob patterns over parameter names (`"*head*"`) of weights that stay dense.
         dense_latents: give latents the shapes of the weights, zero where masked, for optimizers
             that treat weights by shape. Takes the memory of a dense training.
+        include: patterns of further parameters, such as embeddings, to prune.
 
     Raises:
         UserError: nothing is prunable, a pattern matches nothing, or a weight cannot be handled
@@ -69,8 +71,9 @@ class SparseModel(MaskedWeights):
         storage: Storage | None = None,
         exclude: Iterable[str] = (),
         dense_latents: bool = False,
+        include: Iterable[str] = (),
     ) -> None:
-        super().__init__(unwrap(model), exclude, dense_latents)
+        super().__init__(unwrap(model), exclude, include, dense_latents)
         self.storage = Plain() if storage is None else storage
         self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks

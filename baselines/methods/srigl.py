@@ -56,6 +56,7 @@ class SRigL(GradientGrowth[SRigLOptions]):
         self.budgets: dict[str, int] = {}  # number of weights of each layer
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        net.require_ordinary("srigl")
         self.budgets = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         ranks = {
             name: torch.rand(shape, generator=seeded(self.plan.seed, name))
