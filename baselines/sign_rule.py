@@ -47,11 +47,15 @@ class SignRule:
     def after_mask_change(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Called after a method has changed masks, with the epoch in which it did."""
 
-    def before_update(self, net: SparseModel, optimizer: Optimizer) -> None:
-        """Called before each update; `weight.grad` holds the dense gradients."""
+    def before_update(self, net: SparseModel, optimizer: Optimizer) -> Any:
+        """Called before each update; `weight.grad` holds the dense gradients.
 
-    def after_update(self, net: SparseModel, optimizer: Optimizer) -> None:
-        """Called after each update; gradients are still there."""
+        Returns:
+            Anything that `after_update` needs.
+        """
+
+    def after_update(self, net: SparseModel, optimizer: Optimizer, before: Any) -> None:
+        """Called after each update, with what `before_update` returned and all gradients."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""
@@ -120,6 +124,14 @@ def find_rule(sign_in: SignRule | bool | None, method: Method[Options]) -> SignR
             f"sign_in must be None, True or a SignRule such as SignIn(), not {sign_in!r}."
         )
     return factors_of(method) if method.factorised else None
+
+
+def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
+    """Raise UserError if the method trains factors and the rule is another than theirs."""
+    if rule is not None and method.factorised and not isinstance(rule, Factors):
+        raise UserError(
+            f"{method.name} trains factors m ⊙ w by definition: combine it with Sign-In or nothing."
+        )
 
 
 def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:

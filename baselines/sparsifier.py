@@ -26,7 +26,13 @@ from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
 from baselines.registry import MethodClass, find_method
 from baselines.samples import Samples, Source, as_samples
-from baselines.sign_rule import SignRule, find_rule, set_weight_decays, weight_decays
+from baselines.sign_rule import (
+    SignRule,
+    check_rule,
+    find_rule,
+    set_weight_decays,
+    weight_decays,
+)
 from baselines.tools.schedules import triangular
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
@@ -53,11 +59,13 @@ class Sparsifier:
         rule: SignRule | None = None,
         manual_begin: bool = False,
     ) -> None:
+        check_rule(rule, method)
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step = manual_begin, 0
         self._begun = self._looked = self._replaced = False
         self._knows_schedule = False
         self._masks_seen = 0
+        self._before_update: Any = None
         net.storage = self.rule.storage()
         method.setup(net)
 
@@ -179,13 +187,14 @@ class Sparsifier:
         if self._replaced:
             clear_gradients([p for group in optimizer.param_groups for p in group["params"]])
         else:
-            self.rule.before_update(self.net, optimizer)
+            self._before_update = self.rule.before_update(self.net, optimizer)
 
     def _after_step(self, optimizer: Optimizer) -> None:
         if self.is_done:
             return
         if not self._replaced:
-            self.rule.after_update(self.net, optimizer)
+            self.rule.after_update(self.net, optimizer, self._before_update)
+            self._before_update = None
         self.end_step()
         if not self.manual_begin:
             self.begin_step()

@@ -94,7 +94,7 @@ def test_parameters_of_unknown_modules_are_pruned_if_included_and_named_if_not()
         model.cube.data = model.cube.data[:, :1, :1].clone()  # 2 of 92
         assert list(prunable_weights(model)) == ["body.weight"]
     for pattern in ("scale", "body.bias", "nothing"):
-        with pytest.raises(UserError, match=f"include: '{pattern}' matches none of table, cube, body.weight"):
+        with pytest.raises(UserError, match=f"include: '{pattern}' matches none of table, cube"):
             prunable_weights(Custom(), include=[pattern])
 
 

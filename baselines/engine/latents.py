@@ -126,7 +126,7 @@ class Latents:
     def change(self, change: Callable[[Layer], None]) -> None:
         """Call a function that may write to the latents of each layer, then push them."""
         self.follow()
-        for layer in self.stepped:
+        for layer in self.layers.values():
             change(layer)
         self.push(self.stepped)
 
