@@ -289,7 +289,7 @@ def sparsify(
             raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
         chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
     rule = find_rule(sign_in, chosen)
-    net = SparseModel(model, None, exclude, dense_latents, include)
+    net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     served = net.served_optimizer(optimizer)
     decays = weight_decays(sparsifier.rule, net, served)

@@ -18,6 +18,7 @@ class MaskedWeights:
 
     Attributes:
         layers: by parameter name.
+        slots: places of the weights in the model, by parameter name.
         places: where the weights are in the model.
         full_size: latents have the shapes of the weights.
     """
@@ -26,10 +27,10 @@ class MaskedWeights:
         self, model: nn.Module, exclude: Iterable[str], include: Iterable[str], full_size: bool
     ) -> None:
         self.model, self.full_size = model, full_size
-        self._slots = prunable_slots(model, exclude, include)
+        self.slots = prunable_slots(model, exclude, include)
         self.layers = {
             name: Layer(name, slot.parameter, full_size=full_size)
-            for name, slot in self._slots.items()
+            for name, slot in self.slots.items()
         }
         self.places = Places(model, self.weights)
 
@@ -52,7 +53,7 @@ class MaskedWeights:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the prunable weights by name; of experts a `BatchShape`."""
-        return {name: slot.shape for name, slot in self._slots.items()}
+        return {name: slot.shape for name, slot in self.slots.items()}
 
     @property
     def nnz(self) -> int:
@@ -95,7 +96,7 @@ class MaskedWeights:
         Raises:
             UserError: one has another form.
         """
-        for name, slot in self._slots.items():
+        for name, slot in self.slots.items():
             if not slot.is_ordinary:
                 kind = type(slot.module).__name__
                 raise UserError(

@@ -30,11 +30,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.attached import AttachedLatents, Hook, nothing
+from baselines.engine.first_forward import FirstForward
 from baselines.engine.layer import Layer
 from baselines.engine.masked_weights import MaskedWeights
 from baselines.engine.prunable import unwrap
 from baselines.engine.served_optimizer import served_optimizer
 from baselines.engine.storage import Plain, Storage
+from baselines.engine.weight_use import check_use
 from baselines.errors import UserError
 
 
@@ -59,10 +61,11 @@ class SparseModel(MaskedWeights):
         dense_latents: give latents the shapes of the weights, zero where masked, for optimizers
             that treat weights by shape. Takes the memory of a dense training.
         include: patterns of further parameters, such as embeddings, to prune.
+        stays_dense: no mask will be set, so that modules may transform their weights.
 
     Raises:
-        UserError: nothing is prunable, a pattern matches nothing, or a weight cannot be handled
-            (see `prunable_weights`).
+        UserError: nothing is prunable, a pattern matches nothing, a weight cannot be handled (see
+            `prunable_weights`), or a module transforms its weight before it uses it.
     """
 
     def __init__(
@@ -72,8 +75,13 @@ class SparseModel(MaskedWeights):
         exclude: Iterable[str] = (),
         dense_latents: bool = False,
         include: Iterable[str] = (),
+        stays_dense: bool = False,
     ) -> None:
         super().__init__(unwrap(model), exclude, include, dense_latents)
+        if not stays_dense:
+            check_use(self.slots.values())
+        self._stays_dense = stays_dense
+        self._first_forward: FirstForward | None = None
         self.storage = Plain() if storage is None else storage
         self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
@@ -195,6 +203,8 @@ class SparseModel(MaskedWeights):
             before(optimizer)
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
+        if not self._stays_dense:
+            self._first_forward = FirstForward(self.model, self.weights)
         return self
 
     def detach(self) -> nn.Module:
@@ -205,7 +215,9 @@ class SparseModel(MaskedWeights):
         """
         if self._latents is not None:
             self._latents.remove()
-        self._latents = None
+        if self._first_forward is not None:
+            self._first_forward.remove()
+        self._latents = self._first_forward = None
         return self.model
 
     # ---- state
@@ -252,7 +264,7 @@ class SparseModel(MaskedWeights):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
-        return {**self.__dict__, "_latents": None}
+        return {**self.__dict__, "_latents": None, "_first_forward": None}
 
     # ---- helpers
 
