@@ -78,9 +78,7 @@ class Sparsify(SparsifyCallback, Callback):
             name = type(trainer.strategy).__name__
             raise UserError(f"{name} shards the weights: use DDP or one device.")
         if trainer.ckpt_path and self._loaded is None:
-            raise UserError(
-                "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
-            )
+            raise UserError("the checkpoint was saved without Sparsify: load its weights only.")
         if self.optimizer >= len(trainer.optimizers):
             count = len(trainer.optimizers)
             raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
