@@ -25,7 +25,7 @@ from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop
 
-RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True}}
+RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True, "ham_alpha": 5.0}}
 
 
 def case(name, variant, rule):

@@ -45,7 +45,7 @@ _IMAGENET = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(ham=HAM(ham_alpha=20.0)),  # with 50 and more some trainings diverge
+    "digits": Recipe(ham=HAM(ham_alpha=10.0)),  # with 20 and more some trainings diverge
     "cifar10-resnet20": _CIFAR,
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="resnet18-cifar"),
     "imagenet-resnet50": _IMAGENET,
