@@ -8,9 +8,10 @@ mapping, as Hugging Face's do). It returns a tensor, or a mapping, dataclass or 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,9 +26,19 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model on inputs."""
+    """Call a model on inputs.
+
+    Raises:
+        UserError: it has no forward pass.
+    """
     positional, keywords = arguments(inputs)
-    return model(*positional, **keywords)
+    try:
+        return model(*positional, **keywords)
+    except NotImplementedError as error:
+        if 'missing the required "forward"' in str(error):
+            name = type(model).__name__
+            raise UserError(f"{name} has no forward pass: give it a method forward.") from error
+        raise
 
 
 def mapped(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
@@ -41,15 +52,39 @@ def mapped(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 def one_example(inputs: Any) -> Any:
     """Return the first example of a batch of inputs, as a batch of size 1 without labels."""
+    return first_examples(inputs, 1)
+
+
+def first_examples(inputs: Any, most: int) -> Any:
+    """Return the first examples of a batch of inputs, without labels."""
     if isinstance(inputs, Mapping):
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
-    return mapped(lambda tensor: tensor[:1], inputs)
+    return mapped(lambda tensor: tensor[:most], inputs)
 
 
-def tensor_of(outputs: Any) -> Tensor | None:
-    """Return a model's outputs if they are a tensor, else their `logits`; None without any."""
-    found = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
-    return found if isinstance(found, Tensor) else None
+def joined(batches: Sequence[Any]) -> Any:
+    """Return one batch with the examples of several; None if they are not tensors of one shape.
+
+    Args:
+        batches: tensors, or mappings, tuples or lists of such.
+    """
+    leaves = [_leaves(batch) for batch in batches]
+    if len(set(map(len, leaves))) != 1:
+        return None
+    columns = list(zip(*leaves, strict=True))
+    if not all(isinstance(leaf, Tensor) and leaf.ndim for column in columns for leaf in column):
+        return None
+    if any(len({leaf.shape[1:] for leaf in column}) > 1 for column in columns):
+        return None
+    wholes = map(torch.cat, columns)
+    return mapped(lambda _: next(wholes), batches[0])
+
+
+def _leaves(inputs: Any) -> list[Any]:
+    if isinstance(inputs, Mapping | tuple | list):
+        parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+        return [leaf for part in parts for leaf in _leaves(part)]
+    return [inputs]
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -58,8 +93,8 @@ def logits_of(outputs: Any) -> Tensor:
     Raises:
         UserError: there are none.
     """
-    found = tensor_of(outputs)
-    if found is None:
+    found = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
+    if not isinstance(found, Tensor):
         kind = type(outputs).__name__
         raise UserError(f"the model returns a {kind}, not a tensor or something with logits.")
     return found

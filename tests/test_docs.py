@@ -3,6 +3,7 @@
 Conventions of the pages:
 
     ```python                     runs, after the blocks before it on the page
+    ```py                         does not run: needs packages that the tests do not have
     ```python title="file.py"     a file; the page's other blocks and commands run in its folder
     ```yaml title="file.yaml"     a grid file
     ```sh                         lines that begin with "signbench" are commands
@@ -38,6 +39,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 METHODS = methods()
+PACKAGES = {  # that the code of a page needs
+    "guide/hugging-face.md": ("transformers", "accelerate"),
+    "guide/lightning.md": ("lightning",),
+    "guide/other-trainers.md": ("accelerate", "skorch"),
+}
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 
@@ -59,6 +65,8 @@ def write_files(page: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
 def test_python_runs(name, tmp_path, monkeypatch):
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package, reason=f"no {package}")
     write_files(DOCS / name, tmp_path)
     code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
     if "own-" in name:  # registers methods, models or recipes, which other tests must not see
@@ -278,7 +286,7 @@ def test_every_method_is_in_the_overview():
 def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
     """Every file, column and key that runs write is in run-folder.md."""
     monkeypatch.chdir(tmp_path)
-    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1"
+    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1 --validation 0.1"
     assert main(["run", *flags.split()]) == 0
     (folder,) = tmp_path.glob("runs/*signin*")
     assert main(["sharpness", folder.name, "--per-class", "2", "--probes", "2"]) == 0

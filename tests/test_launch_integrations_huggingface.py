@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from trainer_cases import (
+    CASES,
+    PER_EPOCH,
+    SIGN_IN,
+    SPARSITY,
+    assert_equal,
+    check_two_ranks,
+    level_of,
+)
 
 from baselines import sparsify
 from baselines.errors import UserError
-from signin import SignIn
 from signin.signs import count_flips, signs, total
 
 pytest.importorskip("transformers", reason="no transformers (pip install signbench[huggingface])")
@@ -35,28 +40,20 @@ from transformers import (
 
 from launch.integrations.huggingface import SparseTrainer, Sparsify
 
-PER_EPOCH = 5
-# method, its options, number of steps that the trainer takes
-CASES = {
-    "random": ({}, 15),
-    "rigl": ({"update_every": 2}, 15),
-    "acdc": ({}, 15),
-    "str": ({}, 15),
-    "lrr": ({"keep": 0.5, "steps": 10}, 30),
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
 }
-SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
-SPARSITY = 0.75
+TEXT = {"vocab_size": 40, "max_position_embeddings": 16}
 
 
 def tiny_bert(dropout=0.0):
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
+        **SMALL,
+        **TEXT,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         num_labels=3,
@@ -66,24 +63,13 @@ def tiny_bert(dropout=0.0):
 
 def tiny_llama():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**SMALL, **TEXT))
 
 
 def tiny_vit():
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **SMALL,
         image_size=8,
         patch_size=4,
         num_labels=3,
@@ -193,20 +179,14 @@ def by_hand(model, trainer, method, sign_in, clip=0.0, accumulate=1, autocast=Fa
 
 def schedule_of(method):
     """Return the arguments of a schedule, which begins again at every level."""
-    options, steps = CASES[method]
-    if "steps" not in options:
+    cycles = {"num_cycles": CASES[method][1] // level_of(method)}
+    if cycles["num_cycles"] == 1:
         return {"name": "linear", "num_warmup_steps": 0}
-    cycles = {"num_cycles": steps // options["steps"]}
     return {
         "name": "cosine_with_restarts",
         "num_warmup_steps": 0,
         "scheduler_specific_kwargs": cycles,
     }
-
-
-def assert_equal(one, other):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
@@ -331,7 +311,7 @@ def test_a_best_checkpoint_that_is_less_sparse_is_noticed(tmp_path):
     trainer = Early(
         tiny_bert(), args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks
     )
-    with pytest.warns(UserWarning, match=r"weights have been replaced .* 0\.7\d\d"):
+    with pytest.warns(UserWarning, match=r"weights have been replaced, .* of the masks 0\.750"):
         trainer.train()
 
 
@@ -439,12 +419,4 @@ def test_a_sparse_trainer_without_the_callback_is_a_trainer(tmp_path):
 
 
 def test_two_ranks_equal_a_loop(tmp_path):
-    script = Path(__file__).parent / "two_ranks_trainers.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, str(script), "huggingface", str(tmp_path)], check=True)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert len(one["trained"]) > 8 and one["sparsity"] == pytest.approx(SPARSITY, abs=2e-3)
-    assert not torch.equal(one["batch"], other["batch"])
-    for name, value in one["trained"].items():
-        assert torch.equal(value, other["trained"][name]), name
-        assert torch.equal(value, one["by hand"][name]), name
+    check_two_ranks("huggingface", tmp_path)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from literal import batches, loss_of, tiny_net
+from trainer_cases import (
+    CASES,
+    PER_EPOCH,
+    SIGN_IN,
+    SPARSITY,
+    assert_equal,
+    check_two_ranks,
+    level_of,
+)
 
 from baselines import sparsify
 from baselines.errors import UserError
 from baselines.tools.schedules import triangular
-from signin import SignIn
 
 pytest.importorskip("lightning", reason="no lightning (pip install signbench[lightning])")
 
@@ -24,17 +29,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from launch.integrations.lightning import Sparsify
-
-PER_EPOCH = 5
-# method, its options, number of steps that the trainer takes
-CASES = {
-    "random": ({}, 15),
-    "rigl": ({"update_every": 2}, 15),
-    "acdc": ({}, 15),
-    "str": ({}, 15),
-    "lrr": ({"keep": 0.5, "steps": 10}, 30),
-}
-SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
 
 
 class Loader:
@@ -119,22 +113,17 @@ def trainer_of(folder, callback, steps, **choices):
 
 
 def callback_of(method, sign_in, **choices):
-    return Sparsify(method, sparsity=0.75, sign_in=sign_in, **CASES[method][0], **choices)
-
-
-def level_of(method):
-    options, total = CASES[method]
-    return options.get("steps", total)
+    return Sparsify(method, sparsity=SPARSITY, sign_in=sign_in, **CASES[method][0], **choices)
 
 
 def by_hand(method, sign_in, data=None, clip=None, accumulate=1, autocast=False, ddp=False):
     """Train by hand; return the network.
 
     Args:
-        data: the batches of an epoch.
+        data: all batches of the training; by default the same ones in each epoch.
     """
-    data = batches(PER_EPOCH) if data is None else data
     options, total = CASES[method]
+    data = batches(PER_EPOCH) * (total // PER_EPOCH) if data is None else data
     module = Module()  # random masks depend on the weights' names
     call = DistributedDataParallel(module.net) if ddp else module.net
     optimizer = make_optimizer(module.net)
@@ -142,29 +131,23 @@ def by_hand(method, sign_in, data=None, clip=None, accumulate=1, autocast=False,
     epoch = -(-PER_EPOCH // accumulate)
     choices = {"steps": total // PER_EPOCH * epoch, **options, "steps_per_epoch": epoch}
     sparsifier = sparsify(
-        module, optimizer, method, sparsity=0.75, sign_in=sign_in, manual_begin=True, **choices
+        module, optimizer, method, sparsity=SPARSITY, sign_in=sign_in, manual_begin=True, **choices
     )
-    for _ in range(total // PER_EPOCH):
-        for i, (x, y) in enumerate(data):
-            sparsifier.begin_step()
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = loss_of(call(x), y)
-            (loss / accumulate).backward()
-            if (i + 1) % accumulate and i + 1 < PER_EPOCH:
-                continue
-            if clip:
-                sparsifier.mask_gradients()
-                torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
+    for i, (x, y) in enumerate(data):
+        sparsifier.begin_step()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(call(x), y)
+        (loss / accumulate).backward()
+        if (i % PER_EPOCH + 1) % accumulate and i % PER_EPOCH + 1 < PER_EPOCH:
+            continue
+        if clip:
+            sparsifier.mask_gradients()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
     assert sparsifier.is_done and sparsifier.step == sparsifier.total_steps
     return module.net
-
-
-def assert_equal(one, other):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
@@ -231,15 +214,21 @@ def test_a_batch_may_take_several_steps_in_manual_optimization(tmp_path):
 
 
 def test_data_is_scored(tmp_path):
+    class Callable(Module):
+        def forward(self, x):
+            return self.net(x)
+
     data = batches(PER_EPOCH)
-    module, callback = Module(), Sparsify("snip", sparsity=0.75, samples=lambda n: data)
-    trainer_of(tmp_path, callback, 5).fit(module, Loader(data))
-    expected = Module()
-    sparsifier = sparsify(
-        expected, make_optimizer(expected), "snip", sparsity=0.75, steps=5, samples=lambda n: data
-    )
+    callback, expected = Sparsify("snip", sparsity=SPARSITY, samples=lambda n: data), Callable()
+    trainer_of(tmp_path, callback, 5).fit(Callable(), Loader(data))
+    optimizer = make_optimizer(expected)
+    choices = {"sparsity": SPARSITY, "steps": 5, "samples": lambda n: data}
+    sparsifier = sparsify(expected, optimizer, "snip", **choices)
     for name, mask in sparsifier.masks.items():
         assert torch.equal(callback.sparsifier.masks[name], mask)
+    without = Module()
+    with pytest.raises(UserError, match="Module has no forward pass"):
+        sparsify(without, make_optimizer(without), "snip", **choices)
 
 
 # ---- resuming
@@ -281,26 +270,31 @@ def test_a_checkpoint_holds_the_plain_sparse_model(tmp_path):
         assert torch.equal(loaded.get_parameter(name) != 0, mask), name
 
 
+class Stop(Callback):
+    """Stops the training after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer, *_):
+        trainer.should_stop = trainer.current_epoch == self.epoch
+
+
 def test_fit_goes_on_where_the_one_before_ended(tmp_path):
-    module, callback = Module(), Sparsify("gmp", sparsity=0.75, sign_in=True, steps=15)
-    trainer = trainer_of(tmp_path, callback, 5)
+    module, callback = Module(), Sparsify("gmp", sparsity=SPARSITY, sign_in=True)
+    trainer = trainer_of(tmp_path, callback, 15, callbacks=[Stop(0)])
     with pytest.warns(UserWarning, match="ended after 5 of 15"):
         trainer.fit(module, Loader(batches(PER_EPOCH)))
     between = {name: mask.clone() for name, mask in callback.sparsifier.masks.items()}
-    trainer.fit_loop.max_epochs = 3
     trainer.fit(module, Loader(batches(PER_EPOCH)))
     assert callback.sparsifier.step == 15
-    assert callback.sparsifier.sparsity() == pytest.approx(0.75, abs=1e-3)
+    assert callback.sparsifier.sparsity() == pytest.approx(SPARSITY, abs=1e-3)
     for name, mask in callback.sparsifier.masks.items():
         assert not (mask & ~between[name]).any()  # gradual pruning has gone on
 
 
 def test_a_checkpoint_saved_after_fit_resumes(tmp_path):
-    class Stop(Callback):
-        def on_train_epoch_end(self, trainer, *_):
-            trainer.should_stop = trainer.current_epoch == 1
-
-    trainer = trainer_of(tmp_path, callback_of("rigl", True), 15, callbacks=[Stop()])
+    trainer = trainer_of(tmp_path, callback_of("rigl", True), 15, callbacks=[Stop(1)])
     with pytest.warns(UserWarning, match="ended after 10 of 15 planned steps"):
         trainer.fit(Module(), Loader(batches(PER_EPOCH)))
     trainer.save_checkpoint(tmp_path / "after.ckpt")
@@ -344,7 +338,7 @@ def test_fit_may_be_called_again_and_states_of_tests_do_not_matter(tmp_path):
 
 
 def test_validation_sees_the_network_of_the_last_step(tmp_path):
-    module, callback = Module(), Sparsify("gmp", sparsity=0.75)
+    module, callback = Module(), Sparsify("gmp", sparsity=SPARSITY)
     zeros = []
 
     class After(Callback):
@@ -421,12 +415,4 @@ def test_a_finished_training_does_not_warn(tmp_path):
 
 
 def test_two_ranks_equal_a_loop(tmp_path):
-    script = Path(__file__).parent / "two_ranks_trainers.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, str(script), "lightning", str(tmp_path)], check=True)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert len(one["trained"]) > 8 and one["sparsity"] == pytest.approx(0.75, abs=1e-3)
-    assert not torch.equal(one["batch"], other["batch"])
-    for name, value in one["trained"].items():
-        assert torch.equal(value, other["trained"][name]), name
-        assert torch.equal(value, one["by hand"][name]), name
+    check_two_ranks("lightning", tmp_path)

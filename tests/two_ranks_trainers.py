@@ -22,11 +22,11 @@ def with_lightning(out: Path) -> dict[str, Any]:
     callback, module = case.callback_of("rigl", case.SIGN_IN[1]), case.Module()
     options = {"devices": 2, "strategy": "ddp", "gradient_clip_val": 0.05}
     case.trainer_of(out, callback, case.CASES["rigl"][1], **options).fit(module, loader)
-    seen = module.batches[: case.PER_EPOCH]  # of one epoch
+    net = case.by_hand("rigl", case.SIGN_IN[1], module.batches, clip=0.05, ddp=True)
     return {
         "trained": module.net.state_dict(),
-        "by hand": case.by_hand("rigl", case.SIGN_IN[1], seen, clip=0.05, ddp=True).state_dict(),
-        "batch": seen[0][0],
+        "by hand": net.state_dict(),
+        "batch": module.batches[0][0],
         "sparsity": callback.sparsifier.sparsity(),
     }
 

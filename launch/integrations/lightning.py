@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from baselines.errors import UserError
 from baselines.registry import MethodClass
-from baselines.sign_rule import SignRule
 from launch.integrations.callback import SparsifyCallback
 
 
@@ -28,8 +27,8 @@ class Sparsify(SparsifyCallback, Callback):
         manual_begin: change masks before the first batch of a step, so that validation sees the
             network of the last step; False: at the end of the last step, which allows several steps
             per batch. Default: True for automatic optimization, False for manual optimization.
-
-    For the other arguments see `SparsifyCallback`.
+        choices: the other arguments of `SparsifyCallback` (sign_in, steps, steps_per_epoch, seed,
+            …) and the method's options.
     """
 
     def __init__(
@@ -37,21 +36,11 @@ class Sparsify(SparsifyCallback, Callback):
         method: str | MethodClass,
         sparsity: float,
         *,
-        sign_in: SignRule | bool | None = None,
-        steps: int | None = None,
-        steps_per_epoch: int | None = None,
         optimizer: int = 0,
         manual_begin: bool | None = None,
-        **options: Any,
+        **choices: Any,
     ) -> None:
-        super().__init__(
-            method,
-            sparsity,
-            sign_in=sign_in,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            **options,
-        )
+        super().__init__(method, sparsity, **choices)
         self.optimizer, self._asked_begin = optimizer, manual_begin
         self._optimizer: Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
