@@ -66,8 +66,8 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
     """Return the rule that the run asks for, or the factors that the method trains by nature."""
     if run.sign_in or run.ham:
-        return run.settings.sign_in if run.sign_in else run.settings.ham
-    return factors_of(method, run.settings.sign_in) if method.factorised else None
+        return run.settings.sign_in_decayed if run.sign_in else run.settings.ham
+    return factors_of(method, run.settings.sign_in_decayed) if method.factorised else None
 
 
 def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
@@ -77,7 +77,8 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    return SparseModel(model, exclude=run.exclude)
+    dense = not find_method(run.method).is_sparse
+    return SparseModel(model, exclude=run.exclude, stays_dense=dense)
 
 
 def called_model(model: nn.Module, ranks: Ranks, compile: bool) -> nn.Module:
