@@ -285,7 +285,7 @@ def sparsify(
     net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)
     rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    served = net.served_optimizer(optimizer)
+    served = net.served_optimizer(optimizer)  # again: the storage may have changed what is served
     decays = weight_decays(sparsifier.rule, net, served)
     if resume:
         sparsifier.attach(served)
