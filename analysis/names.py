@@ -37,6 +37,7 @@ NAMES = {
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 
 _NETWORKS = {
+    "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "deit_small_patch16_224": "DeiT Small",
