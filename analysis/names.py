@@ -66,6 +66,11 @@ def name_of(label: str) -> str:
     return NAMES.get(method, method) + space + options
 
 
+def legend_entry(label: str, sign_in: bool) -> str:
+    """Return the name of a label, plain or with Sign-In."""
+    return with_sign_in(name_of(label), sign_in)
+
+
 def with_sign_in(name: str, sign_in: bool) -> str:
     """Return the name of a method, plain or with Sign-In."""
     return name + (" + Sign-In" if sign_in else "")
@@ -73,7 +78,7 @@ def with_sign_in(name: str, sign_in: bool) -> str:
 
 def short_names(labels: Iterable[str]) -> dict[str, str]:
     """Return names by label, without options where no other label has the same method."""
-    labels = list(labels)
+    labels = dict.fromkeys(labels)
     brief = {label: label if is_fixed(label) else method_of(label) for label in labels}
     alike = Counter(brief.values())
     return {label: name_of(brief[label] if alike[brief[label]] == 1 else label) for label in labels}

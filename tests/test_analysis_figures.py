@@ -1,18 +1,10 @@
-"""Figures and the report show the values in the files of the runs."""
+"""Figures show the values in the files of the runs."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from needs import needs_browser
 from PIL import Image
-from structure import Page, decode_svg
 from test_launch_train import train
 
 from analysis.figures import FIGURES
@@ -20,7 +12,6 @@ from analysis.figures.flips import PHASES
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.names import name_of
-from analysis.report import render_page
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.machine import Machine
@@ -55,7 +46,7 @@ def lines(figure, panel=0):
     return {line.get_label(): line for line in figure.axes[panel].get_lines()}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"ranks"}))  # of several sparsities
 @pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
 def test_every_figure_is_drawn(root, tmp_path, name, ending):
     path = tmp_path / f"figure.{ending}"
@@ -135,91 +126,11 @@ def test_figures_of_different_networks_are_refused(root, runs, capsys):
     assert "there are no such runs" in capsys.readouterr().err
 
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom")
-
-
 def test_sparsities_are_not_mixed(runs):
-    other = runs.assign(sparsity=0.5, seed=7)
+    other = runs.assign(**{"sparsity": 0.5, "result.sparsity": 0.5, "seed": 7})
     mixed = pd.concat([runs, other], ignore_index=True)
     for name in ("1", "5", "8", "9", "curves"):
         with pytest.raises(UserError, match=r"differ in sparsity \(0.5, 0.9\)"):
             FIGURES[name].draw(mixed)
     drawn = set(lines(FIGURES["compare"].draw(mixed)))
     assert drawn == {"GMP", "GMP mask", "Random", "Random + Sign-In"}
-    report = render_page(mixed)
-    assert report.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
-    assert "sparsity 0.5" in report and "differ" not in report
-
-
-def test_a_run_of_one_epoch_is_reported(machine, tmp_path):
-    train(Run.make("digits", "random", epochs=1, sign_in=True), machine)
-    output = tmp_path / "report.html"
-    assert main(["report", "--runs", str(machine.runs), "-o", str(output)]) == 0
-    assert "random" in Page(output.read_text()).tables[-1][2][0][0]
-
-
-def browse(report, script, tmp_path):
-    """Return the page's DOM after a script, and the browser's console messages."""
-    changed = tmp_path / "changed.html"
-    changed.write_text(report.replace("</html>", f"<script>{script}</script></html>"))
-    done = subprocess.run(
-        ["chromium", *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{changed}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, console
-
-
-@pytest.fixture(scope="module")
-def report(root, tmp_path_factory):
-    """Return the page that the command writes about the runs, one of which is broken."""
-    (root / "broken").mkdir()
-    (root / "broken" / "config.json").write_text("{")
-    output = tmp_path_factory.mktemp("report") / "report.html"
-    with pytest.warns(UserWarning, match="left out: broken"):
-        assert main(["report", "--runs", str(root), "-o", str(output)]) == 0
-    shutil.rmtree(root / "broken")
-    return output.read_text()
-
-
-def test_the_report_is_complete_and_self_contained(report, runs):
-    page = Page(report)
-    assert page.texts["h1"] == ["signbench report"] and page.texts["h2"] == ["digits", "Runs"]
-    assert len(page.tables) >= 4
-    for caption, header, rows in page.tables:
-        assert caption and rows and all(len(row) == len(header) for row in rows), caption
-    caption, header, rows = page.tables[-1]
-    assert caption == "All 8 runs"
-    listed = {row[header.index("run")]: row[header.index("accuracy")] for row in rows}
-    of_files = dict(zip(runs["folder"], runs["result.accuracy"], strict=True))
-    assert listed == {Path(folder).name: f"{100 * a:.2f}" for folder, a in of_files.items()}
-    assert all(link.startswith("data:") for link in page.links)  # nothing is loaded from elsewhere
-    pictures = [decode_svg(link) for link in page.links if link != "data:,"]
-    assert len(pictures) == len(page.texts["figcaption"]) == len(FIGURES)
-    assert all(float(p.attrib["width"].removesuffix("pt")) > 100 for p in pictures)
-    assert all(len(list(picture.iter())) > 50 for picture in pictures)
-
-
-@needs_browser
-def test_the_report_in_a_browser(report, tmp_path):
-    script = """
-      const tables = document.querySelectorAll("table");
-      const table = tables[tables.length - 1];
-      const column = [...table.tHead.rows[0].cells].findIndex(c => c.textContent == "accuracy");
-      const values = () => [...table.tBodies[0].rows].map(r => +r.cells[column].textContent);
-      const header = table.tHead.rows[0].cells[column];
-      header.click(); const up = values(); header.click(); const down = values();
-      const images = [...document.images];
-      const found = { up, down, images: images.length, tables: tables.length,
-                      shown: images.filter(i => i.complete && i.naturalWidth > 100).length };
-      document.title = JSON.stringify(found);
-    """
-    script = f"window.onload = () => {{ {script} }}"
-    dom, console = browse(report, script, tmp_path)
-    assert console == []
-    found = json.loads(re.search(r"<title>(.*?)</title>", dom)[1])
-    assert found["up"] == sorted(found["up"]) == found["down"][::-1] and len(found["up"]) == 8
-    assert found["images"] == found["shown"] == len(FIGURES)
-    assert found["tables"] >= 4

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from structure import check_latex
 
+from analysis.conditions import select_runs
 from analysis.folder import list_runs
-from analysis.frame import load_runs, select_runs
-from analysis.statistics import aggregate, holm, welch
+from analysis.frame import load_runs
+from analysis.statistics import aggregate
 from analysis.tables import make_table, render
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
@@ -38,7 +38,7 @@ def write_run(
     folder = root / f"{recipe}-{label}-{sign_in}-{sparsity}-{seed}".replace("/", "")
     folder.mkdir(parents=True)
     options = fields.pop("options", {})
-    settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields}
+    settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields.pop("settings", {}), **fields}
     run = {"recipe": recipe, "method": method, "options": options, "settings": settings}
     run |= {"sparsity": sparsity, "sign_in": sign_in, "seed": seed, "exclude": []}
     (folder / "config.json").write_text(json.dumps({"run": run, "label": label}))
@@ -135,17 +135,6 @@ def test_folders_that_cannot_be_read_are_named_in_one_line(folders):
     assert len(runs) == len(folders) - 4
 
 
-def test_welch_and_holm_by_hand():
-    one, other = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 9.0])
-    variances = one.var(ddof=1) / 4, other.var(ddof=1) / 3
-    t = (one.mean() - other.mean()) / math.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)
-    assert welch(one, other) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
-    assert math.isnan(welch(one, np.array([1.0])))
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, float("nan"), 0.01])[::2] == pytest.approx([0.5, 0.02])
-
-
 def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
     for label, values in {
         "a": [0.90, 0.91, 0.92, 0.91],
@@ -160,18 +149,149 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
     assert table["tied"].to_dict() == {"a": False, "b": True, "c": False, "d": False}
 
 
+def write_at(root, label, accuracy, seed, realised, tolerance=None, sparsity=0.9):
+    """Write a run whose realised sparsity is not the requested one."""
+    folder = write_run(root, label, accuracy, seed, sparsity=sparsity)
+    result = json.loads((folder / "result.json").read_text()) | {"sparsity": realised}
+    result |= {} if tolerance is None else {"tolerance": tolerance}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_another_sparsity_than_requested_never_competes(tmp_path):
+    for seed in range(3):
+        write_at(tmp_path, "str (published)", 0.975 + seed / 1000, seed, 0.49, 0.0)
+        write_at(tmp_path, "random", 0.95 + seed / 1000, seed, 0.9, 0.0)
+        write_at(tmp_path, "srigl", 0.951 - seed / 1000, seed, 0.9049, 0.005)  # within tolerance
+        write_at(tmp_path, "snip", 0.94 + seed / 1000, seed, 0.9008, 0.0)  # of rounding
+        write_at(tmp_path, "set", 0.98 + seed / 1000, seed, 0.9 if seed else 0.88)  # one of three
+    runs = load_runs(list_runs(tmp_path))
+    table = make_table("compare", runs)
+    found = table.numbers.set_index("label")
+    assert found["best"].to_dict() == {name: name == "random" for name in found.index}
+    missing = ["str (published)", "set"]
+    assert found["misses"].to_dict() == {name: name in missing for name in found.index}
+    assert not found["tied"][missing].any() and found["tied"]["srigl"]
+    for form in ("text", "markdown", "latex", "html"):
+        text = "".join(render(sheet, form) for sheet in table.sheets)
+        mark = r"\$\^\\ddagger\$" if form == "latex" else "‡"
+        assert re.search(rf"97\.60 .{{0,9}}0\.10.{{0,3}}{mark}", text), text
+        assert "its sparsity is not the requested one, but 0.8933, 0.4900" in text
+    assert "misses" in table.render("csv").splitlines()[0]
+
+
+def test_the_papers_tables_mark_another_sparsity(tmp_path):
+    for seed in range(3):
+        write_at(tmp_path, "random", 0.95, seed, 0.5, 0.0)
+        write_run(tmp_path, "mw", 0.90, seed)
+    runs = load_runs(list_runs(tmp_path))
+    cells = paper_cells(runs, "11")
+    cells = cells[cells["column"] == "s = 0.9"].set_index("row")
+    assert cells["misses"]["Random"] and not cells["best"]["Random"]
+    assert cells["best"]["Random + m ⊙ w"]
+    (sheet,) = make_table("11", runs).sheets
+    assert "95.00 ± 0.00‡ [" in to_text(sheet) and "but 0.5000" in to_text(sheet)
+
+
+def test_gains_are_of_runs_at_the_requested_sparsity(tmp_path):
+    for seed in range(3):
+        write_at(tmp_path, "random", 0.95, seed, 0.5, 0.0)
+        write_run(tmp_path, "random", 0.93, seed, True)
+        write_run(tmp_path, "snip", 0.90, seed)
+        write_run(tmp_path, "snip", 0.93 + seed / 1000, seed, True)
+    table = aggregate(load_runs(list_runs(tmp_path))).set_index(["label", "sign_in"])
+    assert pd.isna(table["gain"]["random", True])
+    assert table["gain"]["snip", True] == pytest.approx(3.1)
+
+
+def test_failed_runs_are_shown(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "random", 0.9, seed)
+        write_run(tmp_path, "gmp", None if seed else 0.8, seed)
+        write_run(tmp_path, "str", None, seed)
+    (sheet,) = make_table("compare", load_runs(list_runs(tmp_path))).sheets
+    shown = dict(zip(sheet.cells["method"], sheet.cells["accuracy"], strict=True))
+    assert shown == {"Random": "90.00 ± 0.00", "GMP": "80.00*", "STR": "failed"}
+    assert "* some seeds failed and are not included in the mean" in sheet.notes
+
+
 def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
-    for epochs in (5, 20):
-        write_run(tmp_path / str(epochs), "random", 0.9, epochs=epochs)
+    for epochs, lr, n in ((5, 0.1, 1), (20, 0.2, 2)):
+        for seed in range(n):
+            write_run(tmp_path / str(epochs), "random", 0.9, seed, epochs=epochs, lr=lr)
     runs = load_runs([*list_runs(tmp_path / "5"), *list_runs(tmp_path / "20")])
-    with pytest.raises(UserError, match=r'differ in epochs \(20, 5\).*--where "epochs=20"'):
+    hint = r'differ in epochs \(20, 5\) and lr \(0.1, 0.2\).*--where "epochs=20" "lr=0.2"'
+    with pytest.raises(UserError, match=hint):
         aggregate(runs)
-    with pytest.raises(UserError, match="differ in epochs"):
+    with pytest.raises(UserError, match=hint):
         make_table("3", runs)
-    assert len(aggregate(select_runs(runs, ["epochs=5"]))) == 1
-    assert len(aggregate(runs, rows=("method", "epochs"))) == 2
-    with pytest.raises(UserError, match="unknown field 'epoch'"):
-        select_runs(runs, ["epoch=5"])
+    assert len(aggregate(select_runs(runs, ["epochs=20", "lr=0.2"]))) == 1
+    assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
+
+
+def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
+    for i, (model, lr) in enumerate([("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]):
+        for seed in (0, 1):
+            accuracy = 0.5 + i / 10 + seed / 100
+            write_run(tmp_path / f"{i}", "random", accuracy, seed, model=model, lr=lr)
+            more = tmp_path / f"{i}"
+            write_run(more, "random", accuracy + 0.05, seed, True, model=model, lr=lr)
+    write_run(tmp_path / "other", "random", 0.3, recipe="other", model="c")
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = make_table("compare", load_runs(folders))
+    matrix, details = table.sheets
+    found = table.numbers.set_index(["recipe", "settings.model", "settings.lr", "sign_in"])
+    for i, (model, lr) in enumerate([("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]):
+        plain, ours = (found.loc[("digits", model, lr, sign_in)] for sign_in in (False, True))
+        assert plain["accuracy"] == pytest.approx(50.5 + 10 * i)
+        assert ours["gain"] == pytest.approx(5) and ours["best"] == (lr == 0.2)
+    assert found.loc[("other", "c", 0.1, False), "runs"] == 1
+    assert list(matrix.cells.columns[:2]) == ["recipe", "lr"]  # all rows have one method
+    assert [c for c in matrix.cells.columns if "=" in c] == [
+        "model = a",
+        "model = b",
+        "model = c",
+    ]
+    assert len(details.cells) == 9 and {"model", "lr"} <= set(details.cells.columns)
+
+
+def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
+    """Plain runs pair with the runs of all settings of Sign-In; methods with factors have them."""
+    for beta in (1.0, 2.0):
+        settings = {"sign_in": {"beta": beta}}
+        for seed in (0, 1):
+            root = tmp_path / f"{beta}"
+            write_run(root, "random", 0.8 + beta / 100, seed, True, settings=settings)
+            write_run(root, "mw", 0.7 + beta / 100, seed, settings=settings)
+    for seed in (0, 1):
+        write_run(tmp_path / "plain", "random", 0.8, seed, settings={"sign_in": {"beta": 1.0}})
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = make_table("compare", load_runs(folders)).numbers
+    found = {
+        (row["label"], row["sign_in"], row["settings.sign_in.beta"]): (row["accuracy"], row["gain"])
+        for row in table.fillna(-1).to_dict("records")
+    }
+    expected = {
+        ("mw", False, 1.0): (71, -1),
+        ("mw", False, 2.0): (72, -1),
+        ("random", False, -1): (80, -1),
+        ("random", True, 1.0): (81, 1),
+        ("random", True, 2.0): (82, 2),
+    }
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(expected[key]) for key in expected)
+
+
+def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
+    for epochs in (5, 20):
+        write_run(tmp_path / f"{epochs}", "random", 0.9, epochs=epochs)
+    write_run(tmp_path / "20", "random", 0.8, recipe="cifar10-resnet20")
+    runs = load_runs([*list_runs(tmp_path / "5"), *list_runs(tmp_path / "20")])
+    with pytest.warns(UserWarning, match="left out: runs of digits differ in epochs"):
+        cells = paper_cells(runs, "3")
+    assert set(cells["recipe"]) == {"cifar10-resnet20"}
+    assert cells["accuracy"].max() == 80
+    compared = make_table("compare", runs).numbers
+    assert len(compared) == 3 and set(compared["recipe"]) == {"digits", "cifar10-resnet20"}
 
 
 def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):

@@ -31,7 +31,7 @@ import yaml
 from baselines.registry import methods
 from launch.cli import COMMANDS, main
 from launch.config.grids import GRIDS, read_grid
-from signin import SignIn
+from signin import HAM, SignIn
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -261,6 +261,7 @@ def test_a_method_has_a_page_with_all_its_options(name):
 
 def test_sign_in_has_a_page_with_all_its_options():
     check_options(DOCS / "methods" / "sign-in.md", SignIn)
+    check_options(DOCS / "methods" / "ham.md", HAM)
 
 
 def test_every_method_is_in_the_overview():
@@ -277,7 +278,7 @@ def test_every_method_is_in_the_overview():
 def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
     """Every file, column and key that runs write is in run-folder.md."""
     monkeypatch.chdir(tmp_path)
-    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1"
+    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1 --validation 0.1"
     assert main(["run", *flags.split()]) == 0
     (folder,) = tmp_path.glob("runs/*signin*")
     assert main(["sharpness", folder.name, "--per-class", "2", "--probes", "2"]) == 0

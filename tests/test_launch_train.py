@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from safetensors.torch import load_file
 
 import launch.training.loop
 import launch.training.run
-from analysis.folder import snapshot_path
+from analysis.checked import seal_json
+from analysis.folder import LAST_STATE, read_config, read_result, snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
@@ -31,6 +33,7 @@ from launch.data.order import mix
 from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
+from launch.training.collapse import Collapsed
 from launch.training.loop import Diverged, Loop
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
@@ -57,7 +60,7 @@ def what_it_left(run, machine):
                 for row in csv.DictReader(stream)
             ]
     snapshots = {p.name: load_file(p) for p in (folder / "snapshots").iterdir()}
-    result = json.loads((folder / "result.json").read_text())
+    result = read_result(folder)
     return rows, snapshots, {k: v for k, v in result.items() if "seconds" not in k}
 
 
@@ -167,7 +170,7 @@ def test_an_unreadable_state_is_set_aside_and_the_one_before_is_used(machine, mo
         train(run, machine)
     folder = machine.runs / run.name
     spoil(folder / "last.pt", how)
-    with pytest.warns(UserWarning, match=r"last.pt cannot be read .* set aside"):
+    with pytest.warns(UserWarning, match=r"last.pt cannot be used .* set aside"):
         train(run, machine)
     assert (folder / "last.pt.unreadable").exists()
     assert not Path("/tmp/signbench-was-here").exists()
@@ -209,9 +212,9 @@ def test_a_folder_of_another_run_is_refused(machine):
     with RunFolder(run, machine.runs).opened():
         pass
     path = machine.runs / run.name / "config.json"
-    config = json.loads(path.read_text())
+    config = read_config(path.parent)
     config["run"]["settings"]["lr"] = 7.0
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(seal_json(config)))
     with pytest.raises(UserError, match="other settings"):
         train(run, machine)
     config["run"]["settings"].pop("lr")  # written by a version without the field
@@ -244,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
     folder = RunFolder(run, machine.runs)
     assert "nan at epoch 2, step 5" in (folder.path / "failure.json").read_text()
     assert folder.result is None
-    state = folder.newest_state()
+    state = folder.read_state(LAST_STATE)
     assert state["epoch"] == 1
     assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values())
     assert train(run, machine)["epochs"] == 4
@@ -263,7 +266,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
     monkeypatch.setattr(Loop, "train_epoch", spoiling)
     with pytest.raises(Diverged, match="not finite after epoch 1"):
         train(run, machine)
-    assert RunFolder(run, machine.runs).newest_state()["epoch"] == 0
+    assert RunFolder(run, machine.runs).read_state(LAST_STATE)["epoch"] == 0
 
 
 def test_a_folder_that_cannot_be_written_is_named(machine):
@@ -399,6 +402,26 @@ def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
     assert decays(sign_in=True, sign_in_weight_decay=0.1) == [0.1, 0.1]
     both = {"sign_in_weight_decay": 0.1, "sign_in_decay_scope": "factors"}
     assert decays(sign_in=True, **both) == [0.1, 0.3]
+
+
+def test_a_collapsed_run_is_a_failed_run(machine):
+    """Published STR that prunes whole layers has no accuracy at the requested sparsity."""
+    choices = {"mode": "published", "threshold_decay": 0.2, "epochs": 10}
+    run = Run.make("digits", "str", **choices)
+    reason = r"does not depend on the input: sparsity 0.99\d\d instead of 0.9, with no weight left"
+    for _ in range(2):  # also when it is started again
+        with pytest.raises(Collapsed, match=reason):
+            train(run, machine)
+        failure = json.loads((machine.runs / run.name / "failure.json").read_text())
+        assert re.match("Collapsed: the output " + reason, failure["reason"])
+        assert not (machine.runs / run.name / "result.json").exists()
+
+
+def test_a_dead_network_at_the_requested_sparsity_is_a_result(machine):
+    run = Run.make("digits", "random", sparsity=0.9995, epochs=1)
+    with pytest.warns(UserWarning, match="does not depend on its input"):
+        result = train(run, machine)
+    assert result["accuracy"] < 0.2 and result["tolerance"] == 0.0
 
 
 def test_the_seed_decides_everything(machine):

@@ -14,8 +14,10 @@ import pandas as pd
 from analysis.figures.by_epoch import draw_curves, draw_flips_and_sharpness
 from analysis.figures.by_layer import draw_flips_by_layer, draw_sparsity_by_layer
 from analysis.figures.by_sparsity import draw_accuracy, draw_ranking
+from analysis.figures.gains import draw_gains
 from analysis.figures.groups import select_methods
 from analysis.figures.phases import draw_flips_by_phase
+from analysis.figures.ranks import draw_ranks
 from analysis.figures.style import WIDTHS, Size, in_style, save
 
 if TYPE_CHECKING:
@@ -43,12 +45,15 @@ class FigureKind:
             return self.function(runs, size)
 
 
+_SHARPNESS = "sharpness (the largest Hessian eigenvalue)"
 FIGURES = {
     "ranking": FigureKind("Accuracy of each method, best first, by sparsity", draw_ranking),
     "compare": FigureKind("Accuracy against sparsity", draw_accuracy),
+    "gains": FigureKind("Accuracy with Sign-In minus that of plain runs, by pairs", draw_gains),
+    "ranks": FigureKind("Average ranks over recipes and sparsities", draw_ranks),
     "curves": FigureKind("Training loss and test accuracy by epoch", draw_curves),
     "1": FigureKind("Sign flips by phase, of learned masks and from scratch", draw_flips_by_phase),
-    "5": FigureKind("Sign flips since initialisation, and sharpness (the largest Hessian eigenvalue), by epoch", draw_flips_and_sharpness),
+    "5": FigureKind(f"Sign flips and {_SHARPNESS} by epoch", draw_flips_and_sharpness),
     "8": FigureKind("Sign flips by layer in three phases", draw_flips_by_layer),
     "9": FigureKind("Sparsity of masks by layer", draw_sparsity_by_layer),
 }

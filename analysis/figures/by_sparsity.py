@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.figures.dots import DotPanel, Series, draw_dots
+from analysis.figures.dots import PLAIN_AND_SIGN_IN, DotPanel, draw_dots, padded_limits
+from analysis.figures.groups import lowest_typical
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel
-from analysis.figures.style import COLOURS, Size
+from analysis.figures.style import Size
 from analysis.frame import finished_runs
 from analysis.statistics import check_alike
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SERIES = (
-    Series("plain", COLOURS[0], "o", -0.16),
-    Series("with Sign-In", COLOURS[3], "D", 0.16, is_hollow=True),
-)
 
 
 def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
@@ -33,7 +29,7 @@ def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
     """
     done = _accuracies(runs)
     sparse = done[done["sparsity"] > 0] if (done["sparsity"] > 0).any() else done
-    names = sparse["sign_in"].map({False: "plain", True: "with Sign-In"})
+    names = sparse["sign_in"].map(lambda sign_in: PLAIN_AND_SIGN_IN[sign_in].name)
     by = ["sparsity", "label", "series"]
     table = sparse.assign(series=names).groupby(by)["accuracy"].agg(["mean", "std"])
     table = table.fillna({"std": 0.0}).reset_index()
@@ -41,11 +37,13 @@ def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
     order = list(best.sort_values(ascending=False).index)
     dense = done[(done["sparsity"] == 0) & ~done["sign_in"]]["accuracy"].mean()
     reference = {"Dense": dense} if len(sparse) < len(done) and pd.notna(dense) else {}
-    panels = [
-        DotPanel(part, order, f"sparsity {s:g}", "accuracy (%)", zoom=True, reference=reference)
-        for s, part in table.groupby("sparsity")
-    ]
-    return draw_dots(panels, _SERIES, size)
+    panels = []
+    for sparsity, part in table.groupby("sparsity"):
+        typical = part[part["mean"] >= lowest_typical(part["mean"])]
+        lines = pd.DataFrame({"mean": list(reference.values()), "std": 0.0})
+        limits, title = padded_limits(pd.concat([typical, lines])), f"sparsity {sparsity:g}"
+        panels.append(DotPanel(part, order, title, "accuracy (%)", limits, reference))
+    return draw_dots(panels, PLAIN_AND_SIGN_IN, size)
 
 
 def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.figures.groups import lowest_typical
-from analysis.figures.style import CHARACTER, LINE, Look, Size, new_figure
+from analysis.figures.style import CHARACTER, COLOURS, LINE, SMALL, Look, Size, new_figure
 from analysis.names import short_names
 
 if TYPE_CHECKING:
@@ -37,6 +36,12 @@ class Series:
         return {"color": self.color, "marker": self.marker, "markerfacecolor": inside}
 
 
+PLAIN_AND_SIGN_IN = (
+    Series("plain", COLOURS[0], "o", -0.16),
+    Series("with Sign-In", COLOURS[3], "D", 0.16, is_hollow=True),
+)
+
+
 @dataclass(frozen=True)
 class DotPanel:
     """Means and deviations by method.
@@ -44,7 +49,8 @@ class DotPanel:
     Attributes:
         table: columns label, series, mean, std.
         order: labels from the top to the bottom.
-        zoom: whether values far below the others are written at the edge instead of drawn.
+        limits: ends of the x axis; values outside are written at the edge. None: those that show
+            all values of all panels.
         reference: position of a vertical line, by its name in the legend.
     """
 
@@ -52,7 +58,7 @@ class DotPanel:
     order: Sequence[str]
     title: str
     xlabel: str
-    zoom: bool = False
+    limits: tuple[float, float] | None = None
     reference: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -74,31 +80,30 @@ def draw_dots(panels: Sequence[DotPanel], series: Sequence[Series], size: Size) 
         size, sum(heights) + 0.5 * len(rows) + LINE * -(-len(handles) // across) + 0.1
     )
     grid = drawn.add_gridspec(len(rows), columns, height_ratios=heights)
-    limits = None if any(panel.zoom for panel in panels) else _common_limits(panels)
+    common = padded_limits(pd.concat([panel.table for panel in panels]))
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             ax = drawn.add_subplot(grid[i, j])
+            ax.set_xlim(panel.limits or common)
             _draw(ax, panel, series, names)
             ax.tick_params(labelleft=j == 0 or not are_alike)
-            ax.set_xlim(limits)
     drawn.legend(handles=handles, loc="outside lower center", ncols=across, borderaxespad=0.5)
     return drawn
 
 
-def _common_limits(panels: Sequence[DotPanel]) -> tuple[float, float]:
-    """Return the ends of an x axis that shows all values and bars of the panels."""
-    table = pd.concat([panel.table for panel in panels])
+def padded_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of an x axis that shows all means and deviations of a table."""
     low, high = (table["mean"] - table["std"]).min(), (table["mean"] + table["std"]).max()
     margin = 0.05 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
 
 
 def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str, str]) -> None:
-    typical = lowest_typical(panel.table["mean"]) if panel.zoom else panel.table["mean"].min()
+    low, high = ax.get_xlim()
     place = {label: y for y, label in enumerate(panel.order)}
+    inside = panel.table[panel.table["mean"].between(low, high)]
     for look in series:
-        rows = panel.table[panel.table["series"] == look.name]
-        rows = rows[rows["mean"] >= typical]
+        rows = inside[inside["series"] == look.name]
         ax.errorbar(
             rows["mean"],
             rows["label"].map(place) + look.shift,
@@ -110,14 +115,26 @@ def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str
         )
     for x in panel.reference.values():
         ax.axvline(x, zorder=0.5, **_REFERENCE)
+    _write_outside(ax, panel.table[panel.table["mean"] < low], place, 0.01, "◂ {}")
+    _write_outside(ax, panel.table[panel.table["mean"] > high], place, 0.99, "{} ▸")
     ax.set_yticks(range(len(panel.order)), [names[label] for label in panel.order])
     ax.set(ylim=(len(panel.order) - 0.4, -0.6), title=panel.title, xlabel=panel.xlabel)
     ax.locator_params(axis="x", nbins=4)
-    far = panel.table[panel.table["mean"] < typical]
-    for label, rows in far.groupby("label"):
-        values = " / ".join(f"{mean:.1f}" for mean in rows["mean"])
+
+
+def _write_outside(
+    ax: Any, table: pd.DataFrame, place: Mapping[str, int], x: float, form: str
+) -> None:
+    """Write the means of each row at an edge of the axes."""
+    for label, rows in table.groupby("label"):
         ax.text(
-            0.01, place[str(label)], f"◂ {values}", transform=ax.get_yaxis_transform(), va="center"
+            x,
+            place[str(label)],
+            form.format(" / ".join(f"{mean:.1f}" for mean in rows["mean"])),
+            transform=ax.get_yaxis_transform(),
+            ha="left" if x < 0.5 else "right",
+            va="center",
+            fontsize=SMALL,
         )
 
 

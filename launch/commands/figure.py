@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launch.commands.selection import chosen_runs, split_known
+from launch.commands.selection import Selection, split_known
 from launch.config.fields import check_positive
 from launch.flags import parse
 
@@ -14,12 +14,10 @@ from launch.flags import parse
 @dataclass(frozen=True)
 class FigureCommand:
     """Draw a figure. NAME is one of the paper's (1, 5, 8, 9), `ranking` (methods by accuracy),
-    `compare` (accuracy against sparsity), or `curves` (loss and accuracy by epoch)."""
+    `compare` (accuracy against sparsity), `curves` (loss and accuracy by epoch), `gains` (of
+    Sign-In, for each pair of runs), or `ranks` (averages over recipes and sparsities)."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    where: tuple[str, ...] = ()
-    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    selection: Selection = field(default_factory=Selection)
     methods: tuple[str, ...] = ()
     """Draw only these methods, and runs that train their masks."""
     width: Literal["column", "text"] = "text"
@@ -38,7 +36,7 @@ def command(args: list[str]) -> int:
     given = parse(FigureCommand, rest, f"signbench figure {name}")
     check_positive(**dict(zip(("width", "height"), given.size or (), strict=False)))
     output = given.output or Path(f"figure-{name}.pdf")
-    runs = select_methods(chosen_runs(given.runs, given.where), given.methods)
+    runs = select_methods(given.selection.load(), given.methods)
     drawn = FIGURES[name].draw(runs, Size(*given.size) if given.size else Size(WIDTHS[given.width]))
     save(drawn, output)
     print(f"written: {output}")

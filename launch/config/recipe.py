@@ -1,4 +1,4 @@
-"""What all methods of one comparison share: data, model, optimizer, schedule, and Sign-In."""
+"""What all methods of one comparison share: data, model, optimizer, schedule, sign rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from baselines.errors import UserError
 from launch.config.fields import check_in_unit, check_not_negative, check_positive
-from signin import SignIn
+from signin import HAM, SignIn
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Recipe:
     bad_images: Literal["error", "skip"] = "error"
     """What to do with a file that cannot be read: stop, or leave it out (training uses the next
     image) and count it in epochs.csv. Sets held on the device always stop."""
+    validation: float = 0.0
+    """Fraction of the training images that are not trained on, but evaluated after each epoch to
+    choose hyper-parameters by. Drawn by the seed, from all classes alike."""
     epochs: int = 20
     """Length of the training. Every schedule scales with it."""
     batch_size: int = 64
@@ -56,6 +59,12 @@ class Recipe:
     channels_last: bool = False
     """Use the channels_last memory format for model and images."""
     sign_in: SignIn = field(default_factory=SignIn)
+    ham: HAM = field(default_factory=HAM)
+
+    @property
+    def sign_in_decayed(self) -> SignIn:
+        """Sign-In with the decays that follow this recipe's weight decay."""
+        return self.sign_in.following(self.weight_decay, decoupled=self.optimizer == "adamw")
 
     def __post_init__(self) -> None:
         check_positive(
@@ -69,6 +78,8 @@ class Recipe:
         check_in_unit(
             warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
         )
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation must be in [0, 1), not {self.validation}.")
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
         if self.nesterov and self.momentum == 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import name_of, with_sign_in
+from analysis.names import legend_entry, name_of
 
 PAPER_EPOCHS, EARLY = 100, (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 
@@ -20,7 +20,7 @@ def _by_sparsity(*methods: str) -> Callable[[RunRow], Place]:
     def place(run: RunRow) -> Place:
         if run["label"] not in methods:
             return None
-        return with_sign_in(name_of(run["label"]), run["sign_in"]), f"s = {run['sparsity']:g}"
+        return legend_entry(run["label"], run["sign_in"]), f"s = {run['sparsity']:g}"
 
     return place
 

@@ -1,0 +1,132 @@
+"""What Sign-In gains: accuracies of each pair of runs, and the mean gains."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.alike import without_unused
+from analysis.figures.dots import DotPanel, Series, draw_dots
+from analysis.figures.style import COLOURS, MARKERS, SMALL, Size, new_figure
+from analysis.frame import finished_runs
+from analysis.gains import paired_gains, summarise_gains
+from analysis.names import short_names
+from analysis.statistics import check_alike
+from analysis.target import misses_target
+from baselines.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BY = ["recipe", "label", "sparsity", "sign_in"]
+_UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
+_PITCH = 0.24  # height of a row in inches
+_XLABEL = "gain (percentage points)"
+_FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
+
+
+def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
+    """Draw plain → Sign-In for each seed and method, and the mean gain with its 95 % interval.
+
+    Of several recipes or sparsities, draw the mean gains only.
+
+    Raises:
+        UserError: the runs cannot be compared, or no two of them are a pair.
+    """
+    done = without_unused(finished_runs(runs))
+    done = done[~misses_target(done)]
+    check_alike(done, _BY)
+    done = done.drop_duplicates([*_BY, "seed"])
+    gains = paired_gains(done, _BY)
+    if not len(gains):
+        raise UserError("there are no two runs of one seed, plain and with Sign-In.")
+    means = summarise_gains(gains).sort_values("gain")
+    dense = means.index.get_level_values("sparsity") == 0
+    if len(means[~dense].groupby(["recipe", "sparsity"])) > 1:
+        return _draw_all_means(means[~dense].reset_index(), size)
+    names = short_names(means.index.get_level_values("label"))
+    height, stacked = 0.75 + _PITCH * len(means), size.is_narrow
+    drawn = new_figure(size, height * (1 + stacked))
+    options = {} if stacked else {"width_ratios": [3, 2]}
+    pairs, effects = drawn.subplots(1 + stacked, 2 - stacked, sharey=True, **options)
+    accuracy = 100 * done.set_index([*_BY, "seed"])["result.accuracy"].sort_index()
+    _draw_pairs(pairs, gains.loc[means.index], accuracy)
+    _draw_means(effects, means)
+    titles = [names[label] for label in means.index.get_level_values("label")]
+    pairs.set_yticks(range(len(means)), titles)
+    pairs.set_ylim(-0.6, len(means) - 0.4)
+    return drawn
+
+
+def _draw_all_means(means: pd.DataFrame, size: Size) -> Figure:
+    """Draw mean gains, one panel per recipe and one dot per sparsity."""
+    sparsities = sorted(means["sparsity"].unique())
+    looks = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
+    shifts = np.linspace(-0.3, 0.3, len(sparsities)) if len(sparsities) > 1 else [0.0]
+    series = [
+        Series(f"sparsity {s:g}", *look, shift)
+        for s, look, shift in zip(sparsities, looks, shifts, strict=False)
+    ]
+    table = means.assign(
+        series=means["sparsity"].map("sparsity {:g}".format),
+        mean=means["gain"],
+        std=(means["gain_high"] - means["gain"]).fillna(0.0),
+    )
+    order = list(table.groupby("label")["mean"].mean().sort_values(ascending=False).index)
+    panels = [
+        DotPanel(part, order, str(recipe), _XLABEL, _limits(part), {"no gain": 0.0})
+        for recipe, part in table.groupby("recipe")
+    ]
+    return draw_dots(panels, series, size)
+
+
+def _limits(means: pd.DataFrame) -> tuple[float, float]:
+    """Return ends of the axis of gains that show the typical intervals, and zero in the middle."""
+    ends = means[["gain", "gain_low", "gain_high"]].abs().max(axis=1)
+    limit = float(1.1 * ends[ends <= _FAR * ends.median()].max()) or 1.0
+    return -limit, limit
+
+
+def _draw_pairs(ax: Any, gains: pd.DataFrame, accuracy: pd.Series) -> None:
+    """Draw one arrow per seed, from the plain run to that with Sign-In."""
+    shown = [accuracy[(*key[:-1], side)] for key in gains.index for side in (False, True)]
+    values = np.concatenate([found.to_numpy() for found in shown])
+    low, high = np.quantile(values, [0.25, 0.75])
+    left = max(values.min(), low - _FAR * max(high - low, 0.5))
+    for y, key in enumerate(gains.index):
+        seeds = gains.iloc[y].dropna().index
+        offsets = np.linspace(0.25, -0.25, len(seeds)) if len(seeds) > 1 else [0.0]
+        ends = [
+            (accuracy[(*key[:-1], False, seed)], accuracy[(*key[:-1], True, seed)])
+            for seed in seeds
+        ]
+        for (plain, ours), offset in zip(ends, offsets, strict=True):
+            colour = _UP if ours >= plain else _DOWN
+            ax.plot([plain, ours], [y + offset] * 2, color=colour, linewidth=1, zorder=2)
+            ax.plot(plain, y + offset, "o", color=colour, markersize=3)
+            ax.plot(ours, y + offset, "o", color=colour, markersize=3, markerfacecolor="white")
+        if max(map(max, ends)) < left:
+            mean = np.mean(ends, axis=0)
+            ax.text(left, y, f"◂ {mean[0]:.1f} → {mean[1]:.1f}", va="center", fontsize=SMALL)
+    margin = 0.03 * (values.max() - left or 1.0)
+    ax.set_xlim(left - margin, values.max() + margin)
+    ax.set(xlabel="accuracy (%)", title="plain ● → Sign-In ○")
+
+
+def _draw_means(ax: Any, means: pd.DataFrame) -> None:
+    places = np.arange(len(means))
+    low, high = _limits(means)
+    far = means[["gain", "gain_low", "gain_high"]].abs().max(axis=1) > high
+    for y in places[far]:
+        ends = means.iloc[y][["gain_low", "gain_high"]]
+        text = f"[{ends.iloc[0]:+.1f}, {ends.iloc[1]:+.1f}]"
+        ax.text(0.98 * high, y + 0.1, text, ha="right", va="bottom", fontsize=SMALL)
+    ax.set_xlim(low, high)
+    ax.axvline(0, color="#808080", linewidth=0.8)
+    half = (means["gain_high"] - means["gain"]).fillna(0)
+    ax.errorbar(means["gain"], places, xerr=half, fmt="s", color="#404040", capsize=2)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set(xlabel=_XLABEL, title="mean gain, 95 % interval")
