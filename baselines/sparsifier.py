@@ -283,7 +283,7 @@ def sparsify(
     net = SparseModel(model, exclude=exclude, dense_latents=dense_latents)
     rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    served = net.served_optimizer(optimizer)
+    served = net.served_optimizer(optimizer)  # again: the storage may have changed what is served
     decays = weight_decays(sparsifier.rule, net, served)
     if resume:
         sparsifier.attach(served)
