@@ -105,7 +105,8 @@ def test_the_ranking_has_the_means_of_the_results(runs):
     best = found.groupby("label").max().sort_values(ascending=False)
     assert order == [name_of(label) for label in best.index]
     dots = {container.get_label(): container.lines[0] for container in ax.containers}
-    plain = dict(zip(dots["plain"].get_ydata().round(), dots["plain"].get_xdata(), strict=True))
+    places = dots["plain"].get_ydata().astype(float).round()
+    plain = dict(zip(places, dots["plain"].get_xdata(), strict=True))
     assert plain[order.index("GMP")] == pytest.approx(found["gmp", False])
     assert dots["with Sign-In"].get_xdata() == pytest.approx([found["random", True]])
 

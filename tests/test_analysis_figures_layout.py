@@ -12,15 +12,16 @@ from synthetic_runs import FEW, MANY, SOME, write_runs
 
 from analysis.figures import FIGURES, WIDTHS, Size, select_methods
 from analysis.figures.panels import Panel, group_methods
-from analysis.figures.style import COLOURS, MARKERS, MOST, choose_looks, line_style
+from analysis.figures.style import COLOURS, MARKERS, MOST, PAGE, choose_looks, line_style
 from baselines.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("figure layout")  # the cases share their runs
 SMALLEST = 7  # points
-PAGE = 9.0  # height of a page in inches
+SEVERAL = ("ranking", "compare", "ranks")  # figures of several sparsities
 CASES = [
-    *itertools.product(FIGURES, ("few", "many"), WIDTHS),
-    *itertools.product(FIGURES, ("some",), ("text",)),
+    case
+    for case in itertools.product(FIGURES, ("few", "some", "many"), WIDTHS)
+    if case[:2] != ("ranks", "few")  # at one sparsity there are no ranks
 ]
 
 
@@ -39,7 +40,7 @@ def draw(name, runs, size):
     one = runs[runs["sparsity"].isin([0, 0.9])]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="sharpness was not measured")
-        return FIGURES[name].draw(runs if name in ("ranking", "compare") else one, size)
+        return FIGURES[name].draw(runs if name in SEVERAL else one, size)
 
 
 def shown_texts(figure):

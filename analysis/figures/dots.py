@@ -104,6 +104,8 @@ def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str
     inside = panel.table[panel.table["mean"].between(low, high)]
     for look in series:
         rows = inside[inside["series"] == look.name]
+        if not len(rows):
+            continue
         ax.errorbar(
             rows["mean"],
             rows["label"].map(place) + look.shift,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.alike import without_unused
 from analysis.figures.dots import DotPanel, Series, draw_dots
-from analysis.figures.style import COLOURS, MARKERS, SMALL, Size, new_figure
+from analysis.figures.style import COLOURS, MARKERS, PAGE, SMALL, Size, new_figure
 from analysis.frame import finished_runs
 from analysis.gains import paired_gains, summarise_gains
 from analysis.names import short_names
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _BY = ["recipe", "label", "sparsity", "sign_in"]
 _UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
-_PITCH = 0.24  # height of a row in inches
+_PITCH, _LEAST_PITCH, _ENDS = 0.24, 0.15, 0.75  # heights in inches: of a row, and of the rest
 _XLABEL = "gain (percentage points)"
 _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
 
@@ -31,7 +31,7 @@ _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
 def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw plain → Sign-In for each seed and method, and the mean gain with its 95 % interval.
 
-    Of several recipes or sparsities, draw the mean gains only.
+    Of several recipes or sparsities, or if there are too many rows, draw the mean gains only.
 
     Raises:
         UserError: the runs cannot be compared, or no two of them are a pair.
@@ -45,11 +45,12 @@ def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
         raise UserError("there are no two runs of one seed, plain and with Sign-In.")
     means = summarise_gains(gains).sort_values("gain")
     dense = means.index.get_level_values("sparsity") == 0
-    if len(means[~dense].groupby(["recipe", "sparsity"])) > 1:
+    stacked = size.is_narrow
+    pitch = min(_PITCH, (PAGE / (1 + stacked) - _ENDS) / len(means))
+    if len(means[~dense].groupby(["recipe", "sparsity"])) > 1 or pitch < _LEAST_PITCH:
         return _draw_all_means(means[~dense].reset_index(), size)
     names = short_names(means.index.get_level_values("label"))
-    height, stacked = 0.75 + _PITCH * len(means), size.is_narrow
-    drawn = new_figure(size, height * (1 + stacked))
+    drawn = new_figure(size, (_ENDS + pitch * len(means)) * (1 + stacked))
     options = {} if stacked else {"width_ratios": [3, 2]}
     pairs, effects = drawn.subplots(1 + stacked, 2 - stacked, sharey=True, **options)
     accuracy = 100 * done.set_index([*_BY, "seed"])["result.accuracy"].sort_index()

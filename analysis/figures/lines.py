@@ -60,14 +60,16 @@ def _layout(
         heights = [height for legend in legends for height in (1.0, legend)]
         drawn = new_figure(size, ends + sum(heights) + 0.2 * len(groups))
         grid = drawn.add_gridspec(len(heights), len(panels), height_ratios=heights)
+        axes = _row_axes(drawn, grid, range(0, len(heights), 2), panels)
         below = [drawn.add_subplot(grid[2 * i + 1, :]) for i in range(len(groups))]
-        return drawn, _row_axes(drawn, grid, range(0, len(heights), 2), panels), _hidden(below)
+        return drawn, axes, _hidden(below)
     heights = [max(1.25, LINE * (len(g) + 1 + _lines(title))) for title, g in groups.items()]
     drawn = new_figure(size, ends + sum(heights) + 0.1 * len(groups))
     widths = [(size.width - widest) / len(panels)] * len(panels) + [widest]
     grid = drawn.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
+    axes = _row_axes(drawn, grid, range(len(groups)), panels)
     aside = [drawn.add_subplot(grid[i, -1]) for i in range(len(groups))]
-    return drawn, _row_axes(drawn, grid, range(len(groups)), panels), _hidden(aside)
+    return drawn, axes, _hidden(aside)
 
 
 def _lines(title: str) -> int:
@@ -100,7 +102,11 @@ def _draw_lines(ax: Any, panel: Panel, looks: Mapping[str, Look], names: Mapping
         )
     ax.set_ylim(panel.limits)
     if panel.is_logarithmic:
+        from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # exponents are too small
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_axes(ax: Any, panel: Panel, is_first: bool, is_last: bool) -> None:

@@ -55,7 +55,7 @@ def _draw_rows(ranks: Ranks, size: Size) -> Figure:
     reference = {} if np.isnan(ranks.critical_difference) else line
     title = f"average rank over {table['blocks'].iloc[0]} comparisons"
     order = list(dict.fromkeys(table["label"]))
-    limits = (0.5, max(len(table), *reference.values()) + 0.5)
+    limits = (0.5, max([len(table), *reference.values()]) + 0.5)
     panel = DotPanel(table, order, "", title, limits, reference)
     return draw_dots([panel], PLAIN_AND_SIGN_IN, size)
 

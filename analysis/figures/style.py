@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # of ICML's pages, in inches
+PAGE = 9.0  # height of the text of a page in inches
 SMALL, MEDIUM = 7, 8  # sizes of text in points
 LINE, CHARACTER = 0.135, 0.06  # height of a line, and width of a character, of small text
 COLOURS = (  # distinct for all kinds of colour vision; in grey, markers tell
