@@ -51,7 +51,7 @@ def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
         return _draw_all_means(means[~dense].reset_index(), size)
     names = short_names(means.index.get_level_values("label"))
     drawn = new_figure(size, (_ENDS + pitch * len(means)) * (1 + stacked))
-    options = {} if stacked else {"width_ratios": [3, 2]}
+    options: dict[str, Any] = {} if stacked else {"width_ratios": [3, 2]}
     pairs, effects = drawn.subplots(1 + stacked, 2 - stacked, sharey=True, **options)
     accuracy = 100 * done.set_index([*_BY, "seed"])["result.accuracy"].sort_index()
     _draw_pairs(pairs, gains.loc[means.index], accuracy)
