@@ -9,7 +9,7 @@ FAMILIES = {
     "dense": ("dense",),
     "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
 }
 OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not listed above
@@ -19,6 +19,7 @@ NAMES = {
     "cap": "CAP",
     "dense": "Dense",
     "gmp": "GMP",
+    "granet": "GraNet",
     "grasp": "GraSP",
     "imp": "IMP",
     "lrr": "LRR",
