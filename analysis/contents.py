@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 
 class RunFields(TypedDict):
@@ -69,10 +70,11 @@ class Failure(TypedDict):
 
 
 class JobRecord(TypedDict):
-    """slurm.json: the job's id, and the file of its standard error."""
+    """slurm.json: the job's id, the file of its standard error, and whether it was cancelled."""
 
     job: str
     log: str
+    cancelled: NotRequired[bool]
 
 
 class EpochRow(TypedDict):
@@ -123,3 +125,30 @@ class SharpnessRow(TypedDict):
     trace_error: NotRequired[float]
     images: int
     seconds: float
+
+
+def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
+    """Return the name of an entry whose type is not that of a TypedDict; None if all are right.
+
+    Entries may be missing, and there may be others.
+    """
+    hints = get_type_hints(kind)
+    return next((k for k in hints if k in value and not _is_of(value[k], hints[k])), None)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is int:
+        return isinstance(value, int) and abs(value) < 2**63
+    if hint is float:
+        return isinstance(value, float) or _is_of(value, int)
+    if get_origin(hint) in (list, dict):
+        return isinstance(value, get_origin(hint))
+    if get_args(hint):  # a union
+        return any(_is_of(value, part) for part in get_args(hint))
+    if isinstance(hint, type) and issubclass(hint, dict):
+        return isinstance(value, dict) and wrong_entry(value, hint) is None
+    return isinstance(value, hint)

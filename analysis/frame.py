@@ -12,8 +12,9 @@ import pandas as pd
 
 from analysis.checked import BrokenFile
 from analysis.folder import read_config, read_failure, read_result, read_rows
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, one_line, unknown
 
+LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
@@ -30,21 +31,24 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         mask.label: the method whose mask the run trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
-    Folders that cannot be read are left out, with one warning that names them.
+    Folders that cannot be read are left out, with one warning that names them. The attribute
+    `attrs["left_out"]` has one line for each of them.
     """
     rows, broken = [], []
     for folder in folders:
         try:
             rows.append(_row(folder))
         except BrokenFile as error:
-            broken.append(f"{folder.name} ({error})")
+            broken.append(one_line(f"{folder.name} ({error})"))
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
     labels = {row["folder"].name: row["label"] for row in rows}
     for row in rows:
         _name_references(row, labels)
-    return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs.attrs[LEFT_OUT] = broken
+    return runs
 
 
 def load_rows(folder: Path, file: str) -> pd.DataFrame:
@@ -110,6 +114,8 @@ def _row(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     if config is None:
         raise BrokenFile("it has no configuration")
+    if not _is_plain([config["run"]["options"], config["run"]["settings"]]):
+        raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
     row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
@@ -117,6 +123,14 @@ def _row(folder: Path) -> dict[str, Any]:
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
     return row
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    """Return whether a value consists of numbers, texts, and lists and dictionaries of them."""
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in parts)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

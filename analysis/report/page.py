@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import FIGURES, FigureKind, save
+from analysis.frame import LEFT_OUT
 from analysis.tables import COMPARISON, TABLES, Sheet, is_of_one_sparsity, make_table
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
@@ -63,8 +64,10 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     seconds = runs["result.seconds"].sum() if "result.seconds" in runs else 0.0
     dirty = runs["git_dirty"].eq(True).any()
     versions = [c for c in runs if str(c).startswith("versions.")]
+    left_out = runs.attrs.get(LEFT_OUT, [])
     return {
         "runs": ", ".join(f"{n} {state}" for state, n in states.items()),
+        **({"left out": "; ".join(left_out)} if left_out else {}),
         "recipes": distinct("recipe"),
         "methods": distinct("method"),
         "seeds": distinct("seed"),
