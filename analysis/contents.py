@@ -40,6 +40,7 @@ class Result(TypedDict):
 
     `flops` is the number of floating-point operations of a forward pass of one image,
     `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
+    `ranks` is the number of processes at the end, `all_ranks` those of the whole run in order.
     """
 
     accuracy: float
@@ -58,6 +59,7 @@ class Result(TypedDict):
     mask_hash: str
     epochs: int
     ranks: int
+    all_ranks: NotRequired[list[int]]
     device: str
     seconds: float
     seconds_per_epoch: float
@@ -81,7 +83,8 @@ class EpochRow(TypedDict):
     """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
 
     `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since
-    initialisation, `skipped` the number of images that could not be read.
+    initialisation, `skipped` the number of images that could not be read, `ranks` the number of
+    processes.
     """
 
     epoch: int
@@ -94,6 +97,7 @@ class EpochRow(TypedDict):
     sparsity_all: float
     flips: float
     skipped: NotRequired[int]
+    ranks: NotRequired[int]
     seconds: float
     test_seconds: float
 

@@ -17,7 +17,8 @@ def one_line(text: object, most: int = 300) -> str:
     line = " ".join(str(text).split())
     if len(line) <= most:
         return line
-    return f"{line[: most * 2 // 3]} … {line[len(line) + 3 - most // 3 :]}"
+    head = most * 2 // 3
+    return f"{line[:head]} … {line[len(line) - (most - head - 3) :]}"
 
 
 def require(condition: bool, message: str) -> None:

@@ -28,6 +28,7 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 ROOMS = {
     "launch": (
         ("limits", "packages"),
+        ("console",),
         ("plugins", "models"),
         ("config",),
         ("ranks",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import zipfile
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, interrupt_after, train
 
+import launch.runs.folder
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
 from analysis.folder import (
     EPOCHS,
@@ -26,8 +28,11 @@ from analysis.folder import (
     signs_path,
     snapshot_path,
 )
+from baselines.errors import UserError
 from launch.config.run import Run
+from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
+from launch.runs.folder import RunFolder
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
 
 TENSORS = {
@@ -291,3 +296,57 @@ def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, dam
     damage(folder / (EPOCHS if read is read_epochs else LAYERS))
     with pytest.raises(BrokenFile, match="damaged"):
         read(folder)
+
+
+# ---- ends
+
+
+def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(machine, monkeypatch):
+    run = Run.make("digits", "dense", epochs=2)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        patch.setattr(RunFolder, "_remove_states", lambda self: pull_the_plug())
+        train(run, machine)
+    folder = machine.runs / run.name
+    assert (folder / LAST_STATE).exists() and (folder / "signs").exists()
+    train(run, machine)
+    left = {path.name for path in folder.iterdir()}
+    assert not left & {LAST_STATE, PREVIOUS_STATE, "signs"}
+
+
+def pull_the_plug():
+    raise RuntimeError("pulled the plug")
+
+
+def test_a_damaged_result_is_set_aside_and_made_again(machine):
+    run = Run.make("digits", "dense", epochs=1)
+    result = train(run, machine)
+    path = machine.runs / run.name / "result.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 0.9'))
+    with pytest.warns(UserWarning, match=r"result.json cannot be used .* set aside"):
+        again = train(run, machine)
+    assert again["loss"] == result["loss"] == read_result(path.parent)["loss"]
+
+
+def test_on_a_full_disk_the_file_that_failed_is_named(machine, monkeypatch):
+    def full(state, path):
+        monkeypatch.setattr(files, "write_text", write_nothing)  # nor can the failure be
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def write_nothing(path, _text):
+        raise UserError(f"cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr(launch.runs.folder, "save_archive", full)
+    with pytest.raises(UserError, match=r"cannot write .*last\.pt: No space left on device"):
+        train(Run.make("digits", "dense", epochs=1), machine)
+
+
+def test_the_numbers_of_ranks_are_kept(stopped):
+    run, machine, _ = stopped
+
+    def two_ranks(state):
+        for row in state["rows"][0][:2]:
+            row["ranks"] = 2
+
+    rewrite(machine.runs / run.name / LAST_STATE, two_ranks)
+    result = train(run, machine)
+    assert result["ranks"] == 1 and result["all_ranks"] == [2, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -125,3 +127,12 @@ def test_a_mask_must_be_of_zeros_and_ones(files, tmp_path, capsys):
 def test_an_output_that_cannot_be_written(files, tmp_path, capsys, output):
     assert main([*TRANSPLANT[:-1], output]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["A.safetensors", "./A.safetensors", "link.safetensors"])
+def test_a_source_is_not_overwritten(files, tmp_path, capsys, output):
+    (tmp_path / "link.safetensors").symlink_to("A.safetensors")
+    before = Path("A.safetensors").read_bytes()
+    assert main([*TRANSPLANT[:-1], output]) == 2
+    assert "is a source" in capsys.readouterr().err
+    assert Path("A.safetensors").read_bytes() == before

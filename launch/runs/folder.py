@@ -6,10 +6,11 @@ last of all.
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from analysis.checked import BrokenFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
+    CONFIG,
     DIGESTS,
     EPOCHS,
     FAILURE,
@@ -30,6 +32,7 @@ from analysis.folder import (
     SIGNS,
     has_digests,
     read_epochs,
+    read_json,
     read_layers,
     read_result,
     signs_path,
@@ -102,9 +105,25 @@ class RunFolder:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
             remove_leftovers(self.path)
+            for file in (CONFIG, RESULT):
+                self._set_aside_if_broken(file)
             write_config(self.path, self._run)
             remove_file(self.path / FAILURE)
             yield
+
+    def _set_aside_if_broken(self, file: str) -> None:
+        try:
+            read_json(self.path / file)
+        except BrokenFile as error:
+            self.set_aside(file, str(error))
+
+    def set_aside(self, file: str, reason: str) -> None:
+        """Rename a file that cannot be used, with a warning. Raises UserError."""
+        path = self.path / file
+        move_file(path, path.with_name(f"{file}.unreadable"))
+        warnings.warn(
+            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
+        )
 
     # ---- rows
 
@@ -162,14 +181,6 @@ class RunFolder:
             raise BrokenFile(f"{self.path / file} holds no state.")
         return state
 
-    def set_aside(self, file: str, reason: str) -> None:
-        """Rename a state that cannot be used, with a warning. Raises UserError."""
-        path = self.path / file
-        move_file(path, path.with_name(f"{file}.unreadable"))
-        warnings.warn(
-            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
-        )
-
     # ---- signs
 
     def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
@@ -199,6 +210,15 @@ class RunFolder:
         """Write the result; remove states and signs, which are not needed any more."""
         files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
         write_json(self.path / RESULT, {**result, DIGESTS: files})
+        self._remove_states()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed just after it wrote the result has left."""
+        if any(os.path.exists(self.path / name) for name in (SIGNS, *STATES)):
+            with suppress(UserError), self.opened():  # another process may be at it
+                self._remove_states()
+
+    def _remove_states(self) -> None:
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
         for file in STATES:
             remove_file(self.path / file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import cast
 
@@ -21,7 +21,6 @@ from launch.measures.flips import Columns, FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import STATES, RunFolder
 from launch.training.build import build_loop
-from launch.training.loop import Diverged
 from launch.training.result import make_result
 from launch.training.state import Misfit, State, has_last_rows, load_state
 
@@ -50,6 +49,7 @@ def run_training(
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
+        folder.tidy()
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
@@ -60,7 +60,8 @@ def run_training(
                 return found
             return Training(run, machine, r, folder, report, bar).finish()
         except Exception as error:  # on the first rank that raises one
-            folder.fail(f"{type(error).__name__}: {error}")
+            with suppress(UserError):  # on a full disk, the reason is the file before
+                folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
@@ -178,8 +179,7 @@ class Training:
         Raises:
             Diverged: a weight is not finite. Nothing is written.
         """
-        if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
-            raise Diverged(f"a weight is not finite after epoch {epoch}")
+        self.loop.check_weights(f"after epoch {epoch}")
         if epoch + 1 in self._kept_epochs:
             self._snapshot(epoch + 1)
         if self.ranks.is_first:
@@ -219,6 +219,7 @@ class Training:
             "sparsity_all": self.net.sparsity_all(),
             "flips": flips,
             "skipped": self._skipped(),
+            "ranks": self.ranks.world,
             "seconds": seconds,
             "test_seconds": test_seconds,
         }
