@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
+_PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -27,8 +28,10 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it
-        mask.label: the method whose mask the run trains, for method "fixed"
+        label: the method as tables name it; "earlier " is put before it if defaults of the method
+            have changed since, and runs with the new ones are in the folders, too
+        mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
+            trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them. The attribute
@@ -40,12 +43,14 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
             rows.append(_row(folder))
         except BrokenFile as error:
             broken.append(one_line(f"{folder.name} ({error})"))
+    _mark_earlier(rows)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    labels = {row["folder"].name: row["label"] for row in rows}
+    by_name = {row["folder"].name: row for row in rows}
+    labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
-        _name_references(row, labels)
+        _name_references(row, by_name, labels)
     runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
     runs.attrs[LEFT_OUT] = broken
     return runs
@@ -81,33 +86,20 @@ def find_column(runs: pd.DataFrame, field: str) -> str:
         UserError: there is no such field.
     """
     name = {"method": "label"}.get(field, field)
-    prefixes = ("", "settings.", "settings.sign_in.", "options.", "result.")
-    for prefix in prefixes:
+    for prefix in ("", *_PREFIXES):
         if prefix + name in runs.columns:
             return prefix + name
-    raise unknown("field", name, [column.rpartition(".")[2] for column in runs.columns])
+    raise _unknown_field(field, runs)
 
 
-def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Return the runs that meet all conditions, such as `epochs=20` or `method=rigl`.
-
-    Raises:
-        UserError: a condition is not of this form, or names no field.
-    """
-    for condition in conditions:
-        name, equals, value = condition.partition("=")
-        if not equals:
-            raise UserError(f"--where takes FIELD=VALUE, not {condition!r}.")
-        column = runs[find_column(runs, name)]
-        runs = runs[column.map(lambda found, value=value: _equal(found, value)).astype(bool)]
-    return runs
-
-
-def _equal(found: Any, value: str) -> bool:
-    try:
-        return float(found) == float(value)
-    except (TypeError, ValueError):
-        return str(found).lower() == value.lower()
+def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
+    """Return the error for an unknown field, with the nearest and all known ones."""
+    known = {"method"}
+    for column in runs.columns.difference(["label"]):
+        prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
+        known.add(column.removeprefix(prefix))
+    near = str(unknown("field", field, known)).partition(" Known: ")[0]
+    return UserError(f"{near} Fields: {', '.join(sorted(known))}.")
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -118,6 +110,7 @@ def _row(folder: Path) -> dict[str, Any]:
         raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
     row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row["new_defaults"] = config.get("new_defaults", {})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
@@ -133,6 +126,18 @@ def _is_plain(value: Any, depth: int = 4) -> bool:
     return not isinstance(value, int) or abs(value) < 2**63
 
 
+def _mark_earlier(rows: list[dict[str, Any]]) -> None:
+    """Mark runs of which an option has a default that was changed later: their labels hide it."""
+    changed: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        changed.setdefault(row["method"], {}).update(row["new_defaults"])
+    for row in rows:
+        own = row.pop("new_defaults")
+        for option, default in changed[row["method"]].items():
+            if option not in own and row.get(f"options.{option}") != default:
+                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
+
+
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the entries of nested dictionaries by dotted names; lists become texts."""
     flat: dict[str, Any] = {}
@@ -144,7 +149,9 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
+def _name_references(
+    row: dict[str, Any], by_name: dict[str, dict[str, Any]], labels: dict[str, str]
+) -> None:
     """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
 
     def label(found: re.Match[str]) -> str:
@@ -158,3 +165,5 @@ def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
         run, _, at = source.rpartition("@")
         row[f"{part}.at"], row[f"{part}.run"] = at, run
         row[f"{part}.label"] = labels.get(run, "")
+    source = by_name.get(row["mask.run"], row)
+    row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")

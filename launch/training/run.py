@@ -48,7 +48,7 @@ def run_training(
     """
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
-        report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
+        report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
         folder.tidy()
         return folder.result
     if machine.threads:
@@ -97,7 +97,7 @@ class Training:
     def finish(self) -> Result:
         """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
-            self.report(f"{self.run.name}: {self.loop.epochs} epochs in total")
+            self.report(f"{self.run.title}: {self.loop.epochs} epochs in total")
         for epoch in range(self.begin(), self.loop.epochs):
             self.epoch(epoch)
         result = make_result(self.run, self.loop, self.epochs, self.layers)
@@ -105,7 +105,7 @@ class Training:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)
             self.folder.finish(result)
-        self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
+        self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
@@ -134,7 +134,7 @@ class Training:
                 problem = self._load(state)
                 if not problem:
                     first = int(state["epoch"]) + 1
-                    self.report(f"{self.run.name}: resumes from epoch {first + 1}")
+                    self.report(f"{self.run.title}: resumes from epoch {first + 1}")
                     return first
                 self._build()
             if problem and self.ranks.is_first:
