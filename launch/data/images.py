@@ -15,7 +15,10 @@ import torch
 from simplejpeg import decode_jpeg
 from torch import Tensor
 
+from analysis.checked import BrokenFile
 from baselines.errors import UserError
+from launch.runs.archives import load_array, save_array
+from launch.runs.files import make_folder, remove_leftovers, write_file
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -105,21 +108,21 @@ def _open(path: Path) -> Any:
 
 def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:
     """Return all images (N, size, size, 3), from the cache if the files are unchanged since."""
-    digest = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(f"checked {size}".encode())
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.resolve()))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     file = cache / f"{digest.hexdigest()[:32]}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged
-        found: np.ndarray = np.load(file)
-        if found.shape == (len(paths), size, size, 3):
+    with contextlib.suppress(BrokenFile):  # absent or damaged
+        found = load_array(file)
+        if found.shape == (len(paths), size, size, 3) and found.dtype == np.uint8:
             return found
     images = _read_all(paths, size, workers)
-    with contextlib.suppress(OSError):  # without a cache the next run reads them again
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
-        np.save(temporary, images)
-        temporary.replace(file)
+    with contextlib.suppress(UserError):  # without a cache the next run reads them again
+        make_folder(cache)
+        remove_leftovers(cache)
+        write_file(file, lambda temporary: save_array(images, temporary))
     return images
 
 

@@ -1,7 +1,7 @@
 """RunFolder: writes the folder of one run so that a kill at any moment leaves it whole.
 
-`analysis.folder` lists the files. Rows are written before the state of their epoch, and result.json
-last of all.
+`analysis.folder` lists the files. An epoch's snapshot, rows and signs are on disk before its state
+is, and all else before result.json is; only then are the states removed.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import (
     make_folder,
     move_file,
+    one_sync,
     remove_file,
     remove_leftovers,
     write_csv,
@@ -161,9 +162,10 @@ class RunFolder:
     def save_state(self, state: State) -> None:
         """Write the state to resume from, and keep the state before. Raises UserError."""
         last = self.path / LAST_STATE
-        if last.exists():
-            move_file(last, self.path / PREVIOUS_STATE)
-        write_file(last, lambda path: save_archive(state, path))
+        with one_sync():
+            if last.exists():
+                move_file(last, self.path / PREVIOUS_STATE)
+            write_file(last, lambda path: save_archive(state, path))
 
     def read_state(self, file: str) -> State | None:
         """Return one of the states in `STATES`; None if there is no such file.

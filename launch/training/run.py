@@ -19,6 +19,7 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.ranks import Ranks, join_ranks
+from launch.runs.files import one_sync
 from launch.runs.folder import STATES, RunFolder
 from launch.training.build import build_loop
 from launch.training.result import make_result
@@ -113,11 +114,13 @@ class Training:
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
-        flips = self.flips.count(epoch + 1)
-        row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
-        self.epochs.append(row)
-        self.layers += self._layer_rows(epoch, flips)
-        self._keep(epoch)
+        with one_sync():
+            flips = self.flips.count(epoch + 1)
+            row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
+            self.epochs.append(row)
+            self.layers += self._layer_rows(epoch, flips)
+            self._keep_rows(epoch)
+        self._keep_state(epoch)
         self._report(row)
         return row
 
@@ -173,8 +176,8 @@ class Training:
         """The epochs after which snapshots are kept."""
         return {0, *self.run.early_epochs, self.loop.epochs, *self.run.keep_epochs}
 
-    def _keep(self, epoch: int) -> None:
-        """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
+    def _keep_rows(self, epoch: int) -> None:
+        """Write snapshot and rows.
 
         Raises:
             Diverged: a weight is not finite. Nothing is written.
@@ -185,6 +188,10 @@ class Training:
         if self.ranks.is_first:
             self.folder.write_epochs(self.epochs)
             self.folder.write_layers(self.layers)
+
+    def _keep_state(self, epoch: int) -> None:
+        """Write the state, when all else is on disk."""
+        if self.ranks.is_first:
             self.folder.save_state(
                 {
                     "epoch": epoch,
