@@ -115,8 +115,11 @@ def open_regular(path: Path) -> Any:
         raise
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file of at most `MOST_TEXT` bytes.
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """Return the text of a file.
+
+    Args:
+        most: number of bytes that the file may have.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no file.
@@ -124,9 +127,9 @@ def read_text(path: Path) -> str:
     """
     try:
         with open_regular(path) as stream:
-            data: bytes = stream.read(MOST_TEXT + 1)
-        if len(data) > MOST_TEXT:
-            raise BrokenFile(f"{path} has more than {MOST_TEXT:,} bytes.")
+            data: bytes = stream.read(most + 1)
+        if len(data) > most:
+            raise BrokenFile(f"{path} has more than {most:,} bytes.")
         return data.decode()
     except (FileNotFoundError, NotADirectoryError, BrokenFile):
         raise

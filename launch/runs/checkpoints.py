@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from baselines.checkpoint import Checkpoint
@@ -20,6 +21,10 @@ from launch.runs.tensors import load_tensors, save_tensors
 
 MASK = "mask:"  # begins the names of entries that are masks
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning and others
+_TYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 _NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
 
@@ -61,9 +66,26 @@ def _checkpoint(found: Any, path: Path) -> Checkpoint:
     tensors = _without_prefixes(_state_dict(found))
     if not tensors:
         raise UserError(f"{path} holds no state dict.")
+    size = 0
+    for name, tensor in tensors.items():
+        _check_plain(tensor, name, path)
+        size += tensor.numel() * tensor.element_size()  # more than is stored, if it is expanded
+    CHECKPOINT.check(size, path)
     masks = {k.removeprefix(MASK): t for k, t in tensors.items() if k.startswith(MASK)}
     weights = {k: t for k, t in tensors.items() if not k.startswith(MASK)}
-    return _without_prune_hooks(weights, masks)
+    return _without_prune_hooks(weights, masks, path)
+
+
+def _check_plain(tensor: Tensor, name: str, path: Path) -> None:
+    """Raise UserError if a tensor is not a dense one of real numbers."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided:
+        kind = "sparse"
+    elif tensor.is_meta:
+        kind = "meta"
+    elif tensor.dtype in _TYPES:
+        return
+    raise UserError(f"{path}: {name} is a tensor of type {kind}, which is not supported.")
 
 
 def _state_dict(found: Any) -> dict[str, Tensor]:
@@ -73,7 +95,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict):
         return {}
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    return {k: t for k, t in found.items() if isinstance(k, str) and isinstance(t, Tensor)}
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,13 +106,17 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _without_prune_hooks(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> Checkpoint:
+def _without_prune_hooks(
+    weights: dict[str, Tensor], masks: dict[str, Tensor], path: Path
+) -> Checkpoint:
     """Join x_orig and x_mask, into which torch.nn.utils.prune splits x."""
     joined, found = dict(weights), dict(masks)
     for name in weights:
         own = name.removesuffix("_orig")
         if own != name and f"{own}_mask" in weights:
             mask = joined.pop(f"{own}_mask")
+            if mask.shape != weights[name].shape:
+                raise UserError(f"{path}: {own}_mask and {name} have different shapes.")
             joined[own] = joined.pop(name) * mask
             found[own] = mask.bool()
-    return Checkpoint(joined, found)
+    return Checkpoint(joined, found, str(path))
