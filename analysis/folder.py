@@ -44,6 +44,7 @@ CONFIG, RESULT, FAILURE, JOB = "config.json", "result.json", "failure.json", "sl
 EPOCHS, LAYERS, SHARPNESS = "epochs.csv", "layers.csv", "sharpness.csv"
 LAST_STATE, PREVIOUS_STATE = "last.pt", "previous.pt"
 LOCK = "lock"
+NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
@@ -110,8 +111,14 @@ def signs_path(folder: Path, epoch: int) -> Path:
 def find_snapshots(folder: Path) -> dict[int, Path]:
     """Return the snapshots of a run by epoch."""
     files = (folder / SNAPSHOTS).glob("epoch-*.safetensors")
-    found = ((_SNAPSHOT.fullmatch(file.name), file) for file in files)
-    return {int(match[1]): file for match, file in found if match}
+    found = ((snapshot_epoch(file), file) for file in files)
+    return {epoch: file for epoch, file in found if epoch is not None}
+
+
+def snapshot_epoch(path: Path) -> int | None:
+    """Return the number of epochs of a snapshot; None for any other path."""
+    match = _SNAPSHOT.fullmatch(path.name)
+    return int(match[1]) if match and path.parent.name == SNAPSHOTS else None
 
 
 # ---- readers
@@ -126,11 +133,24 @@ def read_config(folder: Path) -> Config | None:
     return cast("Config | None", config)
 
 
+def read_name(folder: Path) -> str | None:
+    """Return the name of a run from config.json; None if there is none. Raises BrokenFile."""
+    name = (read_json(folder / CONFIG) or {}).get(NAME)
+    return name if isinstance(name, str) else None
+
+
 def read_result(folder: Path) -> Result | None:
-    """Return result.json, without the digests of other files. Raises BrokenFile."""
+    """Return result.json, without name and digests of files.
+
+    Raises:
+        BrokenFile: it cannot be read, or is that of another run.
+    """
     result = _read_typed(folder / RESULT, Result, ("accuracy",))
     if result is not None:
         result.pop(DIGESTS, None)
+        name, own = result.pop(NAME, None), read_name(folder)
+        if name and own and name != own:
+            raise BrokenFile(f"{folder / RESULT} is that of another run, {name}.")
     return cast("Result | None", result)
 
 

@@ -33,6 +33,7 @@ from launch.config.run import Run
 from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
 from launch.runs.folder import RunFolder
+from launch.runs.snapshots import read_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
 
 TENSORS = {
@@ -139,6 +140,24 @@ def test_json_without_its_digest_or_with_another_is_refused(tmp_path):
             unseal_json({k: v for k, v in sealed.items() if k != key}, tmp_path)
 
 
+def test_a_file_in_the_place_of_another_one_is_refused(stopped):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    twin = replace(run, seed=1)
+    train(twin, machine)
+    with pytest.raises(BrokenFile, match=rf"in the place of {run.name}: {twin.name}"):
+        save_archive({}, folder / LAST_STATE, twin.name)
+        RunFolder(run, machine.runs).read_state(LAST_STATE)
+    for epoch, place in ((0, 1), (1, 0)):
+        path = snapshot_path(folder, place)
+        path.write_bytes(snapshot_path(other.runs / run.name, epoch).read_bytes())
+        with pytest.raises(BrokenFile, match=rf"in the place of {run.name}@{place}"):
+            read_snapshot(folder, str(place))
+    (folder / "result.json").write_text((machine.runs / twin.name / "result.json").read_text())
+    with pytest.raises(BrokenFile, match="is that of another run"):
+        read_result(folder)
+
+
 # ---- states that are not what they should be
 
 
@@ -146,7 +165,7 @@ def rewrite(path, change):
     """Change a state and save it as if it were intact."""
     state = load_archive(path)
     change(state)
-    save_archive(state, path)
+    save_archive(state, path, path.parent.name)
 
 
 def momentum(state):
@@ -280,7 +299,7 @@ def test_rows_that_are_lost_between_stop_and_resume_are_in_the_state(stopped, fi
 def test_a_lost_snapshot_is_named(stopped):
     run, machine, other = stopped
     snapshot_path(machine.runs / run.name, 1).unlink()
-    with pytest.warns(UserWarning, match=r"epoch-1.* is lost"):
+    with pytest.warns(UserWarning, match=r"a snapshot is lost: .*epoch-1"):
         train(run, machine)
     assert (
         read_result(machine.runs / run.name)["loss"] == read_result(other.runs / run.name)["loss"]
@@ -328,7 +347,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(machine):
 
 
 def test_on_a_full_disk_the_file_that_failed_is_named(machine, monkeypatch):
-    def full(state, path):
+    def full(state, path, label):
         monkeypatch.setattr(files, "write_text", write_nothing)  # nor can the failure be
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

@@ -18,8 +18,8 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.masks import seeded
 from launch.flags import parse
-from launch.runs.checkpoints import read_checkpoint, write_checkpoint
-from launch.runs.snapshots import find_source
+from launch.runs.checkpoints import write_checkpoint
+from launch.runs.snapshots import find_source, read_source
 from signin.signs import agreement
 from signin.transplant import (
     PARTS,
@@ -133,7 +133,7 @@ def _read_sources(given: TransplantCommand, fresh: SparseModel | None) -> dict[s
         path = find_source(text, given.runs)
         if given.output.exists() and path.exists() and path.samefile(given.output):
             raise UserError(f"--output {given.output} is a source; write to another file.")
-        found[text] = read_checkpoint(path)
+        found[text] = read_source(text, given.runs)
     if fresh is not None:
         found[RANDOM] = Checkpoint(fresh.model.state_dict(), masks={})
     return {part: found[given.source(part)] for part in PARTS}

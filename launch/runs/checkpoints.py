@@ -28,8 +28,11 @@ _TYPES = {
 _NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, checkpoint: Checkpoint, label: str = "") -> None:
     """Write a checkpoint atomically: .safetensors, or else a file of torch.save.
+
+    Args:
+        label: what the checkpoint is, on one line.
 
     Raises:
         UserError: the file cannot be written.
@@ -41,16 +44,19 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for name, tensor in {**checkpoint.weights, **masks}.items()
     }
     if path.suffix == ".safetensors":
-        write_file(path, lambda temporary: save_tensors(tensors, temporary))
+        write_file(path, lambda temporary: save_tensors(tensors, temporary, label))
     else:
-        write_file(path, lambda temporary: save_archive(tensors, temporary))
+        write_file(path, lambda temporary: save_archive(tensors, temporary, label))
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, label: str | None = None) -> Checkpoint:
     """Read a .safetensors file, or a file of torch.save (.pt, .pth, .ckpt).
 
     Finds the state dict among the entries that usual trainers write, removes the prefixes of
     wrappers, and joins what torch.nn.utils.prune splits.
+
+    Args:
+        label: that of the file, if it is known.
 
     Raises:
         UserError: there is no such file, or it cannot be read, or it holds no named tensors.
@@ -58,7 +64,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
     CHECKPOINT.check(path.stat().st_size, path)
-    found = load_tensors(path) if path.suffix == ".safetensors" else load_archive(path)
+    load = load_tensors if path.suffix == ".safetensors" else load_archive
+    found = load(path, label)
     return _checkpoint(found, path)
 
 

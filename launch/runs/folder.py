@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from analysis.folder import (
     LAST_STATE,
     LAYERS,
     LOCK,
+    NAME,
     PREVIOUS_STATE,
     RESULT,
     SIGNS,
@@ -59,6 +60,11 @@ from launch.runs.snapshots import write_snapshot
 State = dict[str, Any]
 Rows = tuple[list[EpochRow], list[LayerRow]]
 Row = TypeVar("Row", EpochRow, LayerRow)
+NEEDED = {  # entries of a row that a result is made of
+    EPOCHS: {"seconds", "test_accuracy", "test_loss", "train_accuracy", "flips"}
+    | {"sparsity", "sparsity_all"},
+    LAYERS: {"density"},
+}
 STATES = (LAST_STATE, PREVIOUS_STATE)  # the newest first
 
 
@@ -106,15 +112,15 @@ class RunFolder:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
             remove_leftovers(self.path)
-            for file in (CONFIG, RESULT):
-                self._set_aside_if_broken(file)
+            self._set_aside_if_broken(CONFIG, lambda: read_json(self.path / CONFIG))
+            self._set_aside_if_broken(RESULT, lambda: read_result(self.path))
             write_config(self.path, self._run)
             remove_file(self.path / FAILURE)
             yield
 
-    def _set_aside_if_broken(self, file: str) -> None:
+    def _set_aside_if_broken(self, file: str, read: Callable[[], object]) -> None:
         try:
-            read_json(self.path / file)
+            read()
         except BrokenFile as error:
             self.set_aside(file, str(error))
 
@@ -122,32 +128,45 @@ class RunFolder:
         """Rename a file that cannot be used, with a warning. Raises UserError."""
         path = self.path / file
         move_file(path, path.with_name(f"{file}.unreadable"))
+        reason = reason.removeprefix(f"{path} ")
         warnings.warn(
             f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
         )
 
     # ---- rows
 
-    def rows_before(self, epoch: int) -> Rows:
-        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones."""
-        epochs = self._rows_before(epoch, EPOCHS, read_epochs)
-        return epochs, self._rows_before(epoch, LAYERS, read_layers)
+    def rows_before(self, epoch: int, layers: Collection[str]) -> Rows:
+        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones.
 
-    def _rows_before(self, epoch: int, file: str, read: Callable[[Path], list[Row]]) -> list[Row]:
+        Args:
+            layers: names of all layers; an epoch needs a row of each.
+        """
+        epochs = self._rows_before(epoch, EPOCHS, read_epochs, [""])
+        return epochs, self._rows_before(epoch, LAYERS, read_layers, layers)
+
+    def _rows_before(
+        self, epoch: int, file: str, read: Callable[[Path], list[Row]], layers: Collection[str]
+    ) -> list[Row]:
+        by_epoch: dict[int, list[Row]] = {}
         problem = ""
         try:
-            rows = [row for row in read(self.path) if row["epoch"] < epoch]
+            for row in read(self.path):
+                by_epoch.setdefault(row["epoch"], []).append(row)
         except BrokenFile as error:
-            rows, problem = [], f": {error}"
-        missing = set(range(epoch)) - {row["epoch"] for row in rows}
-        if missing:
-            numbers = ", ".join(map(str, sorted(missing)))
+            problem = f": {error}"
+        whole = {
+            epoch: rows
+            for epoch, rows in by_epoch.items()
+            if sorted(str(row.get("layer", "")) for row in rows) == sorted(layers)
+            and all(row.keys() >= NEEDED[file] for row in rows)
+        }
+        if missing := [str(e) for e in range(epoch) if e not in whole]:
             warnings.warn(
-                f"{self.path / file} lacks the rows of epochs {numbers:.60}, which stay missing"
-                f"{problem}",
+                f"{self.path / file} lacks rows of epochs {', '.join(missing):.60}, which stay "
+                f"missing{problem}",
                 stacklevel=2,
             )
-        return rows
+        return [row for e in range(epoch) for row in whole.get(e, ())]
 
     def write_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Write all rows of epochs.csv. Raises UserError."""
@@ -165,7 +184,7 @@ class RunFolder:
         with one_sync():
             if last.exists():
                 move_file(last, self.path / PREVIOUS_STATE)
-            write_file(last, lambda path: save_archive(state, path))
+            write_file(last, lambda path: save_archive(state, path, self._run.name))
 
     def read_state(self, file: str) -> State | None:
         """Return one of the states in `STATES`; None if there is no such file.
@@ -174,7 +193,7 @@ class RunFolder:
             BrokenFile: it cannot be read, or is damaged.
         """
         try:
-            state = load_archive(self.path / file, must_be_sealed=has_digests(self.path))
+            state = load_archive(self.path / file, self._run.name, has_digests(self.path))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -188,30 +207,32 @@ class RunFolder:
     def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
         """Keep the signs after so many epochs until the run has finished. Raises UserError."""
         make_folder(self.path / SIGNS)
-        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path))
+        label = f"{self._run.name}@{epoch}"
+        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path, label))
 
     def kept_signs(self, epoch: int) -> np.ndarray:
         """Return what `keep_signs` kept. Raises BrokenFile if it is gone or damaged."""
-        return load_array(signs_path(self.path, epoch))
+        return load_array(signs_path(self.path, epoch), f"{self._run.name}@{epoch}")
 
     # ---- snapshots and ends
 
     def save_snapshot(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the snapshot after so many epochs. Raises UserError."""
-        write_snapshot(self.path, epoch, checkpoint)
+        write_snapshot(self.path, self._run.name, epoch, checkpoint)
 
     def warn_of_lost_snapshots(self, epochs: Iterable[int]) -> None:
         """Warn of snapshots that are gone or damaged; the run itself does not need them."""
-        for path in (snapshot_path(self.path, epoch) for epoch in epochs):
+        for epoch in epochs:
+            path = snapshot_path(self.path, epoch)
             try:
-                read_checkpoint(path)
+                read_checkpoint(path, f"{self._run.name}@{epoch}")
             except UserError as error:
-                warnings.warn(f"{path} is lost: {error}", stacklevel=2)
+                warnings.warn(f"a snapshot is lost: {error}", stacklevel=2)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result; remove states and signs, which are not needed any more."""
         files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
-        write_json(self.path / RESULT, {**result, DIGESTS: files})
+        write_json(self.path / RESULT, {NAME: self._run.name, **result, DIGESTS: files})
         self._remove_states()
 
     def tidy(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.checked import BrokenFile
-from analysis.folder import CONFIG, read_json
+from analysis.folder import CONFIG, NAME, read_json
 from baselines.errors import UserError
 from baselines.fields import new_defaults
 from launch.config.run import RULES, Run
@@ -30,7 +30,8 @@ def write_config(folder: Path, run: Run) -> None:
     fields = json.loads(json.dumps(dataclasses.asdict(run)))
     there = _read(folder / CONFIG)
     if there is None:
-        about: dict[str, Any] = {"run": fields, "label": run.label, "epochs": run.epochs}
+        about: dict[str, Any] = {NAME: run.name, "run": fields, "label": run.label}
+        about["epochs"] = run.epochs
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
         write_json(folder / CONFIG, {**about, **find_provenance()})

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.folder import SNAPSHOTS, find_snapshots, is_finished, snapshot_path
+from analysis.folder import (
+    SNAPSHOTS,
+    find_snapshots,
+    is_finished,
+    read_name,
+    snapshot_epoch,
+    snapshot_path,
+)
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
 from launch.runs.files import make_folder
 
 
-def write_snapshot(folder: Path, epoch: int, checkpoint: Checkpoint) -> None:
-    """Write the snapshot after so many epochs into a run folder. Raises UserError."""
+def write_snapshot(folder: Path, name: str, epoch: int, checkpoint: Checkpoint) -> None:
+    """Write the snapshot of a run after so many epochs into its folder. Raises UserError."""
     make_folder(folder / SNAPSHOTS)
-    write_checkpoint(snapshot_path(folder, epoch), checkpoint)
+    write_checkpoint(snapshot_path(folder, epoch), checkpoint, label=f"{name}@{epoch}")
 
 
 def read_snapshot(folder: Path, epoch: str) -> Checkpoint:
@@ -26,7 +33,7 @@ def read_snapshot(folder: Path, epoch: str) -> Checkpoint:
     Raises:
         UserError: there is no such snapshot, or it cannot be read.
     """
-    return read_checkpoint(_snapshot_of(folder, epoch))
+    return _read(_snapshot_of(folder, epoch))
 
 
 def read_source(text: str, root: Path) -> Checkpoint:
@@ -38,7 +45,7 @@ def read_source(text: str, root: Path) -> Checkpoint:
     Raises:
         UserError: there is no such run, epoch or file, or it cannot be read.
     """
-    return read_checkpoint(find_source(text, root))
+    return _read(find_source(text, root))
 
 
 def find_source(text: str, root: Path) -> Path:
@@ -66,3 +73,10 @@ def _snapshot_of(folder: Path, epoch: str) -> Path:
         known = ", ".join(map(str, sorted(snapshots)))
         raise UserError(f"{folder} has no snapshot {epoch!r}; there are {known}, init and final.")
     return snapshots[number]
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read a file. A snapshot must be that of its run and epoch."""
+    folder, epoch = path.parent.parent, snapshot_epoch(path)
+    name = None if epoch is None else read_name(folder)
+    return read_checkpoint(path, label=None if name is None else f"{name}@{epoch}")

@@ -160,7 +160,8 @@ class Training:
         try:
             done = load_state(self.loop, self.flips, state)
             if self.ranks.is_first:
-                rows = state.get("rows") or self.folder.rows_before(done)  # none in version 0.1
+                # version 0.1 had no rows in its states
+                rows = state.get("rows") or self.folder.rows_before(done, self.net.layers)
                 if done == self.loop.epochs and not has_last_rows(rows, done):
                     raise Misfit("the rows of its last epoch are lost")
                 self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)
