@@ -43,14 +43,17 @@ def seal_json(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, FORMAT: VERSION, DIGEST: _digest_of_json(value)}
 
 
-def unseal_json(value: dict[str, Any], path: Path) -> dict[str, Any]:
+def unseal_json(value: dict[str, Any], path: Path, must_be_sealed: bool = False) -> dict[str, Any]:
     """Return an object without its digest.
+
+    Args:
+        must_be_sealed: refuse an object without a digest.
 
     Raises:
         BrokenFile: the digest is not that of the entries.
     """
     entries = {k: v for k, v in value.items() if k not in (FORMAT, DIGEST)}
-    sealed = FORMAT in value or DIGEST in value
+    sealed = must_be_sealed or FORMAT in value or DIGEST in value
     if sealed and seal_json(entries) != value:
         raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
     return entries

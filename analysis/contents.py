@@ -133,13 +133,34 @@ class SharpnessRow(TypedDict):
     seconds: float
 
 
-def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
-    """Return the name of an entry whose type is not that of a TypedDict; None if all are right.
+FRACTIONS = {
+    *("accuracy", "train_accuracy", "test_accuracy", "density"),
+    *("sparsity", "sparsity_all", "flips"),
+}
+POSITIVE = {"prunable", "parameters", "dense_flops", "epochs", "weights"}
 
-    Entries may be missing, and there may be others.
+
+def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
+    """Return the name of an entry that is not as a TypedDict has it; None if all are right.
+
+    Its type is another one, or its value is out of range. Entries may be missing, and there may be
+    others.
     """
     hints = get_type_hints(kind)
-    return next((k for k in hints if k in value and not _is_of(value[k], hints[k])), None)
+    known = (name for name in hints if name in value)
+    return next((k for k in known if not _is_right(k, value[k], hints[k])), None)
+
+
+def _is_right(name: str, value: Any, hint: Any) -> bool:
+    if not _is_of(value, hint):
+        return False
+    if name in FRACTIONS:
+        return bool(0 <= value <= 1)
+    if name in POSITIVE:
+        return bool(0 < value < float("inf"))
+    if "seconds" in name or name == "epoch":
+        return bool(0 <= value < float("inf"))
+    return True
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -145,8 +145,9 @@ def read_result(folder: Path) -> Result | None:
     Raises:
         BrokenFile: it cannot be read, or is that of another run.
     """
-    result = _read_typed(folder / RESULT, Result, ("accuracy",))
+    result = read_json(folder / RESULT, must_be_sealed=has_digests(folder))
     if result is not None:
+        _check(result, Result, ("accuracy",), folder / RESULT)
         result.pop(DIGESTS, None)
         name, own = result.pop(NAME, None), read_name(folder)
         if name and own and name != own:
@@ -213,8 +214,11 @@ def has_digests(folder: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, must_be_sealed: bool = False) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no file.
+
+    Args:
+        must_be_sealed: refuse a file without a digest.
 
     Raises:
         BrokenFile: the file cannot be read, is damaged, or holds no object.
@@ -229,7 +233,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise BrokenFile(f"{path} holds no JSON object.")
-    return unseal_json(value, path)
+    return unseal_json(value, path, must_be_sealed)
 
 
 def _read_typed(path: Path, kind: Any, needed: Sequence[str]) -> dict[str, Any] | None:

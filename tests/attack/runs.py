@@ -64,6 +64,7 @@ def make_world(home: Path) -> World:
     import_everything(home / "imports")
     finished, stopped = home / "finished", home / "stopped"
     assert train(finished, *RIGL).code == 0
+    assert signbench("sharpness", "--runs", finished, "--per-class", 1, "--device", "cpu").code == 0
     assert train(stopped, *RIGL, stop_at=EPOCHS - 1).code == 130
     (folder,) = finished.iterdir()
     with tarfile.open(ARCHIVE) as archive:

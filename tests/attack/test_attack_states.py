@@ -21,13 +21,13 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in paths if path.stat().st_size < 10**8)
 
 
-def spoil(folder: Path, rng: Random) -> tuple[str, bool]:
-    """Damage one or two files. Return what was done, and whether the numbers may differ for it."""
+def spoil(folder: Path, rng: Random, prefer: str = "*.pt") -> tuple[str, bool]:
+    """Damage one or two files, preferably some. Return how, and whether numbers may differ."""
     done, free = [], False
     for _ in range(rng.choice((1, 1, 1, 2))):
         paths = files_of(folder)
-        states = [path for path in paths if path.suffix == ".pt"]
-        path = rng.choice(states) if states and rng.random() < 0.4 else rng.choice(paths)
+        preferred = [path for path in paths if path.match(prefer)]
+        path = rng.choice(preferred if preferred and rng.random() < 0.5 else paths)
         how, differs = _spoil(path, rng)
         done.append(f"{path.relative_to(folder)} {how}")
         free |= differs
