@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.commands.submission import submit_runs
 from launch.config.cluster import Cluster, Executor
-from launch.config.fields import check_not_negative, check_positive
+from launch.config.fields import check_at_most, check_not_negative, check_positive
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -53,6 +53,7 @@ class GridCommand:
     def __post_init__(self) -> None:
         check_not_negative(slots=self.slots)
         check_positive(slots_per_gpu=self.slots_per_gpu)
+        check_at_most(1024, slots=self.slots, slots_per_gpu=self.slots_per_gpu)
 
     @property
     def choices(self) -> dict[str, Any]:

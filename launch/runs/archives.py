@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         return _copied(found, [4 * path.stat().st_size]) if is_archive else found
     except (BrokenFile, MemoryError, FileNotFoundError):
         raise
-    except Exception as error:  # torch.load raises exceptions of many types for garbage and code
+    except pickle.UnpicklingError:  # torch's own message advises to execute what the file says
+        raise BrokenFile(f"{path} has other contents than tensors and plain values.") from None
+    except Exception as error:  # torch.load raises exceptions of many types for garbage
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise BrokenFile(f"{path} cannot be read as plain tensors: {reason}") from None
 
