@@ -128,21 +128,8 @@ def test_yaml(attack, world, tmp_path):
 
 VALUES = [str(value) for value in ODD if "\0" not in str(value)]
 NUMBERS = [
-    "0",
-    "1",
-    "2",
-    "1000",
-    "100000",
-    str(10**7),
-    "0.5",
-    "-1",
-    "1e9",
-    "1e30",
-    str(10**18),
-    "nan",
-    "inf",
-    "-inf",
-    "1e-30",
+    *("0", "1", "2", "1000", "100000", str(10**7), str(10**18)),
+    *("0.5", "-1", "1e9", "1e30", "nan", "inf", "-inf", "1e-30"),
 ]
 
 
