@@ -74,11 +74,17 @@ class Failure(TypedDict):
 
 
 class JobRecord(TypedDict):
-    """slurm.json: the job's id, the file of its standard error, and whether it was cancelled."""
+    """slurm.json: the last job of a run.
+
+    `log` is the file of its standard error, `machine` and `cluster` the fields of the classes of
+    these names, with which it was submitted.
+    """
 
     job: str
     log: str
     cancelled: NotRequired[bool]
+    machine: NotRequired[dict[str, Any]]
+    cluster: NotRequired[dict[str, Any]]
 
 
 class EpochRow(TypedDict):

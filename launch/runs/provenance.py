@@ -21,8 +21,11 @@ REVISION = "revision.json"  # in a copy of the code, next to the packages
 RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")
 
 
-def write_config(folder: Path, run: Run) -> None:
+def write_config(folder: Path, run: Run, starts: bool = True) -> None:
     """Write config.json into a run's folder, if there is none that can be read.
+
+    Args:
+        starts: whether the run starts here; versions, revision and host are those of its start.
 
     Raises:
         UserError: the folder holds another run, or cannot be written.
@@ -34,12 +37,14 @@ def write_config(folder: Path, run: Run) -> None:
         about["epochs"] = run.epochs
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
-        write_json(folder / CONFIG, {**about, **find_provenance()})
+        write_json(folder / CONFIG, {**about, **(find_provenance() if starts else {})})
         return
     for name in set(RULES) - set(run.used_rules):  # their settings are no part of its name either
         del fields["settings"][name]
     if not _agree(fields, there.get("run", {})):
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
+    if starts and "versions" not in there:
+        write_json(folder / CONFIG, {**there, **find_provenance()})
 
 
 def find_provenance() -> dict[str, Any]:
