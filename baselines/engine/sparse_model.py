@@ -178,7 +178,7 @@ class SparseModel(MaskedWeights):
 
         Args:
             optimizer: a torch optimizer, or a wrapper that passes its steps to one.
-            before: called with the optimizer before each step, ahead of all that is done here.
+            before: called with the optimizer before each step, before anything else.
             after: called with the optimizer after each step.
 
         Raises:

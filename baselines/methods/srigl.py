@@ -5,7 +5,7 @@ same number of incoming weights, the *fan-in*, at all times. At an update, the w
 would keep or grow in the layer are its *salient* ones. A neuron with fewer than max(1, ⌊γk⌋) of
 them is ablated, where k is the layer's fan-in without ablation. The other neurons share the layer's
 weights: each keeps its largest and grows by gradient up to the new fan-in. Which neurons are
-ablated is decided anew at each update. Initial weights are scaled to the sparse fan-in.
+ablated is decided again at each update. Initial weights are scaled to the sparse fan-in.
 
 With a constant fan-in, a layer's number of weights is a multiple of its number of neurons. The
 initial fan-ins are chosen such that the network has the requested sparsity up to half the neurons

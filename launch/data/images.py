@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ class ImageFolder:
     classes: tuple[str, ...]
     paths: list[Path]
     labels: list[int]
+
+    def part(self, indices: Iterable[int]) -> ImageFolder:
+        """Return some of the files."""
+        paths, labels = zip(*((self.paths[i], self.labels[i]) for i in indices), strict=True)
+        return ImageFolder(self.classes, list(paths), list(labels))
 
 
 def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:

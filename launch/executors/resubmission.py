@@ -76,5 +76,5 @@ def _settings(record: JobRecord, root: Path) -> Settings:
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass, whose paths and tuples are texts and lists in JSON."""
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return found | {k: Path(found[k]) for k in ("runs", "data_dir") if k in found}
+    paths = {k: Path(values[k]) for k in ("runs", "data_dir") if k in values}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} | paths
