@@ -242,22 +242,22 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
 
 @needs_slurm
 def test_what_has_ended_without_a_result_is_submitted_again(here, capsys):
-    runs = [digits(seed, epochs=epochs) for seed, epochs in ((0, 2), (1, 300), (2, 2000), (3, 300))]
+    runs = [
+        digits(seed, epochs=epochs) for seed, epochs in ((0, 2), *((i, 2000) for i in (1, 2, 3)))
+    ]
+    finished, preempted, cancelled, _queued = runs
     submit(runs, here, replace(CLUSTER, setup=("export ODD='a b'",)))
-    wait_for(here, runs[0], "finished")
-    for run in runs[1:]:
-        wait_until(lambda: epochs_of(here, run) > 1)  # noqa: B023
-    jobs = {s.name: s.job for s in statuses(here.runs)}
-    shell("scancel", jobs[runs[1].name], jobs[runs[3].name])  # as a site does that preempts
-    note_cancelled(here.runs / runs[3].name)  # as `signbench cancel` does
-    wait_until(lambda: not {jobs[runs[1].name], jobs[runs[3].name]} & set(list_jobs()))
+    wait_for(here, finished, "finished")
+    wait_until(lambda: epochs_of(here, preempted) > 1)
+    ended = [state_of(here, run).job for run in (preempted, cancelled)]
+    shell("scancel", *ended)  # as a site does that preempts
+    note_cancelled(here.runs / cancelled.name)  # as `signbench cancel` does
+    wait_until(lambda: not set(ended) & set(list_jobs()))
+    done = epochs_of(here, preempted)
     assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
     out = capsys.readouterr().out
-    assert runs[1].name in out and "submitted 1 runs again" in out
-    wait_for(here, runs[1], "finished")
-    alone = replace(here, runs=here.runs.parent / "alone")
-    train(runs[1], alone)
-    assert result(here, runs[1]) == result(alone, runs[1])
+    assert preempted.title in out and "submitted 1 runs again" in out
+    wait_until(lambda: epochs_of(here, preempted) > done)
 
 
 @needs_slurm

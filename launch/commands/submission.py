@@ -34,11 +34,7 @@ def resubmit_runs(root: Path, names: Collection[str] | None = None) -> int:
     from launch.executors.resubmission import resubmit
 
     submitted = resubmit(root, names)
-    _print_jobs(submitted)
+    for run, job in submitted:
+        print(f"job {job}: {run.title}")
     print(f"submitted {len(submitted)} runs again.")
     return 0
-
-
-def _print_jobs(submitted: list[tuple[Run, str]]) -> None:
-    for run, job in submitted:
-        print(f"job {job}: {run.name}")
