@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.frame import LEFT_OUT
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
 from analysis.tables import Sheet, is_of_one_sparsity, make_table
@@ -90,7 +91,9 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     seconds = runs["result.seconds"].sum() if "result.seconds" in runs else 0.0
     dirty = runs["git_dirty"].eq(True).any()
     versions = [c for c in runs if str(c).startswith("versions.")]
+    left_out = runs.attrs.get(LEFT_OUT, [])
     return {
+        **({"left out": "; ".join(left_out)} if left_out else {}),
         "recipes": distinct("recipe"),
         "methods": distinct("method"),
         "seeds": distinct("seed"),

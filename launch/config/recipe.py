@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from baselines.errors import UserError
-from launch.config.fields import check_in_unit, check_not_negative, check_positive
+from launch.config.fields import check_at_most, check_in_unit, check_not_negative, check_positive
 from signin import HAM, SignIn
 
 
@@ -76,6 +76,8 @@ class Recipe:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
+        check_at_most(100_000, epochs=self.epochs, image_size=self.image_size)
+        check_at_most(self.image_size, crop_padding=self.crop_padding)
         check_in_unit(
             warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
         )
