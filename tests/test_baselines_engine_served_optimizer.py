@@ -153,6 +153,52 @@ def test_a_wrapper_that_passes_steps_on_is_looked_through():
         assert all(torch.equal(value, ends[0][key]) for key, value in end.items())
 
 
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation in two steps, as in widespread implementations."""
+
+    def __init__(self, base):
+        super().__init__([p for g in base.param_groups for p in g["params"]], {})
+        self.base_optimizer, self.param_groups = base, base.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        (group,) = self.param_groups
+        norm = torch.stack([p.grad.norm() for p in group["params"]]).norm()
+        for p in group["params"]:
+            self.state[p]["old"] = p.data.clone()
+            p.add_(p.grad / norm)
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = self.state[p]["old"]
+        self.base_optimizer.step()
+
+
+def test_sam_on_masked_gradients_is_that_of_the_sparse_network():
+    model, twin = tiny_net(), tiny_net()
+    optimizer, other = SAM(sgd(model)), SAM(sgd(twin))
+    with pytest.warns(UserWarning, match=r"SAM moves the weights.* call mask_gradients\(\)"):
+        sparsifier = sparsify(model, optimizer, "random", sparsity=0.5, steps=4)
+
+    def mask(tensor_of):
+        with torch.no_grad():
+            for name, mask in sparsifier.masks.items():
+                tensor_of(twin.get_parameter(name)).mul_(mask)
+
+    mask(lambda weight: weight)
+    for x, y in batches(4):
+        for step in ("first_step", "second_step"):
+            for net, opt in ((model, optimizer), (twin, other)):
+                opt.zero_grad()
+                loss_of(net(x), y).backward()
+            sparsifier.mask_gradients()
+            mask(lambda weight: weight.grad)
+            getattr(optimizer, step)()
+            getattr(other, step)()
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
 class Interrupted(Product):
     """Is interrupted when it splits the third layer."""
 

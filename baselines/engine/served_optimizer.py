@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,6 +58,12 @@ def served_optimizer(
         raise UserError("Apex amp keeps copies of the weights: use torch.amp.")
     inner = _wrapped_by(optimizer)
     if inner is not None:
+        if hasattr(optimizer, "first_step"):
+            warnings.warn(
+                f"{kind} moves the weights by their gradients before it steps: call "
+                "mask_gradients() before, so that masked weights stay zero.",
+                stacklevel=4,
+            )
         return served_optimizer(inner, weights, full_size, plain)
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
