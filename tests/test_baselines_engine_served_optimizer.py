@@ -62,6 +62,19 @@ class Bare(Wrapper):
         self.engine = optimizer
 
 
+class Groupless:
+    """Wraps an optimizer and shows no parameter groups, as fastai's OptimWrapper does."""
+
+    def __init__(self, optimizer):
+        self.opt = optimizer
+
+    def step(self):
+        self.opt.step()
+
+    def zero_grad(self):
+        self.opt.zero_grad()
+
+
 class Averaged(torch.optim.SGD):
     """Can put other values into the weights between steps, as schedule-free optimizers do."""
 
@@ -140,7 +153,7 @@ def train(model, optimizer, steps=4):
 
 def test_a_wrapper_that_passes_steps_on_is_looked_through():
     ends = []
-    for wrap in (lambda opt: opt, Wrapper, lambda opt: Wrapper(Wrapper(opt))):
+    for wrap in (lambda opt: opt, Wrapper, Groupless, lambda opt: Wrapper(Wrapper(opt))):
         model = tiny_net()
         inner = sgd(model)
         optimizer = wrap(inner)

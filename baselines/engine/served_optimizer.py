@@ -24,7 +24,7 @@ _REFUSED = {
     "PostLocalSGDOptimizer": _OUTSIDE,
     "Lookahead": _OUTSIDE,
 }
-_INNER = ("optimizer", "base_optimizer", "optim")
+_INNER = ("optimizer", "base_optimizer", "optim", "opt")
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_state_dict_pre_hooks")
 
 
