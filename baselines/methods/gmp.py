@@ -5,8 +5,8 @@ first and ever fewer later: the sparsity after the i-th of n events is s_i = s·
 
 Differs from the published codes, which all differ from each other: the last event reaches exactly
 the requested sparsity (of 0.9, STR's copy reaches 0.89999, AC/DC's 0.8991, sparsimony's 0.8969),
-pruned weights never return, so that masks are nested, and one magnitude threshold serves all layers
-(`scope="layer"` prunes each layer to the same sparsity, as Zhu & Gupta do).
+and pruned weights never return, so that masks are nested. Every layer is pruned to the same
+sparsity, as by Zhu & Gupta; `scope="global"` has one threshold for all layers, as AC/DC's code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.tools.density import capped, layer_counts
@@ -42,8 +43,8 @@ class CubicOptions(Options):
 
 @dataclass(frozen=True)
 class GmpOptions(CubicOptions):
-    scope: Literal["global", "layer"] = "global"
-    """One threshold for the network, or the same sparsity in every layer."""
+    scope: Literal["layer", "global"] = changed("layer", before="global")
+    """The same sparsity in every layer, or one threshold for the network."""
 
 
 C = TypeVar("C", bound=CubicOptions)
