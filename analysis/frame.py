@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.folder import BrokenFile, read_config, read_failure, read_result
+from analysis.checked import BrokenFile
+from analysis.folder import read_config, read_failure, read_result, read_rows
 from baselines.errors import UserError, unknown
 
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
+_PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -25,9 +27,10 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it; "earlier " is put before it if defaults of the method
-            have changed since, and runs with the new ones are in the folders, too
-        mask.label: the method whose mask the run trains, for method "fixed"
+        label: the method as tables name it; "earlier" is among its options if defaults of the
+            method have changed since, and runs with the new ones are in the folders, too
+        mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
+            trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them.
@@ -42,9 +45,10 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    labels = {row["folder"].name: row["label"] for row in rows}
+    by_name = {row["folder"].name: row for row in rows}
+    labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
-        _name_references(row, labels)
+        _name_references(row, by_name, labels)
     return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
 
 
@@ -54,11 +58,7 @@ def load_rows(folder: Path, file: str) -> pd.DataFrame:
     Raises:
         BrokenFile: the file cannot be read.
     """
-    path = folder / file
-    try:
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
-    except (OSError, ValueError) as error:  # pandas' own exceptions are ValueErrors
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+    return pd.DataFrame(read_rows(folder, file))
 
 
 def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,33 +82,20 @@ def find_column(runs: pd.DataFrame, field: str) -> str:
         UserError: there is no such field.
     """
     name = {"method": "label"}.get(field, field)
-    prefixes = ("", "settings.", "settings.sign_in.", "options.", "result.")
-    for prefix in prefixes:
+    for prefix in ("", *_PREFIXES):
         if prefix + name in runs.columns:
             return prefix + name
-    raise unknown("field", name, [column.rpartition(".")[2] for column in runs.columns])
+    raise _unknown_field(field, runs)
 
 
-def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Return the runs that meet all conditions, such as `epochs=20` or `method=rigl`.
-
-    Raises:
-        UserError: a condition is not of this form, or names no field.
-    """
-    for condition in conditions:
-        name, equals, value = condition.partition("=")
-        if not equals:
-            raise UserError(f"--where takes FIELD=VALUE, not {condition!r}.")
-        column = runs[find_column(runs, name)]
-        runs = runs[column.map(lambda found, value=value: _equal(found, value)).astype(bool)]
-    return runs
-
-
-def _equal(found: Any, value: str) -> bool:
-    try:
-        return float(found) == float(value)
-    except (TypeError, ValueError):
-        return str(found).lower() == value.lower()
+def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
+    """Return the error for an unknown field, with the nearest and all known ones."""
+    known = {"method"}
+    for column in runs.columns.difference(["label"]):
+        prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
+        known.add(column.removeprefix(prefix))
+    near = str(unknown("field", field, known)).partition(" Known: ")[0]
+    return UserError(f"{near} Fields: {', '.join(sorted(known))}.")
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -131,10 +118,10 @@ def _mark_earlier(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         changed.setdefault(row["method"], {}).update(row["new_defaults"])
     for row in rows:
-        own = row.pop("new_defaults")
-        for option, default in changed[row["method"]].items():
-            if option not in own and row.get(f"options.{option}") != default:
-                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
+        own, new = row.pop("new_defaults"), changed[row["method"]]
+        if any(row.get(f"options.{o}") != new[o] for o in new.keys() - own.keys()):
+            method, _, options = row["label"].partition(" (")
+            row["label"] = f"{method} (earlier, {options}" if options else f"{method} (earlier)"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,7 +135,9 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
+def _name_references(
+    row: dict[str, Any], by_name: dict[str, dict[str, Any]], labels: dict[str, str]
+) -> None:
     """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
 
     def label(found: re.Match[str]) -> str:
@@ -162,3 +151,5 @@ def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
         run, _, at = source.rpartition("@")
         row[f"{part}.at"], row[f"{part}.run"] = at, run
         row[f"{part}.label"] = labels.get(run, "")
+    source = by_name.get(row["mask.run"], row)
+    row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")

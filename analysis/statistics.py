@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.alike import SIGN_IN, differing_fields, without_unused
 from analysis.frame import find_column, finished_runs
 from baselines.errors import UserError
 
@@ -50,7 +50,7 @@ def aggregate(
         UserError: no run has finished, a field is unknown, or runs differ in a field that is
             neither a row nor a column.
     """
-    done = finished_runs(runs)
+    done = without_unused(finished_runs(runs))
     row_fields, column_fields = (
         [find_column(done, name) for name in names] for names in (rows, columns)
     )
@@ -85,25 +85,21 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
     Raises:
-        UserError: they differ in another field, which is named.
+        UserError: they differ in other fields, which are named with a choice of values.
     """
-    always = ("label", "sparsity", "sign_in", "exclude")
-    settings = [c for c in runs.columns if c.startswith("settings.")]
-    for recipe, group in runs.groupby("recipe"):
-        for field in [*always, *settings]:
-            if field in by or field not in group:
-                continue
-            # Sign-In's settings have no effect on runs without it
-            own = (
-                group[group["sign_in"].eq(True)] if field.startswith("settings.sign_in.") else group
-            )
-            values = sorted(map(str, own[field].dropna().unique()))
-            if len(values) > 1:
-                name = "method" if field == "label" else field.rpartition(".")[2]
-                raise UserError(
-                    f"runs of {recipe} differ in {name} ({', '.join(values[:4])}): choose with "
-                    f'--where "{name}={values[0]}", or compare with --rows method,{name}.'
-                )
+    for recipe, fields in differing_fields(runs, by).items():
+        own = runs[runs["recipe"] == recipe]
+        most = own[list(fields)].value_counts(dropna=False).index[0]  # a combination that exists
+        names = ["method" if f == "label" else f.rpartition(".")[2] for f in fields]
+        parts = [
+            f"{name} ({', '.join(values[:4])})"
+            for name, values in zip(names, fields.values(), strict=True)
+        ]
+        chosen = [f'"{name}={value}"' for name, value in zip(names, most, strict=True)]
+        raise UserError(
+            f"runs of {recipe} differ in {' and '.join(parts)}: choose with "
+            f"--where {' '.join(chosen)}, or see all with signbench table compare."
+        )
 
 
 def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.DataFrame:
@@ -111,17 +107,19 @@ def mark_best(table: pd.DataFrame, samples: pd.Series, within: list[str]) -> pd.
 
     Args:
         table: has the column accuracy.
-        samples: by the table's index, accuracies of all seeds.
+        samples: for each row of the table, the accuracies of all seeds.
         within: levels of the index that define the groups in which the best is marked.
     """
+    accuracy, values = table["accuracy"].to_numpy(), list(samples)
     marks = pd.DataFrame(False, index=table.index, columns=["best", "tied"])
-    for _, group in table.groupby(level=within, sort=False):
-        best: Any = group["accuracy"].idxmax()
-        marks.loc[best, "best"] = True
-        others = [key for key in group.index if key != best]
-        p_values = [welch(samples.loc[best], samples.loc[key]) for key in others]
-        for key, p in zip(others, holm(p_values), strict=True):
-            marks.loc[key, "tied"] = p >= LEVEL  # False for NaN
+    for indices in table.groupby(level=within, sort=False).indices.values():  # keys can be NaN
+        positions = list(map(int, indices))
+        best = max(positions, key=lambda i: accuracy[i])
+        marks.iloc[best, 0] = True
+        others = [i for i in positions if i != best]
+        p_values = [welch(values[best], values[i]) for i in others]
+        for i, p in zip(others, holm(p_values), strict=True):
+            marks.iloc[i, 1] = p >= LEVEL  # False for NaN
     return marks
 
 
@@ -154,14 +152,22 @@ def _gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     The differences are taken seed by seed: both runs of a seed share initialisation, mask and
     data, so that the variation between seeds cancels.
     """
-    plain = [field for field in by if field != "sign_in"]
-    empty = pd.DataFrame(columns=[*by, "gain", "gain_low", "gain_high", "gain_std"])
-    accuracy = done.set_index([*plain, "seed"])["result.accuracy"]
-    with_sign_in = done["sign_in"].eq(True).to_numpy()
-    difference = (100 * (accuracy[with_sign_in] - accuracy[~with_sign_in])).dropna()
-    if not len(difference):
+    settings = [field for field in by if field.startswith(SIGN_IN)]
+    keys = [field for field in by if field != "sign_in" and field not in settings]
+    with_sign_in = done["sign_in"].eq(True)
+    columns = [*keys, *settings, "seed", "result.accuracy"]
+    pairs = done[with_sign_in][columns].merge(
+        done[~with_sign_in][columns], on=[*keys, "seed"], suffixes=("", " plain")
+    )
+    for field in settings:  # a plain run of a method that trains factors has settings, too
+        plain = pairs[f"{field} plain"]
+        pairs = pairs[plain.isna() | (plain == pairs[field])]
+    if not len(pairs):
+        empty = pd.DataFrame(columns=[*by, "gain", "gain_low", "gain_high", "gain_std"])
         return empty.astype(done[by].dtypes)
-    found = difference.groupby(level=plain).apply(lambda d: pd.Series(interval(d.to_numpy())))
+    pairs["difference"] = 100 * (pairs["result.accuracy"] - pairs["result.accuracy plain"])
+    groups = pairs.groupby([*keys, *settings], dropna=False)["difference"]
+    found = groups.apply(lambda d: pd.Series(interval(d.to_numpy())))
     return found.unstack().reset_index().assign(sign_in=True)
 
 

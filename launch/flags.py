@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
             return tyro.cli(
                 kind,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                args=_split_commas(args, list_flags(kind, default)),
+                args=_join_lists(args, list_flags(kind, default)),
                 prog=prog,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
@@ -59,24 +60,25 @@ def _one_line(box: str) -> str:
     return message
 
 
-def list_flags(kind: type, default: Any = None) -> set[str]:
-    """Return the flags that take several values: those of fields that are tuples.
+def list_flags(kind: type, default: Any = None) -> dict[str, bool]:
+    """Return the flags that take several values, and whether their values are split at commas.
 
-    Fields with the metadata `KEEP_COMMAS` are left out: their values may contain commas.
+    They are those of fields that are tuples. Values of fields with the metadata `KEEP_COMMAS` may
+    contain commas.
 
     Args:
         kind: a dataclass; nested ones are searched, too.
         default: an instance, whose fields say which subclasses are nested.
     """
     hints = get_type_hints(kind)
-    found = set[str]()
+    found = dict[str, bool]()
     for spec in dataclasses.fields(kind):
         value, hint = getattr(default, spec.name, None), hints[spec.name]
         nested = type(value) if dataclasses.is_dataclass(value) else hint
         if isinstance(nested, type) and dataclasses.is_dataclass(nested):
             found |= list_flags(nested, value)
-        elif _is_tuple(hint) and not spec.metadata.get("keep_commas"):
-            found.add("--" + spec.name.replace("_", "-"))
+        elif _is_tuple(hint):
+            found["--" + spec.name.replace("_", "-")] = not spec.metadata.get("keep_commas")
     return found
 
 
@@ -84,18 +86,25 @@ def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple or any(get_origin(part) is tuple for part in get_args(hint))
 
 
-def _split_commas(args: list[str], lists: set[str]) -> list[str]:
-    """Return the arguments with `--seeds 0,1,2` as `--seeds 0 1 2`, and `-o` as `--output`."""
-    out: list[str] = []
-    listed = False
+def _join_lists(args: list[str], lists: Mapping[str, bool]) -> list[str]:
+    """Return the arguments with `--seeds 0,1 --seeds 2` as `--seeds 0 1 2`, and `-o` as `--output`.
+
+    Args:
+        lists: from `list_flags`.
+    """
+    groups: list[list[str]] = [[""]]  # each a flag and its values
     for arg in ("--output" if arg == "-o" else arg for arg in args):
         flag, equals, value = arg.partition("=")
+        given = [arg]
         if arg.startswith("--"):
-            listed = flag in lists
-            out += [flag, *value.split(",")] if listed and equals else [arg]
-        else:
-            out += arg.split(",") if listed else [arg]
-    return out
+            groups.append([flag if flag in lists else arg])
+            given = [value] if flag in lists and equals else []
+        for text in given:
+            groups[-1] += text.split(",") if lists.get(groups[-1][0]) else [text]
+    joined: dict[str | int, list[str]] = {}
+    for i, (flag, *given) in enumerate(groups):
+        joined.setdefault(flag if flag in lists else i, [flag]).extend(given)
+    return [arg for group in joined.values() for arg in group][1:]
 
 
 def split_name(args: list[str], default: str = "") -> tuple[str, list[str]]:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-from needs import needs_latex
 from scipy import stats
 from structure import check_latex
 
+from analysis.conditions import select_runs
 from analysis.folder import list_runs
-from analysis.frame import load_runs, select_runs
+from analysis.frame import load_runs
 from analysis.statistics import aggregate, holm, welch
-from analysis.tables import make_table
+from analysis.tables import make_table, render
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
-from analysis.tables.sheet import Sheet, render, to_latex, to_text
+from analysis.tables.paper.layouts import at_budget
+from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 ACCURACIES = {
@@ -39,7 +39,7 @@ def write_run(
     folder = root / f"{recipe}-{label}-{sign_in}-{sparsity}-{seed}".replace("/", "")
     folder.mkdir(parents=True)
     options = fields.pop("options", {})
-    settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields}
+    settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields.pop("settings", {}), **fields}
     run = {"recipe": recipe, "method": method, "options": options, "settings": settings}
     run |= {"sparsity": sparsity, "sign_in": sign_in, "seed": seed, "exclude": []}
     (folder / "config.json").write_text(json.dumps({"run": run, "label": label}))
@@ -47,7 +47,12 @@ def write_run(
         (folder / "failure.json").write_text('{"reason": "Diverged: NaN"}')
     else:
         result = {"accuracy": accuracy, "sparsity": sparsity, "sparsity_all": sparsity}
-        result |= {"seconds": 1.0, "epochs": 10, "dense_epochs": 1.5, "training_flops": 3e9}
+        result |= {
+            "seconds": 1.0,
+            "epochs": settings["epochs"],
+            "dense_epochs": 1.5,
+            "training_flops": 3e9,
+        }
         result |= {"flops": 1e5, "dense_flops": 1e6}
         (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -105,50 +110,10 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
-@pytest.fixture
-def latex(folders):
-    """Return a comparison, two of the paper's tables, and a table with special characters."""
-    runs = load_runs(folders)
-    odd = Sheet(
-        r"100 % of \ { } ~ ^ _ # $ & are <fine>",
-        pd.DataFrame({"a_b": ["± ⊙ † —"], "c": ["−1…"]}),
-        pd.DataFrame({"a_b": [False], "c": [True]}),
-    )
-    sheets = [
-        *make_table("compare", runs).sheets,
-        *make_table("3", runs).sheets,
-        *make_table("11", runs).sheets,
-        odd,
-    ]
-    return "\n".join(map(to_latex, sheets)), len(sheets)
-
-
-def test_latex_is_booktabs_escaped_and_bold(latex):
-    text, tables = latex
-    assert check_latex(text) == tables
-    assert "\\toprule" in text and "\\bottomrule" in text
-    assert "\\bfseries 95.00 $\\pm$ 2.00" in text
-    assert "50\\% \\& more" in text
-    shown = (
-        r"100 \% of \textbackslash{} \{ \} \textasciitilde{} \textasciicircum{} \_ \# \$ \& are "
-        r"$<$fine$>$"
-    )
-    assert rf"\caption{{{shown}}}" in text
-    assert r"$\pm$ $\odot$ $^\dagger$ -- & \bfseries $-$1\ldots{} \\" in text
-
-
-@needs_latex
-def test_latex_compiles(latex, tmp_path):
-    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
-    page = f"{head}\\begin{{document}}\n{latex[0]}\\end{{document}}"
-    (tmp_path / "page.tex").write_text(page)
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+def test_latex_marks_the_best(folders):
+    text = make_table("compare", load_runs(folders)).render("latex")
+    assert check_latex(text) == 2
+    assert "\\bfseries 95.00 $\\pm$ 2.00" in text and "50\\% \\& more" in text
 
 
 def test_written_csv_has_the_numbers(folders, tmp_path):
@@ -197,17 +162,83 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
 
 
 def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
-    for epochs in (5, 20):
-        write_run(tmp_path / str(epochs), "random", 0.9, epochs=epochs)
+    for epochs, lr, n in ((5, 0.1, 1), (20, 0.2, 2)):
+        for seed in range(n):
+            write_run(tmp_path / str(epochs), "random", 0.9, seed, epochs=epochs, lr=lr)
     runs = load_runs([*list_runs(tmp_path / "5"), *list_runs(tmp_path / "20")])
-    with pytest.raises(UserError, match=r'differ in epochs \(20, 5\).*--where "epochs=20"'):
+    hint = r'differ in epochs \(20, 5\) and lr \(0.1, 0.2\).*--where "epochs=20" "lr=0.2"'
+    with pytest.raises(UserError, match=hint):
         aggregate(runs)
-    with pytest.raises(UserError, match="differ in epochs"):
+    with pytest.raises(UserError, match=hint):
         make_table("3", runs)
-    assert len(aggregate(select_runs(runs, ["epochs=5"]))) == 1
-    assert len(aggregate(runs, rows=("method", "epochs"))) == 2
-    with pytest.raises(UserError, match="unknown field 'epoch'"):
-        select_runs(runs, ["epoch=5"])
+    assert len(aggregate(select_runs(runs, ["epochs=20", "lr=0.2"]))) == 1
+    assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
+
+
+def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
+    for i, (model, lr) in enumerate([("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]):
+        for seed in (0, 1):
+            accuracy = 0.5 + i / 10 + seed / 100
+            write_run(tmp_path / f"{i}", "random", accuracy, seed, model=model, lr=lr)
+            more = tmp_path / f"{i}"
+            write_run(more, "random", accuracy + 0.05, seed, True, model=model, lr=lr)
+    write_run(tmp_path / "other", "random", 0.3, recipe="other", model="c")
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = make_table("compare", load_runs(folders))
+    matrix, details = table.sheets
+    found = table.numbers.set_index(["recipe", "settings.model", "settings.lr", "sign_in"])
+    for i, (model, lr) in enumerate([("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]):
+        plain, ours = (found.loc[("digits", model, lr, sign_in)] for sign_in in (False, True))
+        assert plain["accuracy"] == pytest.approx(50.5 + 10 * i)
+        assert ours["gain"] == pytest.approx(5) and ours["best"] == (lr == 0.2)
+    assert found.loc[("other", "c", 0.1, False), "runs"] == 1
+    assert list(matrix.cells.columns[:3]) == ["recipe", "method", "lr"]
+    assert [c for c in matrix.cells.columns if "=" in c] == [
+        "model = a",
+        "model = b",
+        "model = c",
+    ]
+    assert len(details.cells) == 9 and {"model", "lr"} <= set(details.cells.columns)
+
+
+def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
+    """Plain runs pair with the runs of all settings of Sign-In; methods with factors have them."""
+    for beta in (1.0, 2.0):
+        settings = {"sign_in": {"beta": beta}}
+        for seed in (0, 1):
+            root = tmp_path / f"{beta}"
+            write_run(root, "random", 0.8 + beta / 100, seed, True, settings=settings)
+            write_run(root, "mw", 0.7 + beta / 100, seed, settings=settings)
+    for seed in (0, 1):
+        write_run(tmp_path / "plain", "random", 0.8, seed, settings={"sign_in": {"beta": 1.0}})
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = make_table("compare", load_runs(folders)).numbers
+    found = {
+        (row["label"], row["sign_in"], row["settings.sign_in.beta"]): (row["accuracy"], row["gain"])
+        for row in table.fillna(-1).to_dict("records")
+    }
+    expected = {
+        ("mw", False, 1.0): (71, -1),
+        ("mw", False, 2.0): (72, -1),
+        ("random", False, -1): (80, -1),
+        ("random", True, 1.0): (81, 1),
+        ("random", True, 2.0): (82, 2),
+    }
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(expected[key]) for key in expected)
+
+
+def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
+    for epochs in (5, 20):
+        write_run(tmp_path / f"{epochs}", "random", 0.9, epochs=epochs)
+    write_run(tmp_path / "20", "random", 0.8, recipe="cifar10-resnet20")
+    runs = load_runs([*list_runs(tmp_path / "5"), *list_runs(tmp_path / "20")])
+    with pytest.warns(UserWarning, match="left out: runs of digits differ in epochs"):
+        cells = paper_cells(runs, "3")
+    assert set(cells["recipe"]) == {"cifar10-resnet20"}
+    assert cells["accuracy"].max() == 80
+    compared = make_table("compare", runs).numbers
+    assert len(compared) == 3 and set(compared["recipe"]) == {"digits", "cifar10-resnet20"}
 
 
 def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
@@ -246,18 +277,39 @@ def test_table_one_finds_its_rows(tmp_path):
         )
     runs = load_runs(list_runs(tmp_path))
     assert "fixed (gmp@final, gmp@6)" in set(runs["label"])
-    table = paper_cells(runs, "1").set_index(["row", "column"])["accuracy"]
+    cells = paper_cells(runs, "1")
+    assert cells["paper"].notna().sum() == 21
+    table = cells.set_index(["row", "column"])["accuracy"]
     expected = {
         "Baseline": 90,
-        "Epoch 10 sign + learned mask": 0,
-        "Epoch 30 sign + learned mask": 10,
+        "Epoch 2 of 20 (10 %) sign + learned mask": 0,
+        "Epoch 6 of 20 (30 %) sign + learned mask": 10,
         "Final sign + learned mask": 20,
-        "Epoch 10 mag + learned mask": 30,
+        "Epoch 2 of 20 (10 %) mag + learned mask": 30,
         "Final mag + learned mask": 40,
         "Random init + learned mask": 50,
     }
-    assert table.xs("gmp", level="column").to_dict() == pytest.approx(expected)
+    assert table.xs("GMP", level="column").to_dict() == pytest.approx(expected)
     assert table.xs("AC/DC", level="column").isna().all()
+
+
+def test_rows_of_other_budgets_say_which_epoch_they_are():
+    row = "Epoch 30 sign + learned mask"
+    assert at_budget(row, {100}) == at_budget(row, set()) == row
+    assert at_budget(row, {10}) == "Epoch 3 of 10 (30 %) sign + learned mask"
+    assert at_budget(row, {5}) == "Epoch 2 of 5 (40 %) sign + learned mask"
+    assert at_budget(row, {10, 120}) == "30 % of the epochs sign + learned mask"
+    assert at_budget("Baseline", {10}) == "Baseline"
+
+
+def test_titles_name_the_network_that_was_trained(tmp_path):
+    about = {"recipe": "imagenet-deit-small", "sparsity": 0.5, "data": "imagenet"}
+    write_run(tmp_path, "random", 0.7, model="deit_small_patch16_224", **about)
+    (sheet,) = make_table("4", load_runs(list_runs(tmp_path))).sheets
+    assert sheet.title == "Table 4: random masks with Sign-In, DeiT Small on ImageNet"
+    write_run(tmp_path / "b", "random", 0.7, model="mine", recipe="digits", data="digits")
+    (sheet,) = make_table("4", load_runs(list_runs(tmp_path / "b"))).sheets
+    assert sheet.title == "Table 4: random masks with Sign-In, mine on digits"
 
 
 @pytest.mark.parametrize(

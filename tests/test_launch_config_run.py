@@ -31,7 +31,7 @@ from launch.config.run import Run
         (
             "digits",
             "acdc",
-            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
+            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0, "rescale_masks_late": True},
             "digits-acdc-signin-s0.8-seed0-8aaa69fa",
         ),
         (
@@ -39,6 +39,12 @@ from launch.config.run import Run
             "rigl",
             {"drop_fraction": 0.2, "seed": 1, "update_every": 100},
             "digits-rigl-s0.9-seed1-a0f578e0",
+        ),
+        (
+            "digits",
+            "acdc",
+            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
+            "digits-acdc-signin-s0.8-seed0-920b8c3c",
         ),
         (
             "digits",
@@ -156,3 +162,19 @@ def test_labels_name_the_options_that_differ():
 def test_values_that_are_not_allowed_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "method, choices, told",
+    [
+        ("random", {"sign_in": True, "sparsity": 0.5}, ""),
+        ("random", {"density": "uniform", "model": "mine"}, " (density=uniform, model=mine)"),
+        ("fixed", {"mask": "a@final", "signs": "random"}, " (mask=a@final, signs=random)"),
+        ("rigl", {"lr": 0.5, "exclude": ("a*", "b")}, " (lr=0.5, exclude=a* b)"),
+        ("rigl", {"beta": 2.0, "sign_in": True}, " (beta=2.0)"),
+        ("rigl", {"beta": 2.0}, ""),  # has no effect, and the name does not depend on it
+    ],
+)
+def test_titles_say_what_names_do_not(method, choices, told):
+    run = Run.make("digits", method, **choices)
+    assert run.title == run.name + told

@@ -21,23 +21,36 @@ from launch.flags import list_flags, parse, values
     ],
 )
 def test_fields_that_are_tuples_take_lists(kind, flags):
-    assert flags <= list_flags(kind)
+    assert flags <= list_flags(kind).keys()
 
 
 def test_epochs_is_a_list_only_where_it_is_one():
     found = list_flags(RunCommand, RunCommand(Run.make("digits", "random")))
-    assert {"--exclude", "--keep-epochs"} <= found
-    assert not {"--epochs", "--setup", "--slurm"} & found
+    assert found["--exclude"] and found["--keep-epochs"] and "--epochs" not in found
+    assert not found["--setup"] and not found["--slurm"]  # their values keep commas
 
 
 def test_commas_and_spaces_separate_values():
-    for flags in (["--seeds", "0,1", "2"], ["--seeds=0,1,2"], ["--seeds", "0", "1", "2"]):
+    for line in (
+        "--seeds 0,1 2",
+        "--seeds=0,1,2",
+        "--seeds 0 1 2",
+        "--seeds 0 --epochs 1 --seeds 1,2",
+        "--seeds=0 --seeds=1 2",
+    ):
+        flags = line.split()
         assert parse(GridCommand, flags, "grid").seeds == (0, 1, 2)
 
 
 def test_commas_stay_in_commands_and_in_sbatch_parameters():
     cluster = parse_run(["--setup", "module load a,b", "cd x", "--slurm", "gres=a,b"]).cluster
     assert cluster.setup == ("module load a,b", "cd x") and cluster.slurm == ("gres=a,b",)
+
+
+def test_conditions_add_up():
+    flags = ["--where", "a=1,2", "b>3", "--rows", "a,b", "--where=c!=4"]
+    given = parse(TableCommand, flags, "table")
+    assert given.selection.where == ("a=1,2", "b>3", "c!=4") and given.rows == ("a", "b")
 
 
 def test_values_of_a_flag_before_the_others_are_known():

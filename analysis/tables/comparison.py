@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
+from analysis.names import name_of
 from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction, 5 %)"
@@ -31,7 +32,8 @@ def comparison_sheets(
 
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
-    row_of = table.assign(**{c: table[c].map(_text) for c in [*down, *across]})
+    across = [name for name in across if table[name].nunique() > 1]
+    row_of = table.assign(**{c: _shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = [*down, "sign_in"]
@@ -57,7 +59,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
 
 def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     records = table.to_dict("records")
-    cells = pd.DataFrame({_short(name): table[name].map(_text) for name in by})
+    cells = pd.DataFrame({_short(name): _shown(table, name) for name in by})
     cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
     labels = cells.shape[1]
     cells["accuracy"] = [mean_text(row) for row in records]
@@ -65,7 +67,7 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     cells["seeds"] = table["runs"].map(str)
     cells["realised"] = table["realised"].map("{:.4f}".format)
     if table["dense_epochs"].notna().any():
-        cells["epochs"] = [_cost(row) for row in records]
+        cells["dense epochs"] = [_cost(row) for row in records]
         cells["training"] = [_ratio(row["training_flops"], None) for row in records]
         cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
@@ -73,12 +75,12 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     notes = [TIED] * bool(table["tied"].any())
     if table["gain"].notna().any():
         notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
-    if "epochs" in cells:
+    if "dense epochs" in cells:
         notes.append(
-            "epochs: dense epochs with the same number of operations, of those trained; training: "
+            "dense epochs: with the same number of operations, of the epochs trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
-    return Sheet("Accuracy in percent, mean ± standard deviation", cells, bold, labels, notes)
+    return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
 
 
 def mean_text(row: dict[Any, Any]) -> str:
@@ -107,7 +109,13 @@ def _ratio(value: float, of: float | None) -> str:
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"
 
 
+def _shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+    return table[field].map(name_of if field == "label" else _text)
+
+
 def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -135,7 +135,7 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
         ),
         TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
         TimedTask(
-            f"RiGL update, {updates} in {epochs} epochs",
+            f"RigL update, {updates} in {epochs} epochs",
             lambda: rigl.update(net, 0),
             updates / epochs,
         ),

@@ -134,7 +134,7 @@ Made by
 def command_line(run: Run) -> str:
     """Return the command line that trains a run again."""
     own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
-    words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
+    words = [shlex.join(["signbench", "run", "--recipe", run.recipe, "--method", run.method])]
     for name, value in own.items():
         flag = name.replace("_", "-")
         if value == usual[name]:

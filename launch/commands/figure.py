@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.commands.selection import chosen_runs, split_known
+from launch.commands.selection import Selection, split_known
 from launch.flags import parse
 
 
@@ -14,10 +14,7 @@ class FigureCommand:
     """Draw a figure. NAME is one of the paper's (1, 5, 8, 9), `curves` (loss and accuracy by
     epoch), or `compare` (accuracy against sparsity)."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    where: tuple[str, ...] = ()
-    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    selection: Selection = field(default_factory=Selection)
     output: Path | None = None
     """File to write to: .pdf, .svg or .png; if not given, figure-NAME.pdf."""
 
@@ -29,7 +26,7 @@ def command(args: list[str]) -> int:
     name, rest = split_known(args, FIGURES, "figure")
     given = parse(FigureCommand, rest, f"signbench figure {name}")
     output = given.output or Path(f"figure-{name}.pdf")
-    drawn = FIGURES[name].draw(chosen_runs(given.runs, given.where))
+    drawn = FIGURES[name].draw(given.selection.load())
     save(drawn, output)
     print(f"written: {output}")
     return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.commands.selection import chosen_runs
+from launch.commands.selection import Selection
 from launch.flags import parse
 
 
@@ -13,10 +13,7 @@ from launch.flags import parse
 class ReportCommand:
     """Write one page with all tables and figures of the runs in a folder."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    where: tuple[str, ...] = ()
-    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    selection: Selection = field(default_factory=Selection)
     output: Path = Path("report.html")
     """File to write to."""
 
@@ -27,7 +24,7 @@ def command(args: list[str]) -> int:
     from launch.runs.files import write_text
 
     given = parse(ReportCommand, args, "signbench report")
-    runs = chosen_runs(given.runs, given.where)
+    runs = given.selection.load()
     write_text(given.output, render_page(runs))
     print(f"written: {given.output}, of {len(runs)} runs")
     return 0

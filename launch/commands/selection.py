@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.errors import UserError, unknown
+from launch.config.fields import KEEP_COMMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,20 +30,31 @@ def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[st
     return args[0], args[1:]
 
 
-def chosen_runs(root: Path, where: tuple[str, ...], may_be_empty: bool = False) -> pd.DataFrame:
-    """Return the runs in a folder that meet the conditions.
+@dataclass(frozen=True)
+class Selection:
+    """The runs that a command shows."""
 
-    Raises:
-        UserError: a condition is not valid, or there are no such runs.
-    """
-    from analysis.folder import list_runs
-    from analysis.frame import load_runs, select_runs
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    where: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
+    """Use only runs that meet all conditions on any fields: "method=rigl,snip", "method!=dense",
+    "recipe=cifar*", "epochs>=20" (in quotes because of the shell)."""
 
-    runs = load_runs(list_runs(root) if root.is_dir() or not may_be_empty else [])
-    chosen = select_runs(runs, where) if len(runs) else runs
-    if not len(chosen) and not may_be_empty:
-        raise UserError(f"there are no such runs in {root}.")
-    return chosen
+    def load(self, may_be_empty: bool = False) -> pd.DataFrame:
+        """Return the runs as `analysis.frame.load_runs` does.
+
+        Raises:
+            UserError: a condition is not valid, or there are no such runs.
+        """
+        from analysis.conditions import select_runs
+        from analysis.folder import list_runs
+        from analysis.frame import load_runs
+
+        runs = load_runs(list_runs(self.runs) if self.runs.is_dir() or not may_be_empty else [])
+        chosen = select_runs(runs, self.where) if len(runs) else runs
+        if not len(chosen) and not may_be_empty:
+            raise UserError(f"there are no such runs in {self.runs}.")
+        return chosen
 
 
 def print_or_write(text: str, output: Path | None) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launch.commands.selection import chosen_runs, print_or_write, split_known
+from launch.commands.selection import Selection, print_or_write, split_known
 from launch.flags import parse
 
 
@@ -16,10 +16,7 @@ class TableCommand:
     """Print a table. NUMBER is one of the paper's (1, 3, 4, 5, 9, 10, 11), or `compare` for all
     runs by any fields."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    where: tuple[str, ...] = ()
-    """Use only runs with FIELD=VALUE, for any fields: recipe=digits epochs=20."""
+    selection: Selection = field(default_factory=Selection)
     rows: tuple[str, ...] = ("method",)
     """Fields that make the rows of compare (for each recipe; plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
@@ -38,7 +35,7 @@ def command(args: list[str]) -> int:
 
     name, rest = split_known(args, TABLES, "table")
     given = parse(TableCommand, rest, f"signbench table {name}")
-    runs = chosen_runs(given.runs, given.where, may_be_empty=name != COMPARISON)
+    runs = given.selection.load(may_be_empty=name != COMPARISON)
     table = make_table(name, runs, given.rows, given.columns, given.paper)
     colour = given.output is None and sys.stdout.isatty()
     print_or_write(table.render(given.format, colour), given.output)

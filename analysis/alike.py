@@ -1,0 +1,72 @@
+"""The fields in which the runs of a recipe differ, so that runs that differ are not averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.frame import find_column, finished_runs
+
+SIGN_IN = "settings.sign_in."  # begins the columns of Sign-In's settings
+_NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
+
+
+def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
+    """Return by recipe the columns in which its runs differ, each with its values as texts.
+
+    Seeds, kept snapshots, and settings of Sign-In of runs that do not use them are not compared.
+
+    Args:
+        by: columns that are left out.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for recipe, group in runs.groupby("recipe"):
+        for column in _compared(runs):
+            own = group[uses_sign_in(group)] if column.startswith(SIGN_IN) else group
+            values = sorted(map(str, own[column].dropna().unique()))
+            if len(values) > 1 and column not in by:
+                found.setdefault(str(recipe), {})[column] = values
+    return found
+
+
+def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Return which runs depend on Sign-In's settings: those with Sign-In, and methods with factors.
+
+    A run that does not has the same folder for all of these settings. So plain runs that are alike
+    in all else but have different folders are of a method that always trains factors.
+    """
+    others = [column for column in _compared(runs) if not column.startswith(SIGN_IN)]
+    with_sign_in = runs["sign_in"].eq(True)
+    repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
+    return with_sign_in | repeated.reindex(runs.index, fill_value=False)
+
+
+def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with missing values for Sign-In's settings where they have no effect."""
+    settings = [column for column in map(str, runs.columns) if column.startswith(SIGN_IN)]
+    used = uses_sign_in(runs)
+    return runs.assign(**{name: runs[name].where(used) for name in settings})
+
+
+def comparison_fields(
+    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return rows and columns with every other field in which finished runs of a recipe differ.
+
+    What defines the task (sparsity, model, data) becomes a column, so that the best is marked for
+    each; all else becomes a row.
+    """
+    done = finished_runs(runs)
+    by = [find_column(done, name) for name in (*rows, *columns)]
+    differing = differing_fields(done, [*by, "sign_in"])
+    more = list(dict.fromkeys(column for fields in differing.values() for column in fields))
+    return (
+        [*rows, *(column for column in more if column not in _NETWORK)],
+        [*columns, *(column for column in more if column in _NETWORK)],
+    )
+
+
+def _compared(runs: pd.DataFrame) -> list[str]:
+    always = ("label", "sparsity", "sign_in", "exclude")
+    return [c for c in runs.columns if c in always or c.startswith("settings.")]
