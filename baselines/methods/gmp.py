@@ -20,8 +20,7 @@ from baselines.errors import UserError
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
-from baselines.tools.density import capped, layer_counts
-from baselines.tools.masks import global_masks, top_k_mask
+from baselines.tools.masks import global_masks, layer_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -79,12 +78,5 @@ class Gmp(CubicPruning[GmpOptions]):
     paper = "Zhu & Gupta 2017"
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
-        scores = net.magnitudes()  # −1 where masked: masks are nested
-        if self.options.scope == "global":
-            net.set_masks(global_masks(scores, sparsity))
-        else:
-            counts = capped(
-                layer_counts("uniform", net.shapes, sparsity),
-                {layer.name: layer.nnz for layer in net},
-            )
-            net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})
+        masks = global_masks if self.options.scope == "global" else layer_masks
+        net.set_masks(masks(net.magnitudes(), sparsity))  # −1 where masked: masks are nested
