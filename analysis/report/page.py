@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import FIGURES, FigureKind, save
+from analysis.protocol import protocols
 from analysis.tables import COMPARISON, TABLES, Sheet, is_of_one_sparsity, make_table
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
@@ -95,9 +97,10 @@ def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
     """Yield the comparison and the paper's tables that contain a run."""
     for name in sorted(TABLES, key=lambda name: name != COMPARISON):
         title = "Comparison" if name == COMPARISON else f"Table {name}"
-        for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
+        parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
+        for (suffix, part), protocol in itertools.product(parts, protocols(runs, name)):
             try:
-                table = make_table(name, part)
+                table = make_table(name, part, protocol=protocol)
                 if table.numbers["runs"].any():
                     yield from (replace(s, title=s.title + suffix) for s in table.sheets)
             except UserError as error:

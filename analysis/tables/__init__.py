@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.alike import comparison_fields
+from analysis.protocol import Protocol, check_protocol, of_protocol
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
@@ -75,6 +76,7 @@ def make_table(
     rows: Sequence[str] = ("method",),
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
+    protocol: Protocol = "suite",
 ) -> Table:
     """Make a table of runs.
 
@@ -84,19 +86,24 @@ def make_table(
         rows, columns: fields of the comparison. Other fields in which runs of a recipe differ are
             added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
+        protocol: whose runs of random masks and SynFlow the paper's tables show: the suite's, or
+            those made as by the paper's code (see `analysis.protocol`).
 
     Raises:
-        UserError: there is no such table, or the runs cannot be compared.
+        UserError: there is no such table, it has no runs of the protocol, or the runs cannot be
+            compared.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
+    check_protocol(protocol, name)
     if name == COMPARISON:
         rows, columns = comparison_fields(runs, rows, columns)
         numbers = aggregate(runs, rows, columns)
         sheets = comparison_sheets(numbers, runs, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
+    runs = of_protocol(runs, protocol)
     cells = paper_cells(runs, name)
-    return Table(cells, paper_sheets(cells, runs, name, paper))
+    return Table(cells, paper_sheets(cells, runs, name, paper, protocol))
 
 
 def is_of_one_sparsity(name: str) -> bool:

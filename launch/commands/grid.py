@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.protocol import Protocol
 from launch.commands.submission import submit_runs
 from launch.config.cluster import Cluster, Executor
 from launch.config.fields import check_not_negative, check_positive
@@ -39,6 +40,9 @@ class GridCommand:
     """Model; replaces the recipes'."""
     data: str | None = None
     """Data; replaces the recipes'."""
+    protocol: Protocol = "suite"
+    """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of the
+    paper's code: one-shot SynFlow, and balanced masks that are sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs."""
     slots: int = 0
@@ -68,13 +72,13 @@ def command(args: list[str]) -> int:
     name, rest = split_name(args)
     given = parse(GridCommand, rest, "signbench grid NAME")
     import_plugins(given.machine.imports)
-    runs = find_grid(name, **given.choices)
+    runs = find_grid(name, given.protocol, **given.choices)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
-    return show(Path(name).stem, outcomes, given.machine)
+    return show(Path(name).stem, outcomes, given.machine, given.protocol)
 
 
 def preview(runs: list[Run], machine: Machine) -> int:
@@ -92,7 +96,7 @@ def preview(runs: list[Run], machine: Machine) -> int:
     return 0
 
 
-def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
+def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol = "suite") -> int:
     """Print and write a grid's table, then print which runs failed and why."""
     from analysis.frame import load_runs
     from analysis.tables import COMPARISON, make_table, render, table_of_grid
@@ -100,11 +104,12 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
     if done:
         kind = table_of_grid(name)
-        table = make_table(kind, load_runs(done))
+        table = make_table(kind, load_runs(done), protocol=protocol)
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
-        print("written:", *table.write(machine.runs / "tables", name))
+        file = name if protocol == "suite" else f"{name}-{protocol}"
+        print("written:", *table.write(machine.runs / "tables", file))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
