@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.figures import FIGURES, FigureKind, save
 from analysis.protocol import protocols
-from analysis.tables import COMPARISON, TABLES, Sheet, is_of_one_sparsity, make_table
+from analysis.tables import COMPARISON, RANKS, TABLES, Sheet, is_of_one_sparsity, make_table
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
@@ -84,7 +84,7 @@ def _section(recipe: str, runs: pd.DataFrame) -> Section:
         section.tables.append(to_html(sheet))
     for name, kind in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
-        for suffix, part in [("", runs)] if name == "compare" else _by_sparsity(runs):
+        for suffix, part in [("", runs)] if name in ("compare", "ranks") else _by_sparsity(runs):
             try:
                 url = _as_url(kind, part)
                 section.figures.append((f"{title}: {kind.caption}{suffix}", url))
@@ -95,7 +95,8 @@ def _section(recipe: str, runs: pd.DataFrame) -> Section:
 
 def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
     """Yield the comparison and the paper's tables that contain a run."""
-    for name in sorted(TABLES, key=lambda name: name != COMPARISON):
+    names = [name for name in TABLES if name != RANKS or runs["sparsity"].nunique() > 1]
+    for name in sorted(names, key=lambda name: name != COMPARISON):
         title = "Comparison" if name == COMPARISON else f"Table {name}"
         parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
         for (suffix, part), protocol in itertools.product(parts, protocols(runs, name)):

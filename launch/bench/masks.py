@@ -93,7 +93,7 @@ def bench_masks(options: MasksBench) -> int:
 
 def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> list[TimedTask]:
     bare.restart()  # fused SGD refuses a group in which only some have momentum
-    dense = SparseModel(copy.deepcopy(bare.model))
+    untrained = SparseModel(copy.deepcopy(bare.model))  # SynFlow refuses weights that are zero
     net = SparseModel(bare.model, Product())
     net.set_masks(random_masks("erk", net.shapes, options.sparsity, seed=0))
     net.attach(bare.optimizer)
@@ -148,7 +148,7 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
         TimedTask("state to resume from", state, 1.0),
         TimedTask(
             f"SynFlow, {options.iterations} iterations in float64",
-            lambda: synflow_masks(dense, ones, density, options.iterations),
+            lambda: synflow_masks(untrained, ones, density, options.iterations),
             repeats=1,
         ),
     ]
