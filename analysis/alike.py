@@ -71,5 +71,5 @@ def comparison_fields(
 
 def compared_columns(runs: pd.DataFrame) -> list[str]:
     """Return the columns in which runs that are averaged must be alike."""
-    always = ("label", "sparsity", "sign_in", "exclude")
+    always = ("label", "sparsity", "sign_in", "ham", "exclude")
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

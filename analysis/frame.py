@@ -114,7 +114,7 @@ def _row(folder: Path) -> dict[str, Any]:
     if config is None:
         raise BrokenFile("it has no configuration")
     result, failure = read_result(folder), read_failure(folder)
-    row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["new_defaults"] = config.get("new_defaults", {})
     row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
