@@ -166,6 +166,21 @@ def test_a_wrapper_that_passes_steps_on_is_looked_through():
         assert all(torch.equal(value, ends[0][key]) for key, value in end.items())
 
 
+def test_an_optimizer_is_attached_once():
+    model = tiny_net()
+    optimizer = sgd(model)
+    first = sparsify(model, optimizer, "rigl", sparsity=0.5, steps=4, sign_in=True)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"SGD is attached already: finalize\(\)"):
+        sparsify(model, optimizer, "acdc", sparsity=0.8, steps=4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    train(model, optimizer, 2)
+    first.finalize()
+    second = sparsify(model, optimizer, "random", sparsity=0.8, steps=4)
+    train(model, optimizer, 2)
+    assert (first.step, second.step) == (2, 2)
+
+
 class SAM(torch.optim.Optimizer):
     """Sharpness-aware minimisation in two steps, as in widespread implementations."""
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines.engine.entrywise import is_entrywise
+from baselines.engine.step_hooks import StepHooks
 from baselines.errors import UserError
 
 _SHARDED = "keeps parts of the parameters on other ranks: use DDP with an ordinary optimizer"
@@ -67,6 +68,8 @@ def served_optimizer(
         return served_optimizer(inner, weights, full_size, plain)
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
+    if _is_attached(optimizer):
+        raise UserError(f"the {kind} is attached already: finalize() its sparsifier first.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight) not in held]
     if missing:
@@ -88,6 +91,11 @@ def _wrapped_by(optimizer: Any) -> Optimizer | None:
             )
         return inner
     return None
+
+
+def _is_attached(optimizer: Optimizer) -> bool:
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(getattr(hook, "__self__", None), StepHooks) for hook in hooks)
 
 
 def _held(optimizer: Any) -> list[int]:
