@@ -65,7 +65,7 @@ def folder(tmp_path):
 
 
 def test_a_run_uses_a_method_and_a_recipe_of_ones_own(folder):
-    flags = "--import mine --recipe short --method own --knob 2 --threads 1".split()
+    flags = ["--import=mine", "--recipe=short", "--method=own", "--knob=2", "--threads=1"]
     done = signbench(folder, "run", *flags)
     assert done.returncode == 0, done.stderr
     (config,) = folder.glob("runs/short-own-*/config.json")
