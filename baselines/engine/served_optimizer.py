@@ -68,12 +68,12 @@ def served_optimizer(
         return served_optimizer(inner, weights, full_size, plain)
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
-    if _is_attached(optimizer):
-        raise UserError(f"the {kind} is attached already: finalize() its sparsifier first.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight) not in held]
     if missing:
         raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+    if _is_attached(optimizer):
+        raise UserError(f"the {kind} is attached already: finalize() its sparsifier first.")
     _check_shapes(optimizer, weights.values(), full_size, plain)
     return optimizer
 
