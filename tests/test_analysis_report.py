@@ -28,7 +28,7 @@ def root(tmp_path_factory):
     """Write finished runs, and one that failed."""
     root = tmp_path_factory.mktemp("report")
     write_runs(root, MANY, seeds=(0, 1, 2))
-    broken = sorted(root.glob("*-0.9-True-2"))[0]
+    broken = sorted(root.glob("*-0.9-Sign-In-2"))[0]
     (broken / "result.json").unlink()
     (broken / "failure.json").write_text('{"reason": "Diverged: a loss is NaN"}')
     return root
@@ -65,7 +65,7 @@ def test_one_table_has_all_results(report, root):
     assert results[1][:4] == ["method", "sparsity", "plain", "Sign-In"]
     assert results[2][0][0] == "Dense" and len(results[2]) == len(MANY)
     assert all(len(row) == len(results[1]) for row in results[2])
-    assert unfinished[2] == [["digits-0-0.9-True-2", "failed", "Diverged: a loss is NaN"]]
+    assert unfinished[2] == [["digits-0-0.9-Sign-In-2", "failed", "Diverged: a loss is NaN"]]
     assert finished[0] == f"All {6 * len(MANY) - 1} finished runs" and "missing" not in report
     listed = {row[0]: row[1] for row in finished[2]}
     for name, accuracy in listed.items():

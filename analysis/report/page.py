@@ -119,7 +119,7 @@ def _results(runs: pd.DataFrame) -> Part:
         part.blocks.append(to_html(results_sheet(runs)))
     except UserError as error:
         part.notes.append(f"Table: {error}")
-    if runs["sign_in"].nunique() > 1:
+    if runs["rule"].nunique() > 1:
         part.draw("gains", runs)
     if len(_by_sparsity(runs)) > 1:
         part.draw("compare", runs)

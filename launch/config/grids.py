@@ -116,6 +116,14 @@ def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any)
     return table3(recipe, seeds, **choices) + alone
 
 
+def ham(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
+    """Random masks, AC/DC and RigL: plain, with Sign-In, and with HAM."""
+    entries: list[Entry] = [(name, {}) for name in ("random", "acdc", "rigl")]
+    recipes = [recipe] if recipe else IMAGENET
+    runs = _sparsities(recipes, entries, seeds, **choices)
+    return runs + _sparsities(recipes, entries, seeds, (False,), **{**choices, "ham": True})
+
+
 def decay(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2),
@@ -257,7 +265,7 @@ def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, ham, decay, *_TABLES, *_FIGURES)
 }
 
 

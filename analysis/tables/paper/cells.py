@@ -23,7 +23,7 @@ _PLACE = ["row", "column"]
 
 
 def paper_values(number: str) -> pd.DataFrame:
-    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if stated).
+    """Return the published values: recipe, row, column, accuracy, std, runs (1 if stated).
 
     The values are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25
     and 88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
@@ -111,7 +111,7 @@ def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.Dat
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
     placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    by = ["label", "sign_in", layout.column, *chosen]
+    by = ["label", "rule", layout.column, *chosen]
     return _comparable(placed, by) if len(placed) else placed
 
 
@@ -178,13 +178,13 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     bold.insert(0, recipe, False)
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
-        notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+        whose = LAYOUTS[number].values
+        notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}")
     if not (part["runs"] + part["failed"]).all():
-        notes.append(
-            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
-        )
+        grid = LAYOUTS[number].grid
+        notes.append(f"{MISSING}: signbench grid {grid} --recipe {recipe}{_epochs(runs, recipe)}")
     network = part["network"].iloc[0]
-    title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
+    title = f"{LAYOUTS[number].title}{network and ', '}{network}"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 
