@@ -19,10 +19,11 @@ from baselines.errors import UserError
 pytestmark = pytest.mark.xdist_group("figure layout")  # the cases share their runs
 SMALLEST = 7  # points
 SEVERAL = ("ranking", "compare", "ranks")  # figures of several sparsities
+SIZES = (("few", "column"), ("some", "text"), ("many", "column"), ("many", "text"))
 CASES = [
-    case
-    for case in itertools.product(FIGURES, ("few", "some", "many"), WIDTHS)
-    if case[:2] != ("ranks", "few")  # at one sparsity there are no ranks
+    (name, *size)
+    for name, size in itertools.product(FIGURES, SIZES)
+    if (name, size[0]) != ("ranks", "few")  # at one sparsity there are no ranks
 ]
 
 
@@ -82,16 +83,10 @@ def test_texts_fit(grids, name, grid, width):
     heights = [ax.get_window_extent().height / figure.dpi for ax in panels]
     assert min(heights) > (0.2 if name in ("1", "ranking", "compare") else 0.6)
     assert all(ax.has_data() for ax in panels), "a panel is blank"
-
-
-def test_every_method_is_named(grids):
-    names = {name.partition(" ")[0] for name in ("AC/DC", "RigL", "WoodFisher", "spred", "PILoT")}
-    for name in FIGURES:
-        figure = draw(name, grids["many"], Size())
-        FigureCanvasAgg(figure).draw()
-        texts = [text.get_text() for text in shown_texts(figure)]
-        assert names <= set(texts), name
-        assert texts.count("Random (uniform)") or any("↓" in text for text in texts), name
+    if grid == "many":
+        named = {text.get_text().removesuffix(" + Sign-In") for text in texts}
+        assert named >= {"AC/DC", "RigL", "WoodFisher", "spred", "PILoT"}
+        assert "Random (uniform)" in named or any("↓" in name for name in named)
 
 
 def test_a_panel_has_at_most_as_many_methods_as_colours():

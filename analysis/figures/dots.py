@@ -97,11 +97,12 @@ def draw_dots(panels: Sequence[DotPanel], series: Sequence[Series], size: Size) 
     names = short_names(dict.fromkeys(label for panel in panels for label in panel.order))
     aside = CHARACTER * max(map(len, names.values()))
     are_alike = all(panel.order == panels[0].order for panel in panels)
-    narrowest = max(_NARROWEST, CHARACTER * (1 + max(len(panel.title) for panel in panels)))
+    texts = (text for panel in panels for text in (panel.title, panel.xlabel))
+    narrowest = max(_NARROWEST, CHARACTER * (1 + max(map(len, texts))))
     room = (size.width - aside) / narrowest if are_alike else size.width / (aside + narrowest)
     columns = min(len(panels), max(1, int(room)))
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [_PITCH * max(len(panel.order) for panel in row) for row in rows]
+    heights = [_PITCH * max(2, *(len(panel.order) for panel in row)) for row in rows]
     handles = _key(panels, series)
     across = fitting_columns([handle.get_label() for handle in handles], size)
     drawn = new_figure(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BY = ["recipe", "label", "sparsity", "rule"]
 _UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
 _PITCH, _LEAST_PITCH, _ENDS = 0.24, 0.15, 0.75  # heights in inches: of a row, and of the rest
-_XLABEL = "gain (percentage points)"
+_XLABEL = "gain (% points)"
 _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
 
 

@@ -133,6 +133,9 @@ def _label_axes(ax: Any, panel: Panel, is_first: bool, is_last: bool) -> None:
     ax.set(ylabel=panel.ylabel, title=panel.title if is_first else "")
     ax.set_xlabel(panel.xlabel if is_last else "")
     if panel.ticks:
+        low, high = panel.values["x"].min(), panel.values["x"].max()
+        margin = 0.05 * (high - low) or 0.5
+        ax.set_xlim(low - margin, high + margin)  # equal in all rows
         _label_ticks(ax, panel.ticks)
     else:
         # rows may end at different epochs: some methods train repeatedly

@@ -86,7 +86,7 @@ def share_y(panels: Sequence[Panel]) -> list[Panel]:
 
 def group_methods(labels: Iterable[str]) -> dict[str, list[str]]:
     """Return groups of at most `MOST` labels by title: families, or several small families."""
-    ordered = sorted(labels, key=name_of)
+    ordered = sorted(labels, key=lambda label: name_of(label).casefold())
     if len(ordered) <= MOST:
         return {"": ordered}
     groups: dict[str, list[str]] = {}

@@ -113,7 +113,8 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
     """Return a line for each kind of mark in a table."""
     notes = [TIED] * bool(table["tied"].any())
     if table["misses"].any():
-        realised = ", ".join(f"{s:.4f}" for s in table["realised"][table["misses"]])
+        found = (f"{s:.4f}" for s in table["realised"][table["misses"]])
+        realised = ", ".join(dict.fromkeys(found))
         notes.append(f"‡ does not compete: its sparsity is not the requested one, but {realised}")
     return notes + [FAILED] * bool((table["failed"] > 0).any())
 
