@@ -9,7 +9,7 @@ FAMILIES = {
     "dense": ("dense",),
     "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
 }
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
@@ -21,6 +21,7 @@ NAMES = {
     "cap": "CAP",
     "dense": "Dense",
     "gmp": "GMP",
+    "granet": "GraNet",
     "grasp": "GraSP",
     "imp": "IMP",
     "lrr": "LRR",
@@ -42,6 +43,7 @@ NAMES = {
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 
 _NETWORKS = {
+    "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "deit_small_patch16_224": "DeiT Small",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.frame import LEFT_OUT
+from analysis.protocol import protocols
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
 from analysis.tables import Sheet, is_of_one_sparsity, make_table
@@ -90,7 +93,9 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     seconds = runs["result.seconds"].sum() if "result.seconds" in runs else 0.0
     dirty = runs["git_dirty"].eq(True).any()
     versions = [c for c in runs if str(c).startswith("versions.")]
+    left_out = runs.attrs.get(LEFT_OUT, [])
     return {
+        **({"left out": "; ".join(left_out)} if left_out else {}),
         "recipes": distinct("recipe"),
         "methods": distinct("method"),
         "seeds": distinct("seed"),
@@ -130,10 +135,11 @@ def _results(runs: pd.DataFrame) -> Part:
 def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
     """Return the paper's tables that have this recipe or are complete."""
     part = Part("Tables of the paper")
-    for name in LAYOUTS:
-        for suffix, own in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
+    for name in (n for n, layout in LAYOUTS.items() if layout.rule in set(runs["rule"])):
+        parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
+        for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
             try:
-                table = make_table(name, own)
+                table = make_table(name, own, protocol=protocol)
             except UserError as error:
                 part.notes.append(f"Table {name}{suffix}: {error}")
                 continue

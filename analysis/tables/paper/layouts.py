@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import legend_entry, name_of, with_rule
+from analysis.names import HAM, PLAIN, legend_entry, name_of, with_rule
 
 PAPER_EPOCHS, EARLY = 100, (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 
@@ -102,6 +102,7 @@ class Layout:
         grid: the name of the grid with the table's runs.
         column: the field that runs may differ in besides method, Sign-In and HAM.
         values: whose values stand beside ours.
+        rule: what the table is about; a report without such runs does not have it.
     """
 
     title: str
@@ -109,6 +110,7 @@ class Layout:
     grid: str
     column: str = "sparsity"
     values: str = "the paper's values"
+    rule: str = PLAIN
 
 
 def _layout(number: str, title: str, place: Callable[[RunRow], Place], *column: str) -> Layout:
@@ -130,5 +132,6 @@ LAYOUTS = {
         _by_sparsity("random", "acdc", "rigl"),
         "ham",
         values="the values of arXiv 2506.02630 (HAM) and of the paper's Tables 3 and 5",
+        rule=HAM,
     ),
 }
