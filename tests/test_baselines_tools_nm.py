@@ -36,7 +36,7 @@ def test_by_hand():
 
 
 def slow(scores: Tensor, n: int, m: int) -> Tensor:
-    """Follow the inputs of a position of the kernel, then the next position, then the next output."""
+    """Follow the inputs at a position of the kernel, then the next position, then the output."""
     mask = torch.zeros_like(scores, dtype=torch.bool)
     places = [
         (o, i, a, b)

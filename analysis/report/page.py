@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.frame import LEFT_OUT
+from analysis.protocol import protocols
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
 from analysis.tables import Sheet, is_of_one_sparsity, make_table
@@ -134,9 +136,10 @@ def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
     """Return the paper's tables that have this recipe or are complete."""
     part = Part("Tables of the paper")
     for name in LAYOUTS:
-        for suffix, own in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
+        parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
+        for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
             try:
-                table = make_table(name, own)
+                table = make_table(name, own, protocol=protocol)
             except UserError as error:
                 part.notes.append(f"Table {name}{suffix}: {error}")
                 continue

@@ -2,8 +2,8 @@
 
 Zhou et al. 2021 (arXiv 2102.04010). θ = S(x) ⊙ x, where the mask S(x) keeps the N largest |x| of
 each group of M. The gradient of θ goes to all of x (straight-through estimator), and pruned weights
-are refined: x receives ∂L/∂θ + λ·(1 − S(x)) ⊙ x. The mask can change at every step; that of the last
-one stays.
+are refined: x receives ∂L/∂θ + λ·(1 − S(x)) ⊙ x. The mask can change at every step; that of the
+last one stays.
 
 N and M follow from the sparsity 1 − N/M: 0.5 is 2:4 and 0.75 is 1:4. Groups are those of the
 official convolution (see `baselines.tools.nm`). Differs from the official code: ties are broken by
@@ -100,5 +100,5 @@ class SrSte(Method[SrSteOptions]):
 
     def after_step(self, net: SparseModel, step: int) -> None:
         if step == self.plan.steps - 1:
-            weights = net.weights
-            net.set_masks({n: nm_mask(w.detach().abs(), self.n, self.m) for n, w in weights.items()})
+            scores = {name: weight.detach().abs() for name, weight in net.weights.items()}
+            net.set_masks({name: nm_mask(x, self.n, self.m) for name, x in scores.items()})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.engine import device
 from baselines.errors import UserError
-from baselines.tools.density import Shapes, keep_count, layer_counts
+from baselines.tools.density import Shapes, capped, keep_count, layer_counts
 
 
 def seeded(*parts: int | str) -> torch.Generator:
@@ -84,6 +84,22 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Ten
     """
     numel = sum(score.numel() for score in scores.values())
     return global_top_k_masks(scores, keep_count(numel, sparsity))
+
+
+def layer_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return masks that keep the largest scores of each layer, at the same sparsity in all layers.
+
+    Args:
+        scores: scores by layer; negative where a weight is not to be kept.
+        sparsity: fraction of zeros over all layers, met exactly, in [0, 1).
+
+    Raises:
+        UserError: a score is NaN, or the sparsity is out of range.
+    """
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    left = {name: int((score >= 0).sum()) for name, score in scores.items()}
+    counts = capped(layer_counts("uniform", shapes, sparsity), left)
+    return {name: top_k_mask(scores[name], k) for name, k in counts.items()}
 
 
 def strongest(weight: Tensor, mask: Tensor, k: int) -> Tensor:
