@@ -353,18 +353,20 @@ def page(rows: list[Row], left: int = 0) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as a table in Markdown."""
+    """Return the rows as a table in Markdown, and their notes as a list."""
     lines = [
-        "| family | model | parameters | prunable | Product | STR | note |",
-        "|---|---|---:|---:|---:|---:|---|",
+        "| family | model | parameters | prunable | Product | STR |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for row in sorted(rows, key=lambda row: row.entry.family):
+    rows = sorted(rows, key=lambda row: row.entry.family)
+    for row in rows:
         errors = [f"{error:.0e}" for error in row.errors] or ["–", "–"]
-        prunable = f"{row.prunable:.1%}" if row.errors else "–"
+        prunable = f"{row.prunable:.1%}" if row.errors else "refused"
         size = f"{row.parameters / 1e6:.1f} M"
-        cells = [row.entry.family, f"`{row.entry.name}`", size, prunable, *errors, row.note]
+        cells = [row.entry.family, f"`{row.entry.name}`", size, prunable, *errors]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    notes = [f"- `{row.entry.name}`: {row.note}" for row in rows if row.note]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
