@@ -65,8 +65,8 @@ class TransplantCommand:
     in; that of the mask if not given."""
     model: str = ""
     """One of the suite's models or of timm's. Needed for `random` and --align. Determines what is
-    prunable: without it, the layers that the mask's source has masks of, or else all its matrices and
-    kernels that are named weight."""
+    prunable: without it, the layers that the mask's source has masks of, or else all its matrices
+    and kernels that are named weight."""
     classes: int = 1000
     """Number of classes of --model."""
     channels: int = 3
