@@ -11,6 +11,7 @@ FAMILIES = {
     "iterative": ("lrr", "imp", "wr"),
     "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
+    "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
 OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not listed above
 
@@ -25,6 +26,7 @@ NAMES = {
     "lrr": "LRR",
     "mw": "Random + m ⊙ w",
     "npb": "NPB",
+    "oneshot": "One-shot",
     "phew": "PHEW",
     "pilot": "PILoT",
     "random": "Random",
@@ -32,11 +34,13 @@ NAMES = {
     "rigl_nm": "RigL N:M",
     "set": "SET",
     "snip": "SNIP",
+    "sparsegpt": "SparseGPT",
     "spred": "spred",
     "srigl": "SRigL",
     "srste": "SR-STE",
     "str": "STR",
     "synflow": "SynFlow",
+    "wanda": "Wanda",
     "woodfisher": "WoodFisher",
     "wr": "WR",
 }
