@@ -9,7 +9,7 @@ FAMILIES = {
     "dense": ("dense",),
     "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
@@ -26,6 +26,7 @@ NAMES = {
     "grasp": "GraSP",
     "imp": "IMP",
     "lrr": "LRR",
+    "mest": "MEST",
     "mw": "Random + m ⊙ w",
     "npb": "NPB",
     "oneshot": "One-shot",
