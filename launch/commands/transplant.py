@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.masks import seeded
@@ -24,7 +24,6 @@ from signin.signs import agreement
 from signin.transplant import (
     PARTS,
     RANDOM,
-    entries_of,
     layer_means,
     masks_of,
     prunable_of,
