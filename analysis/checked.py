@@ -22,7 +22,7 @@ from baselines.errors import UserError
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
 MOST_TEXT = 32 * 2**20  # bytes of a JSON or CSV file
-_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64}) ([^\n]*)\n\Z")
+_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64})(?: ([^\n]*))?\n\Z")
 _LONGEST_LINE = 600
 
 
@@ -95,17 +95,18 @@ def is_sealed(path: Path, label: str | None = None) -> bool:
             return False
         stream.seek(0)
         digest = _digest_of_start(stream, start + found.start())
-        digest.update(found[2])
+        label_there = found[2] or b""
+        digest.update(label_there)
     if digest.hexdigest().encode() != found[1]:
         raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
-    check_label(found[2].decode(), label, path)
+    check_label(label_there.decode(), label, path)
     return True
 
 
 def check_label(found: str, label: str | None, path: Path) -> None:
-    """Raise BrokenFile if a file has another label than the one that is known."""
-    if label is not None and found != label:
-        raise BrokenFile(f"{path} is another file in the place of {label}: {found or 'unknown'}.")
+    """Raise BrokenFile if a file that has a label has another one than is known."""
+    if found and label is not None and found != label:
+        raise BrokenFile(f"{path} is another file in the place of {label}: {found}.")
 
 
 def _digest_of_start(stream: IO[bytes], size: int) -> Any:
