@@ -51,6 +51,7 @@ class Attack:
         """Note what is wrong with the case, if anything is."""
         if problem:
             self.problems.append(f"{self._case}: {what}: {problem[:400]}")
+            print(self.problems[-1], flush=True)  # at once with pytest -s
 
 
 @pytest.fixture
