@@ -29,8 +29,8 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it; "earlier " is put before it if defaults of the method
-            have changed since, and runs with the new ones are in the folders, too
+        label: the method as tables name it; "earlier" is among its options if defaults of the
+            method have changed since, and runs with the new ones are in the folders, too
         mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
             trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
@@ -144,10 +144,10 @@ def _mark_earlier(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         changed.setdefault(row["method"], {}).update(row["new_defaults"])
     for row in rows:
-        own = row.pop("new_defaults")
-        for option, default in changed[row["method"]].items():
-            if option not in own and row.get(f"options.{option}") != default:
-                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
+        own, new = row.pop("new_defaults"), changed[row["method"]]
+        if any(row.get(f"options.{o}") != new[o] for o in new.keys() - own.keys()):
+            method, _, options = row["label"].partition(" (")
+            row["label"] = f"{method} (earlier, {options}" if options else f"{method} (earlier)"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.protocol import Protocol
 from launch.commands.submission import resubmit_runs, submit_runs
 from launch.config.cluster import Cluster, Executor
 from launch.config.fields import check_at_most, check_not_negative, check_positive
@@ -43,6 +44,9 @@ class GridCommand:
     """Model; replaces the recipes'."""
     data: str | None = None
     """Data; replaces the recipes'."""
+    protocol: Protocol = "suite"
+    """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of the
+    paper's code: one-shot SynFlow, and balanced masks that are sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs."""
     slots: int = 0
@@ -75,7 +79,7 @@ def command(args: list[str]) -> int:
     name, rest = split_name(args)
     given = parse(GridCommand, rest, "signbench grid NAME")
     import_plugins(given.machine.imports)
-    runs = find_grid(name, **given.choices)
+    runs = find_grid(name, given.protocol, **given.choices)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
@@ -83,7 +87,7 @@ def command(args: list[str]) -> int:
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
-    return show(Path(name).stem, outcomes, given.machine)
+    return show(Path(name).stem, outcomes, given.machine, given.protocol)
 
 
 def preview(runs: list[Run], machine: Machine) -> int:
@@ -118,7 +122,7 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
     print("written:", *table.write(machine.runs / "tables", f"{name}-chosen"))
 
 
-def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
+def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol = "suite") -> int:
     """Print and write a grid's table, then print which runs failed and why."""
     from analysis.folder import CONFIG
     from analysis.frame import load_runs
@@ -128,11 +132,12 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     if any(outcome.result for outcome in outcomes):
         runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
         kind = table_of_grid(name)
-        table = make_table(kind, runs)
+        table = make_table(kind, runs, protocol=protocol)
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
-        print("written:", *table.write(machine.runs / "tables", name))
+        file = name if protocol == "suite" else f"{name}-{protocol}"
+        print("written:", *table.write(machine.runs / "tables", file))
         if kind == COMPARISON:
             show_choice(name, runs, machine)
     failed = [o for o in outcomes if o.result is None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from analysis.protocol import Protocol
 from launch.commands.selection import Selection, print_or_write, split_known
 from launch.flags import parse
 
@@ -25,6 +26,8 @@ class TableCommand:
     """Choose the values of these fields by validation accuracy, for each row: lr weight_decay."""
     paper: bool = True
     """Show the paper's own values, in brackets."""
+    protocol: Protocol = "suite"
+    """Random masks and SynFlow of tables 3, 9, 10, 11: the suite's, or as in the paper's code."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
     """Texts in one of three forms, or the numbers as CSV."""
     output: Path | None = None
@@ -38,7 +41,9 @@ def command(args: list[str]) -> int:
     name, rest = split_known(args, TABLES, "table")
     given = parse(TableCommand, rest, f"signbench table {name}")
     runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
-    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select)
+    table = make_table(
+        name, runs, given.rows, given.columns, given.paper, given.select, given.protocol
+    )
     colour = given.output is None and sys.stdout.isatty()
     print_or_write(table.render(given.format, colour), given.output)
     return 0

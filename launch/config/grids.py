@@ -13,6 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from analysis.protocol import OPTIONS, Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
@@ -261,15 +262,16 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 }
 
 
-def find_grid(name: str, **choices: Any) -> list[Run]:
+def find_grid(name: str, protocol: Protocol = "suite", **choices: Any) -> list[Run]:
     """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
+        protocol: "paper" for one-shot SynFlow and balanced densities as in the paper's code.
         choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:
-        UserError: an unknown grid, a file of another form, no seeds, or methods for a grid whose
-            methods are fixed.
+        UserError: an unknown grid, a file of another form, no seeds, methods for a grid whose
+            methods are fixed, or a protocol for a grid that is the same in all.
     """
     if "seeds" in choices and not choices["seeds"]:
         raise UserError("seeds: give at least one.")
@@ -281,4 +283,12 @@ def find_grid(name: str, **choices: Any) -> list[Run]:
         runs = GRIDS[name](**choices)
     else:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
+    if protocol == "paper":
+        runs = _as_in_the_papers_code(name, runs)
     return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
+
+
+def _as_in_the_papers_code(name: str, runs: list[Run]) -> list[Run]:
+    check_protocol("paper", name.removeprefix("table"))
+    changes = {method: OPTIONS.get(method, {}) for method in {run.method for run in runs}}
+    return [replace(run, options=replace(run.options, **changes[run.method])) for run in runs]

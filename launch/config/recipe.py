@@ -15,7 +15,8 @@ class Recipe:
     """What all methods of one comparison share. The defaults are those of the digits recipe."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/ (or val/)."""
+    """digits, fashion-mnist, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/
+    (or val/)."""
     model: str = "digits-cnn"
     """One of the suite's models, or any timm model by name."""
     image_size: int = 8

@@ -3,4 +3,9 @@
 from analysis.tables.paper.cells import paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.layouts import LAYOUTS
 
-__all__ = ["LAYOUTS", "paper_cells", "paper_sheets", "paper_values"]
+__all__ = [
+    "LAYOUTS",
+    "paper_cells",
+    "paper_sheets",
+    "paper_values",
+]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.decay import decay_notes
 from analysis.names import LEARNERS, network_name
+from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import mark_notes, mean_text
 from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
@@ -149,21 +150,33 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def paper_sheets(
-    cells: pd.DataFrame, runs: pd.DataFrame, number: str, paper: bool = True
+    cells: pd.DataFrame,
+    runs: pd.DataFrame,
+    number: str,
+    paper: bool = True,
+    protocol: Protocol = "suite",
 ) -> list[Sheet]:
     """Return one of the paper's tables, one sheet per recipe.
 
     Args:
         cells: from `paper_cells`, of the same runs and number.
         paper: whether to show the paper's own values, in brackets.
+        protocol: that of the runs, for the notes.
     """
     return [
-        _sheet(part, runs, str(recipe), number, paper)
+        _sheet(part, runs, str(recipe), number, paper, protocol)
         for recipe, part in cells.groupby("recipe", sort=False)
     ]
 
 
-def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, paper: bool) -> Sheet:
+def _sheet(
+    part: pd.DataFrame,
+    runs: pd.DataFrame,
+    recipe: str,
+    number: str,
+    paper: bool,
+    protocol: Protocol,
+) -> Sheet:
     records = part.to_dict("records")
     texts = [_cell(cell, paper) for cell in records]
     order = {by: list(dict.fromkeys(part[by])) for by in ("row", "column")}
@@ -179,12 +192,15 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+    if protocol == "paper" or paper:
+        notes += filter(None, [protocol_note(protocol, number)])
     if not (part["runs"] + part["failed"]).all():
-        notes.append(
-            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
-        )
+        flags = f"--recipe {recipe}{_epochs(runs, recipe)}"
+        flags += "" if protocol == "suite" else f" --protocol {protocol}"
+        notes.append(f"{MISSING}: signbench grid table{number} {flags}")
     network = part["network"].iloc[0]
     title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
+    title += "" if protocol == "suite" else ", protocol of the paper's code"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 
