@@ -55,7 +55,7 @@ def test_curves_are_drawn(root, tmp_path):
     path = tmp_path / "curves.svg"
     assert main(["figure", "curves", "--runs", str(root), "-o", str(path)]) == 0
     picture = path.read_text()
-    assert all(entry in picture for entry in ("Random + Sign-In", "STR", "RigL mask", "Dense"))
+    assert all(entry in picture for entry in ("Random", "with Sign-In", "STR", "RigL mask"))
 
 
 def test_the_report_has_all_runs(root, tmp_path, capsys):
