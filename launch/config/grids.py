@@ -22,7 +22,7 @@ from launch.config.grid_file import read_grid, run_of
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
 
-QUICK_SPARSITY = 0.9
+QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 IMAGENET = ("imagenet-resnet50",)
 SPARSITIES = (0.8, 0.9, 0.95)
@@ -45,6 +45,8 @@ def quick(
 ) -> list[Run]:
     """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits."""
     choices = {"sparsity": QUICK_SPARSITY, **choices}
+    if recipe is None:
+        choices.setdefault("epochs", QUICK_EPOCHS)
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
