@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 FAMILIES = {
     "dense": ("dense",),
-    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot"),
+    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
 }
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
@@ -31,10 +31,12 @@ NAMES = {
     "pilot": "PILoT",
     "random": "Random",
     "rigl": "RigL",
+    "rigl_nm": "RigL N:M",
     "set": "SET",
     "snip": "SNIP",
     "spred": "spred",
     "srigl": "SRigL",
+    "srste": "SR-STE",
     "str": "STR",
     "synflow": "SynFlow",
     "woodfisher": "WoodFisher",
