@@ -130,8 +130,10 @@ def padded_limits(table: pd.DataFrame) -> tuple[float, float]:
 
 def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str, str]) -> None:
     low, high = ax.get_xlim()
+    legend = {look.name: i for i, look in enumerate(series)}
+    table = panel.table.sort_values("series", key=lambda names: names.map(legend))
     place = {label: y for y, label in enumerate(panel.order)}
-    inside = panel.table[panel.table["mean"].between(low, high)]
+    inside = table[table["mean"].between(low, high)]
     for look in series:
         rows = inside[inside["series"] == look.name]
         if not len(rows):
@@ -151,8 +153,8 @@ def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str
             ax.plot(crosses["mean"], places, color=look.color, **CROSS)
     for x in panel.reference.values():
         ax.axvline(x, zorder=0.5, **_REFERENCE)
-    _write_outside(ax, panel.table[panel.table["mean"] < low], place, 0.01, "◂ {}")
-    _write_outside(ax, panel.table[panel.table["mean"] > high], place, 0.99, "{} ▸")
+    _write_outside(ax, table[table["mean"] < low], place, 0.01, "◂ {}")
+    _write_outside(ax, table[table["mean"] > high], place, 0.99, "{} ▸")
     ax.set_yticks(range(len(panel.order)), [names[label] for label in panel.order])
     ax.set(ylim=(len(panel.order) - 0.4, -0.6), title=panel.title, xlabel=panel.xlabel)
     ax.locator_params(axis="x", nbins=4)
