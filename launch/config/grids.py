@@ -19,26 +19,26 @@ from baselines.registry import find_method
 from baselines.registry import methods as all_methods
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid
-from launch.config.grid_runs import (
+from launch.config.grid_parts import (
     ALL,
     BOTH,
     IMAGENET,
     PLAIN,
     Entry,
     Seeds,
-    at_default,
     at_sparsities,
+    at_sparsity,
     from_mask_of,
     keeping_tenths,
     learner,
-    runs_of,
+    pairs,
 )
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
 
 QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
-LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
+LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 
 
 def quick(
@@ -54,8 +54,19 @@ def quick(
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
-            runs += runs_of([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
+            runs += pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
     return runs
+
+
+def fashion(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2, 3, 4),
+    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    **choices: Any,
+) -> list[Run]:
+    """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
+    choices = {"sparsity": 0.95, **choices}
+    return pairs([recipe or "fashion"], [(name, {}) for name in methods], seeds, **choices)
 
 
 def table1(
@@ -89,7 +100,7 @@ def table3(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
 def table4(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """DeiT Small, half sparse."""
     choices = {"sparsity": 0.5, **choices}
-    return runs_of([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
+    return pairs([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
 
 
 def table5(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
@@ -110,9 +121,9 @@ def table10(
     **choices: Any,
 ) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
-    choices = at_default(choices)
+    choices = at_sparsity(choices)
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = runs_of([recipe or IMAGENET[0]], entries, seeds, **choices)
+    runs = pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, methods):
         base = learner(recipe, method, seed, **choices)
         runs += [base, *(from_mask_of(base, **rule) for rule in BOTH)]
@@ -139,7 +150,7 @@ def decay(
     **choices: Any,
 ) -> list[Run]:
     """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
-    recipe, choices = recipe or CIFAR[0], at_default(choices)
+    recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
     lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
     twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
     factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
@@ -149,7 +160,7 @@ def decay(
     runs = []
     for rule, variants in zip(BOTH, (plain, ours), strict=True):
         for variant, name in itertools.product(variants, methods):
-            runs += runs_of([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
+            runs += pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
     return runs
 
 
@@ -160,9 +171,7 @@ def figure1(
     **choices: Any,
 ) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
-    runs = runs_of(
-        [recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **at_default(choices)
-    )
+    runs = pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **at_sparsity(choices))
     for seed, method in itertools.product(seeds, methods):
         base = learner(recipe, method, seed, **choices)
         runs += [base, from_mask_of(base)]
@@ -179,7 +188,7 @@ def figure5(
     runs = [learner(recipe, method, seed, **choices) for seed in seeds for method in methods]
     both = [
         keeping_tenths(run)
-        for run in runs_of([recipe or IMAGENET[0]], [("random", {})], seeds, **at_default(choices))
+        for run in pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **at_sparsity(choices))
     ]
     return [*map(keeping_tenths, runs), *both]
 
@@ -202,14 +211,17 @@ def figure9(
 ) -> list[Run]:
     """Layer-wise sparsity of all masks."""
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = runs_of([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **at_default(choices))
+    runs = pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **at_sparsity(choices))
     return runs + [learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
+
+
+# ---- by name
 
 
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, ham, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, fashion, ham, decay, *_TABLES, *_FIGURES)
 }
 
 

@@ -20,7 +20,8 @@ from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
 
 RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
-ONE_MASK = ("dense", "pruning at initialisation", "from a file")  # families that keep their mask
+# families that keep their mask
+ONE_MASK = ("dense", "pruning at initialisation", "one shot", "from a file")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lists of runs that named grids are built from: over recipes, sparsities, rules and seeds."""
+"""What the named grids are built from: lists of runs that differ in a few fields."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BOTH: Sequence[Rule] = (PLAIN, {"sign_in": True})
 ALL: Sequence[Rule] = (*BOTH, {"ham": True})
 
 
-def at_default(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the choices with a sparsity of 0.9 unless they have another."""
+def at_sparsity(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices, with sparsity 0.9 unless another is chosen."""
     return {"sparsity": 0.9, **choices}
 
 
-def runs_of(
+def pairs(
     recipes: Iterable[str],
     entries: Iterable[Entry],
     seeds: Seeds,
@@ -50,19 +50,19 @@ def at_sparsities(
     rules: Sequence[Rule] = BOTH,
     **choices: Any,
 ) -> list[Run]:
-    """Return runs at each of the paper's sparsities, unless the choices have one."""
+    """Return `pairs` at the chosen sparsity, or else at those of the paper."""
     wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
     return [
         run
         for recipe, sparsity in itertools.product(recipes, wanted)
-        for run in runs_of([recipe], entries, seeds, rules, sparsity=sparsity, **choices)
+        for run in pairs([recipe], entries, seeds, rules, sparsity=sparsity, **choices)
     ]
 
 
 def learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
     """Return a dense-to-sparse run, whose mask and signs others use."""
     at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
-    return run_of({**at, **at_default(choices)})
+    return run_of({**at, **at_sparsity(choices)})
 
 
 def keeping_tenths(run: Run) -> Run:
