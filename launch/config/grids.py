@@ -36,7 +36,7 @@ from launch.config.grid_parts import (
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
 
-QUICK_SPARSITY = 0.9
+QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 
@@ -49,6 +49,8 @@ def quick(
 ) -> list[Run]:
     """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits."""
     choices = {"sparsity": QUICK_SPARSITY, **choices}
+    if recipe is None:
+        choices.setdefault("epochs", QUICK_EPOCHS)
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
