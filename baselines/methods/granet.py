@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -38,47 +38,52 @@ SHORTEST_PERIOD, LEAST_UPDATES = 25, 10
 
 
 @dataclass(frozen=True)
-class GraNetOptions(Options):
-    initial_sparsity: float = 0.5
-    """s_i: sparsity at initialisation; 0 starts from a dense network."""
+class RegrowthOptions(Options):
     density: Literal["erk", "balanced", "uniform"] = "erk"
     """How many weights each layer has at initialisation."""
     updates: int = 62
     """Number of periods between updates. In a short training they have at least 25 steps, or there
     are 10 of them."""
-    prune_until: float = 0.5
-    """Fraction of the steps after which updates regrow only."""
     regrowth: float = 0.5
     """r: fraction of a layer's weights that the first update replaces."""
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.initial_sparsity < 1,
-            f"initial_sparsity must be in [0, 1), not {self.initial_sparsity}.",
-        )
         require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
-        require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
         require(
             LAST_REGROWTH <= self.regrowth <= 1,
             f"regrowth must be in [{LAST_REGROWTH}, 1], not {self.regrowth}.",
         )
 
 
-@register
-class GraNet(Method[GraNetOptions]):
-    """Gradual pruning with regrowth by gradient."""
+@dataclass(frozen=True)
+class GraNetOptions(RegrowthOptions):
+    initial_sparsity: float = 0.5
+    """s_i: sparsity at initialisation; 0 starts from a dense network."""
+    prune_until: float = 0.5
+    """Fraction of the steps after which updates regrow only."""
 
-    name = "granet"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first = self.initial_sparsity
+        require(0 <= first < 1, f"initial_sparsity must be in [0, 1), not {first}.")
+        require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
+
+
+G = TypeVar("G", bound=RegrowthOptions)
+
+
+class Regrowth(Method[G]):
+    """Base of methods that drop by magnitude and grow by gradient, after the optimizer's step."""
+
     family = "dynamic sparse"
-    paper = "Liu et al. 2021"
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.growth: dict[str, Tensor] = {}  # |∂L/∂θ|, from the backward pass to the update
         most = max(LEAST_UPDATES, plan.steps // SHORTEST_PERIOD)
         self.period = max(1, plan.steps // min(self.options.updates, most))
-        self.prunings = max(1, int(self.options.prune_until * plan.steps / self.period))
-        self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
+        self.initial_sparsity = plan.sparsity
+        self.end: float = plan.steps  # no update follows this step
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if self.initial_sparsity:
@@ -92,24 +97,17 @@ class GraNet(Method[GraNetOptions]):
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:
-        if not self.is_update(step):
-            return
-        i = (step + 1) // self.period
-        if i <= self.prunings:
-            net.set_masks(global_masks(net.magnitudes(), self.sparsity(i)))
-        net.set_masks(self.regrown(net, self.regrowth(step)))
-        self.growth = {}
+        if self.is_update(step):
+            self.prune(net, (step + 1) // self.period)
+            net.set_masks(self.regrown(net, self.regrowth(step)))
+            self.growth = {}
+
+    def prune(self, net: SparseModel, i: int) -> None:
+        """Prune the network ahead of the i-th update, from 1. By default it is not."""
 
     def is_update(self, step: int) -> bool:
         """Return whether masks are updated after a step."""
-        return (step + 1) % self.period == 0 and step + 1 < self.plan.steps
-
-    def sparsity(self, i: int) -> float:
-        """Return the sparsity after the i-th pruning, from 1 to `prunings`."""
-        first, last = self.initial_sparsity, self.plan.sparsity
-        return (
-            last if i == self.prunings else first + cubic_sparsity(i, self.prunings, last - first)
-        )
+        return (step + 1) % self.period == 0 and step + 1 < self.end
 
     def regrowth(self, step: int) -> float:
         """Return the fraction of weights that an update after a step replaces."""
@@ -119,12 +117,32 @@ class GraNet(Method[GraNetOptions]):
     def regrown(self, net: SparseModel, fraction: float) -> dict[str, Tensor]:
         """Return masks with as many ones in each layer, a fraction of them in new positions."""
         masks = net.masks
+        drops = {name: math.ceil(fraction * int(mask.sum())) for name, mask in masks.items()}
         return {
-            name: replaced(
-                net.weights[name].detach(),
-                masks[name],
-                growth,
-                math.ceil(fraction * int(masks[name].sum())),
-            )
+            name: replaced(net.weights[name].detach(), masks[name], growth, drops[name])
             for name, growth in self.growth.items()
         }
+
+
+@register
+class GraNet(Regrowth[GraNetOptions]):
+    """Gradual pruning with regrowth by gradient."""
+
+    name = "granet"
+    paper = "Liu et al. 2021"
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.prunings = max(1, int(self.options.prune_until * plan.steps / self.period))
+        self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
+
+    def prune(self, net: SparseModel, i: int) -> None:
+        if i <= self.prunings:
+            net.set_masks(global_masks(net.magnitudes(), self.sparsity(i)))
+
+    def sparsity(self, i: int) -> float:
+        """Return the sparsity after the i-th pruning, from 1 to `prunings`."""
+        if i == self.prunings:
+            return self.plan.sparsity
+        first = self.initial_sparsity
+        return first + cubic_sparsity(i, self.prunings, self.plan.sparsity - first)
