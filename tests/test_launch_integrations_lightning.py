@@ -29,7 +29,7 @@ CASES = {
     "random": ({}, 15),
     "rigl": ({"update_every": 2}, 15),
     "acdc": ({}, 15),
-    "str": ({}, 15),
+    "str-target": ({}, 15),
     "lrr": ({"keep": 0.5, "steps": 10}, 30),
 }
 SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
@@ -153,7 +153,7 @@ def assert_equal(one, other):
 
 def scheduled(method):
     """STR adds a parameter group, which LambdaLR does not allow once it is made."""
-    return method != "str"
+    return method != "str-target"
 
 
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])

@@ -7,6 +7,7 @@ them in minutes. Runs that need the results of others name them (`Run.needs`).
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from inspect import signature
@@ -16,7 +17,7 @@ from typing import Any
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.dependencies import in_order
+from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import read_grid, run_of
 from launch.config.run import Run
 
@@ -38,13 +39,16 @@ def quick(
     methods: Sequence[str] | None = None,
     **choices: Any,
 ) -> list[Run]:
-    """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net."""
+    """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net.
+
+    STR is left out with a warning if its constants are not known, unless it is among `methods`.
+    """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
             runs += _pairs([recipe or "digits"], [(name, variant)], seeds, **choices)
-    return runs
+    return [run for run in runs if _can_start(run)] if methods is None else runs
 
 
 def table1(
@@ -205,6 +209,16 @@ def _learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
     """Return a dense-to-sparse run, whose mask and signs others use."""
     at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
     return run_of({**at, **_at(choices)})
+
+
+def _can_start(run: Run) -> bool:
+    """Return whether STR's constants for a run are known. Warn if they are not."""
+    try:
+        require_constants([run])
+    except UserError as error:
+        warnings.warn(f"left out: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def _keeping_tenths(run: Run) -> Run:
