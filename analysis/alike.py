@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.frame import find_column, finished_runs
+from analysis.frame import ended_runs, find_column
 
 SIGN_IN = "settings.sign_in."  # begins the columns of Sign-In's settings
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
@@ -22,7 +22,7 @@ def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, di
     """
     found: dict[str, dict[str, list[str]]] = {}
     for recipe, group in runs.groupby("recipe"):
-        for column in _compared(runs):
+        for column in compared_columns(runs):
             own = group[uses_sign_in(group)] if column.startswith(SIGN_IN) else group
             values = sorted(map(str, own[column].dropna().unique()))
             if len(values) > 1 and column not in by:
@@ -36,7 +36,7 @@ def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
     A run that does not has the same folder for all of these settings. So plain runs that are alike
     in all else but have different folders are of a method that always trains factors.
     """
-    others = [column for column in _compared(runs) if not column.startswith(SIGN_IN)]
+    others = [column for column in compared_columns(runs) if not column.startswith(SIGN_IN)]
     with_sign_in = runs["sign_in"].eq(True)
     repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
     return with_sign_in | repeated.reindex(runs.index, fill_value=False)
@@ -50,16 +50,18 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_fields(
-    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], chosen: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Return rows and columns with every other field in which finished runs of a recipe differ.
+    """Return rows and columns with every other field in which the runs of a recipe differ.
+
+    Fields that were `chosen` for each row may differ.
 
     What defines the task (sparsity, model, data) becomes a column, so that the best is marked for
     each; all else becomes a row.
     """
-    done = finished_runs(runs)
-    by = [find_column(done, name) for name in (*rows, *columns)]
-    differing = differing_fields(done, [*by, "sign_in"])
+    ended = ended_runs(runs)
+    by = [find_column(ended, name) for name in (*rows, *columns)]
+    differing = differing_fields(ended, [*by, "sign_in", *chosen])
     more = list(dict.fromkeys(column for fields in differing.values() for column in fields))
     return (
         [*rows, *(column for column in more if column not in _NETWORK)],
@@ -67,6 +69,7 @@ def comparison_fields(
     )
 
 
-def _compared(runs: pd.DataFrame) -> list[str]:
+def compared_columns(runs: pd.DataFrame) -> list[str]:
+    """Return the columns in which runs that are averaged must be alike."""
     always = ("label", "sparsity", "sign_in", "exclude")
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

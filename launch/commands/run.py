@@ -48,12 +48,13 @@ def parse_run(args: list[str]) -> RunCommand:
 
 
 def train(run: Run, machine: Machine) -> int:
+    from launch.training.collapse import Collapsed
     from launch.training.loop import Diverged
     from launch.training.run import run_training
 
     try:
         result = run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
-    except Diverged as error:
+    except (Diverged, Collapsed) as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":

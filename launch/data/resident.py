@@ -13,7 +13,7 @@ from torch import Tensor
 from launch.config.recipe import Recipe
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
-from launch.data.order import choose, mix
+from launch.data.order import choose, hold_out, mix
 from launch.data.sources import load_arrays
 from launch.ranks import Share
 
@@ -91,8 +91,12 @@ class Resident:
 def load_resident(
     recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
 ) -> Data:
-    """Return both splits of a data set that fits on the device. Arguments as of `load_data`."""
+    """Return the splits of a data set that fits on the device. Arguments as of `load_data`."""
     train, test, classes = load_arrays(recipe.data, root, recipe.image_size, workers)
+    held_out = None
+    if recipe.validation:
+        kept, held = hold_out(train[1], recipe.validation, seed)
+        train, held_out = (train[0][kept], train[1][kept]), (train[0][held], train[1][held])
     check_batch_size(recipe.batch_size, len(train[1]))
     pixels = torch.from_numpy(train[0]).flatten(0, 2)
     std, mean = torch.std_mean(pixels[:: max(1, len(pixels) // 10_000_000)].double() / 255, 0)
@@ -109,4 +113,5 @@ def load_resident(
         make(*test),
         classes,
         train[0].shape[3],
+        make(*held_out) if held_out else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.fields import earlier_defaults
 from baselines.registry import find_method
+from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from signin import SignIn
 
@@ -34,9 +36,21 @@ def read_run(folder: Path) -> Run:
         method = find_method(config["run"]["method"])
         earlier = earlier_defaults(method.options_class) | earlier_defaults(SignIn)
         fields = {**earlier, **options, **rules, **settings, **run}
-        return Run.make(fields.pop("recipe"), fields.pop("method"), **fields)
+        return _following(Run.make(fields.pop("recipe"), fields.pop("method"), **fields))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
+
+
+def _following(run: Run) -> Run:
+    """Return the run without decays of Sign-In that are what following its weight decay gives."""
+    sign_in = replace(
+        run.settings.sign_in,
+        sign_in_decays=find_recipe(run.recipe).sign_in.sign_in_decays,
+        frobenius_decay=None,
+        sign_in_weight_decay=None,
+    )
+    same = replace(run, settings=replace(run.settings, sign_in=sign_in))
+    return same if same.decayed == run.decayed else run
 
 
 def load_network(

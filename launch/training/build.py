@@ -71,8 +71,8 @@ def lr_integral(recipe: Recipe, steps: int) -> float:
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
     """Return the rule that the run asks for, or the factors that the method trains by nature."""
     if run.sign_in or run.ham:
-        return run.settings.sign_in if run.sign_in else run.settings.ham
-    return factors_of(method, run.settings.sign_in) if method.factorised else None
+        return run.settings.sign_in_decayed if run.sign_in else run.settings.ham
+    return factors_of(method, run.settings.sign_in_decayed) if method.factorised else None
 
 
 def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
