@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FAMILIES = {
     "dense": ("dense",),
-    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot"),
+    "dense to sparse": ("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot"),
     "iterative": ("lrr", "imp", "wr"),
     "dynamic sparse": ("rigl", "set", "srigl"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
@@ -30,6 +30,7 @@ NAMES = {
     "spred": "spred",
     "srigl": "SRigL",
     "str": "STR",
+    "str-target": "STR (target)",
     "synflow": "SynFlow",
     "woodfisher": "WoodFisher",
     "wr": "WR",

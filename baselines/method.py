@@ -71,6 +71,11 @@ class Options:
         """Names of the runs that must have finished before."""
         return ()
 
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Names of the options that tables do not show."""
+        return ()
+
 
 O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741  # the usual letter
 

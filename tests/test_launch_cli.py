@@ -124,13 +124,15 @@ def test_other_commands_name_mistakes_too(capsys, args, message):
 
 def test_the_quick_grid_runs_every_method_and_ends_in_a_table(forked_workers, capsys, tmp_path):
     args = ["grid", "quick", "--epochs", "1", "--seeds", "0,1", "--runs", str(tmp_path)]
-    assert main([*args, "--slots", "2", "--threads", "1"]) == 0
+    with pytest.warns(UserWarning, match="left out: str has no constants .* --epochs 1"):
+        assert main([*args, "--slots", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    for name, method in methods().items():
+    known = {name: method for name, method in methods().items() if name != "str"}
+    for name, method in known.items():
         assert name_of(name) in out or not method.variants
     with (tmp_path / "tables" / "quick.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    variants = sum(len(method.variants) for method in methods().values())
+    variants = sum(len(method.variants) for method in known.values())
     assert len(rows) == 2 * variants
     assert all(row["runs"] == "2" for row in rows)
     assert "\\toprule" in (tmp_path / "tables" / "quick.tex").read_text()

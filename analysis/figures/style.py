@@ -18,6 +18,7 @@ _MARKERS = "osD^vP*Xh<>"
 _ORDER = (
     *("random", "acdc", "rigl", "str", "snip", "synflow", "dense", "lrr", "gmp", "set"),
     *("grasp", "mw", "spred", "pilot", "woodfisher", "cap", "srigl", "phew", "npb", "imp", "wr"),
+    "str-target",
 )
 _RC = {
     "font.size": 8,

@@ -17,7 +17,7 @@ from analysis.protocol import OPTIONS, Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.dependencies import in_order
+from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import read_grid, run_of
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
@@ -40,13 +40,16 @@ def quick(
     methods: Sequence[str] | None = None,
     **choices: Any,
 ) -> list[Run]:
-    """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net."""
+    """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net.
+
+    STR is left out with a warning if its constants are not known, unless it is among `methods`.
+    """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
             runs += _pairs([recipe or "digits"], [(name, variant)], seeds, **choices)
-    return runs
+    return with_constants(runs) if methods is None else runs
 
 
 def table1(
