@@ -13,8 +13,9 @@ import pandas as pd
 from analysis.checked import BrokenFile
 from analysis.decay import decays_of
 from analysis.folder import read_config, read_failure, read_result, read_rows
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, one_line, unknown
 
+LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 _PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
@@ -34,14 +35,15 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
             trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
-    Folders that cannot be read are left out, with one warning that names them.
+    Folders that cannot be read are left out, with one warning that names them. The attribute
+    `attrs["left_out"]` has one line for each of them.
     """
     rows, broken = [], []
     for folder in folders:
         try:
             rows.append(_row(folder))
         except BrokenFile as error:
-            broken.append(f"{folder.name} ({error})")
+            broken.append(one_line(f"{folder.name} ({error})"))
     _mark_earlier(rows)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -50,7 +52,9 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
         _name_references(row, by_name, labels)
-    return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs.attrs[LEFT_OUT] = broken
+    return runs
 
 
 def load_rows(folder: Path, file: str) -> pd.DataFrame:
@@ -113,6 +117,8 @@ def _row(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     if config is None:
         raise BrokenFile("it has no configuration")
+    if not _is_plain([config["run"]["options"], config["run"]["settings"]]):
+        raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
     row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["new_defaults"] = config.get("new_defaults", {})
@@ -130,6 +136,14 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
         label = "str-target" + row["label"].removeprefix("str")
         return {**row, "method": "str-target", "label": label, "new_defaults": {}}
     return row
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    """Return whether a value consists of numbers, texts, and lists and dictionaries of them."""
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in parts)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def _mark_earlier(rows: list[dict[str, Any]]) -> None:

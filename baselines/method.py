@@ -157,6 +157,12 @@ class Method(Generic[O]):
         at, total = self.schedule(step)
         return at // self.plan.steps_per_epoch, total // self.plan.steps_per_epoch
 
+    @classmethod
+    def keeps_masks(cls) -> bool:
+        """Return whether masks stay as `prepare` sets them: the method acts at no step."""
+        hooks = ("before_step", "after_backward", "after_step")
+        return all(getattr(cls, hook) is getattr(Method, hook) for hook in hooks)
+
     def setup(self, net: SparseModel) -> None:
         """Wrap or replace `net.storage`. Called before all else, also when a run is resumed."""
 

@@ -28,10 +28,12 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 ROOMS = {
     "launch": (
         ("limits", "packages", "integrations"),
+        ("console",),
         ("plugins", "models"),
         ("config",),
         ("ranks",),
-        ("data", "runs"),
+        ("runs",),
+        ("data",),
         ("measures",),
         ("training",),
         ("executors",),

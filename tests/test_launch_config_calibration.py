@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 
 import pytest
 from test_launch_train import train
 
+from analysis.folder import read_json
 from baselines.errors import UserError
 from launch.cli import main
 from launch.commands.run import parse_run
@@ -18,7 +18,7 @@ from launch.config.dependencies import require_constants
 from launch.config.run import Run
 from launch.runs.files import write_json
 
-DIGITS = [(0.9, False), (0.9, True), (0.8, False)]
+DIGITS = [(0.8, False), (0.9, False), (0.95, False), (0.9, True), (0.95, True)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,26 +33,33 @@ def write(runs, conditions, **content):
     write_json(folder / "calibration.json", content)
 
 
-@pytest.mark.parametrize("sparsity, sign_in", DIGITS)
+def shipped():
+    """Return the shipped calibrations by conditions."""
+    return {path.stem: read_json(path) for path in SHIPPED.iterdir()}
+
+
+@pytest.mark.parametrize("sparsity, sign_in", [(0.8, False), (0.95, True)])
 def test_the_shipped_constants_reach_the_sparsity(machine, sparsity, sign_in):
     """If a change of the recipe breaks this, calibrate again: its conditions are others."""
-    run = Run.make("digits", "str", sparsity=sparsity, sign_in=sign_in)
+    run = Run.make("digits", "str", sparsity=sparsity, sign_in=sign_in, seed=1)
     require_constants([run])
     assert run.label == "str"
-    found = shipped()[run.conditions]["sparsities"]  # of seeds 0, 1 and 2
-    first, *others = map(float, found.split())
-    assert train(run, machine)["sparsity"] == pytest.approx(first, abs=0.005)
-    assert (first + sum(others)) / 3 == pytest.approx(sparsity, abs=0.004)
+    trial = shipped()[run.conditions]["trials"][-1]
+    assert train(run, machine)["sparsity"] == pytest.approx(trial["sparsities"][1], abs=0.005)
 
 
-def test_no_more_is_shipped_than_was_found():
+def test_what_is_shipped_was_found():
+    """The last trial has the constants, and a mean that is the requested sparsity."""
     runs = [Run.make("digits", "str", sparsity=s, sign_in=r) for s, r in DIGITS]
     assert shipped().keys() == {run.conditions for run in runs}
-
-
-def shipped():
-    with SHIPPED.open() as stream:
-        return {row["conditions"]: row for row in csv.DictReader(stream)}
+    for run in runs:
+        found = shipped()[run.conditions]
+        *_, last = found["trials"]
+        assert found["conditions"] == run.conditions and found["requested"] == run.sparsity
+        assert run.options.calibrated == (found["s_init"], last["threshold_decay"])
+        mean = sum(last["sparsities"]) / len(last["sparsities"])
+        assert mean == pytest.approx(run.sparsity, abs=0.0031)
+        assert len(last["sparsities"]) == len(found["seeds"]) == 3
 
 
 def test_conditions_are_all_but_the_seed_and_what_is_kept():

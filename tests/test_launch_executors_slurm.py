@@ -24,7 +24,7 @@ from analysis.folder import LAST_STATE, read_result
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
-from launch.executors.queue import cancel_jobs, list_jobs
+from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
 from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
 
@@ -238,6 +238,46 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))
+
+
+@needs_slurm
+def test_what_has_ended_without_a_result_is_submitted_again(here, capsys):
+    runs = [
+        digits(seed, epochs=epochs) for seed, epochs in ((0, 2), *((i, 2000) for i in (1, 2, 3)))
+    ]
+    finished, preempted, cancelled, _queued = runs
+    submit(runs, here, replace(CLUSTER, setup=("export ODD='a b'",)))
+    wait_for(here, finished, "finished")
+    wait_until(lambda: epochs_of(here, preempted) > 1)
+    ended = [state_of(here, run).job for run in (preempted, cancelled)]
+    shell("scancel", *ended)  # as a site does that preempts
+    note_cancelled(here.runs / cancelled.name)  # as `signbench cancel` does
+    wait_until(lambda: not set(ended) & set(list_jobs()))
+    done = epochs_of(here, preempted)
+    assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
+    out = capsys.readouterr().out
+    assert preempted.title in out and "submitted 1 runs again" in out
+    wait_until(lambda: epochs_of(here, preempted) > done)
+
+
+@needs_slurm
+def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("recipe: digits\nmethod: random\nsparsity: 0.8\nseed: [0, 1]\nepochs: 2000\n")
+    flags = [str(grid), "--runs", str(here.runs)]
+    slurm_flags = ["--executor", "slurm", "--timeout", "11m", "--cpus", "1", "--device", "cpu"]
+    assert main(["grid", *flags, *slurm_flags]) == 0
+    assert main(["cancel", "--runs", str(here.runs)]) == 0
+    wait_until(lambda: not list_jobs())
+    capsys.readouterr()
+    assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
+    assert "submitted 0 runs again" in capsys.readouterr().out  # they were cancelled
+    assert main(["grid", *flags, "--resubmit"]) == 0
+    assert "submitted 2 runs again" in capsys.readouterr().out
+    limits = shell("squeue", "--noheader", "--me", "--array", "--format=%l").split()
+    assert limits == ["11:00", "11:00"]
+    assert main(["grid", *flags, "--resubmit"]) == 0
+    assert "submitted 0 runs again" in capsys.readouterr().out
 
 
 ODD = """my $(touch x) `touch x`; 'it' "is" & ü#~*?[a]{b} |"""

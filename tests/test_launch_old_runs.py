@@ -113,7 +113,7 @@ def test_rows_that_the_stopped_run_has_lost_stay_missing_with_a_warning(
 ):
     folder = root / expected["stopped"]
     (folder / file).unlink()
-    with pytest.warns(UserWarning, match=rf"{file} lacks the rows of epochs 0, 1, 2, 3, 4"):
+    with pytest.warns(UserWarning, match=rf"{file} lacks rows of epochs 0, 1, 2, 3, 4"):
         result = train(read_run(folder), replace(machine, runs=root))
     assert result["accuracy"] == pytest.approx(expected["result"]["accuracy"], abs=0.005)
     known = file == "epochs.csv"

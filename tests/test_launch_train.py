@@ -253,6 +253,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
     assert train(run, machine)["epochs"] == 4
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"method": "str", "lr": 1e6},
+        {"method": "str", "lr": 1e3, "sign_in": True},
+        {"method": "woodfisher", "lr": 100.0},
+    ],
+)
+def test_a_training_that_diverges_says_so_whatever_fails_first(machine, choices):
+    with pytest.raises(Diverged, match=r"epoch \d, step \d"):
+        train(Run.make("digits", epochs=2, batch_size=128, **choices), machine)
+
+
 def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
     run = Run.make("digits", "dense", epochs=2)
     original = Loop.train_epoch

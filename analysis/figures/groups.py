@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
 from analysis.folder import LAYERS
 from analysis.frame import finished_runs, load_rows
+from analysis.names import method_of
 from analysis.statistics import check_alike
-from baselines.errors import UserError
+from baselines.errors import UserError, unknown
 
 Group = tuple[str, bool]  # label, with Sign-In
 
@@ -18,6 +19,24 @@ def by_method(table: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
     """Yield the rows of each method, plain and with Sign-In."""
     for (label, sign_in), group in table.groupby(["label", "sign_in"]):
         yield (str(label), bool(sign_in)), group
+
+
+def select_methods(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the runs of methods and those that train their masks; all, if none is named.
+
+    Args:
+        names: methods or labels, such as `random` and `random (uniform)`.
+
+    Raises:
+        UserError: there are no runs of one of them.
+    """
+    if not names:
+        return runs
+    found = [{label, method_of(label)} for label in runs["label"]]
+    for name in names:
+        if not any(name in own for own in found):
+            raise unknown("method", name, sorted(set().union(*found)))
+    return runs[[not own.isdisjoint(names) for own in found]]
 
 
 def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
@@ -57,3 +76,12 @@ def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame])
     if not parts:
         raise UserError("no run has sign flips over its final mask.")
     return pd.concat(parts, ignore_index=True)
+
+
+def lowest_typical(values: pd.Series[float]) -> float:
+    """Return the lowest value, without those far below the others.
+
+    Far is more than three times the range between the quartiles below the lower one.
+    """
+    low, high = values.quantile(0.25), values.quantile(0.75)
+    return float(values[values >= low - 3 * (high - low)].min())

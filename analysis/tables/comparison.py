@@ -78,13 +78,13 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
     if "validation" in table and table["validation"].notna().any():
         cells["validation"] = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
     cells["accuracy"] = [mean_text(row) for row in records]
-    cells["gain"] = [_gain(row) for row in records]
+    cells["gain"] = [gain_text(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
     cells["realised"] = ["" if pd.isna(s) else f"{s:.4f}" for s in table["realised"]]
     if table["dense_epochs"].notna().any():
-        cells["dense epochs"] = [_cost(row) for row in records]
-        cells["training"] = [_ratio(row["training_flops"], None) for row in records]
-        cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
+        cells["dense epochs"] = [cost_text(row) for row in records]
+        cells["training"] = [ratio_text(row["training_flops"], None) for row in records]
+        cells["inference"] = [ratio_text(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
     notes = mark_notes(table)
@@ -120,7 +120,8 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
     return notes + [FAILED] * bool((table["failed"] > 0).any())
 
 
-def _gain(row: dict[Any, Any]) -> str:
+def gain_text(row: dict[Any, Any]) -> str:
+    """Return the gain and its interval."""
     if pd.isna(row["gain"]):
         return ""
     if pd.isna(row["gain_low"]):
@@ -131,13 +132,15 @@ def _gain(row: dict[Any, Any]) -> str:
     return f"{row['gain']:+.2f} [{low}, {high}]"
 
 
-def _cost(row: dict[Any, Any]) -> str:
+def cost_text(row: dict[Any, Any]) -> str:
+    """Return the dense epochs of the same cost, and the epochs trained."""
     if pd.isna(row["dense_epochs"]):
         return ""
     return f"{row['dense_epochs']:.1f} of {row['epochs']:.0f}"
 
 
-def _ratio(value: float, of: float | None) -> str:
+def ratio_text(value: float, of: float | None) -> str:
+    """Return a number, and its fraction of another one."""
     if pd.isna(value):
         return ""
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
 import pandas as pd
 
+MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")  # the sign of a number
+POWER = re.compile(r"(?<=\d)e(-?)\+?0*(\d+)")  # the exponent of a number
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 
 
@@ -95,8 +98,10 @@ def to_html(sheet: Sheet) -> str:
 
     def cell(tag: str, text: str, column: int, bold: bool = False) -> str:
         kind = "" if column < sheet.labels else ' class="number"'
-        inner = f"<b>{escape(text)}</b>" if bold else escape(text)
-        return f"<{tag}{kind}>{inner}</{tag}>"
+        value = f' data-value="{escape(text)}"' if POWER.search(text) else ""
+        inner = POWER.sub(r" × 10<sup>\1\2</sup>", MINUS.sub("−", escape(text)))
+        inner = f"<b>{inner}</b>" if bold else inner
+        return f"<{tag}{kind}{value}>{inner}</{tag}>"
 
     head = "".join(cell("th", name, i) for i, name in enumerate(sheet.cells.columns))
     body = "".join(

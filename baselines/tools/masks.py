@@ -116,10 +116,13 @@ def drop_and_grow(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float)
     Args:
         growth: non-negative scores of the weight's shape.
     """
-    n = int(mask.sum())
-    drop = int(n * fraction)
-    kept = strongest(weight, mask, n - drop)
-    return kept | top_k_mask(growth.masked_fill(kept, -1.0), drop)
+    return replaced(weight, mask, growth, int(int(mask.sum()) * fraction))
+
+
+def replaced(weight: Tensor, mask: Tensor, growth: Tensor, count: int) -> Tensor:
+    """Return a mask that drops `count` weights and grows as many (see `drop_and_grow`)."""
+    kept = strongest(weight, mask, int(mask.sum()) - count)
+    return kept | top_k_mask(growth.masked_fill(kept, -1.0), count)
 
 
 def count_ones(masks: Mapping[str, Tensor]) -> int:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.protocol import Protocol
-from launch.commands.submission import submit_runs
+from launch.commands.submission import resubmit_runs, submit_runs
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
-from launch.config.fields import check_not_negative, check_positive
+from launch.config.fields import check_at_most, check_not_negative, check_positive
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -59,10 +59,13 @@ class GridCommand:
     executor: Executor = "local"
     """Run them here, or submit them to Slurm with one job per run."""
     cluster: Cluster = field(default_factory=Cluster)
+    resubmit: bool = False
+    """Submit again the runs that are neither finished nor queued, as they were submitted before."""
 
     def __post_init__(self) -> None:
         check_not_negative(slots=self.slots)
         check_positive(slots_per_gpu=self.slots_per_gpu)
+        check_at_most(1024, slots=self.slots, slots_per_gpu=self.slots_per_gpu)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -83,6 +86,8 @@ def command(args: list[str]) -> int:
     require_constants(runs)
     if given.dry_run:
         return preview(runs, given.machine)
+    if given.resubmit:
+        return resubmit_runs(given.machine.runs, {run.name for run in runs})
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)

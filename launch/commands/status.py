@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.commands.submission import resubmit_runs
 from launch.executors.status import statuses, to_text
 from launch.flags import parse
 
@@ -15,9 +16,14 @@ class StatusCommand:
 
     runs: Path = Path("runs")
     """Folder of the run folders."""
+    resubmit: bool = False
+    """Submit the runs again whose jobs have ended without a result, except cancelled ones."""
 
 
 def command(args: list[str]) -> int:
     """Print one line per run. Return the exit code."""
-    print(to_text(statuses(parse(StatusCommand, args, "signbench status").runs)))
+    given = parse(StatusCommand, args, "signbench status")
+    if given.resubmit:
+        return resubmit_runs(given.runs)
+    print(to_text(statuses(given.runs)))
     return 0

@@ -5,7 +5,6 @@ They depend on everything that a run depends on but its seed, which `Run.conditi
 
 from __future__ import annotations
 
-import csv
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from analysis.folder import read_json
 from baselines.errors import UserError
 
-SHIPPED = Path(__file__).with_name("str_constants.csv")
+SHIPPED = Path(__file__).with_name("calibrations")  # files named after their conditions
 FOLDER, FILE = "calibrations", "calibration.json"  # in the folder of the runs; in each calibration
 
 
@@ -44,18 +43,17 @@ def add_calibrations(runs: Path) -> None:
         UserError: one cannot be read.
     """
     for path in sorted((runs / FOLDER).glob(f"*/{FILE}")):
-        found = read_json(path) or {}
-        try:
-            constants = Constants(float(found["s_init"]), float(found["threshold_decay"]))
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} is not a calibration; calibrate again.") from None
-        _ADDED[path.parent.name] = constants
+        _ADDED[path.parent.name] = _read(path)
 
 
 @cache
 def _shipped() -> dict[str, Constants]:
-    with SHIPPED.open(newline="") as stream:
-        return {
-            row["conditions"]: Constants(float(row["s_init"]), float(row["threshold_decay"]))
-            for row in csv.DictReader(stream)
-        }
+    return {path.stem: _read(path) for path in SHIPPED.glob("*.json")}
+
+
+def _read(path: Path) -> Constants:
+    found = read_json(path) or {}
+    try:
+        return Constants(float(found["s_init"]), float(found["threshold_decay"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is not a calibration; calibrate again.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from launch.config.run import Run
+from launch.config.yaml_file import read_mapping
 
+MOST_RUNS = 10_000
 LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list
 
 
@@ -36,14 +39,25 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     Raises:
         UserError: no such file, not of this form, or an unknown key or value.
     """
-    found = _load(path)
+    found = read_mapping(path)
+    try:
+        return _runs_of(found, choices)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _runs_of(found: dict[str, Any], choices: dict[str, Any]) -> list[Run]:
     for several, one in (("seeds", "seed"), ("methods", "method")):
         if several in choices:
             choices[one] = list(choices.pop(several))
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
-    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
-    without = _entries(found, "leave_out", path)
-    combinations = [values for entry in entries for values in _product({**entry, **choices})]
+    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add"))]
+    entries = [{**entry, **choices} for entry in entries]
+    number = sum(math.prod(len(_choices(*field)) for field in entry.items()) for entry in entries)
+    if number > MOST_RUNS:
+        raise UserError(f"a grid has at most {MOST_RUNS:,} runs, not {number:,}.")
+    without = _entries(found, "leave_out")
+    combinations = [values for entry in entries for values in _product(entry)]
     known = {key for values in combinations for key in values}
     for key in {key for out in without for key in out} - known:
         raise unknown("key of leave_out", str(key), known)
@@ -61,29 +75,18 @@ def run_of(values: dict[str, Any]) -> Run:
     """
     chosen = dict(values)
     recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
+    for key, name in (("recipe", recipe), ("method", method)):
+        if not isinstance(name, str):
+            raise UserError(f"{key} must be a name, not {name!r}.")
     if not find_method(method).is_sparse:
         chosen["sparsity"] = 0.0
     return Run.make(recipe, method, **chosen)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a mapping of fields to values.")
-    return found
-
-
-def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def _entries(found: dict[str, Any], key: str) -> list[dict[str, Any]]:
     entries = found.get(key) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path}: {key} must be a list of mappings.")
+        raise UserError(f"{key} must be a list of mappings.")
     return entries
 
 

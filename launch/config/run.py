@@ -22,7 +22,6 @@ from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
 
 RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
-ONE_MASK = ("dense", "pruning at initialisation", "from a file")  # families that keep their mask
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Run:
         found = unlike_first(self, leave_out=("options", "settings"))
         found |= unlike_first(self.options, "options.")
         found |= unlike_first(self.settings, "settings.", leave_out=RULES)
-        late = self.sign_in and find_method(self.method).family not in ONE_MASK
+        late = self.sign_in and not find_method(self.method).keeps_masks()
         unused = () if late else ("rescale_masks_late",)
         settings = self.decayed.settings
         for name in self.used_rules:

@@ -12,12 +12,14 @@ from multiprocessing.connection import Connection
 from analysis.contents import Result
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.console import show_warnings_on_one_line
 from launch.plugins import import_plugins
 from launch.runs.folder import Busy
 
 
 def serve(pipe: Connection, machine: Machine) -> None:
     """Train the runs that come through the pipe, until None comes or the pipe is closed."""
+    show_warnings_on_one_line()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:

@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # no stub
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from baselines.errors import one_line
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
@@ -79,7 +81,15 @@ class Loop:
         title = f"epoch {epoch + 1}/{self.epochs}"
         batches = self.data.train.epoch(epoch)
         for x, y in tqdm(batches, title, self.steps, leave=False, disable=not self.bar):
-            self.step(x, y, meter)
+            try:
+                self.step(x, y, meter)
+            except Exception as error:  # what is not finite makes methods fail in many ways
+                self._check(meter, epoch)
+                when = f"in epoch {epoch}, step {meter.steps - 1}"
+                self.check_weights(when, error)
+                if isinstance(error, LinAlgError):  # values too large for the method
+                    raise Diverged(f"{one_line(error)} {when}") from error
+                raise
         self._check(meter, epoch)
         return meter.totals(self.ranks)
 
@@ -109,6 +119,16 @@ class Loop:
             lr = self.learning_rate(epoch * self.steps + bad)
             loss = meter.losses[bad].item()
             raise Diverged(f"loss is {loss} at epoch {epoch}, step {bad}, lr {lr:.4g}")
+
+    def check_weights(self, when: str, cause: Exception | None = None) -> None:
+        """Raise Diverged if a parameter of the model or of the method is not finite."""
+        latents = self.sparsifier.net.state_dict()["latents"].values()
+        tensors = [
+            *self.plain_model.parameters(),
+            *(t for parts in latents for t in parts.values()),
+        ]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise Diverged(f"a weight is not finite {when}") from cause
 
     @torch.no_grad()
     def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
