@@ -3,6 +3,7 @@
 Conventions of the pages:
 
     ```python                     runs, after the blocks before it on the page
+    ```py                         does not run: needs packages that the tests do not have
     ```python title="file.py"     a file; the page's other blocks and commands run in its folder
     ```yaml title="file.yaml"     a grid file
     ```sh                         lines that begin with "signbench" are commands
@@ -38,6 +39,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 METHODS = methods()
+PACKAGES = {  # that the code of a page needs
+    "guide/hugging-face.md": ("transformers", "accelerate"),
+    "guide/lightning.md": ("lightning",),
+    "guide/other-trainers.md": ("accelerate", "skorch"),
+}
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 
@@ -59,6 +65,8 @@ def write_files(page: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
 def test_python_runs(name, tmp_path, monkeypatch):
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package, reason=f"no {package}")
     write_files(DOCS / name, tmp_path)
     code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
     if "own-" in name:  # registers methods, models or recipes, which other tests must not see

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,15 @@ EXAMPLES = {
     "transplant_two_checkpoints": r"A, dense: 0\.[89].*\n.*A's signs \(100% equal\).*\n.*B's signs",
     "grid_from_python": r"8 runs, failed: \[\]\n(.*\n)+",
 }
+TRAINERS = {  # run in the process of the tests, which imports their packages once
+    "huggingface_bert": r"at sparsity 0\.700\n(.*\n)*sparsity 0\.800\n(.*\n)*accuracy 0\.[78]",
+    "huggingface_llama": r"sparsity 0\.800\n(.*\n)*2\.\d\d bits per character",
+    "lightning_vit": r"sparsity 0\.800\naccuracy 0\.[6-9]",
+}
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in ROOT.glob("examples/*.py")} == set(EXAMPLES)
+    assert {path.stem for path in ROOT.glob("examples/*.py")} == {*EXAMPLES, *TRAINERS}
 
 
 def python(folder: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,6 +45,16 @@ def test_example_runs(tmp_path, name):
     done = python(tmp_path, ROOT, str(ROOT / "examples" / f"{name}.py"))
     assert done.returncode == 0, done.stderr
     assert re.search(EXAMPLES[name], done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_example_of_a_trainer_runs(tmp_path, monkeypatch, capsys, name):
+    package = "lightning" if name.startswith("lightning") else "transformers"
+    pytest.importorskip(package, reason=f"no {package}")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    assert re.search(TRAINERS[name], output), output
 
 
 def test_the_method_runs_by_the_command_line(tmp_path):

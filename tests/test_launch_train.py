@@ -96,7 +96,7 @@ def train_until(seconds, run, machine):
 
 def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
     machine = replace(machine, threads=1)  # OpenMP's threads do not live on in a forked process
-    run = Run.make("digits", epochs=30, optimizer="adamw", lr=0.01, **SIGN_IN)
+    run = Run.make("digits", epochs=15, optimizer="adamw", lr=0.01, **SIGN_IN)
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(replace(run, seed=1), other)  # imports what has to be imported
     began = time.process_time()

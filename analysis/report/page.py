@@ -136,8 +136,8 @@ def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
     """Return the paper's tables that have this recipe or are complete."""
     part = Part("Tables of the paper")
     for name in LAYOUTS:
-        shares = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
-        for (suffix, own), protocol in itertools.product(shares, protocols(runs, name)):
+        parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
+        for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
             try:
                 table = make_table(name, own, protocol=protocol)
             except UserError as error:
