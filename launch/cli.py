@@ -22,6 +22,7 @@ COMMANDS = {
     "table": "print a table of the paper, or any comparison:  signbench table 9 --format latex",
     "figure": "draw a figure of the paper, curves, or a comparison:  signbench figure 9",
     "sharpness": "measure the largest Hessian eigenvalue at the snapshots of runs",
+    "barrier": "measure loss and error on the line between two runs:  signbench barrier RUN RUN",
     "report": "write all tables and figures as one page:  signbench report -o report.html",
     "export": "export the network of a run for use elsewhere",
     "theory": "run the paper's student-teacher experiments:  signbench theory table8",

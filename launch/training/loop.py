@@ -21,6 +21,7 @@ from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
 from launch.data.batches import Batches, Data
 from launch.data.order import mix
+from launch.measures.evaluation import evaluation_sums
 from launch.ranks import Ranks
 from launch.training.meter import Meter
 
@@ -130,7 +131,6 @@ class Loop:
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise Diverged(f"a weight is not finite {when}") from cause
 
-    @torch.no_grad()
     def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
         """Return loss (without label smoothing) and accuracy on a split; by default, test."""
         if self.ranks.world > 1:  # running statistics differ by rank: rank 0's are the run's
@@ -139,15 +139,12 @@ class Loop:
         # DDP's own forward would wait for ranks that have fewer batches
         model = self.plain_model if self.ranks.world > 1 else self.model
         model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        for x, y in (batches or self.data.test).epoch(0):
-            if not len(y):
-                continue
-            with autocast(self.recipe, x.device):
-                output = model(x)
-            loss = F.cross_entropy(output.float(), y, reduction="sum")
-            correct = (output.argmax(1) == y).sum()
-            totals += torch.stack([loss, correct, torch.full_like(correct, len(y))])
+        totals = evaluation_sums(
+            model,
+            batches or self.data.test,
+            self.ranks.device,
+            partial(autocast, self.recipe, self.ranks.device),
+        )
         loss_sum, hits, n = self.ranks.sum(totals).tolist()
         return loss_sum / n, hits / n
 
