@@ -18,7 +18,7 @@ from launch.config.dependencies import require_constants
 from launch.config.run import Run
 from launch.runs.files import write_json
 
-DIGITS = [(0.8, False), (0.9, False), (0.95, False), (0.9, True), (0.95, True)]
+DIGITS = [(s, sign_in) for s in (0.8, 0.9, 0.95) for sign_in in (False, True)]
 
 
 @pytest.fixture(autouse=True)
