@@ -96,7 +96,8 @@ class Run:
         found = None if options.calibrated else find_constants(self.conditions)
         if found is None:
             return self
-        return dataclasses.replace(self, options=dataclasses.replace(options, calibrated=found))
+        options = dataclasses.replace(options, calibrated=tuple(found))
+        return dataclasses.replace(self, options=options)
 
     def differences(self) -> dict[str, Any]:
         """Return every field that is not what the first version did by default, by dotted name.
