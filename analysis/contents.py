@@ -15,6 +15,7 @@ class RunFields(TypedDict):
     settings: dict[str, Any]
     sparsity: float
     sign_in: bool
+    ham: NotRequired[bool]
     seed: int
     exclude: list[str]
     keep_epochs: NotRequired[list[int]]

@@ -13,11 +13,13 @@ import pandas as pd
 from analysis.checked import BrokenFile
 from analysis.decay import decays_of
 from analysis.folder import read_config, read_failure, read_result, read_rows
+from analysis.names import HAM, PLAIN, SIGN_IN
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
-_PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
+# prefixes of columns that may be left out
+_PREFIXES = ("settings.", "settings.sign_in.", "settings.ham.", "options.", "result.")
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -29,6 +31,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
+        rule: what makes signs flip: "", "Sign-In" or "HAM"
         label: the method as tables name it; "earlier" is among its options if defaults of the
             method have changed since, and runs with the new ones are in the folders, too
         mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
@@ -121,6 +124,7 @@ def _row(folder: Path) -> dict[str, Any]:
         raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
     row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
     row["new_defaults"] = config.get("new_defaults", {})
     row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 
 FAMILIES = {
     "dense": ("dense",),
-    "dense to sparse": ("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot"),
+    "dense to sparse": (
+        *("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
+    ),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
 }
+PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
+RULES = (PLAIN, SIGN_IN, HAM)
 OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not listed above
 
 NAMES = {
@@ -29,10 +33,12 @@ NAMES = {
     "pilot": "PILoT",
     "random": "Random",
     "rigl": "RigL",
+    "rigl_nm": "RigL N:M",
     "set": "SET",
     "snip": "SNIP",
     "spred": "spred",
     "srigl": "SRigL",
+    "srste": "SR-STE",
     "str": "STR",
     "str-target": "STR (target)",
     "synflow": "SynFlow",
@@ -69,14 +75,14 @@ def name_of(label: str) -> str:
     return NAMES.get(method, method) + space + options
 
 
-def legend_entry(label: str, sign_in: bool) -> str:
-    """Return the name of a label, plain or with Sign-In."""
-    return with_sign_in(name_of(label), sign_in)
+def legend_entry(label: str, rule: str) -> str:
+    """Return the name of a label, plain or with one of `RULES`."""
+    return with_rule(name_of(label), rule)
 
 
-def with_sign_in(name: str, sign_in: bool) -> str:
-    """Return the name of a method, plain or with Sign-In."""
-    return name + (" + Sign-In" if sign_in else "")
+def with_rule(name: str, rule: str) -> str:
+    """Return the name of a method, plain or with one of `RULES`."""
+    return f"{name} + {rule}" if rule else name
 
 
 def short_names(labels: Iterable[str]) -> dict[str, str]:

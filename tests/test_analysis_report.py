@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from needs import needs_browser
 from structure import Page, decode_svg
-from synthetic_runs import MANY, SOME, write_runs
+from synthetic_runs import FEW, SOME, write_runs
 
-from analysis.names import name_of
+from analysis.names import RULES, name_of
 from analysis.report import render_page
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
 from launch.cli import main
 
 pytestmark = pytest.mark.xdist_group("report")  # the tests share their runs
+LABELS = (*FEW, "dense", "random (uniform)", "wr (level_length=0.25, rewind_to=0.2)")
+N_RUNS = len(LABELS) * len(RULES) * 3
 SMALLEST = 9.0  # pixels
 PHONE, SCREEN = 400, 1200  # pixels
 
@@ -27,8 +29,8 @@ PHONE, SCREEN = 400, 1200  # pixels
 def root(tmp_path_factory):
     """Write finished runs, and one that failed."""
     root = tmp_path_factory.mktemp("report")
-    write_runs(root, MANY, seeds=(0, 1, 2))
-    broken = sorted(root.glob("*-0.9-True-2"))[0]
+    write_runs(root, LABELS, rules=RULES)
+    broken = sorted(root.glob("*-0.9-Sign-In-2"))[0]
     (broken / "result.json").unlink()
     (broken / "failure.json").write_text('{"reason": "Diverged: a loss is NaN"}')
     return root
@@ -47,9 +49,8 @@ def report(root, tmp_path_factory):
 
 def test_it_begins_with_contents_and_a_ranking(report):
     page = Page(report)
-    n = 6 * len(MANY)
     assert page.texts["h1"] == ["signbench report"]
-    assert page.texts["p"][0] == f"{n - 1} finished, 1 failed"
+    assert page.texts["p"][0] == f"{N_RUNS - 1} finished, 1 failed"
     assert page.texts["h2"] == [
         *("digits", "Runs without a result", "About these runs", "All finished runs"),
     ]
@@ -63,10 +64,10 @@ def test_one_table_has_all_results(report, root):
     page = Page(report)
     results, unfinished, finished = page.tables
     assert results[1][:4] == ["method", "sparsity", "plain", "Sign-In"]
-    assert results[2][0][0] == "Dense" and len(results[2]) == len(MANY)
+    assert results[2][0][0] == "Dense" and len(results[2]) == len(LABELS)
     assert all(len(row) == len(results[1]) for row in results[2])
-    assert unfinished[2] == [["digits-0-0.9-True-2", "failed", "Diverged: a loss is NaN"]]
-    assert finished[0] == f"All {6 * len(MANY) - 1} finished runs" and "missing" not in report
+    assert unfinished[2] == [["digits-0-0.9-Sign-In-2", "failed", "Diverged: a loss is NaN"]]
+    assert finished[0] == f"All {N_RUNS - 1} finished runs" and "missing" not in report
     listed = {row[0]: row[1] for row in finished[2]}
     for name, accuracy in listed.items():
         result = json.loads((root / name / "result.json").read_text())
@@ -105,7 +106,7 @@ def test_it_is_self_contained_and_notes_what_was_not_measured(report):
 
 
 def test_sparsities_have_their_own_figures(tmp_path):
-    page = Page(render_page(write_runs(tmp_path, SOME[:3], (0.8, 0.9), seeds=(0,))))
+    page = Page(render_page(write_runs(tmp_path, FEW[:2], (0.8, 0.9), seeds=(0,))))
     assert page.texts["h3"] == [
         "Results",
         "Training and masks, sparsity 0.8",
@@ -143,6 +144,7 @@ window.onload = () => setTimeout(() => {
   header.click(); const up = values(); header.click(); const down = values();
   const found = {
     page: document.documentElement.scrollWidth, window: window.innerWidth,
+    cut: [...document.querySelectorAll(".scroll")].map((e) => e.scrollWidth - e.clientWidth),
     signIn: box(heads.find((head) => head.textContent == "Sign-In")).right,
     images: images.map((image) => [image.currentSrc.length, box(image).width]),
     shown: images.every((image) => image.complete && image.naturalWidth > 100), up, down,
@@ -192,11 +194,14 @@ def test_a_browser_shows_it(report, tmp_path, width):
     assert found["window"] == width
     assert found["page"] <= width, "the page scrolls sideways"
     assert found["signIn"] <= width, "the column of Sign-In is not visible"
+    assert width == PHONE or max(found["cut"]) <= 0, "a table is cut"
     assert found["shown"]
     links = [link for link in Page(report).links if link.startswith("data:image/svg")]
     by_length = {len(link): font_sizes(link) for link in links}
     for length, image_width in found["images"]:
         assert min(by_length[length]) * image_width >= SMALLEST
         assert image_width <= width
-    assert found["up"] == sorted(found["up"]) == found["down"][::-1] and len(found["up"]) > 100
+    assert (
+        found["up"] == sorted(found["up"]) == found["down"][::-1] and len(found["up"]) == N_RUNS - 1
+    )
     assert np.ptp(found["up"]) > 0

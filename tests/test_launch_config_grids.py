@@ -23,6 +23,7 @@ SIZES = {
     "table9": 2 * 3 * 3 * 2 * 3,  # sets, methods, sparsities, with and without, seeds
     "table10": (3 * 3 + 3 * 2) * 3,  # learned masks need their source; the others do not
     "table11": 3 * 3 * 3 * 3,
+    "ham": 3 * 3 * 3 * 3,  # methods, sparsities, rules, seeds
     "figure1": 1 + 3 * 2,
     "figure5": 3 + 2,
     "figure8": 3,

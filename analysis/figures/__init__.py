@@ -49,7 +49,7 @@ _SHARPNESS = "sharpness (the largest Hessian eigenvalue)"
 FIGURES = {
     "ranking": FigureKind("Accuracy of each method, best first, by sparsity", draw_ranking),
     "compare": FigureKind("Accuracy against sparsity", draw_accuracy),
-    "gains": FigureKind("Accuracy with Sign-In minus that of plain runs, by pairs", draw_gains),
+    "gains": FigureKind("Gains of Sign-In and HAM over plain runs with the same seeds", draw_gains),
     "ranks": FigureKind("Average ranks over recipes and sparsities", draw_ranks),
     "curves": FigureKind("Training loss and test accuracy by epoch", draw_curves),
     "1": FigureKind("Sign flips by phase, of learned masks and from scratch", draw_flips_by_phase),

@@ -47,5 +47,5 @@ def _by_layer(table: pd.DataFrame, column: str, title: str, ylabel: str) -> Pane
     """Return the panel of a column, with the layers in the order of the network."""
     names = [str(name) for name in table["layer"].unique()]
     values = table.assign(x=table["layer"].map(names.index), value=table[column])
-    shown = [name.removesuffix(".weight") for name in names]
+    shown = {float(i): name.removesuffix(".weight") for i, name in enumerate(names)}
     return Panel(values.dropna(subset="value"), title, "layer", ylabel, shown)

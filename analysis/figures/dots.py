@@ -2,44 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.figures.style import CHARACTER, COLOURS, LINE, SMALL, Look, Size, new_figure
-from analysis.names import short_names
+from analysis.figures.style import (
+    CHARACTER,
+    COLOURS,
+    CROSS,
+    LINE,
+    MISSES,
+    RULE_LOOKS,
+    SMALL,
+    Look,
+    Size,
+    fitting_columns,
+    new_figure,
+    rule_name,
+)
+from analysis.names import HAM, PLAIN, RULES, SIGN_IN, short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PITCH = 0.17  # height of a row in inches
 _NARROWEST = 1.0  # width of a panel without the names of its rows
-_REFERENCE: Look = {"color": "#404040", "linestyle": (0, (4, 2)), "linewidth": 0.9}
-_HANDLE = 0.4  # width of a dot in the legend, with the space around it
+_GREY = "#404040"
+_REFERENCE: Look = {"color": _GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
 
 
 @dataclass(frozen=True)
 class Series:
-    """The look of the dots of one name; `shift` is their distance from the middle of the row."""
+    """The look of the dots of one name.
+
+    Attributes:
+        shift: distance from the middle of the row.
+        face: colour of the inside; None: that of the edge.
+    """
 
     name: str
     color: str
     marker: str
     shift: float = 0.0
-    is_hollow: bool = False
+    face: str | None = None
 
     @property
     def style(self) -> Look:
-        inside = "white" if self.is_hollow else self.color
-        return {"color": self.color, "marker": self.marker, "markerfacecolor": inside}
+        look = {"color": self.color, "marker": self.marker}
+        return {**look, "markerfacecolor": self.face or self.color}
 
 
-PLAIN_AND_SIGN_IN = (
-    Series("plain", COLOURS[0], "o", -0.16),
-    Series("with Sign-In", COLOURS[3], "D", 0.16, is_hollow=True),
-)
+def rule_series(rules: Iterable[str]) -> list[Series]:
+    """Return a series for each of the rules, side by side in a row."""
+    present = [rule for rule in RULES if rule in set(rules)]
+    shifts = np.linspace(-0.16, 0.16, len(present)) if len(present) > 1 else [0.0]
+    return [
+        Series(rule_name(rule), *_RULE_LOOKS[rule], shift, RULE_LOOKS[rule].get("markerfacecolor"))
+        for rule, shift in zip(present, shifts, strict=True)
+    ]
+
+
+_RULE_LOOKS = {
+    PLAIN: (COLOURS[0], "o"),
+    SIGN_IN: (COLOURS[3], "D"),
+    HAM: (COLOURS[2], "s"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +77,7 @@ class DotPanel:
     """Means and deviations by method.
 
     Attributes:
-        table: columns label, series, mean, std.
+        table: columns label, series, mean, std, and optionally marked, for dots with a cross.
         order: labels from the top to the bottom.
         limits: ends of the x axis; values outside are written at the edge. None: those that show
             all values of all panels.
@@ -67,15 +97,14 @@ def draw_dots(panels: Sequence[DotPanel], series: Sequence[Series], size: Size) 
     names = short_names(dict.fromkeys(label for panel in panels for label in panel.order))
     aside = CHARACTER * max(map(len, names.values()))
     are_alike = all(panel.order == panels[0].order for panel in panels)
-    narrowest = max(_NARROWEST, CHARACTER * (1 + max(len(panel.title) for panel in panels)))
+    texts = (text for panel in panels for text in (panel.title, panel.xlabel))
+    narrowest = max(_NARROWEST, CHARACTER * (1 + max(map(len, texts))))
     room = (size.width - aside) / narrowest if are_alike else size.width / (aside + narrowest)
     columns = min(len(panels), max(1, int(room)))
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [_PITCH * max(len(panel.order) for panel in row) for row in rows]
+    heights = [_PITCH * max(2, *(len(panel.order) for panel in row)) for row in rows]
     handles = _key(panels, series)
-    widths = [_HANDLE + CHARACTER * len(handle.get_label()) for handle in handles]
-    in_a_row = sum(widths) <= size.width
-    across = len(handles) if in_a_row else max(1, int(size.width / max(widths)))
+    across = fitting_columns([handle.get_label() for handle in handles], size)
     drawn = new_figure(
         size, sum(heights) + 0.5 * len(rows) + LINE * -(-len(handles) // across) + 0.1
     )
@@ -115,6 +144,10 @@ def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str
             label=look.name,
             **look.style,
         )
+        crosses = rows[rows["marked"]] if "marked" in rows else rows[:0]
+        if len(crosses):
+            places = crosses["label"].map(place) + look.shift
+            ax.plot(crosses["mean"], places, color=look.color, **CROSS)
     for x in panel.reference.values():
         ax.axvline(x, zorder=0.5, **_REFERENCE)
     _write_outside(ax, panel.table[panel.table["mean"] < low], place, 0.01, "◂ {}")
@@ -151,4 +184,6 @@ def _key(panels: Sequence[DotPanel], series: Sequence[Series]) -> list[Any]:
         if look.name in shown
     ]
     references = dict.fromkeys(name for panel in panels for name in panel.reference)
-    return [*dots, *(Line2D([], [], label=name, **_REFERENCE) for name in references)]
+    has_crosses = any(panel.table.get("marked", pd.Series(dtype=bool)).any() for panel in panels)
+    crosses = [Line2D([], [], color=_GREY, label=MISSES, **CROSS)] * has_crosses
+    return [*dots, *(Line2D([], [], label=name, **_REFERENCE) for name in references), *crosses]

@@ -1,4 +1,4 @@
-"""What Sign-In gains: accuracies of each pair of runs, and the mean gains."""
+"""What Sign-In and HAM gain: accuracies of each pair of runs, and the mean gains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.figures.dots import DotPanel, Series, draw_dots
 from analysis.figures.style import COLOURS, MARKERS, PAGE, SMALL, Size, new_figure
 from analysis.frame import finished_runs
 from analysis.gains import paired_gains, summarise_gains
-from analysis.names import short_names
+from analysis.names import PLAIN, RULES, short_names, with_rule
 from analysis.statistics import check_alike
 from analysis.target import misses_target
 from baselines.errors import UserError
@@ -21,15 +21,15 @@ from baselines.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BY = ["recipe", "label", "sparsity", "sign_in"]
+_BY = ["recipe", "label", "sparsity", "rule"]
 _UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
 _PITCH, _LEAST_PITCH, _ENDS = 0.24, 0.15, 0.75  # heights in inches: of a row, and of the rest
-_XLABEL = "gain (percentage points)"
+_XLABEL = "gain (% points)"
 _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
 
 
 def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
-    """Draw plain → Sign-In for each seed and method, and the mean gain with its 95 % interval.
+    """Draw plain → Sign-In or HAM for each seed and method, and the mean gain with 95 % interval.
 
     Of several recipes or sparsities, or if there are too many rows, draw the mean gains only.
 
@@ -42,28 +42,35 @@ def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
     done = done.drop_duplicates([*_BY, "seed"])
     gains = paired_gains(done, _BY)
     if not len(gains):
-        raise UserError("there are no two runs of one seed, plain and with Sign-In.")
+        raise UserError("there are no two runs of one seed, plain and with Sign-In or HAM.")
     means = summarise_gains(gains).sort_values("gain")
     dense = means.index.get_level_values("sparsity") == 0
     stacked = size.is_narrow
     pitch = min(_PITCH, (PAGE / (1 + stacked) - _ENDS) / len(means))
     if len(means[~dense].groupby(["recipe", "sparsity"])) > 1 or pitch < _LEAST_PITCH:
         return _draw_all_means(means[~dense].reset_index(), size)
-    names = short_names(means.index.get_level_values("label"))
     drawn = new_figure(size, (_ENDS + pitch * len(means)) * (1 + stacked))
     options: dict[str, Any] = {} if stacked else {"width_ratios": [3, 2]}
     pairs, effects = drawn.subplots(1 + stacked, 2 - stacked, sharey=True, **options)
     accuracy = 100 * done.set_index([*_BY, "seed"])["result.accuracy"].sort_index()
     _draw_pairs(pairs, gains.loc[means.index], accuracy)
     _draw_means(effects, means)
-    titles = [names[label] for label in means.index.get_level_values("label")]
-    pairs.set_yticks(range(len(means)), titles)
+    pairs.set_yticks(range(len(means)), _row_names(means))
     pairs.set_ylim(-0.6, len(means) - 0.4)
     return drawn
 
 
+def _row_names(means: pd.DataFrame) -> list[str]:
+    """Return the names of methods, with the rule if there are several."""
+    labels, rules = (means.index.get_level_values(name) for name in ("label", "rule"))
+    names = short_names(labels)
+    if len(set(rules)) == 1:
+        return [names[label] for label in labels]
+    return [with_rule(names[label], rule) for label, rule in zip(labels, rules, strict=True)]
+
+
 def _draw_all_means(means: pd.DataFrame, size: Size) -> Figure:
-    """Draw mean gains, one panel per recipe and one dot per sparsity."""
+    """Draw mean gains, one panel per recipe and rule, and one dot per sparsity."""
     sparsities = sorted(means["sparsity"].unique())
     looks = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
     shifts = np.linspace(-0.3, 0.3, len(sparsities)) if len(sparsities) > 1 else [0.0]
@@ -78,8 +85,10 @@ def _draw_all_means(means: pd.DataFrame, size: Size) -> Figure:
     )
     order = list(table.groupby("label")["mean"].mean().sort_values(ascending=False).index)
     panels = [
-        DotPanel(part, order, str(recipe), _XLABEL, _limits(part), {"no gain": 0.0})
-        for recipe, part in table.groupby("recipe")
+        DotPanel(part, order, f"{recipe}, {rule}", _XLABEL, _limits(part), {"no gain": 0.0})
+        for recipe, of_recipe in table.groupby("recipe")
+        for rule in RULES
+        if len(part := of_recipe[of_recipe["rule"] == rule])
     ]
     return draw_dots(panels, series, size)
 
@@ -91,19 +100,20 @@ def _limits(means: pd.DataFrame) -> tuple[float, float]:
     return -limit, limit
 
 
+def _listed(gains: pd.DataFrame) -> str:
+    return " or ".join(rule for rule in RULES if rule in gains.index.get_level_values("rule"))
+
+
 def _draw_pairs(ax: Any, gains: pd.DataFrame, accuracy: pd.Series) -> None:
-    """Draw one arrow per seed, from the plain run to that with Sign-In."""
-    shown = [accuracy[(*key[:-1], side)] for key in gains.index for side in (False, True)]
+    """Draw one line per seed, from the plain run to that with Sign-In or HAM."""
+    shown = [accuracy[(*key[:-1], rule)] for key in gains.index for rule in (PLAIN, key[-1])]
     values = np.concatenate([found.to_numpy() for found in shown])
     low, high = np.quantile(values, [0.25, 0.75])
     left = max(values.min(), low - _FAR * max(high - low, 0.5))
     for y, key in enumerate(gains.index):
         seeds = gains.iloc[y].dropna().index
         offsets = np.linspace(0.25, -0.25, len(seeds)) if len(seeds) > 1 else [0.0]
-        ends = [
-            (accuracy[(*key[:-1], False, seed)], accuracy[(*key[:-1], True, seed)])
-            for seed in seeds
-        ]
+        ends = [(accuracy[(*key[:-1], PLAIN, seed)], accuracy[(*key, seed)]) for seed in seeds]
         for (plain, ours), offset in zip(ends, offsets, strict=True):
             colour = _UP if ours >= plain else _DOWN
             ax.plot([plain, ours], [y + offset] * 2, color=colour, linewidth=1, zorder=2)
@@ -114,7 +124,7 @@ def _draw_pairs(ax: Any, gains: pd.DataFrame, accuracy: pd.Series) -> None:
             ax.text(left, y, f"◂ {mean[0]:.1f} → {mean[1]:.1f}", va="center", fontsize=SMALL)
     margin = 0.03 * (values.max() - left or 1.0)
     ax.set_xlim(left - margin, values.max() + margin)
-    ax.set(xlabel="accuracy (%)", title="plain ● → Sign-In ○")
+    ax.set(xlabel="accuracy (%)", title=f"plain ● → {_listed(gains)} ○")
 
 
 def _draw_means(ax: Any, means: pd.DataFrame) -> None:

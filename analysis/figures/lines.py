@@ -11,13 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.figures.groups import by_method
 from analysis.figures.panels import Panel, group_methods
-from analysis.figures.style import CHARACTER, LINE, Look, Size, choose_looks, line_style, new_figure
-from analysis.names import short_names, with_sign_in
+from analysis.figures.style import (
+    CHARACTER,
+    CROSS,
+    HANDLE,
+    LINE,
+    MISSES,
+    MOST,
+    Look,
+    Size,
+    choose_looks,
+    fitting_columns,
+    line_style,
+    new_figure,
+    rule_name,
+)
+from analysis.names import PLAIN, RULES, short_names, with_rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HANDLE = 0.45  # width in inches of a line in a legend, with the space around it
 _SHORTEST_TITLE = 18  # characters in a line of a legend's title, at least
 _GREY = "#606060"
 _BELOW = "↓"
@@ -39,7 +52,9 @@ def draw_panels(panels: Sequence[Panel], size: Size) -> Figure:
             _draw_lines(ax, panel, looks, names)
             _label_axes(ax, panel, i == 0, i == len(groups) - 1)
         _add_legend(legends[i], title, looks, entries, size)
-    _add_key(drawn, {bool(s) for panel in panels for s in panel.values["sign_in"]}, bool(below))
+    rules = {rule for panel in panels for rule in panel.values["rule"]}
+    has_crosses = any(panel.means["marked"].any() for panel in panels)
+    _add_key(drawn, rules, has_crosses, bool(below), size)
     return drawn
 
 
@@ -51,8 +66,8 @@ def _layout(
 ) -> tuple[Figure, list[list[Any]], list[Any]]:
     """Return a figure, the axes of each row, and the axes for the legend of each row."""
     titles = (CHARACTER * len(line) for title in groups for line in title.split("\n"))
-    widest = max(_HANDLE + CHARACTER * max(map(len, entries.values())), *titles)
-    names = max((len(name) for panel in panels for name in panel.names), default=0)
+    widest = max(HANDLE + CHARACTER * max(map(len, entries.values())), *titles)
+    names = max((len(text) for panel in panels for text in panel.ticks.values()), default=0)
     ends = 0.7 + CHARACTER * names  # title, labels of the x axis, key
     if size.is_narrow:
         columns = _columns(entries, size)
@@ -88,18 +103,23 @@ def _hidden(axes: list[Any]) -> list[Any]:
 
 def _columns(entries: Mapping[str, str], size: Size) -> int:
     """Return how many columns a legend below its row has."""
-    return max(1, int(size.width / (_HANDLE + CHARACTER * max(map(len, entries.values())))))
+    return max(1, int(size.width / (HANDLE + CHARACTER * max(map(len, entries.values())))))
 
 
 def _draw_lines(ax: Any, panel: Panel, looks: Mapping[str, Look], names: Mapping[str, str]) -> None:
-    table = panel.means
-    for (label, sign_in), line in by_method(table[table["label"].isin(looks)]):
-        style = looks[label] | line_style(label, sign_in)
-        name = with_sign_in(names[label], sign_in)
+    table = panel.means[panel.means["label"].isin(looks)]
+    has_bands = len(table[["label", "rule"]].drop_duplicates()) <= MOST
+    for (label, rule), line in by_method(table):
+        style = looks[label] | line_style(label, rule)
+        name = with_rule(names[label], rule)
         ax.plot(line["x"], line["mean"], label=name, markevery=max(1, len(line) // 8), **style)
-        ax.fill_between(
-            line["x"], line["low"], line["high"], color=style["color"], alpha=0.12, linewidth=0
-        )
+        crosses = line[line["marked"]]
+        if len(crosses):
+            ax.plot(crosses["x"], crosses["mean"], color=style["color"], **CROSS)
+        if has_bands:
+            ax.fill_between(
+                line["x"], line["low"], line["high"], color=style["color"], alpha=0.12, linewidth=0
+            )
     ax.set_ylim(panel.limits)
     if panel.is_logarithmic:
         from matplotlib.ticker import NullFormatter, StrMethodFormatter
@@ -112,17 +132,29 @@ def _draw_lines(ax: Any, panel: Panel, looks: Mapping[str, Look], names: Mapping
 def _label_axes(ax: Any, panel: Panel, is_first: bool, is_last: bool) -> None:
     ax.set(ylabel=panel.ylabel, title=panel.title if is_first else "")
     ax.set_xlabel(panel.xlabel if is_last else "")
-    if panel.names:
-        spec = ax.get_subplotspec().get_gridspec()
-        width = ax.figure.get_figwidth() / spec.ncols
-        step = int(-(-len(panel.names) * LINE // (0.8 * width))) or 1
-        places = range(0, len(panel.names), step)
-        upright = max(map(len, panel.names)) > 5
-        ax.set_xticks(places, [panel.names[i] for i in places], rotation=90 if upright else 0)
+    if panel.ticks:
+        low, high = panel.values["x"].min(), panel.values["x"].max()
+        margin = 0.05 * (high - low) or 0.5
+        ax.set_xlim(low - margin, high + margin)  # equal in all rows
+        _label_ticks(ax, panel.ticks)
     else:
         # rows may end at different epochs: some methods train repeatedly
         ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.tick_params(labelbottom=is_last or not panel.names)
+    ax.tick_params(labelbottom=is_last or not panel.ticks)
+
+
+def _label_ticks(ax: Any, ticks: Mapping[float, str]) -> None:
+    """Label the x axis, without the labels that would have no room."""
+    longest = max(map(len, ticks.values()))
+    upright = longest > 5
+    low, high = ax.get_xlim()
+    width = 0.75 * ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
+    least = (LINE if upright else CHARACTER * (longest + 1)) * (high - low) / width
+    places: list[float] = []
+    for x in sorted(ticks):
+        if not places or x - places[-1] >= least:
+            places.append(x)
+    ax.set_xticks(places, [ticks[x] for x in places], rotation=90 if upright else 0)
 
 
 def _add_legend(
@@ -131,7 +163,7 @@ def _add_legend(
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], label=entries[label], **look | line_style(label, False))
+        Line2D([], [], label=entries[label], **look | line_style(label, PLAIN))
         for label, look in looks.items()
     ]
     columns = _columns(entries, size) if size.is_narrow else 1
@@ -139,19 +171,21 @@ def _add_legend(
     ax.legend(handles=handles, title=title or None, loc=place, ncols=columns, alignment="left")
 
 
-def _add_key(drawn: Figure, kinds: set[bool], has_lower: bool) -> None:
-    """Say below the figure which lines are plain, with Sign-In, or below the axis."""
+def _add_key(
+    drawn: Figure, rules: set[str], has_crosses: bool, has_lower: bool, size: Size
+) -> None:
+    """Say below the figure which lines are plain, with Sign-In or HAM, and what marks mean."""
     from matplotlib.lines import Line2D
 
-    texts = {False: "plain", True: "with Sign-In"}
     handles = [
-        Line2D([], [], color=_GREY, marker="o", label=texts[kind], **line_style("", kind))
-        for kind in sorted(kinds)
-        if True in kinds
+        Line2D([], [], color=_GREY, marker="o", label=rule_name(rule), **line_style("", rule))
+        for rule in RULES
+        if rule in rules and rules != {PLAIN}
     ]
+    if has_crosses:
+        handles.append(Line2D([], [], color=_GREY, label=MISSES, **CROSS))
     if has_lower:
         handles.append(Line2D([], [], linestyle="", label=f"{_BELOW} below the axis"))
     if handles:
-        drawn.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), borderaxespad=0.5
-        )
+        columns = fitting_columns([str(handle.get_label()) for handle in handles], size)
+        drawn.legend(handles=handles, loc="outside lower center", ncols=columns, borderaxespad=0.5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,8 +19,8 @@ class Panel:
     """Values that are drawn as one line per method, with the deviation over seeds.
 
     Attributes:
-        values: columns label, sign_in, seed, x, value.
-        names: texts of x = 0, 1, …; if empty, x is an integer.
+        values: columns label, rule, seed, x, value, and optionally marked, for dots with a cross.
+        ticks: texts by x; if empty, x is an integer.
         ylimits: ends of the y axis; None: they follow from the values.
         zoom: the y axis shows the values in this last part of the x axis, without methods far
             below the others; None: it shows all values.
@@ -30,16 +30,20 @@ class Panel:
     title: str
     xlabel: str
     ylabel: str
-    names: Sequence[str] = ()
+    ticks: Mapping[float, str] = field(default_factory=dict)
     ylimits: tuple[float, float] | None = None
     zoom: float | None = None
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        """Mean and deviation over seeds by label, sign_in and x, and both ends of the band."""
-        table = self.values.groupby(["label", "sign_in", "x"])["value"].agg(["mean", "std"])
+        """Mean and deviation over seeds by label, rule and x, both ends of the band, and marked."""
+        groups = self.values.groupby(["label", "rule", "x"])
+        table = groups["value"].agg(["mean", "std"])
         std = table["std"].fillna(0.0)
-        return table.assign(low=table["mean"] - std, high=table["mean"] + std).reset_index()
+        table = table.assign(low=table["mean"] - std, high=table["mean"] + std, marked=False)
+        if "marked" in self.values:
+            table["marked"] = groups["marked"].any()
+        return table.reset_index()
 
     @property
     def is_logarithmic(self) -> bool:
@@ -82,7 +86,7 @@ def share_y(panels: Sequence[Panel]) -> list[Panel]:
 
 def group_methods(labels: Iterable[str]) -> dict[str, list[str]]:
     """Return groups of at most `MOST` labels by title: families, or several small families."""
-    ordered = sorted(labels, key=name_of)
+    ordered = sorted(labels, key=lambda label: name_of(label).casefold())
     if len(ordered) <= MOST:
         return {"": ordered}
     groups: dict[str, list[str]] = {}

@@ -9,17 +9,21 @@ import pandas as pd
 from analysis.figures.dots import DotPanel, Series, draw_dots
 from analysis.figures.flips import PHASES, flips_by_phase
 from analysis.figures.groups import per_run
-from analysis.figures.style import COLOURS, MARKERS, Size
-from analysis.names import FAMILIES, is_fixed, method_of
+from analysis.figures.style import COLOURS, MARKERS, RULE_LOOKS, Size
+from analysis.names import FAMILIES, RULES, is_fixed, method_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIGN_IN = ", Sign-In"
+
+def _series(phase: str, rule: str) -> str:
+    return f"{phase}, {rule}" if rule else phase
+
+
 _SERIES = [
-    Series(phase + suffix, colour, marker, shift, is_hollow=bool(suffix))
+    Series(_series(phase, rule), colour, marker, shift, RULE_LOOKS[rule].get("markerfacecolor"))
     for phase, colour, marker in zip(PHASES, COLOURS, MARKERS, strict=False)
-    for suffix, shift in (("", -0.18), (_SIGN_IN, 0.18))
+    for rule, shift in zip(RULES, (-0.18, 0.18, 0.0), strict=True)
 ]
 
 
@@ -30,8 +34,7 @@ def draw_flips_by_phase(runs: pd.DataFrame, size: Size) -> Figure:
         UserError: the runs cannot be compared, or have no sign flips.
     """
     flips = per_run(runs, flips_by_phase)
-    suffix = flips["sign_in"].map({True: _SIGN_IN, False: ""})
-    flips = flips.assign(series=flips["phase"] + suffix)
+    flips = flips.assign(series=list(map(_series, flips["phase"], flips["rule"])))
     scratch = flips["label"].map(_is_from_scratch)
     titles = ("learned masks", "masks from scratch")
     parts = zip((flips[~scratch], flips[scratch]), titles, strict=True)

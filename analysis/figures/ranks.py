@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.alike import comparison_fields
-from analysis.figures.dots import PLAIN_AND_SIGN_IN, DotPanel, draw_dots
-from analysis.figures.style import SMALL, Size, new_figure
+from analysis.figures.dots import DotPanel, draw_dots, rule_series
+from analysis.figures.style import SMALL, Size, new_figure, rule_name
 from analysis.frame import find_column
 from analysis.names import legend_entry
 from analysis.ranks import Ranks, rank_summary
@@ -19,7 +19,7 @@ from baselines.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 16  # methods in a diagram, plain and with Sign-In
+_MOST = 16  # methods in a diagram; plain and with Sign-In are two
 _CHARACTER = 0.055  # width in inches
 _LINE, _TOP = 0.17, 0.55  # heights in inches: of a method's line, and of what is above the first
 
@@ -41,7 +41,7 @@ def draw_ranks(runs: pd.DataFrame, size: Size) -> Figure:
     numbers = aggregate(runs, rows, columns)
     across = [find_column(runs, name) for name in columns]
     ranks = rank_summary(numbers[~numbers["misses"]], ["label"], across)
-    names = [legend_entry(*row) for row in ranks.table[["label", "sign_in"]].to_numpy()]
+    names = [legend_entry(*row) for row in ranks.table[["label", "rule"]].to_numpy()]
     room = 0.5 + _CHARACTER * (max(map(len, names)) + 6)  # inches on each side of the axis
     if len(names) > _MOST or size.width < 2 * room + 1.5:
         return _draw_rows(ranks, size)
@@ -49,15 +49,16 @@ def draw_ranks(runs: pd.DataFrame, size: Size) -> Figure:
 
 
 def _draw_rows(ranks: Ranks, size: Size) -> Figure:
-    series = [PLAIN_AND_SIGN_IN[sign_in].name for sign_in in ranks.table["sign_in"]]
-    table = ranks.table.assign(series=series, mean=ranks.table["rank"], std=0.0)
+    table = ranks.table.assign(
+        series=ranks.table["rule"].map(rule_name), mean=ranks.table["rank"], std=0.0
+    )
     line = {"critical difference from the best": table["rank"].min() + ranks.critical_difference}
     reference = {} if np.isnan(ranks.critical_difference) else line
     title = f"average rank over {table['blocks'].iloc[0]} comparisons"
     order = list(dict.fromkeys(table["label"]))
     limits = (0.5, max([len(table), *reference.values()]) + 0.5)
     panel = DotPanel(table, order, "", title, limits, reference)
-    return draw_dots([panel], PLAIN_AND_SIGN_IN, size)
+    return draw_dots([panel], rule_series(table["rule"]), size)
 
 
 def _draw_diagram(ranks: Ranks, names: list[str], room: float, size: Size) -> Figure:

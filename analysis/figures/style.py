@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.names import is_fixed, mask_of, method_of
+from analysis.names import HAM, PLAIN, SIGN_IN, is_fixed, mask_of, method_of
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ WIDTHS = {"column": 3.25, "text": 6.75}  # of ICML's pages, in inches
 PAGE = 9.0  # height of the text of a page in inches
 SMALL, MEDIUM = 7, 8  # sizes of text in points
 LINE, CHARACTER = 0.135, 0.06  # height of a line, and width of a character, of small text
+HANDLE = 0.45  # width in inches of a line or dot in a legend, with the space around it
 COLOURS = (  # distinct for all kinds of colour vision; in grey, markers tell
     *("#0173b2", "#de8f05", "#029e73", "#d55e00"),
     *("#cc78bc", "#8c5a2b", "#56b4e9", "#404040"),
@@ -31,6 +32,13 @@ _ORDER = (
     *("set", "gmp", "srigl", "woodfisher", "grasp", "phew", "imp", "mw"),
     *("npb", "cap", "wr", "spred", "pilot", "str-target"),
 )
+RULE_LOOKS: dict[str, Look] = {
+    PLAIN: {"linestyle": "-"},
+    SIGN_IN: {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"},
+    HAM: {"linestyle": (0, (4, 1, 1, 1)), "markerfacecolor": "#c0c0c0"},
+}
+MISSES = "not the requested sparsity"
+CROSS: Look = {"marker": "x", "markersize": 6, "linestyle": "", "zorder": 3}  # of such a result
 _RC: Any = {
     "font.family": "DejaVu Sans",  # matplotlib's own: equal on all machines
     "font.size": MEDIUM,
@@ -93,6 +101,12 @@ def new_figure(size: Size, height: float) -> Figure:
     return Figure(figsize=(size.width, size.height or height), layout=layout)
 
 
+def fitting_columns(entries: Sequence[str], size: Size) -> int:
+    """Return how many columns of a legend with these entries fit below a figure."""
+    widths = [HANDLE + CHARACTER * len(entry) for entry in entries]
+    return len(widths) if sum(widths) <= size.width else max(1, int(size.width / max(widths)))
+
+
 def choose_looks(labels: Iterable[str]) -> dict[str, Look]:
     """Return a colour and a marker for each of at most `MOST` labels, all different.
 
@@ -115,12 +129,16 @@ def _preference(label: str) -> tuple[int, str]:
     return (_ORDER.index(method) if method in _ORDER else len(_ORDER)), label
 
 
-def line_style(label: str, sign_in: bool) -> Look:
-    """Return dashes with Sign-In, dots for another method's mask; hollow markers with Sign-In."""
-    dashes = (0, (1, 1)) if is_fixed(label) else "-"
-    if not sign_in:
-        return {"linestyle": dashes}
-    return {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"}
+def line_style(label: str, rule: str) -> Look:
+    """Return the dashes and the face of markers of a rule; dots for another method's plain mask."""
+    if is_fixed(label) and rule == PLAIN:
+        return {"linestyle": (0, (1, 1))}
+    return RULE_LOOKS[rule]
+
+
+def rule_name(rule: str) -> str:
+    """Return the name of one of `analysis.names.RULES` in a legend."""
+    return f"with {rule}" if rule else "plain"
 
 
 def save(drawn: Figure, path: Path) -> None:

@@ -124,7 +124,7 @@ def _results(runs: pd.DataFrame) -> Part:
         part.blocks.append(to_html(results_sheet(runs)))
     except UserError as error:
         part.notes.append(f"Table: {error}")
-    if runs["sign_in"].nunique() > 1:
+    if runs["rule"].nunique() > 1:
         part.draw("gains", runs)
     if len(_by_sparsity(runs)) > 1:
         part.draw("compare", runs)
@@ -135,7 +135,7 @@ def _results(runs: pd.DataFrame) -> Part:
 def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
     """Return the paper's tables that have this recipe or are complete."""
     part = Part("Tables of the paper")
-    for name in LAYOUTS:
+    for name in (n for n, layout in LAYOUTS.items() if layout.rule in set(runs["rule"])):
         parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
         for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
             try:

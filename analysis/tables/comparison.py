@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.decay import decay_notes
 from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
-from analysis.names import name_of
+from analysis.names import RULES, SIGN_IN, name_of
 from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
@@ -47,14 +47,13 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
-    index = [*down, "sign_in"]
+    index = [*down, "rule"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
     names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
     left = cells.index.to_frame(index=False).rename(columns=shortened)
-    left["sign_in"] = left["sign_in"].map({True: "Sign-In", False: ""})
-    left = left.rename(columns={"sign_in": ""})
+    left = left.rename(columns={"rule": ""})
     cells, bold = (
         frame.set_axis(columns, axis=1).reset_index(drop=True) for frame in (cells, bold)
     )
@@ -71,7 +70,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
 def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet:
     records = table.to_dict("records")
     cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
-    cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
+    cells[""] = table["rule"]
     labels = cells.shape[1]
     for name in chosen:
         cells[f"{shortened(name)} (chosen)"] = shown(table, name)
@@ -88,8 +87,7 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
     notes = mark_notes(table)
-    if table["gain"].notna().any():
-        notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
+    notes += gain_notes(table)
     if (table["runs"] < LEAST_SEEDS).any():
         notes.append(FEW_SEEDS)
     if "dense epochs" in cells:
@@ -98,7 +96,7 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
-    title = f"Accuracy in percent, gain of Sign-In and cost{at}"
+    title = f"Accuracy in percent, gain of {listed_rules(table)} and cost{at}"
     return Sheet(title, cells, bold, labels, notes)
 
 
@@ -115,9 +113,22 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
     """Return a line for each kind of mark in a table."""
     notes = [TIED] * bool(table["tied"].any())
     if table["misses"].any():
-        realised = ", ".join(f"{s:.4f}" for s in table["realised"][table["misses"]])
+        found = (f"{s:.4f}" for s in table["realised"][table["misses"]])
+        realised = ", ".join(dict.fromkeys(found))
         notes.append(f"‡ does not compete: its sparsity is not the requested one, but {realised}")
     return notes + [FAILED] * bool((table["failed"] > 0).any())
+
+
+def listed_rules(table: pd.DataFrame) -> str:
+    """Return what gains are of: "Sign-In or HAM", if a table has runs with both."""
+    present = set(table["rule"])
+    return " or ".join(rule for rule in RULES if rule in present and rule) or SIGN_IN
+
+
+def gain_notes(table: pd.DataFrame) -> list[str]:
+    """Return a line that says what a gain is, if there are any."""
+    told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
+    return [told] * bool(table["gain"].notna().any())
 
 
 def gain_text(row: dict[Any, Any]) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")  # the sign of a number
 POWER = re.compile(r"(?<=\d)e(-?)\+?0*(\d+)")  # the exponent of a number
+UNBROKEN = re.compile(r" ± |\[[^\]]*\]")  # where lines of narrow tables do not break
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 
 
@@ -100,6 +101,7 @@ def to_html(sheet: Sheet) -> str:
         kind = "" if column < sheet.labels else ' class="number"'
         value = f' data-value="{escape(text)}"' if POWER.search(text) else ""
         inner = POWER.sub(r" × 10<sup>\1\2</sup>", MINUS.sub("−", escape(text)))
+        inner = UNBROKEN.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), inner)
         inner = f"<b>{inner}</b>" if bold else inner
         return f"<{tag}{kind}{value}>{inner}</{tag}>"
 
@@ -112,7 +114,7 @@ def to_html(sheet: Sheet) -> str:
     )
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in sheet.notes)
     return (
-        f"<div class='scroll'><table><caption>{escape(sheet.title)}</caption>"
+        f"<div class='scroll'><table><caption><span>{escape(sheet.title)}</span></caption>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{notes}"
     )
 

@@ -24,7 +24,7 @@ _PLACE = ["row", "column"]
 
 
 def paper_values(number: str) -> pd.DataFrame:
-    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if stated).
+    """Return the published values: recipe, row, column, accuracy, std, runs (1 if stated).
 
     The values are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25
     and 88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
@@ -112,7 +112,7 @@ def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.Dat
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
     placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    by = ["label", "sign_in", layout.column, *chosen]
+    by = ["label", "rule", layout.column, *chosen]
     return _comparable(placed, by) if len(placed) else placed
 
 
@@ -191,15 +191,16 @@ def _sheet(
     bold.insert(0, recipe, False)
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
-        notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+        whose = LAYOUTS[number].values
+        notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}")
     if protocol == "paper" or paper:
         notes += filter(None, [protocol_note(protocol, number)])
     if not (part["runs"] + part["failed"]).all():
         flags = f"--recipe {recipe}{_epochs(runs, recipe)}"
         flags += "" if protocol == "suite" else f" --protocol {protocol}"
-        notes.append(f"{MISSING}: signbench grid table{number} {flags}")
+        notes.append(f"{MISSING}: signbench grid {LAYOUTS[number].grid} {flags}")
     network = part["network"].iloc[0]
-    title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
+    title = f"{LAYOUTS[number].title}{network and ', '}{network}"
     title += "" if protocol == "suite" else ", protocol of the paper's code"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
