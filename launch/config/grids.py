@@ -19,7 +19,7 @@ from baselines.registry import find_method
 from baselines.registry import methods as all_methods
 from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import read_grid
-from launch.config.grid_runs import (
+from launch.config.grid_parts import (
     ALL,
     BOTH,
     IMAGENET,
@@ -27,11 +27,11 @@ from launch.config.grid_runs import (
     Entry,
     Seeds,
     at_sparsities,
+    at_sparsity,
     from_mask_of,
     keeping_tenths,
     learner,
     pairs,
-    with_sparsity,
 )
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
@@ -57,6 +57,17 @@ def quick(
         for variant in find_method(name).variants:
             runs += pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
     return with_constants(runs) if methods is None else runs
+
+
+def fashion(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2, 3, 4),
+    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    **choices: Any,
+) -> list[Run]:
+    """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
+    choices = {"sparsity": 0.95, **choices}
+    return pairs([recipe or "fashion"], [(name, {}) for name in methods], seeds, **choices)
 
 
 def table1(
@@ -111,7 +122,7 @@ def table10(
     **choices: Any,
 ) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
-    choices = with_sparsity(choices)
+    choices = at_sparsity(choices)
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
     runs = pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, methods):
@@ -140,7 +151,7 @@ def decay(
     **choices: Any,
 ) -> list[Run]:
     """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
-    recipe, choices = recipe or CIFAR[0], with_sparsity(choices)
+    recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
     lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
     twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
     factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
@@ -161,9 +172,7 @@ def figure1(
     **choices: Any,
 ) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
-    runs = pairs(
-        [recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **with_sparsity(choices)
-    )
+    runs = pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **at_sparsity(choices))
     for seed, method in itertools.product(seeds, methods):
         base = learner(recipe, method, seed, **choices)
         runs += [base, from_mask_of(base)]
@@ -180,7 +189,7 @@ def figure5(
     runs = [learner(recipe, method, seed, **choices) for seed in seeds for method in methods]
     both = [
         keeping_tenths(run)
-        for run in pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **with_sparsity(choices))
+        for run in pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **at_sparsity(choices))
     ]
     return [*map(keeping_tenths, runs), *both]
 
@@ -203,14 +212,17 @@ def figure9(
 ) -> list[Run]:
     """Layer-wise sparsity of all masks."""
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **with_sparsity(choices))
+    runs = pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **at_sparsity(choices))
     return runs + [learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
+
+
+# ---- by name
 
 
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, ham, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, fashion, ham, decay, *_TABLES, *_FIGURES)
 }
 
 

@@ -1,4 +1,4 @@
-"""What named grids consist of: runs in pairs, at all sparsities, with the masks of others."""
+"""What the named grids are built from: lists of runs that differ in a few fields."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BOTH: Sequence[Rule] = (PLAIN, {"sign_in": True})
 ALL: Sequence[Rule] = (*BOTH, {"ham": True})
 
 
-def with_sparsity(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the choices with a sparsity, 0.9 unless they have one."""
+def at_sparsity(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices, with sparsity 0.9 unless another is chosen."""
     return {"sparsity": 0.9, **choices}
 
 
@@ -50,7 +50,7 @@ def at_sparsities(
     rules: Sequence[Rule] = BOTH,
     **choices: Any,
 ) -> list[Run]:
-    """Return runs at the sparsity among the choices, or at those of the paper."""
+    """Return `pairs` at the chosen sparsity, or else at those of the paper."""
     wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
     return [
         run
@@ -61,8 +61,8 @@ def at_sparsities(
 
 def learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
     """Return a dense-to-sparse run, whose mask and signs others use."""
-    fixed = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
-    return run_of({**fixed, **with_sparsity(choices)})
+    at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
+    return run_of({**at, **at_sparsity(choices)})
 
 
 def keeping_tenths(run: Run) -> Run:
