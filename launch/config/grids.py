@@ -62,7 +62,7 @@ def quick(
 def fashion(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2, 3, 4),
-    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    methods: Sequence[str] = ("dense", "acdc", "rigl", "str-target", "lrr", "random"),
     **choices: Any,
 ) -> list[Run]:
     """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
