@@ -159,7 +159,7 @@ class Method(Generic[O]):
 
     @classmethod
     def keeps_masks(cls) -> bool:
-        """Return whether masks stay as `prepare` sets them: the method acts at no step."""
+        """Return whether masks stay as `prepare` sets them; by default, if it acts at no step."""
         hooks = ("before_step", "after_backward", "after_step")
         return all(getattr(cls, hook) is getattr(Method, hook) for hook in hooks)
 

@@ -47,7 +47,7 @@ CASES = [
 
 def make(name, variant, rule, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
-    if not methods()[name].variants:  # reads its mask from a file
+    if name == "fixed":  # reads its mask from a file
         variant = {**variant, "mask": str(mask_file())}
     if name == "str":
         variant = {**variant, "s_init": -20.0, "threshold_decay": STR[rule]}
