@@ -15,6 +15,7 @@ from launch.packages import foreign_package
 COMMANDS = {
     "run": "train one network:  signbench run --recipe digits --method random --sign-in",
     "grid": "run a grid and print its table:  signbench grid quick",
+    "calibrate": "find STR's constants for a recipe:  signbench calibrate str --sparsity 0.9",
     "status": "show the state of all runs",
     "cancel": "cancel the Slurm jobs of runs that have not finished",
     "transplant": "write a checkpoint with the mask, signs and magnitudes of different ones",

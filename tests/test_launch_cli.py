@@ -124,14 +124,16 @@ def test_other_commands_name_mistakes_too(capsys, args, message):
 
 def test_the_quick_grid_runs_every_method_and_ends_in_a_table(forked_workers, capsys, tmp_path):
     args = ["grid", "quick", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
-    assert main([*args, "--slots", "2", "--threads", "1"]) == 0
+    with pytest.warns(UserWarning, match="left out: str has no constants .* --epochs 1"):
+        assert main([*args, "--slots", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    for name, method in methods().items():
+    known = {name: method for name, method in methods().items() if name != "str"}
+    for name, method in known.items():
         assert name_of(name) in out or not method.variants
     with (tmp_path / "tables" / "quick.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     # plain, with Sign-In and, where weights are plain, with HAM
-    expected = sum(len(m.variants) * (3 - m.factorised) for m in methods().values())
+    expected = sum(len(m.variants) * (3 - m.factorised) for m in known.values())
     assert len(rows) == expected and all(row["runs"] == "1" for row in rows)
     assert "\\toprule" in (tmp_path / "tables" / "quick.tex").read_text()
 

@@ -79,6 +79,8 @@ def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
             continue  # needs a file
         sparsity = {"sparsity": 0.8} if method.is_sparse else {}
         choices = {**method.variants[0], **sparsity, "epochs": 2}
+        if name == "str":
+            choices |= {"s_init": -8.0, "threshold_decay": 0.05}
         run = Run.make("digits", name, sign_in=True, **choices)
         net = train_loop(run, r)
         for parameter in net.model.parameters():

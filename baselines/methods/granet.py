@@ -31,10 +31,14 @@ from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.masks import global_masks, random_masks, replaced
-from baselines.tools.schedules import cosine_fraction, cubic_sparsity
+from baselines.tools.schedules import (
+    LEAST_PERIODS,
+    SHORTEST_PERIOD,
+    cosine_fraction,
+    cubic_sparsity,
+)
 
 LAST_REGROWTH = 0.005
-SHORTEST_PERIOD, LEAST_UPDATES = 25, 10
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Regrowth(Method[G]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.growth: dict[str, Tensor] = {}  # |∂L/∂θ|, from the backward pass to the update
-        most = max(LEAST_UPDATES, plan.steps // SHORTEST_PERIOD)
+        most = max(LEAST_PERIODS, plan.steps // SHORTEST_PERIOD)
         self.period = max(1, plan.steps // min(self.options.updates, most))
         self.initial_sparsity = plan.sparsity
         self.end: float = plan.steps  # no update follows this step

@@ -69,6 +69,10 @@ MEASURED_MODELS = {
 }
 
 
+# Options of methods that cannot run without; times do not depend on them.
+NEEDED: dict[str, dict[str, Any]] = {"str": {"s_init": -20.0, "threshold_decay": 0.05}}
+
+
 @dataclass(frozen=True)
 class StepsBench:
     """Compare the cost of a training step with a bare PyTorch loop."""
@@ -165,7 +169,8 @@ def suite_loop(
 ) -> Loop:
     case = MEASURED_MODELS[model]
     given: dict[str, Any] = {"batch_size": options.batch_of(model)}
-    given |= {"image_size": case.image_size, "precision": options.precision, **choices}
+    given |= {"image_size": case.image_size, "precision": options.precision}
+    given |= {**NEEDED.get(choices["method"], {}), **choices}
     run = Run.make(case.name, **given)
     data = random_data(run.settings, case.classes, device, batches)
     return build_loop(run, data, Ranks(0, 1, device), bar=False)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.protocol import Protocol
 from launch.commands.submission import resubmit_runs, submit_runs
+from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
+from launch.config.dependencies import require_constants
 from launch.config.fields import check_at_most, check_not_negative, check_positive
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
@@ -79,7 +81,9 @@ def command(args: list[str]) -> int:
     name, rest = split_name(args)
     given = parse(GridCommand, rest, "signbench grid NAME")
     import_plugins(given.machine.imports)
+    add_calibrations(given.machine.runs)
     runs = find_grid(name, given.protocol, **given.choices)
+    require_constants(runs)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from launch.commands.submission import submit_runs
+from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
+from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.flags import parse, values
@@ -37,7 +39,12 @@ def parse_run(args: list[str]) -> RunCommand:
     """Return the run that the flags describe."""
     import_plugins(values(args, "import"))
     recipe, method = ["digits", *values(args, "recipe")], ["dense", *values(args, "method")]
-    return parse(RunCommand, args, "signbench run", RunCommand(Run.make(recipe[-1], method[-1])))
+    default = RunCommand(Run.defaults(recipe[-1], method[-1]))
+    given = parse(RunCommand, args, "signbench run", default)
+    add_calibrations(given.machine.runs)
+    run = given.run.calibrated()
+    require_constants([run])
+    return replace(given, run=run)
 
 
 def train(run: Run, machine: Machine) -> int:

@@ -17,7 +17,7 @@ from analysis.protocol import OPTIONS, Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.dependencies import in_order
+from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import read_grid
 from launch.config.grid_parts import (
     ALL,
@@ -47,7 +47,10 @@ def quick(
     methods: Sequence[str] | None = None,
     **choices: Any,
 ) -> list[Run]:
-    """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits."""
+    """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits.
+
+    STR is left out with a warning if its constants are not known, unless it is among `methods`.
+    """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     if recipe is None:
         choices.setdefault("epochs", QUICK_EPOCHS)
@@ -55,13 +58,13 @@ def quick(
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
             runs += pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
-    return runs
+    return with_constants(runs) if methods is None else runs
 
 
 def fashion(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2, 3, 4),
-    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    methods: Sequence[str] = ("dense", "acdc", "rigl", "str-target", "lrr", "random"),
     **choices: Any,
 ) -> list[Run]:
     """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""

@@ -13,15 +13,15 @@ import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
 from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
+from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import SignRule
+from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
 
 RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
-# families that keep their mask
-ONE_MASK = ("dense", "pruning at initialisation", "one shot", "from a file")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,18 @@ class Run:
         Raises:
             UserError: an unknown name or field, or a value that is not allowed.
         """
+        return cls._of(recipe, method, **choices).calibrated()
+
+    @classmethod
+    def defaults(cls, recipe: str, method: str) -> Run:
+        """Return the run that other choices replace fields of. Raises UserError.
+
+        It has no calibrated constants, which depend on the other choices.
+        """
+        return cls._of(recipe, method)
+
+    @classmethod
+    def _of(cls, recipe: str, method: str, **choices: Any) -> Run:
         settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
@@ -76,6 +88,17 @@ class Run:
             raise unknown("field", key, known)
         return cls(recipe, method, options, settings, **typed(cls, choices))
 
+    def calibrated(self) -> Run:
+        """Return the run with the constants of STR that reach its sparsity, if they are known."""
+        options = self.options
+        if not isinstance(options, StrOptions) or options.s_init or options.threshold_decay:
+            return self
+        found = None if options.calibrated else find_constants(self.conditions)
+        if found is None:
+            return self
+        options = dataclasses.replace(options, calibrated=tuple(found))
+        return dataclasses.replace(self, options=options)
+
     def differences(self) -> dict[str, Any]:
         """Return every field that is not what the first version did by default, by dotted name.
 
@@ -87,7 +110,7 @@ class Run:
         found = unlike_first(self, leave_out=("options", "settings"))
         found |= unlike_first(self.options, "options.")
         found |= unlike_first(self.settings, "settings.", leave_out=RULES)
-        late = self.sign_in and find_method(self.method).family not in ONE_MASK
+        late = self.sign_in and not find_method(self.method).keeps_masks()
         unused = () if late else ("rescale_masks_late",)
         settings = self.decayed.settings
         for name in self.used_rules:
@@ -142,7 +165,7 @@ class Run:
     @property
     def label(self) -> str:
         """The method as tables name it: with the options that are not at their defaults."""
-        own = differences(self.options)
+        own = differences(self.options, leave_out=self.options.unlabelled)
         values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
         method = find_method(self.method).name
         return f"{method} ({values})" if own else method
@@ -165,12 +188,29 @@ class Run:
     @cached_property  # a large grid asks often
     def name(self) -> str:
         """The folder's name: readable, and unique by a hash of `differences`."""
-        text = json.dumps(self.differences(), sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self._prefix}-seed{self.seed}-{_digest(self.differences())}"
+
+    @property
+    def conditions(self) -> str:
+        """A name of all but the seed, the options and the kept epochs: what constants depend on."""
+        shared = {
+            name: value
+            for name, value in self.differences().items()
+            if name not in ("seed", "keep_epochs") and not name.startswith("options.")
+        }
+        return f"{self._prefix}-{_digest(shared)}"
+
+    @property
+    def _prefix(self) -> str:
         rule = "-signin" if self.sign_in else "-ham" if self.ham else ""
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
-        return f"{self.recipe}-{method}{rule}{sparsity}-seed{self.seed}-{digest}"
+        return f"{self.recipe}-{method}{rule}{sparsity}"
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _changes(value: Any, base: Any) -> dict[str, Any]:

@@ -55,12 +55,17 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     """Return the run's method with its plan."""
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
-    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
-    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
-    integral = recipe.lr * sum(lrs) / (1 - inertia)
+    integral = lr_integral(recipe, steps)
     read = partial(read_source, root=runs)
     plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
+
+
+def lr_integral(recipe: Recipe, steps: int) -> float:
+    """Return `Plan.lr_integral` of a training of so many steps."""
+    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
+    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
+    return recipe.lr * sum(lrs) / (1 - inertia)
 
 
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:

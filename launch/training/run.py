@@ -14,6 +14,7 @@ import torch
 from analysis.contents import EpochRow, LayerRow, Result, Validation
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
@@ -49,6 +50,7 @@ def run_training(
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
         Collapsed: the final network computes nothing, and has not the requested sparsity.
     """
+    require_constants([run])
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
