@@ -11,13 +11,14 @@ import pandas as pd
 from analysis.alike import comparison_fields
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
-from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
+from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
 from analysis.tables.sheet import Sheet, render, to_latex
 from baselines.errors import unknown
 
 __all__ = [
     "COMPARISON",
     "TABLES",
+    "Command",
     "Sheet",
     "Table",
     "is_of_one_sparsity",
@@ -62,6 +63,7 @@ def make_table(
     rows: Sequence[str] = ("method",),
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
+    command: Command | None = None,
 ) -> Table:
     """Make a table of runs.
 
@@ -71,6 +73,7 @@ def make_table(
         rows, columns: fields of the comparison. Other fields in which runs of a recipe differ are
             added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
+        command: returns the command line that trains missing cells of the paper's tables.
 
     Raises:
         UserError: there is no such table, or the runs cannot be compared.
@@ -82,7 +85,7 @@ def make_table(
         numbers = aggregate(runs, rows, columns)
         return Table(numbers, comparison_sheets(numbers, runs, rows, columns))
     cells = paper_cells(runs, name)
-    return Table(cells, paper_sheets(cells, runs, name, paper))
+    return Table(cells, paper_sheets(cells, runs, name, paper, command))
 
 
 def is_of_one_sparsity(name: str) -> bool:

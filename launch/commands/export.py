@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.machine import Imports
 from launch.config.run import Run
+from launch.config.shell import run_command
 from launch.flags import parse
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
@@ -104,7 +103,7 @@ def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return CARD.format(
-        name=run.name, facts=lines, command=command_line(run), model=run.settings.model
+        name=run.name, facts=lines, command=run_command(run), model=run.settings.model
     )
 
 
@@ -129,30 +128,6 @@ Made by
 {command}
 ```
 """
-
-
-def command_line(run: Run) -> str:
-    """Return the command line that trains a run again."""
-    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
-    words = [f"signbench run --recipe {run.recipe} --method {run.method}"]
-    for name, value in own.items():
-        flag = name.replace("_", "-")
-        if value == usual[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words.append(f"--{flag} {shlex.join(map(str, values))}")
-    return " ".join(words)
-
-
-def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return nested fields as flat ones. No two share a name, since each is a flag."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from baselines.errors import UserError
+from launch.commands.missing import missing_command
 from launch.commands.submission import submit_runs
+from launch.config.assignments import is_field
 from launch.config.cluster import Cluster, Executor
-from launch.config.fields import check_not_negative, check_positive
+from launch.config.fields import KEEP_COMMAS, check_not_negative, check_positive
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -39,6 +43,9 @@ class GridCommand:
     """Model; replaces the recipes'."""
     data: str | None = None
     """Data; replaces the recipes'."""
+    set: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
+    """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
+    for each of several values."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs."""
     slots: int = 0
@@ -66,15 +73,27 @@ def command(args: list[str]) -> int:
     from launch.executors.local import run_all
 
     name, rest = split_name(args)
-    given = parse(GridCommand, rest, "signbench grid NAME")
+    given = _parsed(rest)
     import_plugins(given.machine.imports)
-    runs = find_grid(name, **given.choices)
+    runs = find_grid(name, given.set, **given.choices)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
     return show(Path(name).stem, outcomes, given.machine)
+
+
+def _parsed(args: list[str]) -> GridCommand:
+    """Return the flags. The message about an unknown flag that is a field says how to set it."""
+    try:
+        return parse(GridCommand, args, "signbench grid NAME")
+    except UserError as error:
+        found = re.search(r"Unrecognized options: --([\w-]+)", str(error))
+        name = found[1].replace("-", "_") if found else ""
+        if is_field(name):
+            raise UserError(f"{error} A grid takes it as --set {name}=VALUE.") from None
+        raise
 
 
 def preview(runs: list[Run], machine: Machine) -> int:
@@ -100,7 +119,7 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
     if done:
         kind = table_of_grid(name)
-        table = make_table(kind, load_runs(done))
+        table = make_table(kind, load_runs(done), command=missing_command(machine.runs))
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")

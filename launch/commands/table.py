@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from launch.commands.missing import missing_command
 from launch.commands.selection import Selection, print_or_write, split_known
 from launch.flags import parse
 
@@ -36,7 +37,8 @@ def command(args: list[str]) -> int:
     name, rest = split_known(args, TABLES, "table")
     given = parse(TableCommand, rest, f"signbench table {name}")
     runs = given.selection.load(may_be_empty=name != COMPARISON)
-    table = make_table(name, runs, given.rows, given.columns, given.paper)
+    missing = missing_command(given.selection.runs)
+    table = make_table(name, runs, given.rows, given.columns, given.paper, missing)
     colour = given.output is None and sys.stdout.isatty()
     print_or_write(table.render(given.format, colour), given.output)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
+from launch.config.assignments import OPTIONS
 from launch.config.run import Run
 
 LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list
@@ -57,11 +59,15 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
 def run_of(values: dict[str, Any]) -> Run:
     """Return the run of one combination of a grid.
 
-    A grid's sparsity does not apply to methods that keep every weight.
+    A grid's sparsity does not apply to methods that keep every weight, and its `OPTIONS` apply to
+    methods that have them.
     """
     chosen = dict(values)
     recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
-    if not find_method(method).is_sparse:
+    kind = find_method(method)
+    own = {spec.name for spec in dataclasses.fields(kind.options_class)}
+    chosen |= {key: value for key, value in chosen.pop(OPTIONS, {}).items() if key in own}
+    if not kind.is_sparse:
         chosen["sparsity"] = 0.0
     return Run.make(recipe, method, **chosen)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
+from launch.config.assignments import OPTIONS, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
+from launch.config.recipe import Recipe
 from launch.config.run import Run
+from signin import SignIn
 
 QUICK_SPARSITY = 0.9
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
@@ -239,24 +242,45 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 }
 
 
-def find_grid(name: str, **choices: Any) -> list[Run]:
+def find_grid(name: str, assigned: Sequence[str] = (), **choices: Any) -> list[Run]:
     """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
+        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
+            each combination of their values.
         choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:
-        UserError: an unknown grid, a file of another form, no seeds, or methods for a grid whose
-            methods are fixed.
+        UserError: an unknown grid, a file of another form, no seeds, an unknown field, or methods
+            for a grid whose methods are fixed.
     """
+    runs: list[Run] = []
+    for values in parse_assignments(assigned):
+        if twice := values.keys() & choices.keys():
+            raise UserError(f"{min(twice)} is given twice, once by --set.")
+        runs += _check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
+    return in_order(dict.fromkeys(runs))  # a seed given twice is one run
+
+
+def _one_grid(name: str, **choices: Any) -> list[Run]:
     if "seeds" in choices and not choices["seeds"]:
         raise UserError("seeds: give at least one.")
     if name.endswith((".yaml", ".yml")):
-        runs = read_grid(Path(name), **choices)
-    elif name in GRIDS:
-        if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
-            raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
-        runs = GRIDS[name](**choices)
-    else:
+        return read_grid(Path(name), **choices)
+    if name not in GRIDS:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
-    return in_order(dict.fromkeys(runs))  # a seed given twice is one run
+    if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
+        raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
+    if "sign_in" in choices:
+        raise UserError(f"{name} decides sign_in itself; a YAML file can have one value.")
+    return GRIDS[name](**choices)
+
+
+def _check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
+    """Return the runs. Raises UserError if none of their methods has one of the options."""
+    known = {spec.name for run in runs for spec in fields(run.options)}
+    for key in options:
+        if key not in known:
+            more = {spec.name for home in (Run, Recipe, SignIn) for spec in fields(home)}
+            raise unknown("field", key, (known | more) - {"options", "settings"})
+    return runs

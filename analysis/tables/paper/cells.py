@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from baselines.errors import UserError, unknown
 VALUES = Path(__file__).parent  # the folder of table*.csv
 MISSING = "missing"
 _PLACE = ("row", "column")
+
+Command = Callable[[str, str, Sequence[Path]], str]
+"""Returns the command line that trains a table's cells, given its number, a recipe, and the folders
+of the runs that the table has of it."""
 
 
 def paper_values(number: str) -> pd.DataFrame:
@@ -58,7 +63,7 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _comparable(_placed(runs, LAYOUTS[number]), LAYOUTS[number])
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
     for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
@@ -87,11 +92,10 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
-    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    return _comparable(placed, ["label", "sign_in", layout.column]) if len(placed) else placed
+    return pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
 
 
-def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def _comparable(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs of the recipes that can be compared, with a warning for each other recipe.
 
     Raises:
@@ -100,10 +104,10 @@ def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     errors: dict[str, UserError] = {}
     for recipe, group in runs.groupby("recipe"):
         try:
-            check_alike(group, by)
+            check_alike(group, ["label", "sign_in", layout.column])
         except UserError as error:
             errors[str(recipe)] = error
-    if len(errors) == runs["recipe"].nunique():
+    if errors and len(errors) == runs["recipe"].nunique():
         raise next(iter(errors.values()))
     for problem in errors.values():
         warnings.warn(f"left out: {problem}", stacklevel=2)
@@ -124,21 +128,29 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def paper_sheets(
-    cells: pd.DataFrame, runs: pd.DataFrame, number: str, paper: bool = True
+    cells: pd.DataFrame,
+    runs: pd.DataFrame,
+    number: str,
+    paper: bool = True,
+    command: Command | None = None,
 ) -> list[Sheet]:
     """Return one of the paper's tables, one sheet per recipe.
 
     Args:
         cells: from `paper_cells`, of the same runs and number.
         paper: whether to show the paper's own values, in brackets.
+        command: returns the command line that trains missing cells; without it none is shown.
     """
-    return [
-        _sheet(part, runs, str(recipe), number, paper)
-        for recipe, part in cells.groupby("recipe", sort=False)
-    ]
+    placed = _placed(runs, LAYOUTS[number])
+    sheets = []
+    for recipe, part in cells.groupby("recipe", sort=False):
+        folders = list(placed[placed["recipe"] == recipe]["folder"]) if len(placed) else []
+        line = command(number, str(recipe), folders) if command else ""
+        sheets.append(_sheet(part, str(recipe), number, paper, line))
+    return sheets
 
 
-def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, paper: bool) -> Sheet:
+def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: str) -> Sheet:
     records = part.to_dict("records")
     texts = [_cell(cell, paper) for cell in records]
     order = {by: list(dict.fromkeys(part[by])) for by in ("row", "column")}
@@ -157,9 +169,7 @@ def _sheet(part: pd.DataFrame, runs: pd.DataFrame, recipe: str, number: str, pap
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
     if part["accuracy"].isna().any():
-        notes.append(
-            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
-        )
+        notes.append(f"{MISSING}: {command or 'no finished run'}")
     title = f"Table {number}: {LAYOUTS[number].title}"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
@@ -172,9 +182,3 @@ def _cell(cell: dict[Any, Any], paper: bool) -> str:
     spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
     single = "*" if cell["paper_runs"] == 1 else ""
     return f"{ours}{star} [{cell['paper']:.2f}{spread}{single}]"
-
-
-def _epochs(runs: pd.DataFrame, recipe: str) -> str:
-    """Return the flag that gives further runs the number of epochs of the existing ones."""
-    own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
-    return f" --epochs {own.pop()}" if len(own) == 1 else ""
