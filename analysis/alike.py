@@ -8,14 +8,14 @@ import pandas as pd
 
 from analysis.frame import find_column, finished_runs
 
-SIGN_IN = "settings.sign_in."  # begins the columns of Sign-In's settings
+SIGN_IN, HAM = "settings.sign_in.", "settings.ham."  # begin the columns of a sign rule's settings
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
 
 
 def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
     """Return by recipe the columns in which its runs differ, each with its values as texts.
 
-    Seeds, kept snapshots, and settings of Sign-In of runs that do not use them are not compared.
+    Seeds, kept snapshots, and settings of sign rules that a run does not use are not compared.
 
     Args:
         by: columns that are left out.
@@ -23,30 +23,32 @@ def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, di
     found: dict[str, dict[str, list[str]]] = {}
     for recipe, group in runs.groupby("recipe"):
         for column in _compared(runs):
-            own = group[uses_sign_in(group)] if column.startswith(SIGN_IN) else group
-            values = sorted(map(str, own[column].dropna().unique()))
+            values = sorted(map(str, group[column][uses(group, column)].dropna().unique()))
             if len(values) > 1 and column not in by:
                 found.setdefault(str(recipe), {})[column] = values
     return found
 
 
-def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Return which runs depend on Sign-In's settings: those with Sign-In, and methods with factors.
+def uses(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
+    """Return which runs a column has an effect on: all, unless it is a setting of a sign rule.
 
-    A run that does not has the same folder for all of these settings. So plain runs that are alike
-    in all else but have different folders are of a method that always trains factors.
+    A run without the rule has the same folder for all of its settings. So runs without Sign-In that
+    are alike in all else but have different folders are of a method that always trains factors.
     """
-    others = [column for column in _compared(runs) if not column.startswith(SIGN_IN)]
+    if column.startswith(HAM):
+        return runs["ham"].eq(True)
+    if not column.startswith(SIGN_IN):
+        return pd.Series(True, runs.index)
+    others = [name for name in _compared(runs) if not name.startswith(SIGN_IN)]
     with_sign_in = runs["sign_in"].eq(True)
     repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
     return with_sign_in | repeated.reindex(runs.index, fill_value=False)
 
 
 def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with missing values for Sign-In's settings where they have no effect."""
-    settings = [column for column in map(str, runs.columns) if column.startswith(SIGN_IN)]
-    used = uses_sign_in(runs)
-    return runs.assign(**{name: runs[name].where(used) for name in settings})
+    """Return the runs with missing values for settings that have no effect on them."""
+    settings = [name for name in map(str, runs.columns) if name.startswith((SIGN_IN, HAM))]
+    return runs.assign(**{name: runs[name].where(uses(runs, name)) for name in settings})
 
 
 def comparison_fields(
@@ -68,5 +70,5 @@ def comparison_fields(
 
 
 def _compared(runs: pd.DataFrame) -> list[str]:
-    always = ("label", "sparsity", "sign_in", "exclude")
+    always = ("label", "sparsity", "sign_in", "ham", "exclude")
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

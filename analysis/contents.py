@@ -22,12 +22,14 @@ class RunFields(TypedDict):
 class Config(TypedDict):
     """config.json.
 
-    `label` is the method as tables name it, `epochs` the total number of epochs of the run.
+    `label` is the method as tables name it, `epochs` the total number of epochs of the run,
+    `new_defaults` the defaults of the method's options that earlier versions did not have.
     """
 
     run: RunFields
     label: str
     epochs: NotRequired[int]
+    new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]
     git: NotRequired[str | None]
     git_dirty: NotRequired[bool]

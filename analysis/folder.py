@@ -19,11 +19,13 @@ contents differ from the types in `analysis.contents`. Files of earlier versions
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.checked import FORMAT, BrokenFile, digest_of, read_text, unseal_json
 from analysis.contents import Config, EpochRow, Failure, JobRecord, LayerRow, Result, SharpnessRow
 from baselines.errors import UserError
 
@@ -31,13 +33,10 @@ CONFIG, RESULT, FAILURE, JOB = "config.json", "result.json", "failure.json", "sl
 EPOCHS, LAYERS, SHARPNESS = "epochs.csv", "layers.csv", "sharpness.csv"
 LAST_STATE, PREVIOUS_STATE = "last.pt", "previous.pt"
 LOCK = "lock"
+DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _INTEGER = re.compile(r"-?\d+")
-
-
-class BrokenFile(UserError):
-    """A file of a run folder cannot be read, or has other contents than expected."""
 
 
 # ---- finding runs and their files
@@ -106,10 +105,11 @@ def read_config(folder: Path) -> Config | None:
 
 
 def read_result(folder: Path) -> Result | None:
-    """Return result.json. Raises BrokenFile."""
+    """Return result.json, without the digests of other files. Raises BrokenFile."""
     result = read_json(folder / RESULT)
     if result is not None:
         _entry(result, "accuracy", (int, float), folder / RESULT)
+        result.pop(DIGESTS, None)
     return cast("Result | None", result)
 
 
@@ -132,34 +132,70 @@ def read_job(folder: Path) -> JobRecord | None:
 
 def read_epochs(folder: Path) -> list[EpochRow]:
     """Return the rows of epochs.csv. Raises BrokenFile."""
-    return cast("list[EpochRow]", _read_rows(folder / EPOCHS))
+    return cast("list[EpochRow]", read_rows(folder, EPOCHS))
 
 
 def read_layers(folder: Path) -> list[LayerRow]:
     """Return the rows of layers.csv. Raises BrokenFile."""
-    return cast("list[LayerRow]", _read_rows(folder / LAYERS))
+    return cast("list[LayerRow]", read_rows(folder, LAYERS))
 
 
 def read_sharpness(folder: Path) -> list[SharpnessRow]:
     """Return the rows of sharpness.csv. Raises BrokenFile."""
-    return cast("list[SharpnessRow]", _read_rows(folder / SHARPNESS))
+    return cast("list[SharpnessRow]", read_rows(folder, SHARPNESS))
+
+
+def read_rows(folder: Path, file: str) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file, numbers as numbers, without the empty cells.
+
+    Raises:
+        BrokenFile: the file cannot be read, or has changed since the run has finished.
+    """
+    path = folder / file
+    try:
+        text = read_text(path)
+    except (FileNotFoundError, NotADirectoryError):
+        text = ""
+    digest = digest_of(text.encode())
+    if _digests(folder).get(file, digest) != digest:
+        raise BrokenFile(f"{path} is damaged or lost: its digest is not that in {RESULT}.")
+    try:
+        return [_parsed(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except csv.Error as error:
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the digests of CSV files that result.json has. Raises BrokenFile."""
+    result = read_json(folder / RESULT) or {}
+    return _entry(result, DIGESTS, dict, folder / RESULT) if DIGESTS in result else {}
+
+
+def has_digests(folder: Path) -> bool:
+    """Return whether the version that began a run stores digests."""
+    try:
+        return FORMAT in json.loads(read_text(folder / CONFIG))
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no file.
 
     Raises:
-        BrokenFile: the file cannot be read, or holds no object.
+        BrokenFile: the file cannot be read, is damaged, or holds no object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except BrokenFile:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise BrokenFile(f"{path} holds no JSON object.")
-    return value
+    return unseal_json(value, path)
 
 
 def _entry(
@@ -169,17 +205,6 @@ def _entry(
     if not isinstance(value.get(name), kind):
         raise BrokenFile(f"{path} has no valid entry {name!r}.")
     return value[name]  # type: ignore[no-any-return]
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file, numbers as numbers, without the empty cells."""
-    try:
-        with path.open(newline="") as stream:
-            return [_parsed(row, path) for row in csv.DictReader(stream)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
 
 def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
@@ -193,9 +218,7 @@ def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
 
 def _number(text: str) -> int | float | str:
     """Return a text as a number if it is one and writing the number gives the same text."""
-    if _INTEGER.fullmatch(text):
-        return int(text)
     try:
-        return float(text)
+        return int(text) if _INTEGER.fullmatch(text) else float(text)
     except ValueError:
         return text

@@ -10,11 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.folder import BrokenFile, read_config, read_failure, read_result
+from analysis.checked import BrokenFile
+from analysis.folder import read_config, read_failure, read_result, read_rows
 from baselines.errors import UserError, unknown
 
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
-_PREFIXES = ("settings.", "settings.sign_in.", "options.", "result.")  # may be left out
+_PREFIXES = (
+    "settings.",
+    "settings.sign_in.",
+    "settings.ham.",
+    "options.",
+    "result.",
+)  # may be left out
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -26,8 +33,10 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it
-        mask.label: the method whose mask the run trains, for method "fixed"
+        label: the method as tables name it; "earlier " is put before it if defaults of the method
+            have changed since, and runs with the new ones are in the folders, too
+        mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
+            trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them.
@@ -38,12 +47,14 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
             rows.append(_row(folder))
         except BrokenFile as error:
             broken.append(f"{folder.name} ({error})")
+    _mark_earlier(rows)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    labels = {row["folder"].name: row["label"] for row in rows}
+    by_name = {row["folder"].name: row for row in rows}
+    labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
-        _name_references(row, labels)
+        _name_references(row, by_name, labels)
     return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
 
 
@@ -53,11 +64,7 @@ def load_rows(folder: Path, file: str) -> pd.DataFrame:
     Raises:
         BrokenFile: the file cannot be read.
     """
-    path = folder / file
-    try:
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
-    except (OSError, ValueError) as error:  # pandas' own exceptions are ValueErrors
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+    return pd.DataFrame(read_rows(folder, file))
 
 
 def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -102,12 +109,25 @@ def _row(folder: Path) -> dict[str, Any]:
     if config is None:
         raise BrokenFile("it has no configuration")
     result, failure = read_result(folder), read_failure(folder)
-    row = {**_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row["new_defaults"] = config.get("new_defaults", {})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
     return row
+
+
+def _mark_earlier(rows: list[dict[str, Any]]) -> None:
+    """Mark runs of which an option has a default that was changed later: their labels hide it."""
+    changed: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        changed.setdefault(row["method"], {}).update(row["new_defaults"])
+    for row in rows:
+        own = row.pop("new_defaults")
+        for option, default in changed[row["method"]].items():
+            if option not in own and row.get(f"options.{option}") != default:
+                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,7 +141,9 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
+def _name_references(
+    row: dict[str, Any], by_name: dict[str, dict[str, Any]], labels: dict[str, str]
+) -> None:
     """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
 
     def label(found: re.Match[str]) -> str:
@@ -135,3 +157,5 @@ def _name_references(row: dict[str, Any], labels: dict[str, str]) -> None:
         run, _, at = source.rpartition("@")
         row[f"{part}.at"], row[f"{part}.run"] = at, run
         row[f"{part}.label"] = labels.get(run, "")
+    source = by_name.get(row["mask.run"], row)
+    row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")

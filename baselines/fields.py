@@ -1,13 +1,49 @@
-"""Check values against the types that a dataclass declares."""
+"""Fields of dataclasses: values checked against the declared types, and defaults that changed."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def changed(default: T, before: T | None) -> T:
+    """Declare a field of a dataclass whose default is not what earlier versions did.
+
+    Run names are made of the differences from what the first version did, so that a run with the
+    new default has a name of its own, and one with the value of before has the name that it had.
+
+    Args:
+        before: value of the field that does what earlier versions did by default; None if no value
+            does.
+    """
+    return field(default=default, metadata={"before": before})
+
+
+def default_of(spec: Field[Any]) -> Any:
+    """Return the default of a field; MISSING if it has none."""
+    return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+
+def first_default_of(spec: Field[Any]) -> Any:
+    """Return what the first version did by default (see `changed`)."""
+    return spec.metadata.get("before", default_of(spec))
+
+
+def new_defaults(home: Any) -> dict[str, Any]:
+    """Return the defaults of the fields that `changed` declares, by name."""
+    return {spec.name: spec.default for spec in fields(home) if "before" in spec.metadata}
+
+
+def earlier_defaults(home: Any) -> dict[str, Any]:
+    """Return what these fields have to be for what earlier versions did, by name."""
+    found = {spec.name: spec.metadata.get("before") for spec in fields(home)}
+    return {name: before for name, before in found.items() if before is not None}
 
 
 def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,19 @@ class Samples:
             return balanced_batches(self.source, per_class, self.device)
         return self.source(per_class)
 
+    def example(self, most: int) -> Tensor | None:
+        """Return up to `most` inputs, (N, …); None if there is no data, or none that is floats.
+
+        Takes nothing from torch's global generator.
+        """
+        with torch.random.fork_rng(devices=[]):
+            try:
+                x = next(iter(self(1)))[0]
+            except (UserError, StopIteration):
+                return None
+        is_float = isinstance(x, Tensor) and x.is_floating_point()
+        return x[:most].to(self.device) if is_float else None
+
 
 def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
     """Return samples on the model's device; for None such that refuse to be taken."""

@@ -47,11 +47,15 @@ class SignRule:
     def after_mask_change(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Called after a method has changed masks, with the epoch in which it did."""
 
-    def before_update(self, net: SparseModel, optimizer: Optimizer) -> None:
-        """Called before each update; `weight.grad` holds the dense gradients."""
+    def before_update(self, net: SparseModel, optimizer: Optimizer) -> Any:
+        """Called before each update; `weight.grad` holds the dense gradients.
 
-    def after_update(self, net: SparseModel, optimizer: Optimizer) -> None:
-        """Called after each update; gradients are still there."""
+        Returns:
+            Anything that `after_update` needs.
+        """
+
+    def after_update(self, net: SparseModel, optimizer: Optimizer, before: Any) -> None:
+        """Called after each update, with what `before_update` returned and all gradients."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""
@@ -122,15 +126,25 @@ def find_rule(sign_in: SignRule | bool | None, method: Method[Options]) -> SignR
     return factors_of(method) if method.factorised else None
 
 
-def set_weight_decay(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> None:
-    """Set the decay of an optimizer's groups as the rule wants it.
+def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
+    """Raise UserError if the method trains factors and the rule is another than theirs."""
+    if rule is not None and method.factorised and not isinstance(rule, Factors):
+        raise UserError(
+            f"{method.name} trains factors m ⊙ w by definition: combine it with Sign-In or nothing."
+        )
 
-    Groups that do not decay and hold no prunable weight stay without decay.
+
+def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:
+    """Return the weight decay of each of an optimizer's groups as the rule wants it.
+
+    Groups that do not decay and hold no prunable weight stay without decay. None leaves a group as
+    it is.
 
     Raises:
         UserError: a group holds prunable weights and others, and their decays would differ.
     """
     prunable = {id(weight) for weight in net.weights.values()}
+    found: list[float | None] = []
     for group in optimizer.param_groups:
         decay = group.get("weight_decay", 0.0)
         own, rest = rule.weight_decays(decay)
@@ -140,5 +154,13 @@ def set_weight_decay(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> 
                 "the decay of the factors differs from that of the other parameters: put the "
                 "prunable weights into parameter groups of their own."
             )
-        if "weight_decay" in group and (any(held) or decay):
-            group["weight_decay"] = own if any(held) else rest
+        changes = "weight_decay" in group and (any(held) or decay)
+        found.append((own if any(held) else rest) if changes else None)
+    return found
+
+
+def set_weight_decays(optimizer: Optimizer, decays: list[float | None]) -> None:
+    """Set the weight decay of each of an optimizer's groups; None leaves a group as it is."""
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        if decay is not None:
+            group["weight_decay"] = decay

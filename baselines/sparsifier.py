@@ -20,16 +20,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from baselines.engine.attachable import attachable
-from baselines.engine.closure import evaluate_closure
 from baselines.engine.optimizer_state import clear_gradients
-from baselines.engine.reentry import Reentry
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
 from baselines.registry import MethodClass, find_method
 from baselines.samples import Samples, Source, as_samples
-from baselines.sign_rule import SignRule, find_rule, set_weight_decay
+from baselines.sign_rule import (
+    SignRule,
+    check_rule,
+    find_rule,
+    set_weight_decays,
+    weight_decays,
+)
 from baselines.tools.schedules import triangular
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
@@ -56,13 +59,13 @@ class Sparsifier:
         rule: SignRule | None = None,
         manual_begin: bool = False,
     ) -> None:
+        check_rule(rule, method)
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step = manual_begin, 0
         self._begun = self._looked = self._replaced = False
         self._knows_schedule = False
         self._masks_seen = 0
-        self._handles: list[Any] = []
-        self._reentry = Reentry()
+        self._before_update: Any = None
         net.storage = self.rule.storage()
         method.setup(net)
 
@@ -86,21 +89,12 @@ class Sparsifier:
 
     def attach(self, optimizer: Optimizer) -> None:
         """Attach the optimizer only: for a state that is loaded next."""
-        optimizer = attachable(optimizer, self.net)
-        self._handles = [optimizer.register_step_pre_hook(self._before_step)]
-        self.net.attach(optimizer)
-        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self.net.attach(optimizer, self._before_step, self._after_step)
         self._masks_seen = self.net.changes
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
-        self._remove_hooks()
         return self.net.detach()
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     # ---- what the loop may ask
 
@@ -152,18 +146,18 @@ class Sparsifier:
         """
         if self._begun or self.is_done:
             return
-        self._begun = True
         if self.step % self.method.plan.steps_per_epoch == 0:
             self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
         self._follow_masks()
+        self._begun = True
 
     @torch.no_grad()
     def look_at_gradients(self) -> None:
         """Show this step's dense gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
-            self._looked = True
             self._replaced = self.method.after_backward(self.net, self.step)
+            self._looked = True
 
     def mask_gradients(self) -> None:
         """Set gradients to zero where masked. Call it before clipping gradients by their norm.
@@ -183,26 +177,24 @@ class Sparsifier:
         if self.step == 1:
             self._warn_of_levels()
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        changed = evaluate_closure(args, kwargs)
-        if self.is_done or not self._reentry.enter():
-            return changed
-        if not self._begun:
+    def _before_step(self, optimizer: Optimizer) -> None:
+        if self.is_done:
+            return
+        if not self._begun and self.manual_begin:
             raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
+        self.begin_step()  # nothing more, unless an exception ended the step before this one
         self.look_at_gradients()
         if self._replaced:
             clear_gradients([p for group in optimizer.param_groups for p in group["params"]])
         else:
-            with torch.no_grad():
-                self.rule.before_update(self.net, optimizer)
-        return changed
+            self._before_update = self.rule.before_update(self.net, optimizer)
 
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.is_done or not self._reentry.leave():
+    def _after_step(self, optimizer: Optimizer) -> None:
+        if self.is_done:
             return
         if not self._replaced:
-            self.rule.after_update(self.net, optimizer)
+            self.rule.after_update(self.net, optimizer, self._before_update)
+            self._before_update = None
         self.end_step()
         if not self.manual_begin:
             self.begin_step()
@@ -255,6 +247,7 @@ def sparsify(
     seed: int = 0,
     samples: Source | Samples | None = None,
     exclude: Iterable[str] = (),
+    dense_latents: bool = False,
     manual_begin: bool = False,
     **options: Any,
 ) -> Sparsifier:
@@ -263,7 +256,7 @@ def sparsify(
     Args:
         model: on its final device, in its final memory format; before or after wrapping by DDP or
             torch.compile.
-        optimizer: holds the model's prunable weights.
+        optimizer: holds the model's prunable weights; a torch optimizer or a wrapper of one.
         method: name ("rigl"), "package.module:Class", Method class, or instance with its own plan.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
         steps: optimizer steps of the training; the method's schedules are fractions of it.
@@ -274,6 +267,8 @@ def sparsify(
         samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
             (inputs, class labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.
+        dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,
+            Adafactor, …); takes the memory of a dense training.
         manual_begin: see `Sparsifier.begin_step`.
         options: the method's own.
 
@@ -292,9 +287,11 @@ def sparsify(
             raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
         chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
     rule = find_rule(sign_in, chosen)
-    net = SparseModel(model, exclude=exclude)
+    net = SparseModel(model, exclude=exclude, dense_latents=dense_latents)
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    set_weight_decay(sparsifier.rule, net, attachable(optimizer, net))
+    served = net.served_optimizer(optimizer)
+    decays = weight_decays(sparsifier.rule, net, served)
     several = dist.is_available() and dist.is_initialized()
-    sparsifier.start(optimizer, as_samples(samples, net.model), share=several)
+    sparsifier.start(served, as_samples(samples, net.model), share=several)
+    set_weight_decays(served, decays)
     return sparsifier

@@ -57,6 +57,14 @@ class Ranks:
         dist.broadcast_object_list(box)
         return box[0]
 
+    def any_text(self, text: str) -> str:
+        """Return the text of the first rank that has one, on every rank; empty if none has."""
+        if self.world == 1:
+            return text
+        texts = [""] * self.world
+        dist.all_gather_object(texts, text)
+        return next(filter(None, texts), "")
+
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.sign_rule import Factors
 
 
@@ -21,9 +22,11 @@ class SignIn(Factors):
     rescale_period: int = 1
     """Rescale every p epochs; 0: never, which is plain m ⊙ w. The paper does not state its p."""
     rescale_until: float = 0.5
-    """T₂ as a fraction of the epochs: no periodic rescale from there on."""
+    """T₂ as a fraction of the epochs: no rescale from there on."""
     rescale_after_masks: bool = True
-    """Also rescale after each change of masks (unless rescale_period is 0)."""
+    """Also rescale after each change of masks before T₂ (unless rescale_period is 0)."""
+    rescale_masks_late: bool = changed(False, before=True)
+    """Rescale after changes of masks from T₂ on, too, which Algorithm 1 does not do."""
     rescale_resets_state: bool = False
     """Clear the factors' momentum at a rescale. The paper's listing keeps it."""
 
@@ -36,14 +39,18 @@ class SignIn(Factors):
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Rescale if Algorithm 1 does."""
-        until = round(self.rescale_until * epochs)
-        if is_rescale_epoch(epoch, self.rescale_period, until):
+        if is_rescale_epoch(epoch, self.rescale_period, self._until(epochs)):
             net.rescale(self.rescale_resets_state)
 
     def after_mask_change(self, net: SparseModel, epoch: int, epochs: int) -> None:
-        """Rescale under a changed mask."""
-        if self.rescale_after_masks and self.rescale_period:
+        """Rescale under a changed mask, before T₂ unless asked for later, too."""
+        wanted = self.rescale_after_masks and self.rescale_period > 0
+        if wanted and (self.rescale_masks_late or epoch + 1 < self._until(epochs)):
             net.rescale(self.rescale_resets_state)
+
+    def _until(self, epochs: int) -> int:
+        """Return T₂ in epochs."""
+        return round(self.rescale_until * epochs)
 
 
 def is_rescale_epoch(epoch: int, period: int, until: int) -> bool:

@@ -23,7 +23,7 @@ def sparsified(run, data, model, optimizer, **choices):
         method, own = build_method(run, len(data.train), None), {}
     else:
         method = run.method
-    settings = run.settings.sign_in if run.sign_in else None
+    rule = run.settings.sign_in if run.sign_in else run.settings.ham if run.ham else None
     steps = len(data.train)
     return sparsify(
         model,
@@ -32,7 +32,7 @@ def sparsified(run, data, model, optimizer, **choices):
         sparsity=run.sparsity,
         steps=run.settings.epochs * steps,
         steps_per_epoch=steps,
-        sign_in=settings,
+        sign_in=rule,
         seed=run.seed,
         samples=data.train.sample,
         **choices,

@@ -20,7 +20,7 @@
 #SBATCH --wckey=submitit
 
 # setup
-export PYTHONPATH=/code:$PYTHONPATH
+export PYTHONPATH=/code${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 module load cuda
 

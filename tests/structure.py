@@ -10,7 +10,9 @@ from xml.etree import ElementTree
 COMMANDS = {
     *("begin", "end", "centering", "caption", "footnotesize", "bfseries"),
     *("toprule", "midrule", "bottomrule"),
-    *("pm", "odot", "dagger", "times", "ldots"),
+    *("pm", "odot", "dagger", "times", "ldots", "to", "phantom"),
+    *("small", "par", "smallskip", "parbox", "resizebox", "ifdim", "width", "linewidth"),
+    *("else", "fi", "addtocounter"),
     *("textbackslash", "textasciitilde", "textasciicircum"),
 }
 LINKS = ("src", "href", "srcset", "action", "data")
@@ -27,12 +29,14 @@ def check_latex(text: str) -> int:
         AssertionError: LaTeX would fail, or the table would be wrong. The message names the cause.
     """
     assert text.isascii(), f"not ASCII: {sorted({c for c in text if not c.isascii()})}"
+    text = re.sub(r"^% .*\n", "", text, flags=re.M)
     unknown = set(re.findall(r"\\([A-Za-z]+)", text)) - COMMANDS
     assert not unknown, f"unknown commands: {unknown}"
     _check_environments(text)
     _check_characters(text)
     bodies = re.findall(r"\\begin{tabular}{([lr]+)}\n(.*?)\\end{tabular}", text, flags=re.S)
-    assert len(bodies) == text.count("\\begin{table}") == text.count("\\caption{")
+    floats = re.findall(r"\\begin{(?:sideways)?table\*?}", text)
+    assert len(bodies) == len(floats) == text.count("\\caption{")
     for form, body in bodies:
         _check_tabular(len(form), body)
     return len(bodies)
@@ -40,7 +44,7 @@ def check_latex(text: str) -> int:
 
 def _check_environments(text: str) -> None:
     open_ones: list[str] = []
-    for kind, name in re.findall(r"\\(begin|end){(\w+)}", text):
+    for kind, name in re.findall(r"\\(begin|end){([\w*]+)}", text):
         if kind == "begin":
             open_ones.append(name)
         else:
@@ -53,6 +57,7 @@ def _check_characters(text: str) -> None:
     depth = 0
     for line in text.splitlines():
         bare = re.sub(r"\\(\\|[&%$#_{}])", "", line)  # line ends and escaped characters
+        bare = bare.replace("}{!}{%", "}{!}{").replace(r"\ifdim\width>", "")  # of \resizebox
         for character in bare:
             depth += {"{": 1, "}": -1}.get(character, 0)
             assert depth >= 0, f"a brace closes nothing: {line}"

@@ -87,11 +87,11 @@ def test_flips_by_phase_are_those_of_the_files(runs):
         expected.append(sum(shares) / 2)
     assert heights[:3] == pytest.approx(expected)
     names = [tick.get_text() for tick in figure.axes[1].get_xticklabels()]
-    assert names == ["gmp mask", "Random", "Random + Sign-In"]
+    assert names == ["GMP mask", "Random", "Random + Sign-In"]
 
 
 def test_lines_are_means_over_seeds(runs):
-    accuracy = lines(FIGURES["curves"].draw(runs), panel=1)["gmp"]
+    accuracy = lines(FIGURES["curves"].draw(runs), panel=1)["GMP"]
     tables = [pd.read_csv(f / "epochs.csv") for f in runs[runs["label"] == "gmp"]["folder"]]
     mean = 100 * sum(table["test_accuracy"] for table in tables) / 2
     assert accuracy.get_ydata() == pytest.approx(mean.to_numpy())
@@ -100,7 +100,7 @@ def test_lines_are_means_over_seeds(runs):
     tables = [t[t["epoch"] == 3] for t in layers_of(runs, "random", sign_in=True)]
     mean = 100 * (1 - sum(t["density"].to_numpy() for t in tables) / 2)
     assert sparsity.get_ydata() == pytest.approx(mean)
-    flips = lines(FIGURES["8"].draw(runs), list(PHASES).index("init → final"))["gmp"]
+    flips = lines(FIGURES["8"].draw(runs), list(PHASES).index("init → final"))["GMP"]
     shares = [
         100 * (t["final_flips_init"] / t["final_compared_init"])[t["epoch"] == 3]
         for t in layers_of(runs, "gmp")
@@ -139,7 +139,7 @@ def test_sparsities_are_not_mixed(runs):
         with pytest.raises(UserError, match=r"differ in sparsity \(0.5, 0.9\)"):
             FIGURES[name].draw(mixed)
     drawn = {entry.get_text() for entry in FIGURES["compare"].draw(mixed).legends[0].get_texts()}
-    assert drawn == {"gmp", "gmp mask", "Random", "Random + Sign-In"}
+    assert drawn == {"GMP", "GMP mask", "Random", "Random + Sign-In"}
     report = render_page(mixed)
     assert report.count("<figure>") == 2 * (len(FIGURES) - 1) + 1
     assert "sparsity 0.5" in report and "differ" not in report

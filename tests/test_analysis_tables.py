@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-from needs import needs_latex
 from scipy import stats
 from structure import check_latex
 
@@ -18,10 +16,11 @@ from analysis.conditions import select_runs
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.statistics import aggregate, holm, welch
-from analysis.tables import make_table
+from analysis.tables import make_table, render
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
-from analysis.tables.sheet import Sheet, render, to_latex, to_text
+from analysis.tables.paper.layouts import at_budget
+from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 ACCURACIES = {
@@ -42,13 +41,19 @@ def write_run(
     options = fields.pop("options", {})
     settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields.pop("settings", {}), **fields}
     run = {"recipe": recipe, "method": method, "options": options, "settings": settings}
+    run |= {"ham": settings.pop("is_ham", False)} if "is_ham" in settings else {}
     run |= {"sparsity": sparsity, "sign_in": sign_in, "seed": seed, "exclude": []}
     (folder / "config.json").write_text(json.dumps({"run": run, "label": label}))
     if accuracy is None:
         (folder / "failure.json").write_text('{"reason": "Diverged: NaN"}')
     else:
         result = {"accuracy": accuracy, "sparsity": sparsity, "sparsity_all": sparsity}
-        result |= {"seconds": 1.0, "epochs": 10, "dense_epochs": 1.5, "training_flops": 3e9}
+        result |= {
+            "seconds": 1.0,
+            "epochs": settings["epochs"],
+            "dense_epochs": 1.5,
+            "training_flops": 3e9,
+        }
         result |= {"flops": 1e5, "dense_flops": 1e6}
         (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -106,50 +111,10 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
-@pytest.fixture
-def latex(folders):
-    """Return a comparison, two of the paper's tables, and a table with special characters."""
-    runs = load_runs(folders)
-    odd = Sheet(
-        r"100 % of \ { } ~ ^ _ # $ & are <fine>",
-        pd.DataFrame({"a_b": ["± ⊙ † —"], "c": ["−1…"]}),
-        pd.DataFrame({"a_b": [False], "c": [True]}),
-    )
-    sheets = [
-        *make_table("compare", runs).sheets,
-        *make_table("3", runs).sheets,
-        *make_table("11", runs).sheets,
-        odd,
-    ]
-    return "\n".join(map(to_latex, sheets)), len(sheets)
-
-
-def test_latex_is_booktabs_escaped_and_bold(latex):
-    text, tables = latex
-    assert check_latex(text) == tables
-    assert "\\toprule" in text and "\\bottomrule" in text
-    assert "\\bfseries 95.00 $\\pm$ 2.00" in text
-    assert "50\\% \\& more" in text
-    shown = (
-        r"100 \% of \textbackslash{} \{ \} \textasciitilde{} \textasciicircum{} \_ \# \$ \& are "
-        r"$<$fine$>$"
-    )
-    assert rf"\caption{{{shown}}}" in text
-    assert r"$\pm$ $\odot$ $^\dagger$ -- & \bfseries $-$1\ldots{} \\" in text
-
-
-@needs_latex
-def test_latex_compiles(latex, tmp_path):
-    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
-    page = f"{head}\\begin{{document}}\n{latex[0]}\\end{{document}}"
-    (tmp_path / "page.tex").write_text(page)
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+def test_latex_marks_the_best(folders):
+    text = make_table("compare", load_runs(folders)).render("latex")
+    assert check_latex(text) == 2
+    assert "\\bfseries 95.00 $\\pm$ 2.00" in text and "50\\% \\& more" in text
 
 
 def test_written_csv_has_the_numbers(folders, tmp_path):
@@ -228,7 +193,7 @@ def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
         assert plain["accuracy"] == pytest.approx(50.5 + 10 * i)
         assert ours["gain"] == pytest.approx(5) and ours["best"] == (lr == 0.2)
     assert found.loc[("other", "c", 0.1, False), "runs"] == 1
-    assert list(matrix.cells.columns[:3]) == ["recipe", "method", "lr"]
+    assert list(matrix.cells.columns[:2]) == ["recipe", "lr"]  # the method is always the same
     assert [c for c in matrix.cells.columns if "=" in c] == [
         "model = a",
         "model = b",
@@ -262,6 +227,21 @@ def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     }
     assert found.keys() == expected.keys()
     assert all(found[key] == pytest.approx(expected[key]) for key in expected)
+
+
+def test_runs_with_ham_are_rows_of_their_own(tmp_path):
+    write_run(tmp_path / "plain", "random", 0.8, settings={"ham": {"ham_beta": 1.0}})
+    for beta in (1.0, 2.0):
+        root = tmp_path / f"{beta}"
+        write_run(
+            root, "random", 0.8 + beta / 100, is_ham=True, settings={"ham": {"ham_beta": beta}}
+        )
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = make_table("compare", load_runs(folders)).numbers.fillna(-1)
+    found = {
+        (r["ham"], r["settings.ham.ham_beta"]): r["accuracy"] for r in table.to_dict("records")
+    }
+    assert found == pytest.approx({(False, -1): 80, (True, 1.0): 81, (True, 2.0): 82})
 
 
 def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
@@ -322,18 +302,39 @@ def test_table_one_finds_its_rows(tmp_path):
         )
     runs = load_runs(list_runs(tmp_path))
     assert "fixed (gmp@final, gmp@6)" in set(runs["label"])
-    table = paper_cells(runs, "1").set_index(["row", "column"])["accuracy"]
+    cells = paper_cells(runs, "1")
+    assert cells["paper"].notna().sum() == 21
+    table = cells.set_index(["row", "column"])["accuracy"]
     expected = {
         "Baseline": 90,
-        "Epoch 10 sign + learned mask": 0,
-        "Epoch 30 sign + learned mask": 10,
+        "Epoch 2 of 20 (10 %) sign + learned mask": 0,
+        "Epoch 6 of 20 (30 %) sign + learned mask": 10,
         "Final sign + learned mask": 20,
-        "Epoch 10 mag + learned mask": 30,
+        "Epoch 2 of 20 (10 %) mag + learned mask": 30,
         "Final mag + learned mask": 40,
         "Random init + learned mask": 50,
     }
-    assert table.xs("gmp", level="column").to_dict() == pytest.approx(expected)
+    assert table.xs("GMP", level="column").to_dict() == pytest.approx(expected)
     assert table.xs("AC/DC", level="column").isna().all()
+
+
+def test_rows_of_other_budgets_say_which_epoch_they_are():
+    row = "Epoch 30 sign + learned mask"
+    assert at_budget(row, {100}) == at_budget(row, set()) == row
+    assert at_budget(row, {10}) == "Epoch 3 of 10 (30 %) sign + learned mask"
+    assert at_budget(row, {5}) == "Epoch 2 of 5 (40 %) sign + learned mask"
+    assert at_budget(row, {10, 120}) == "30 % of the epochs sign + learned mask"
+    assert at_budget("Baseline", {10}) == "Baseline"
+
+
+def test_titles_name_the_network_that_was_trained(tmp_path):
+    about = {"recipe": "imagenet-deit-small", "sparsity": 0.5, "data": "imagenet"}
+    write_run(tmp_path, "random", 0.7, model="deit_small_patch16_224", **about)
+    (sheet,) = make_table("4", load_runs(list_runs(tmp_path))).sheets
+    assert sheet.title == "Table 4: random masks with Sign-In, DeiT Small on ImageNet"
+    write_run(tmp_path / "b", "random", 0.7, model="mine", recipe="digits", data="digits")
+    (sheet,) = make_table("4", load_runs(list_runs(tmp_path / "b"))).sheets
+    assert sheet.title == "Table 4: random masks with Sign-In, mine on digits"
 
 
 @pytest.mark.parametrize(

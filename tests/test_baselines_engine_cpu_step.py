@@ -4,7 +4,7 @@ import pytest
 import torch
 from literal import batches, loss_of, tiny_net
 
-from baselines.engine import cpu_step, latents
+from baselines.engine import attached, cpu_step, latents
 from baselines.engine.product import Product
 from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
@@ -55,11 +55,11 @@ def test_pieces_change_nothing(name, storage, channels_last, monkeypatch):
         return taken[-1]
 
     monkeypatch.setattr(cpu_step, "PIECE", 64)  # most layers have several, the last one smaller
-    monkeypatch.setattr(latents, "step_in_pieces", step)
+    monkeypatch.setattr(attached, "step_in_pieces", step)
     found = train(*setting)
     done = sum(grads is not None for grads in taken)
     assert done >= 4 * 3  # all layers of a piece, from the second step on at the latest
-    monkeypatch.setattr(latents, "step_in_pieces", lambda *args: None)
+    monkeypatch.setattr(attached, "step_in_pieces", lambda *args: None)
     monkeypatch.setattr(latents, "merge_in_pieces", lambda *args: False)
     for ours, theirs in zip(found, train(*setting), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)

@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn import utils
+from torch.nn.utils import parametrizations, prune
 
 from baselines.engine.prunable import all_weights, prunable_weights, unwrap
 from baselines.engine.sparse_model import SparseModel
@@ -61,6 +62,40 @@ def test_parametrized_lazy_and_frozen_weights():
     model[0].weight.requires_grad_(False)
     assert list(prunable_weights(model)) == ["1.weight"]
     assert list(all_weights(model)) == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        utils.spectral_norm,
+        utils.weight_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        parametrizations.spectral_norm,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+def test_computed_weights_are_never_silently_absent(change):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    change(model[1])
+    with pytest.raises(UserError, match=r"1\.weight is computed by a parametrization"):
+        prunable_weights(model)
+    model(torch.zeros(2, 3))
+    with pytest.raises(UserError, match=r"1\.weight is computed by a parametrization"):
+        prunable_weights(model)
+    assert list(prunable_weights(model, ["1"])) == ["0.weight"]
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Named as PyTorch's wrapper, which takes a process group and a second to import."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_a_model_sharded_by_fsdp_is_refused():
+    with pytest.raises(UserError, match="1 is sharded by FSDP: use DDP"):
+        prunable_weights(nn.Sequential(nn.Linear(2, 2), FullyShardedDataParallel(nn.Linear(2, 2))))
 
 
 def test_attention_projections_are_linear_layers_too():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import pytest
 
 from baselines.errors import UserError
-from baselines.fields import typed
+from baselines.fields import changed, earlier_defaults, first_default_of, new_defaults, typed
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,23 @@ def test_values_of_other_types_are_named(values, message):
 def test_unknown_fields_are_named():
     with pytest.raises(UserError, match="unknown field 'rat', did you mean rate"):
         typed(Options, {"rat": 1.0})
+
+
+def test_changed_defaults_are_known_with_those_of_before():
+    @dataclass(frozen=True)
+    class Changed(Options):
+        steps: int = changed(5, before=3)
+        later: bool = changed(True, before=None)
+
+    assert Changed() == Changed(steps=5, later=True)
+    assert new_defaults(Changed) == {"steps": 5, "later": True}
+    assert earlier_defaults(Changed) == {"steps": 3}
+    first = {spec.name: first_default_of(spec) for spec in fields(Changed)}
+    assert first == {
+        "rate": 0.1,
+        "steps": 3,
+        "on": False,
+        "kind": "a",
+        "parts": (),
+        "later": None,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net
 from test_launch_train import train
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.func import functional_call
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
@@ -110,7 +113,7 @@ def test_detached_it_is_a_plain_network_and_a_plain_optimizer():
     net = SparseModel(model, SoftThreshold(Plain(), "exp", -1.5))  # 0.22; weights are up to 0.41
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     net.attach(optimizer)
-    assert len(optimizer.param_groups) == 2
+    assert len(optimizer.param_groups) == 1  # schedulers made before or after see the same groups
     net.detach()
     assert len(optimizer.param_groups) == 1 and 0 < net.sparsity() < 1
     assert optimizer.param_groups[0]["params"] == list(model.parameters())
@@ -155,3 +158,65 @@ def test_published_constants_that_would_prune_nothing_are_refused():
     with pytest.raises(UserError, match=r"threshold_decay must be above 3\.2e-05"):
         object.__setattr__(method.options, "threshold_decay", 2.25e-5)
         method.prepare(net, lambda n: [])
+
+
+SCHEDULERS = {
+    "one-cycle": lambda opt: OneCycleLR(opt, 0.3, total_steps=10),
+    "lambda": lambda opt: LambdaLR(opt, [lambda step: 1 - step / 10]),
+    "cosine": lambda opt: CosineAnnealingLR(opt, 10),
+    "timm": lambda opt: CosineLRScheduler(opt, 10, warmup_t=3, warmup_lr_init=0.01),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_made_before_and_after_attaching_set_the_rate_of_s(name):
+    ends = []
+    for before in (True, False):
+        model = tiny_net()
+        opt = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-3)
+        net = SparseModel(model, SoftThreshold(Plain(), "exp", -3.0, decay=0.05))
+        scheduler = SCHEDULERS[name](opt) if before else None
+        net.attach(opt)
+        scheduler = scheduler or SCHEDULERS[name](opt)
+        for i, (x, y) in enumerate(batches(8)):
+            loss_of(model(x), y).backward()
+            s = net.layers["7.weight"].latents["s"]
+            old, memory = s.item(), opt.state.get(s, {}).get("momentum_buffer", torch.tensor(0.0))
+            memory = memory.clone()
+            opt.step()
+            group, velocity = opt.param_groups[0], opt.state[s]["momentum_buffer"].item()
+            rate, momentum = group["lr"], group["momentum"]  # OneCycleLR sets both
+            assert s.item() == pytest.approx(old - rate * velocity, rel=1e-6)
+            assert velocity == pytest.approx(
+                momentum * memory.item() + s.grad.item() + 0.05 * old, rel=1e-5, abs=1e-7
+            )
+            opt.zero_grad()
+            scheduler.step(*([i + 1] if name == "timm" else []))
+        ends.append(model.state_dict())
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_s_is_saved_with_its_momentum():
+    saved, data = None, batches(6)
+    for _ in range(2):
+        model = tiny_net()
+        opt = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        net = SparseModel(model, SoftThreshold(Plain(), "exp", -3.0))
+        net.attach(opt)
+        if saved is None:
+            for x, y in data[:3]:
+                loss_of(model(x), y).backward()
+                opt.step()
+                opt.zero_grad()
+            saved = copy.deepcopy((model.state_dict(), net.state_dict(), opt.state_dict()))
+            first = model
+        else:
+            for part, state in zip((model, net, opt), saved, strict=True):
+                part.load_state_dict(state)
+            assert len(opt.param_groups) == 1
+        for x, y in data[3:]:
+            loss_of(model(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+    for a, b in zip(first.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)

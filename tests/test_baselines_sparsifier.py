@@ -51,10 +51,10 @@ def stopped_and_whole(run, folder):
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-@pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
+@pytest.mark.parametrize("rule", ["plain", "signin"])
 @pytest.mark.parametrize("name", ["rigl", "acdc", "str", "wr", "spred"])
-def test_states_are_loaded_in_any_order(references, name, sign_in, order):
-    run = make(name, find_method(name).variants[0], sign_in, epochs=2)
+def test_states_are_loaded_in_any_order(references, name, rule, order):
+    run = make(name, find_method(name).variants[0], rule, epochs=2)
     data, saved, stop, total, expected = stopped_and_whole(run, references)
     resumed = begin(run, data)
     train_on(resumed, data, 0, 3)  # leave something behind that must not matter
@@ -268,7 +268,7 @@ class Shrinking(SignRule):
     def after_mask_change(self, net, epoch, epochs):
         self.calls.append(("masks", epoch, epochs))
 
-    def after_update(self, net, optimizer):
+    def after_update(self, net, optimizer, before):
         for layer in net:
             layer.weight.mul_(1 - optimizer.param_groups[0]["lr"])
 

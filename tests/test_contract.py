@@ -1,4 +1,4 @@
-"""Requirements of every method, plain and with Sign-In. New methods are found automatically."""
+"""Requirements of every method × {plain, Sign-In, HAM}. New methods are found automatically."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop
 
+RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True}}
 
-def case(name, variant, sign_in):
+
+def case(name, variant, rule):
     """Return a test parameter. One process runs both tests of a case, which share a training."""
-    title = f"{name}-{variant}-{'signin' if sign_in else 'plain'}"
-    return pytest.param(name, variant, sign_in, id=title, marks=pytest.mark.xdist_group(title))
+    title = f"{name}-{variant}-{rule}"
+    return pytest.param(name, variant, rule, id=title, marks=pytest.mark.xdist_group(title))
 
 
 CASES = [
-    case(name, variant, sign_in)
+    case(name, variant, rule)
     for name, method in methods().items()
     for variant in method.variants or ({},)
-    for sign_in in (False, True)
+    for rule in RULES
+    if not (rule == "ham" and method.factorised)
 ]
 
 
-def make(name, variant, sign_in, **choices):
+def make(name, variant, rule, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
     if not methods()[name].variants:  # reads its mask from a file
         variant = {**variant, "mask": str(mask_file())}
-    return Run.make("digits", name, sign_in=sign_in, **{**variant, **sparsity, **choices})
+    return Run.make("digits", name, **{**variant, **sparsity, **RULES[rule], **choices})
 
 
 @cache
@@ -80,9 +83,9 @@ def uninterrupted(root, run):
         return machine, train(run, machine), steps
 
 
-@pytest.mark.parametrize("name, variant, sign_in", CASES)
-def test_a_run_ends_at_the_requested_sparsity(references, name, variant, sign_in):
-    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+@pytest.mark.parametrize("name, variant, rule", CASES)
+def test_a_run_ends_at_the_requested_sparsity(references, name, variant, rule):
+    run = make(name, variant, rule, epochs=5, lr=0.1)
     _, result, steps = uninterrupted(references, run)
     wanted = keep_count(result["prunable"], run.sparsity)
     tolerance = methods()[name].tolerance * result["prunable"]
@@ -92,11 +95,11 @@ def test_a_run_ends_at_the_requested_sparsity(references, name, variant, sign_in
     assert result["loss"] < 2.3  # of guessing: ln 10 = 2.303
 
 
-@pytest.mark.parametrize("name, variant, sign_in", CASES)
+@pytest.mark.parametrize("name, variant, rule", CASES)
 def test_an_interrupted_run_ends_bit_identically(
-    machine, references, monkeypatch, name, variant, sign_in
+    machine, references, monkeypatch, name, variant, rule
 ):
-    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+    run = make(name, variant, rule, epochs=5, lr=0.1)
     other, _, _ = uninterrupted(references, run)
     for epoch in (1, 3):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -106,9 +109,9 @@ def test_an_interrupted_run_ends_bit_identically(
     assert_same(run, machine, other)
 
 
-@pytest.mark.parametrize("name, variant, sign_in", CASES)
-def test_a_bare_loop_ends_bit_identically_to_a_run(references, name, variant, sign_in):
-    run = make(name, variant, sign_in, epochs=5, lr=0.1)
+@pytest.mark.parametrize("name, variant, rule", CASES)
+def test_a_bare_loop_ends_bit_identically_to_a_run(references, name, variant, rule):
+    run = make(name, variant, rule, epochs=5, lr=0.1)
     machine, _, _ = uninterrupted(references, run)
     data = digits(run, machine.data_dir)
     model, optimizer = bare(run)
@@ -129,18 +132,20 @@ def test_a_method_describes_itself_and_refuses_unknown_options(name):
     assert issubclass(method, Method) and method.name == name
     assert method.family and method.paper and method.__doc__
     with pytest.raises(UserError, match="unknown field 'no_such_option'"):
-        make(name, {}, False, no_such_option=1)
+        make(name, {}, "plain", no_such_option=1)
 
 
 @pytest.mark.parametrize("name", [n for n, m in methods().items() if "init" in m.family])
-def test_pruning_at_initialisation_finds_the_same_mask_with_sign_in(machine, name):
-    hashes = {train(make(name, {}, s, epochs=1), machine)["mask_hash"] for s in (False, True)}
+def test_pruning_at_initialisation_finds_the_same_mask_with_every_rule(machine, name):
+    hashes = {train(make(name, {}, rule, epochs=1), machine)["mask_hash"] for rule in RULES}
     assert len(hashes) == 1
 
 
 def test_the_global_generator_does_not_decide_masks(machine):
     torch.manual_seed(1)
-    one = train(make("random", {}, False, epochs=1), machine)
+    one = train(make("random", {}, "plain", epochs=1), machine)
     torch.manual_seed(2)
-    two = train(make("random", {}, False, epochs=1), replace(machine, runs=machine.runs / "other"))
+    two = train(
+        make("random", {}, "plain", epochs=1), replace(machine, runs=machine.runs / "other")
+    )
     assert one["mask_hash"] == two["mask_hash"]

@@ -31,7 +31,7 @@ import yaml
 from baselines.registry import methods
 from launch.cli import COMMANDS, main
 from launch.config.grids import GRIDS, read_grid
-from signin import SignIn
+from signin import HAM, SignIn
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -261,6 +261,7 @@ def test_a_method_has_a_page_with_all_its_options(name):
 
 def test_sign_in_has_a_page_with_all_its_options():
     check_options(DOCS / "methods" / "sign-in.md", SignIn)
+    check_options(DOCS / "methods" / "ham.md", HAM)
 
 
 def test_every_method_is_in_the_overview():

@@ -138,7 +138,7 @@ def test_work_on_masks_is_timed(capsys):
     flags = "--model resnet20 --iterations 2 --threads 1 --device cpu"
     assert main(["bench", "masks", *flags.split()]) == 0
     out = capsys.readouterr().out
-    for line in ("global top-k of 270,896", "RiGL update", "SynFlow, 2 iterations", "snapshot"):
+    for line in ("global top-k of 270,896", "RigL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
     assert "of an epoch" in out and "once per run" in out
 

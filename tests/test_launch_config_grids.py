@@ -71,7 +71,7 @@ def test_every_grid_runs_on_digits(forked_workers, tmp_path, capsys):
     flags += ["--slots", "2", "--threads", "1"]
     for name in ("table1", "table11", "figure8"):
         assert main(["grid", name, *flags]) == 0, capsys.readouterr().err
-    assert "fixed" in capsys.readouterr().out
+    assert "AC/DC mask" in capsys.readouterr().out
 
 
 def test_dry_run_says_what_is_done_and_what_it_costs(tmp_path, capsys):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from baselines.errors import UserError
+from baselines.fields import changed
 from launch.config.recipe import Recipe
 from launch.config.run import Run
 
@@ -30,8 +31,14 @@ from launch.config.run import Run
         (
             "digits",
             "acdc",
-            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
+            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0, "rescale_masks_late": True},
             "digits-acdc-signin-s0.8-seed0-8aaa69fa",
+        ),
+        (
+            "digits",
+            "acdc",
+            {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
+            "digits-acdc-signin-s0.8-seed0-920b8c3c",
         ),
         ("digits", "rigl", {"drop_fraction": 0.2, "seed": 1}, "digits-rigl-s0.9-seed1-a0f578e0"),
         (
@@ -90,6 +97,20 @@ def test_a_new_field_with_a_neutral_default_keeps_all_names():
     assert dataclasses.replace(run, settings=Later(lr=0.3, new_field=1)).name != run.name
 
 
+def test_a_changed_default_gives_new_names_and_keeps_those_of_the_values_of_before():
+    @dataclasses.dataclass(frozen=True)
+    class Later(Recipe):
+        lr: float = changed(0.3, before=0.05)
+        new_field: int = changed(1, before=0)
+
+    def name(settings):
+        return dataclasses.replace(Run.make("digits", "random"), settings=settings).name
+
+    assert name(Later(lr=0.05, new_field=0)) == Run.make("digits", "random").name
+    assert name(Later(new_field=0)) == Run.make("digits", "random", lr=0.3).name
+    assert name(Later(lr=0.05)) != Run.make("digits", "random").name
+
+
 def test_every_choice_makes_another_run():
     base = {"sparsity": 0.9, "sign_in": True}
     names = [
@@ -136,3 +157,19 @@ def test_labels_name_the_options_that_differ():
 def test_values_that_are_not_allowed_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "method, choices, told",
+    [
+        ("random", {"sign_in": True, "sparsity": 0.5}, ""),
+        ("random", {"density": "uniform", "model": "mine"}, " (density=uniform, model=mine)"),
+        ("fixed", {"mask": "a@final", "signs": "random"}, " (mask=a@final, signs=random)"),
+        ("rigl", {"lr": 0.5, "exclude": ("a*", "b")}, " (lr=0.5, exclude=a* b)"),
+        ("rigl", {"beta": 2.0, "sign_in": True}, " (beta=2.0)"),
+        ("rigl", {"beta": 2.0}, ""),  # has no effect, and the name does not depend on it
+    ],
+)
+def test_titles_say_what_names_do_not(method, choices, told):
+    run = Run.make("digits", method, **choices)
+    assert run.title == run.name + told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
-from analysis.folder import LAST_STATE
+from analysis.folder import LAST_STATE, read_result
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
@@ -69,7 +68,7 @@ def logs(machine):
 
 
 def result(machine, run):
-    found = json.loads((machine.runs / run.name / "result.json").read_text())
+    found = read_result(machine.runs / run.name)
     return {k: v for k, v in found.items() if "seconds" not in k}
 
 
@@ -241,14 +240,49 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     assert all(not s.active for s in statuses(here.runs))
 
 
-def test_paths_are_quoted_in_the_job_script(tmp_path):
-    code = tmp_path / "my runs $(touch x)" / "code"
+ODD = """my $(touch x) `touch x`; 'it' "is" & ü#~*?[a]{b} |"""
+
+
+@pytest.mark.parametrize("others", ["others", ""])
+def test_paths_are_quoted_in_the_job_script(tmp_path, others):
+    code = tmp_path / ODD / "code"
     setup = parameters(Cluster(), code)["slurm_setup"]
-    script = "; ".join([*setup, 'printf %s "$PYTHONPATH"'])
+    script = "\n".join([*setup, 'printf %s "$PYTHONPATH"'])
     shown = subprocess.run(
-        ["sh", "-c", script], env={"PYTHONPATH": "others"}, cwd=tmp_path, capture_output=True
+        ["sh", "-c", script], env={"PYTHONPATH": others}, cwd=tmp_path, capture_output=True
     )
-    assert shown.stdout.decode() == f"{code}:others"
+    assert shown.stdout.decode() == f"{code}:{others}".rstrip(":")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["a:b", "a%jb", "a\\b", "a\nb", "a\x7fb"])
+def test_folders_that_slurm_would_take_for_patterns_are_refused(tmp_path, name, capsys):
+    flags = ["--executor", "slurm", "--runs", str(tmp_path / name)]
+    if not shutil.which("sbatch"):
+        pytest.skip("no Slurm on this machine")
+    assert main(["run", *flags]) == 2
+    assert "its name has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--partition=", "--account=", "--memory=", "--slurm=comment="])
+def test_options_of_several_lines_are_refused(flag, capsys):
+    assert main(["run", "--executor", "slurm", f"{flag}a\ntouch x"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@needs_slurm
+def test_odd_names_of_folders_and_options_reach_the_job(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    machine = replace(here, runs=tmp_path / ODD)
+    run = digits()
+    setup = ("printenv PYTHONPATH > path",)
+    submit([run], machine, replace(CLUSTER, slurm=(f"comment={ODD}",), setup=setup))
+    try:
+        wait_for(machine, run, "finished")
+    finally:
+        cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
+    (code,) = (machine.runs / "slurm" / "code").iterdir()
+    assert (tmp_path / "path").read_text().startswith(str(code))
     assert not (tmp_path / "x").exists()
 
 

@@ -39,7 +39,7 @@ def test_the_command_completes_the_table(
     assert main([*words, "--dry-run"]) == 0
     plan = capsys.readouterr().out.splitlines()
     done = {folder.name for folder in list_runs(tmp_path / "my runs")}
-    assert {row.split("/")[-1] for row in plan if row.startswith("finished")} == done
+    assert {row.split("/")[-1].split(" (")[0] for row in plan if row.startswith("finished")} == done
     assert main([*words, "--slots", "2", "--threads", "1"]) == 0
     capsys.readouterr()
     assert main(["table", number, *root]) == 0

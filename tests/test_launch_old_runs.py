@@ -44,7 +44,7 @@ def test_curves_are_drawn(root, tmp_path):
     path = tmp_path / "curves.svg"
     assert main(["figure", "curves", "--runs", str(root), "-o", str(path)]) == 0
     picture = path.read_text()
-    assert all(entry in picture for entry in ("Random + Sign-In", "STR", "RiGL mask", "dense"))
+    assert all(entry in picture for entry in ("Random + Sign-In", "STR", "RigL mask", "Dense"))
 
 
 def test_the_report_has_all_runs(root, tmp_path, capsys):
@@ -92,3 +92,16 @@ def test_the_stopped_run_resumes_and_ends_as_in_version_0_1(root, expected, mach
     for name in ("active", "prunable", "parameters", "sparsity", "epochs", "dense_flops"):
         assert result[name] == expected["result"][name]
     assert result.keys() == expected["result"].keys()
+
+
+@pytest.mark.parametrize("file", ["epochs.csv", "layers.csv"])
+def test_rows_that_the_stopped_run_has_lost_stay_missing_with_a_warning(
+    root, expected, machine, file
+):
+    folder = root / expected["stopped"]
+    (folder / file).unlink()
+    with pytest.warns(UserWarning, match=rf"{file} lacks the rows of epochs 0, 1, 2, 3, 4"):
+        result = train(read_run(folder), replace(machine, runs=root))
+    assert result["accuracy"] == pytest.approx(expected["result"]["accuracy"], abs=0.005)
+    known = file == "epochs.csv"
+    assert ("training_flops" in result) == ("dense_epochs" in result) == known

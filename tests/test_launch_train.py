@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 import launch.training.loop
 import launch.training.run
-from analysis.folder import snapshot_path
+from analysis.checked import seal_json
+from analysis.folder import LAST_STATE, read_config, read_result, snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
@@ -57,7 +58,7 @@ def what_it_left(run, machine):
                 for row in csv.DictReader(stream)
             ]
     snapshots = {p.name: load_file(p) for p in (folder / "snapshots").iterdir()}
-    result = json.loads((folder / "result.json").read_text())
+    result = read_result(folder)
     return rows, snapshots, {k: v for k, v in result.items() if "seconds" not in k}
 
 
@@ -167,7 +168,7 @@ def test_an_unreadable_state_is_set_aside_and_the_one_before_is_used(machine, mo
         train(run, machine)
     folder = machine.runs / run.name
     spoil(folder / "last.pt", how)
-    with pytest.warns(UserWarning, match=r"last.pt cannot be read .* set aside"):
+    with pytest.warns(UserWarning, match=r"last.pt cannot be used .* set aside"):
         train(run, machine)
     assert (folder / "last.pt.unreadable").exists()
     assert not Path("/tmp/signbench-was-here").exists()
@@ -209,9 +210,9 @@ def test_a_folder_of_another_run_is_refused(machine):
     with RunFolder(run, machine.runs).opened():
         pass
     path = machine.runs / run.name / "config.json"
-    config = json.loads(path.read_text())
+    config = read_config(path.parent)
     config["run"]["settings"]["lr"] = 7.0
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(seal_json(config)))
     with pytest.raises(UserError, match="other settings"):
         train(run, machine)
     config["run"]["settings"].pop("lr")  # written by a version without the field
@@ -244,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
     folder = RunFolder(run, machine.runs)
     assert "nan at epoch 2, step 5" in (folder.path / "failure.json").read_text()
     assert folder.result is None
-    state = folder.newest_state()
+    state = folder.read_state(LAST_STATE)
     assert state["epoch"] == 1
     assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values())
     assert train(run, machine)["epochs"] == 4
@@ -263,7 +264,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):
     monkeypatch.setattr(Loop, "train_epoch", spoiling)
     with pytest.raises(Diverged, match="not finite after epoch 1"):
         train(run, machine)
-    assert RunFolder(run, machine.runs).newest_state()["epoch"] == 0
+    assert RunFolder(run, machine.runs).read_state(LAST_STATE)["epoch"] == 0
 
 
 def test_a_folder_that_cannot_be_written_is_named(machine):

@@ -25,7 +25,8 @@ from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.meter import Meter
-from launch.training.run import Training, mask_hash
+from launch.training.result import mask_hash
+from launch.training.run import Training
 from signin import Product
 
 

@@ -23,7 +23,7 @@ def flips_by_phase(layers: pd.DataFrame) -> pd.DataFrame:
     for phase, (since, until) in PHASES.items():
         if f"final_flips_{since}" in layers:
             flips, compared = _between(layers, since, until)
-            rows.append({"phase": phase, "value": 100 * flips.sum() / max(1, compared.sum())})
+            rows.append({"phase": phase, "value": _share(flips, compared)})
     return pd.DataFrame(rows)
 
 
@@ -51,10 +51,15 @@ def _between(
     return rows[f"final_flips_{since}"], rows[f"final_compared_{since}"]
 
 
+def _share(flips: pd.Series[float], compared: pd.Series[float]) -> float:
+    """Return the percentage of flips; NaN if the signs of an epoch were lost."""
+    return 100 * flips.sum(skipna=False) / max(1, compared.sum(skipna=False))
+
+
 def _warmup(layers: pd.DataFrame) -> int:
     """Return the last epoch of the warm-up: the one before signs are compared with its end.
 
     A run that ends with its warm-up compares none and has no such column.
     """
-    after = layers.reindex(columns=["epoch", "final_flips_warmup"]).dropna()["epoch"]
+    after = layers.reindex(columns=["epoch", "flips_warmup"]).dropna()["epoch"]
     return int(after.min()) - 1 if len(after) else int(layers["epoch"].max())

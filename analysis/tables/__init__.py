@@ -11,8 +11,9 @@ import pandas as pd
 from analysis.alike import comparison_fields
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
+from analysis.tables.latex import preamble, to_latex
 from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
-from analysis.tables.sheet import Sheet, render, to_latex
+from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import unknown
 
 __all__ = [
@@ -31,6 +32,17 @@ COMPARISON = "compare"
 TABLES = (*LAYOUTS, COMPARISON)
 
 
+def render(sheet: Sheet, form: str, colour: bool = False) -> str:
+    """Return the sheet as text, markdown, latex or html.
+
+    Args:
+        colour: whether text goes to a terminal that shows bold.
+    """
+    if form == "text":
+        return to_text(sheet, colour)
+    return {"markdown": to_markdown, "latex": to_latex, "html": to_html}[form](sheet)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as numbers and as sheets of texts.
@@ -46,14 +58,15 @@ class Table:
         """Return the sheets as text, markdown, latex or html, or the numbers as csv."""
         if form == "csv":
             return self.numbers.to_csv(index=False, float_format="%.6g")
-        return "\n\n".join(render(sheet, form, colour) for sheet in self.sheets)
+        text = "\n\n".join(render(sheet, form, colour) for sheet in self.sheets)
+        return preamble(text) + text if form == "latex" else text
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Write the numbers as NAME.csv and the sheets as NAME.tex. Return the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         csv, tex = folder / f"{name}.csv", folder / f"{name}.tex"
         csv.write_text(self.render("csv"))
-        tex.write_text("\n".join(map(to_latex, self.sheets)))
+        tex.write_text(self.render("latex"))
         return [csv, tex]
 
 
@@ -83,7 +96,8 @@ def make_table(
     if name == COMPARISON:
         rows, columns = comparison_fields(runs, rows, columns)
         numbers = aggregate(runs, rows, columns)
-        return Table(numbers, comparison_sheets(numbers, runs, rows, columns))
+        sheets = comparison_sheets(numbers, runs, rows, columns)
+        return Table(numbers, list(map(leave_out_constants, sheets)))
     cells = paper_cells(runs, name)
     return Table(cells, paper_sheets(cells, runs, name, paper, command))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
+from analysis.names import name_of
 from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction, 5 %)"
@@ -32,7 +33,7 @@ def comparison_sheets(
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     across = [name for name in across if table[name].nunique() > 1]
-    row_of = table.assign(**{c: table[c].map(_text) for c in [*down, *across]})
+    row_of = table.assign(**{c: _shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = [*down, "sign_in"]
@@ -58,7 +59,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
 
 def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
     records = table.to_dict("records")
-    cells = pd.DataFrame({_short(name): table[name].map(_text) for name in by})
+    cells = pd.DataFrame({_short(name): _shown(table, name) for name in by})
     cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
     labels = cells.shape[1]
     cells["accuracy"] = [mean_text(row) for row in records]
@@ -79,7 +80,7 @@ def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
             "dense epochs: with the same number of operations, of the epochs trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
-    return Sheet("Accuracy in percent, mean ± standard deviation", cells, bold, labels, notes)
+    return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
 
 
 def mean_text(row: dict[Any, Any]) -> str:
@@ -106,6 +107,10 @@ def _ratio(value: float, of: float | None) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"
+
+
+def _shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+    return table[field].map(name_of if field == "label" else _text)
 
 
 def _text(value: Any) -> str:

@@ -1,19 +1,14 @@
-"""Sheet: a table of texts, rendered for a terminal, as Markdown, LaTeX (booktabs) or HTML."""
+"""Sheet: a table of texts, rendered for a terminal, as Markdown or HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 import pandas as pd
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
-_TEX = str.maketrans(
-    {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "†": r"$^\dagger$", "—": "--"}
-    | {"<": "$<$", ">": "$>$", "−": "$-$", "…": r"\ldots{}", "×": r"$\times$"}
-)
 
 
 @dataclass
@@ -34,15 +29,27 @@ class Sheet:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def render(sheet: Sheet, form: str, colour: bool = False) -> str:
-    """Return the sheet as text, markdown, latex or html.
+def leave_out_constants(sheet: Sheet) -> Sheet:
+    """Return the sheet without the columns in which all rows are equal; a note has their values.
 
-    Args:
-        colour: whether text goes to a terminal that shows bold.
+    Columns with bold cells remain, and the last one that names the row.
     """
-    if form == "text":
-        return to_text(sheet, colour)
-    return {"markdown": to_markdown, "latex": to_latex, "html": to_html}[form](sheet)
+    cells, bold = sheet.cells, sheet.bold
+    constant = [
+        name
+        for name in cells.columns
+        if len(cells) > 1 and cells[name].nunique() == 1 and not bold[name].any()
+    ]
+    if len(cells.columns[: sheet.labels].difference(constant)) == 0:
+        constant = [name for name in constant if name != cells.columns[sheet.labels - 1]]
+    told = [f"{name} {cells[name].iloc[0]}" for name in constant if name and cells[name].iloc[0]]
+    return replace(
+        sheet,
+        cells=cells.drop(columns=constant),
+        bold=bold.drop(columns=constant),
+        labels=sum(name not in constant for name in cells.columns[: sheet.labels]),
+        notes=[*sheet.notes, *([f"in all rows: {', '.join(told)}"] if told else [])],
+    )
 
 
 def to_text(sheet: Sheet, colour: bool = False) -> str:
@@ -81,22 +88,6 @@ def to_markdown(sheet: Sheet) -> str:
     table = [list(sheet.cells.columns), rule, *rows]
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
     return "\n\n".join([sheet.title, "\n".join(lines), *sheet.notes])
-
-
-def to_latex(sheet: Sheet) -> str:
-    """Return the sheet as a table for the package booktabs, with all texts escaped."""
-    escaped = sheet.cells.map(lambda text: text.translate(_TEX))
-    escaped.columns = [name.translate(_TEX) for name in sheet.cells.columns]
-    bold = sheet.bold.set_axis(escaped.columns, axis=1)
-    styler = escaped.style.hide(axis="index")
-    styler = styler.apply(lambda _: bold.map(lambda b: "font-weight: bold" if b else ""), axis=None)
-    form = "l" * sheet.labels + "r" * (len(escaped.columns) - sheet.labels)
-    body = styler.to_latex(hrules=True, convert_css=True, column_format=form)
-    notes = "".join(f"\n\\\\ \\footnotesize {note.translate(_TEX)}" for note in sheet.notes)
-    return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{sheet.title.translate(_TEX)}}}\n{body.rstrip()}"
-        f"{notes}\n\\end{{table}}\n"
-    )
 
 
 def to_html(sheet: Sheet) -> str:

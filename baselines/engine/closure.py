@@ -6,14 +6,19 @@ from typing import Any
 
 import torch
 
+from baselines.errors import UserError
+
 
 class Evaluated:
-    """A closure that has been called: returns its value."""
+    """A closure that has been called: returns its value, once."""
 
     def __init__(self, value: Any) -> None:
-        self.value = value
+        self.value, self.calls = value, 0
 
     def __call__(self) -> Any:
+        self.calls += 1
+        if self.calls > 1:
+            raise UserError("the optimizer calls its closure several times per step: use another.")
         return self.value
 
 
@@ -26,10 +31,10 @@ def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     Returns:
         New (args, kwargs), as a step pre-hook may return them; None if there is no closure.
     """
+    if not has_closure(args, kwargs):
+        return None
     places = [i for i, value in enumerate(args) if i > 0 and _is_closure(value)]
     names = [name for name, value in kwargs.items() if _is_closure(value)]
-    if not places and not names:
-        return None
     positional, named = list(args), dict(kwargs)
     with torch.enable_grad():
         for i in places:
@@ -37,6 +42,11 @@ def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for name in names:
             named[name] = Evaluated(named[name]())
     return tuple(positional), named
+
+
+def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether there is a closure among the arguments that has not been evaluated."""
+    return any(map(_is_closure, (*args[1:], *kwargs.values())))
 
 
 def _is_closure(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +17,32 @@ class Layer:
     Attributes:
         index: memory offsets of the active positions, in row-major order; None if all positions
             are active.
+        full_size: give latents the weight's shape under every mask, zero where masked.
         latents: what the optimizer steps while one is attached, by the storage's names: vectors
             over the active positions, or tensors of the weight's shape if all are active. The
-            weight itself if the storage is the identity and all positions are active. A latent
+            weight itself if the storage is the identity and the shape is the weight's. A latent
             with no dimension is shared by the whole layer.
+        own_latents: those with one entry per active position.
+        shared_latents: those that all weights of the layer share.
+        is_in_place: the only latent is the weight itself.
     """
 
     name: str
     weight: nn.Parameter
     index: Tensor | None = None
-    latents: dict[str, nn.Parameter] = field(default_factory=dict)
+    full_size: bool = False
 
     def __post_init__(self) -> None:
         self.stride = self.weight.stride()  # the memory layout that the index refers to
+        self.hold({})
         self.mark_read()
+
+    def hold(self, latents: dict[str, nn.Parameter]) -> None:
+        """Take latents by the storage's names, or none."""
+        self.latents = latents
+        self.own_latents = tuple(latent for latent in latents.values() if latent.ndim > 0)
+        self.shared_latents = tuple(latent for latent in latents.values() if latent.ndim == 0)
+        self.is_in_place = any(latent is self.weight for latent in latents.values())
 
     def mark_read(self) -> None:
         """Remember the weight's version: a higher one later is a write from outside."""
@@ -47,6 +59,11 @@ class Layer:
         return self.weight.numel() if self.index is None else self.index.numel()
 
     @property
+    def latent_shape(self) -> torch.Size:
+        """Shape of the latents that are not shared."""
+        return self.weight.shape if self.index is None or self.full_size else self.index.shape
+
+    @property
     def mask(self) -> Tensor | None:
         """Boolean mask of the weight's shape, True where active; None if all are active."""
         if self.index is None:
@@ -54,21 +71,6 @@ class Layer:
         mask = torch.zeros_like(self.weight, dtype=torch.bool)
         in_memory_order(mask)[self.index] = True
         return mask
-
-    @property
-    def own_latents(self) -> tuple[nn.Parameter, ...]:
-        """The latents with one entry per active position."""
-        return tuple(latent for latent in self.latents.values() if latent.ndim > 0)
-
-    @property
-    def shared_latents(self) -> tuple[nn.Parameter, ...]:
-        """The latents that all weights of the layer share."""
-        return tuple(latent for latent in self.latents.values() if latent.ndim == 0)
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the only latent is the weight itself."""
-        return any(latent is self.weight for latent in self.latents.values())
 
     @property
     def has_gradient(self) -> bool:
@@ -91,6 +93,17 @@ class Layer:
         in_memory_order(target).index_copy_(0, self.index, values)
         return dense if target is dense else dense.copy_(target)
 
+    def take(self, dense: Tensor) -> Tensor:
+        """Return what a latent holds of a tensor of the weight's shape."""
+        if not self.full_size or self.index is None:
+            return self.gather(dense)
+        return self.scatter(self.gather(dense), torch.zeros_like(self.weight, dtype=dense.dtype))
+
+    def put(self, latent: Tensor, dense: Tensor) -> Tensor:
+        """Write the active entries of a latent to a tensor of the weight's shape."""
+        active = self.gather(latent) if self.full_size else latent
+        return self.scatter(active, dense)
+
     def _laid_out(self, dense: Tensor) -> Tensor:
         """Return the tensor itself, or a copy with the weight's memory layout."""
         if lie_alike(dense, self.weight):
@@ -100,10 +113,11 @@ class Layer:
     def with_mask(self, mask: Tensor | None) -> Layer:
         """Return the layer under another mask, without latents."""
         if mask is None or bool(mask.all()):
-            return Layer(self.name, self.weight)
+            return Layer(self.name, self.weight, full_size=self.full_size)
         offsets = torch.empty_like(self.weight, dtype=torch.int64)
         in_memory_order(offsets).copy_(torch.arange(offsets.numel(), device=offsets.device))
-        return Layer(self.name, self.weight, offsets[mask.to(offsets.device, torch.bool)])
+        index = offsets[mask.to(offsets.device, torch.bool)]
+        return Layer(self.name, self.weight, index, full_size=self.full_size)
 
     def clear_masked(self, dense: Tensor) -> None:
         """Set the masked positions of a tensor of the weight's shape to zero."""

@@ -11,18 +11,41 @@ from torch.optim import SGD, Optimizer
 
 from baselines.engine.layer import Layer
 
-
-def replace_parameters(optimizer: Optimizer, by: Mapping[int, tuple[nn.Parameter, ...]]) -> None:
-    """Replace parameters, given by id, by others in every group."""
-    for group in optimizer.param_groups:
-        group["params"] = [q for p in group["params"] for q in by.get(id(p), (p,))]
+Lists = list[list[nn.Parameter]]  # of each parameter group
 
 
-def remove_groups(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
-    """Remove the groups that hold any of the parameters."""
-    gone = {id(parameter) for parameter in parameters}
+def show_latents(optimizer: Optimizer, layers: Sequence[Layer], shared_decay: float) -> Lists:
+    """Put latents into the parameter groups in place of the weights.
+
+    Latents that a layer shares get a group with the options of the weights' group, but for the
+    weight decay. It exists only until `show_weights`, so that schedulers never see it.
+
+    Returns:
+        What `show_weights` needs.
+    """
+    by = {id(layer.weight): layer for layer in layers}
+    groups = list(optimizer.param_groups)
+    weights = [group["params"] for group in groups]
+    for group in groups:
+        shown: list[nn.Parameter] = []
+        shared: list[nn.Parameter] = []
+        for parameter in group["params"]:
+            layer = by.get(id(parameter))
+            shown.extend((parameter,) if layer is None else layer.own_latents)
+            shared.extend(() if layer is None else layer.shared_latents)
+        group["params"] = shown
+        if shared:
+            decay = {"weight_decay": shared_decay} if "weight_decay" in group else {}
+            optimizer.param_groups.append({**group, **decay, "params": shared})
+    return weights
+
+
+def show_weights(optimizer: Optimizer, weights: Lists) -> None:
+    """Put the weights back that `show_latents` returned."""
     groups = optimizer.param_groups
-    groups[:] = [group for group in groups if not {id(p) for p in group["params"]} & gone]
+    del groups[len(weights) :]
+    for group, parameters in zip(groups, weights, strict=True):
+        group["params"] = parameters
 
 
 def clear_gradients(latents: Sequence[Tensor]) -> None:
@@ -62,7 +85,7 @@ def moved_state(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer
         if not isinstance(value, Tensor) or value.shape != latent.shape or latent.ndim == 0:
             return value
         dense = torch.zeros_like(old.weight, dtype=value.dtype)
-        return new.gather(old.scatter(value, dense))
+        return new.take(old.put(value, dense))
 
     return {key: move(value) for key, value in state.items()}
 

@@ -48,6 +48,9 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
             is shared with a module of another type, computed by a parametrization, a tensor
             subclass (sharded, say), not initialised, or not dense in memory.
     """
+    for path, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UserError(f"{path or 'the model'} is sharded by FSDP: use DDP.")
     weights = all_weights(model)
     excluded: set[str] = set()
     for pattern in exclude:
@@ -58,7 +61,7 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
     chosen = {
         name: _checked(name, weight)
         for name, weight in weights.items()
-        if name not in excluded and (weight.requires_grad or not weight.is_leaf)
+        if name not in excluded and (weight.requires_grad or _is_computed(model, name))
     }
     if not chosen:
         raise UserError("nothing to prune: no Conv or Linear weight is trained and not excluded.")
@@ -82,11 +85,21 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
 
 
+def _is_computed(model: nn.Module, name: str) -> bool:
+    """Whether a weight is computed from others before each forward pass."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    return attribute not in module._parameters and attribute not in module._buffers
+
+
 def _checked(name: str, weight: Tensor) -> nn.Parameter:
     if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised: run a batch through the model first.")
     if not isinstance(weight, nn.Parameter):
-        raise UserError(f"{name} is computed by a parametrization: remove or exclude it.")
+        raise UserError(
+            f"{name} is computed by a parametrization (weight_norm, spectral_norm, prune, …): "
+            "remove or exclude it."
+        )
     if type(weight.data) is not Tensor:
         raise UserError(f"{name} is a {type(weight.data).__name__}: exclude it.")
     if not weight.is_floating_point():

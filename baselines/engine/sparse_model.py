@@ -14,12 +14,14 @@ all times, `weight.grad` is the dense gradient (averaged over ranks by DDP), and
 model and optimizer look as they do in any PyTorch program: `zero_grad`, gradient clipping,
 GradScaler, autocast, DDP and torch.compile need no change.
 
-Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RMSprop, Lion, …).
+Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RMSprop, Lion, …), and
+with `dense_latents=True` also with those that treat weights by the shape of their tensor (Muon,
+Adafactor, …).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,15 +29,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from baselines.engine.attachable import attachable
-from baselines.engine.latents import Latents
+from baselines.engine.attached import AttachedLatents, Hook, nothing
 from baselines.engine.layer import Layer
-from baselines.engine.prunable import all_weights, prunable_weights, unwrap
+from baselines.engine.masked_weights import MaskedWeights
+from baselines.engine.prunable import unwrap
+from baselines.engine.served_optimizer import served_optimizer
 from baselines.engine.storage import Plain, Storage
 from baselines.errors import UserError
 
 
-class SparseModel:
+class SparseModel(MaskedWeights):
     """Masks and latents for the prunable weights of a model.
 
     Prunable are the weights of all Conv1d/2d/3d and Linear modules and the input projections of
@@ -52,6 +55,8 @@ class SparseModel:
         storage: what the optimizer steps; by default `Plain()`, the weights themselves. It may be
             replaced while no optimizer is attached.
         exclude: glob patterns over parameter names (`"*head*"`) of weights that stay dense.
+        dense_latents: give latents the shapes of the weights, zero where masked, for optimizers
+            that treat weights by shape. Takes the memory of a dense training.
 
     Raises:
         UserError: nothing is prunable, a pattern matches nothing, or a weight cannot be handled
@@ -59,64 +64,16 @@ class SparseModel:
     """
 
     def __init__(
-        self, model: nn.Module, storage: Storage | None = None, exclude: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        storage: Storage | None = None,
+        exclude: Iterable[str] = (),
+        dense_latents: bool = False,
     ) -> None:
-        self.model = unwrap(model)
+        super().__init__(unwrap(model), exclude, dense_latents)
         self.storage = Plain() if storage is None else storage
-        weights = prunable_weights(self.model, exclude)
-        self.layers = {name: Layer(name, weight) for name, weight in weights.items()}
-        self._latents: Latents | None = None
+        self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
-
-    # ---- properties
-
-    def __iter__(self) -> Iterator[Layer]:
-        return iter(self.layers.values())
-
-    @property
-    def weights(self) -> dict[str, nn.Parameter]:
-        """Effective weights by name; zero where masked."""
-        return {layer.name: layer.weight for layer in self}
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """Boolean masks by name, True where active."""
-        return {
-            layer.name: torch.ones_like(layer.weight, dtype=torch.bool) if mask is None else mask
-            for layer, mask in ((layer, layer.mask) for layer in self)
-        }
-
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the prunable weights by name."""
-        return {layer.name: layer.weight.shape for layer in self}
-
-    @property
-    def nnz(self) -> int:
-        """Number of active weights."""
-        return sum(layer.nnz for layer in self)
-
-    @property
-    def numel(self) -> int:
-        """Number of prunable weights."""
-        return sum(layer.weight.numel() for layer in self)
-
-    def sparsity(self) -> float:
-        """Return the fraction of the prunable weights that are exactly zero, in [0, 1]."""
-        return _fraction_of_zeros(self.weights.values())
-
-    def sparsity_all(self) -> float:
-        """Return the same over all Conv and Linear weights, excluded and frozen ones included."""
-        return _fraction_of_zeros(all_weights(self.model).values())
-
-    def magnitudes(self) -> dict[str, Tensor]:
-        """Return |θ| by layer, and −1 where masked: below every active weight, zeros included."""
-        return {
-            layer.name: layer.weight.detach().abs()
-            if mask is None
-            else layer.weight.detach().abs().masked_fill_(~mask, -1.0)
-            for layer, mask in ((layer, layer.mask) for layer in self)
-        }
 
     # ---- changes
 
@@ -131,6 +88,7 @@ class SparseModel:
         Raises:
             UserError: an unknown layer, or a mask of another shape. Nothing is changed then.
         """
+        self.places.check()
         for name, mask in masks.items():
             self._check(name, mask)
         if self._latents is not None:
@@ -200,20 +158,40 @@ class SparseModel:
         """Whether an optimizer is attached."""
         return self._latents is not None
 
+    def served_optimizer(self, optimizer: Any) -> Optimizer:
+        """Return the optimizer that `attach` would attach: the given one, or one that it wraps.
+
+        Raises:
+            UserError: as `attach`.
+        """
+        if self._latents is not None:
+            raise UserError("an optimizer is attached already; detach() it first.")
+        plain = self.storage.is_identity
+        return served_optimizer(optimizer, self.weights, self.full_size, plain)
+
     @torch.no_grad()
-    def attach(self, optimizer: Optimizer) -> SparseModel:
+    def attach(self, optimizer: Any, before: Hook = nothing, after: Hook = nothing) -> SparseModel:
         """Make the latents, and every step of the optimizer a step on them.
 
         State that the optimizer already holds is kept with `Plain`, else dropped. Set masks that
         are known before: then no latents of full size are made.
 
+        Args:
+            optimizer: a torch optimizer, or a wrapper that passes its steps to one.
+            before: called with the optimizer before each step, ahead of all that is done here.
+            after: called with the optimizer after each step.
+
         Raises:
-            UserError: the optimizer cannot be served, or one is attached already.
+            UserError: the optimizer lacks a prunable weight or cannot be served, or one is
+                attached already. Nothing is changed then.
         """
-        if self._latents is not None:
-            raise UserError("an optimizer is attached already; detach() it first.")
-        found = attachable(optimizer, self)
-        self._latents = Latents(self.layers, self.storage, found)
+        chosen = self.served_optimizer(optimizer)
+
+        def checked(optimizer: Optimizer) -> None:
+            self.places.check()
+            before(optimizer)
+
+        self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
         return self
 
     def detach(self) -> nn.Module:
@@ -232,6 +210,7 @@ class SparseModel:
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
         """Return masks and latents: all that model and optimizer do not save themselves."""
+        self.places.check()
         latents: dict[str, dict[str, Tensor]] = {}
         if self._latents is not None:
             self._latents.follow()
@@ -274,13 +253,6 @@ class SparseModel:
 
     # ---- helpers
 
-    def _check(self, name: str, tensor: Tensor | None) -> None:
-        if name not in self.layers:
-            raise UserError(f"no prunable layer {name!r}; there are {', '.join(self.layers)}.")
-        shape = tuple(self.layers[name].weight.shape)
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise UserError(f"{name} has shape {shape}, not {tuple(tensor.shape)}.")
-
     def _set_mask(self, old: Layer, mask: Tensor | None) -> None:
         new = old.with_mask(mask)
         if self._latents is not None:
@@ -291,9 +263,3 @@ class SparseModel:
         self.layers[old.name] = new
         new.clear_masked(new.weight)
         new.mark_read()
-
-
-def _fraction_of_zeros(tensors: Iterable[Tensor]) -> float:
-    tensors = list(tensors)
-    nonzero = sum(int(tensor.count_nonzero()) for tensor in tensors)
-    return 1 - nonzero / sum(tensor.numel() for tensor in tensors)

@@ -17,6 +17,7 @@ from baselines.method import Method
 from baselines.methods.snip import SampleOptions
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import global_masks
 from baselines.tools.scores import Scores, mean_gradients, scoring
 
@@ -34,7 +35,8 @@ class Grasp(Method[SampleOptions]):
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         scores = grasp_scores(net, samples, self.options.samples_per_class)
         kept_first = {name: -score for name, score in scores.items()}
-        net.set_masks(global_masks(kept_first, self.plan.sparsity))
+        masks = global_masks(kept_first, self.plan.sparsity)
+        set_initial_masks(self.name, net, masks, samples, kept_first)
 
 
 def grasp_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:

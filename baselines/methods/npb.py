@@ -26,6 +26,7 @@ from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import keep_count, layer_counts
 from baselines.tools.masks import top_k_mask
 from baselines.tools.paths import Paths, by_group, connections, fill_live, trace
@@ -64,7 +65,8 @@ class Npb(Method[NpbOptions]):
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         masks = balanced_masks(paths, sizes, counts, self.options)
-        net.set_masks(fill_live(paths, masks, sizes, keep_count(net.numel, self.plan.sparsity)))
+        masks = fill_live(paths, masks, sizes, keep_count(net.numel, self.plan.sparsity))
+        set_initial_masks(self.name, net, masks, samples)
 
 
 def balanced_masks(

@@ -17,6 +17,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import keep_count
 from baselines.tools.masks import seeded
 from baselines.tools.paths import trace
@@ -36,4 +37,5 @@ class Phew(Method[Options]):
         paths = trace(net, x[:1])
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         k = keep_count(net.numel, self.plan.sparsity)
-        net.set_masks(walked_masks(paths, sizes, k, seeded(self.plan.seed, "phew")))
+        masks = walked_masks(paths, sizes, k, seeded(self.plan.seed, "phew"))
+        set_initial_masks(self.name, net, masks, samples)

@@ -21,6 +21,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import random_masks
 
 
@@ -46,9 +47,9 @@ class Random(Method[RandomOptions]):
     )
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        net.set_masks(
-            random_masks(self.options.density, net.shapes, self.plan.sparsity, self.plan.seed)
-        )
+        plan = self.plan
+        masks = random_masks(self.options.density, net.shapes, plan.sparsity, plan.seed)
+        set_initial_masks(self.name, net, masks, samples)
 
 
 @register

@@ -17,6 +17,7 @@ from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import global_masks
 from baselines.tools.scores import Scores, mean_gradients, scoring
 
@@ -41,7 +42,8 @@ class Snip(Method[SampleOptions]):
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         scores = snip_scores(net, samples, self.options.samples_per_class)
-        net.set_masks(global_masks(scores, self.plan.sparsity))
+        masks = global_masks(scores, self.plan.sparsity)
+        set_initial_masks(self.name, net, masks, samples, scores)
 
 
 def snip_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:

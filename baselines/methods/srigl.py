@@ -2,13 +2,18 @@
 
 Lasby et al. 2024 (arXiv 2305.02299). As RigL, but all neurons (output channels) of a layer have the
 same number of incoming weights, the *fan-in*, at all times. At an update, the weights that RigL
-would keep or grow in the layer are its salient ones. A neuron with fewer of them than `min_salient`
-of the fan-in is ablated for good; its weights go to the other neurons of the layer, whose fan-in
-rises. Then each neuron keeps its largest weights and grows by gradient up to the new fan-in.
+would keep or grow in the layer are its *salient* ones. A neuron with fewer than max(1, ⌊γk⌋) of
+them is ablated, where k is the layer's fan-in without ablation. The other neurons share the layer's
+weights: each keeps its largest and grows by gradient up to the new fan-in. Which neurons are
+ablated is decided anew at each update. Initial weights are scaled to the sparse fan-in.
 
-With a constant fan-in, each layer's number of weights is a multiple of its number of neurons, so
-that the requested sparsity is met up to half the neurons of the last layer: the rounding error of
-one layer is passed on to the next. Neurons of the last layer, the classes, are never ablated.
+With a constant fan-in, a layer's number of weights is a multiple of its number of neurons. The
+initial fan-ins are chosen such that the network has the requested sparsity up to half the neurons
+of the last layer. From then on each layer has its own budget, met up to half its neurons.
+
+Differs from the official code: the neurons of the last layer, the classes, are never ablated, and a
+layer keeps enough neurons for its weights; the scaling multiplies the weights that the model was
+initialised with by √(dense fan-in / k), instead of drawing new ones with that variance.
 """
 
 from __future__ import annotations
@@ -21,12 +26,13 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import require
+from baselines.fields import changed
 from baselines.method import Options, Plan
 from baselines.methods.set_rigl import GradientGrowth, RigLOptions
 from baselines.registry import register
 from baselines.samples import Samples
-from baselines.tools.density import layer_counts
+from baselines.tools.density import Shapes, layer_counts
 from baselines.tools.masks import seeded, strongest, top_k_mask
 
 TINY = 1e-30
@@ -36,11 +42,16 @@ TINY = 1e-30
 class SRigLOptions(RigLOptions):
     min_salient: float = 0.3
     """γ: a neuron with fewer salient weights than this fraction of the fan-in is ablated."""
+    ablation: bool = changed(True, before=None)  # version 0.1 ablated by another rule
+    """Ablate neurons."""
+    sparse_init: bool = changed(True, before=False)
+    """Scale the initial weights to the sparse fan-in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.min_salient <= 1:
-            raise UserError(f"min_salient must be in [0, 1], not {self.min_salient}.")
+        require(
+            0 <= self.min_salient <= 1, f"min_salient must be in [0, 1], not {self.min_salient}."
+        )
 
 
 @register
@@ -53,82 +64,87 @@ class SRigL(GradientGrowth[SRigLOptions]):
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.budgets: dict[str, int] = {}  # number of weights of each layer
+        self.fan_ins: dict[str, int] = {}  # of each layer without ablation
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        self.budgets = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
-        ranks = {
-            name: torch.rand(shape, generator=seeded(self.plan.seed, name))
-            for name, shape in net.shapes.items()
-        }
-        everyone = {name: torch.ones(shape[0]).bool() for name, shape in net.shapes.items()}
-        net.set_masks(constant_fan_in_masks(ranks, everyone, self.budgets))
+        counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
+        self.fan_ins = fan_ins(counts, net.shapes)
+        masks = {}
+        for name, shape in net.shapes.items():
+            ranks = torch.rand(shape, generator=seeded(self.plan.seed, name))
+            masks[name] = top_of_rows(ranks, torch.ones(shape[0]).bool(), self.fan_ins[name])
+        net.set_masks(masks)
+        if self.options.sparse_init:
+            weights = {layer.name: layer.weight.detach() for layer in net}
+            net.set_weights(
+                {n: w * (w[0].numel() / self.fan_ins[n]) ** 0.5 for n, w in weights.items()}
+            )
 
     def update(self, net: SparseModel, step: int) -> None:
-        """Ablate neurons, and give the others their strongest weights and candidates."""
+        """Choose the neurons, and give them their strongest weights and candidates."""
         fraction = self.drop_fraction(step)
         *_, last = net.layers
-        ranks, alive = {}, {}
+        masks = {}
         for layer in net:
-            mask = net.masks[layer.name]
-            order = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
-            share = 0.0 if layer.name == last else self.options.min_salient
-            ranks[layer.name], alive[layer.name] = order, surviving(order, mask, share)
-        net.set_masks(constant_fan_in_masks(ranks, alive, self.budgets))
+            mask, k = net.masks[layer.name], self.fan_ins[layer.name]
+            ranks = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
+            alive = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+            if self.options.ablation and layer.name != last:
+                least = max(1, int(self.options.min_salient * k))
+                alive = surviving(ranks, int(mask.sum()), least, k)
+            fan_in = round(k * len(mask) / int(alive.sum()))
+            masks[layer.name] = top_of_rows(ranks, alive, fan_in)
+        net.set_masks(masks)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"budgets": self.budgets}
+        return {"fan_ins": self.fan_ins}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.budgets = state["budgets"]
+        self.fan_ins = state["fan_ins"]
+
+
+def fan_ins(counts: Mapping[str, int], shapes: Shapes) -> dict[str, int]:
+    """Return the fan-in of each layer that comes closest to its number of weights.
+
+    What rounding adds to one layer is taken from the next ones.
+    """
+    found, owed = {}, 0
+    for name, count in counts.items():
+        neurons, size = shapes[name][0], torch.Size(shapes[name][1:]).numel()
+        found[name] = min(size, max(1, round((count + owed) / neurons)))
+        owed += count - found[name] * neurons
+    return found
 
 
 def ranking(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Tensor:
     """Return the scores of one layer, of the weight's shape.
 
-    They are above 1 for weights that RigL keeps, by magnitude; in [0, 1] for all others, by growth;
-    −1 in ablated neurons.
+    They are above 1 for weights that RigL keeps, by magnitude; in [0, 1] for all others, by growth.
     """
     n = int(mask.sum())
     kept = strongest(weight, mask, n - int(n * fraction))
     by_magnitude = 1 + weight.abs() / weight.abs().max().clamp_min(TINY)
-    ranks = torch.where(kept, by_magnitude, growth / growth.max().clamp_min(TINY))
-    return ranks.masked_fill_(~_living(mask).view(-1, *[1] * (mask.ndim - 1)), -1.0)
+    return torch.where(kept, by_magnitude, growth / growth.max().clamp_min(TINY))
 
 
-def surviving(ranks: Tensor, mask: Tensor, share: float) -> Tensor:
-    """Return, for each neuron, whether it keeps enough salient weights; at least one does.
-
-    Args:
-        ranks: scores of `ranking`; as many of the largest as are active are the salient weights.
-        share: least number of salient weights, as a fraction of the fan-in.
-    """
-    living, fan_in = _living(mask), int(mask.flatten(1).sum(1).max())
-    salient = top_k_mask(ranks, int(mask.sum())).flatten(1).sum(1)
-    alive = living & (salient >= share * fan_in)
-    return alive if bool(alive.any()) else living & (salient == salient[living].max())
-
-
-def constant_fan_in_masks(
-    ranks: Mapping[str, Tensor], alive: Mapping[str, Tensor], budgets: Mapping[str, int]
-) -> dict[str, Tensor]:
-    """Return masks with the highest ranks, equally many in each neuron that is alive.
+def surviving(ranks: Tensor, active: int, least: int, fan_in: int) -> Tensor:
+    """Return, for each neuron, whether it has enough salient weights.
 
     Args:
-        budgets: number of weights of each layer; the next layer compensates a rounding error.
+        ranks: scores of `ranking`.
+        active: number of active weights; as many of the highest scores are the salient weights.
+        least: least number of salient weights.
+        fan_in: fan-in without ablation. As many neurons survive as its weights need.
     """
-    masks, owed = {}, 0
-    for name, rank in ranks.items():
-        neurons, size = int(alive[name].sum()), rank[0].numel()
-        wanted = budgets[name] + owed
-        fan_in = min(size, max(1, round(wanted / neurons)))
-        owed = wanted - fan_in * neurons
-        rows = rank.flatten(1).topk(fan_in).indices
-        mask = torch.zeros(rank.shape[0], size, dtype=torch.bool, device=rank.device)
-        mask.scatter_(1, rows, True)
-        masks[name] = (mask & alive[name].unsqueeze(1)).view(rank.shape)
-    return masks
+    neurons, size = len(ranks), ranks[0].numel()
+    salient = top_k_mask(ranks, active).flatten(1).sum(1)
+    needed = -(-fan_in * neurons // size)
+    return (salient >= least) | top_k_mask(salient.float(), needed)
 
 
-def _living(mask: Tensor) -> Tensor:
-    return mask.flatten(1).any(1)
+def top_of_rows(ranks: Tensor, alive: Tensor, fan_in: int) -> Tensor:
+    """Return a mask of the highest scores, equally many in each neuron that is alive."""
+    rows = ranks.flatten(1)
+    mask = torch.zeros_like(rows, dtype=torch.bool)
+    mask.scatter_(1, rows.topk(min(fan_in, rows.shape[1])).indices, True)
+    return (mask & alive.unsqueeze(1)).view(ranks.shape)

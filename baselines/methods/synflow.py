@@ -22,6 +22,7 @@ from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks, zero_scales
 from baselines.tools.density import keep_count
 from baselines.tools.masks import global_top_k_masks
 from baselines.tools.scores import Scores, scoring
@@ -49,7 +50,8 @@ class SynFlow(Method[SynFlowOptions]):
         x, _ = next(iter(samples(1)))
         density = keep_count(net.numel, self.plan.sparsity) / net.numel
         ones = torch.ones_like(x[:1])
-        net.set_masks(synflow_masks(net, ones, density, self.options.iterations))
+        masks = synflow_masks(net, ones, density, self.options.iterations)
+        set_initial_masks(self.name, net, masks, samples)
 
 
 def synflow_masks(
@@ -60,6 +62,9 @@ def synflow_masks(
     Args:
         ones: an input of ones, (1, C, H, W).
         density: final fraction of weights kept, in (0, 1].
+
+    Raises:
+        UserError: scores overflow float64, or fewer weights than are kept have a score above 0.
     """
     model = copy.deepcopy(net.model).double()
     with torch.no_grad():
@@ -71,11 +76,28 @@ def synflow_masks(
         scores = synflow_scores(model, weights, ones.double())
         if masks:
             scores = {k: s.masked_fill(~masks[k], -1.0) for k, s in scores.items()}
-        masks = global_top_k_masks(scores, round(density ** (i / iterations) * net.numel))
+        k = round(density ** (i / iterations) * net.numel)
+        masks = global_top_k_masks(scores, k)
         with torch.no_grad():
             for name, mask in masks.items():
                 weights[name].mul_(mask)
+    _check(scores, k, net)
     return masks
+
+
+def _check(scores: Scores, k: int, net: SparseModel) -> None:
+    """Check the last scores, of which k are kept."""
+    if not all(bool(score.isfinite().all()) for score in scores.values()):
+        raise UserError("synflow: the flow of this network overflows float64.")
+    flowing = sum(int((score > 0).sum()) for score in scores.values())
+    if flowing < k < net.numel:
+        cause = " ".join(zero_scales(net.model)) or (
+            "Activations that saturate, such as ReLU6, stop the flow of large inputs."
+        )
+        raise UserError(
+            f"synflow: only {flowing} of the {k} weights to keep have a score above 0; the "
+            f"position of the others would choose them. {cause}"
+        )
 
 
 def synflow_scores(

@@ -135,7 +135,7 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
             f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
         ),
         TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
-        TimedTask(f"RiGL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
+        TimedTask(f"RigL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
         TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
         TimedTask("Sign-In: rescaling", net.rescale, 1.0),
         TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),

@@ -105,7 +105,7 @@ def preview(runs: list[Run], machine: Machine) -> int:
         done = RunFolder(run, machine.runs).result is not None
         epochs += 0 if done else run.epochs
         print(
-            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.name}"
+            f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.title}"
         )
     print(f"{len(runs)} runs, {epochs} epochs to train.")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from launch.config.cluster import Cluster
@@ -15,9 +16,9 @@ def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
 
     submitted = submit(runs, machine, cluster)
     for run, job in submitted:
-        print(f"job {job}: {run.name}")
+        print(f"job {job}: {run.title}")
     left = len(runs) - len(submitted)
     print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
-    where = "" if machine.runs == Path("runs") else f" --runs {machine.runs}"
+    where = "" if machine.runs == Path("runs") else f" --runs {shlex.quote(str(machine.runs))}"
     print(f"follow them with: signbench status{where}")
     return 0

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
-from launch.config.run import Run
-from signin import SignIn
+from launch.config.run import RULES, Run
+from signin import HAM, SignIn
 
 OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them
 _GRID = {"seed": "seeds", "method": "methods"}  # what grids have lists of
@@ -84,8 +84,8 @@ def _value(text: str, hint: Any) -> Any:
 def _hints() -> dict[str, Any]:
     """Return the types of all fields of runs, recipes and Sign-In by name."""
     found: dict[str, Any] = {}
-    for home in (Recipe, SignIn, Run):
+    for home in (Recipe, SignIn, HAM, Run):
         names = {spec.name for spec in dataclasses.fields(home)} - {"options", "settings"}
         hints = get_type_hints(home)
-        found |= {name: hints[name] for name in names if not (home is Recipe and name == "sign_in")}
+        found |= {name: hints[name] for name in names if not (home is Recipe and name in RULES)}
     return found

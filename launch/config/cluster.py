@@ -47,8 +47,11 @@ class Cluster:
             raise UserError("gpus and processes must not be negative.")
         if self.minutes < 5:
             raise UserError(f"timeout must be at least 5 minutes, not {self.timeout}.")
+        for name in ("partition", "memory", "account"):
+            if not getattr(self, name).isprintable():
+                raise UserError(f"{name} must be of one line, not {getattr(self, name)!r}.")
         for pair in self.slurm:
-            if not re.fullmatch(r"[A-Za-z][\w-]*=.*", pair):
+            if not re.fullmatch(r"[A-Za-z][\w-]*=.*", pair) or not pair.isprintable():
                 raise UserError(f"--slurm takes key=value, not {pair!r}.")
 
     @property

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from baselines.errors import UserError
+from baselines.fields import default_of
 
 KEEP_COMMAS = {"keep_commas": True}  # metadata of a tuple field whose flag's values have commas
 
 
-def differences(value: Any, prefix: str = "", leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def differences(
+    value: Any,
+    prefix: str = "",
+    leave_out: tuple[str, ...] = (),
+    default: Callable[[dataclasses.Field[Any]], Any] = default_of,
+) -> dict[str, Any]:
     """Return the fields of a dataclass instance that differ from their defaults.
 
     A field without a default always differs.
@@ -18,18 +25,13 @@ def differences(value: Any, prefix: str = "", leave_out: tuple[str, ...] = ()) -
     Args:
         prefix: put before each field's name in the keys.
         leave_out: fields that are not compared.
+        default: function from a field to the value to compare with.
     """
     return {
         prefix + spec.name: getattr(value, spec.name)
         for spec in dataclasses.fields(value)
-        if spec.name not in leave_out and getattr(value, spec.name) != _default(spec)
+        if spec.name not in leave_out and getattr(value, spec.name) != default(spec)
     }
-
-
-def _default(spec: dataclasses.Field[Any]) -> Any:
-    if spec.default_factory is not dataclasses.MISSING:
-        return spec.default_factory()
-    return spec.default
 
 
 def check_sparsity(value: float) -> None:

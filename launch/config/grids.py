@@ -20,8 +20,8 @@ from launch.config.assignments import OPTIONS, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
 from launch.config.recipe import Recipe
-from launch.config.run import Run
-from signin import SignIn
+from launch.config.run import RULES, Run
+from signin import HAM, SignIn
 
 QUICK_SPARSITY = 0.9
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
@@ -271,8 +271,8 @@ def _one_grid(name: str, **choices: Any) -> list[Run]:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
     if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
         raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
-    if "sign_in" in choices:
-        raise UserError(f"{name} decides sign_in itself; a YAML file can have one value.")
+    if rules := choices.keys() & set(RULES):
+        raise UserError(f"{name} decides {min(rules)} itself; a YAML file can have one value.")
     return GRIDS[name](**choices)
 
 
@@ -281,6 +281,6 @@ def _check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
     known = {spec.name for run in runs for spec in fields(run.options)}
     for key in options:
         if key not in known:
-            more = {spec.name for home in (Run, Recipe, SignIn) for spec in fields(home)}
+            more = {spec.name for home in (Run, Recipe, SignIn, HAM) for spec in fields(home)}
             raise unknown("field", key, (known | more) - {"options", "settings"})
     return runs

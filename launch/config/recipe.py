@@ -1,4 +1,4 @@
-"""What all methods of one comparison share: data, model, optimizer, schedule, and Sign-In."""
+"""What all methods of one comparison share: data, model, optimizer, schedule, sign rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from baselines.errors import UserError
 from launch.config.fields import check_in_unit, check_not_negative, check_positive
-from signin import SignIn
+from signin import HAM, SignIn
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Recipe:
     channels_last: bool = False
     """Use the channels_last memory format for model and images."""
     sign_in: SignIn = field(default_factory=SignIn)
+    ham: HAM = field(default_factory=HAM)
 
     def __post_init__(self) -> None:
         check_positive(

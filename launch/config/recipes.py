@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from baselines.errors import unknown
 from launch.config.recipe import Recipe
-from signin import SignIn
+from signin import HAM, SignIn
 
 _CIFAR = Recipe(
     data="cifar10",
@@ -43,7 +43,7 @@ _IMAGENET = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe(),
+    "digits": Recipe(ham=HAM(ham_alpha=20.0)),  # with 50 and more some trainings diverge
     "cifar10-resnet20": _CIFAR,
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="resnet18-cifar"),
     "imagenet-resnet50": _IMAGENET,

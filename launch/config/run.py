@@ -6,17 +6,20 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
-from baselines.fields import typed
+from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
 from baselines.registry import find_method
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import Recipe
 from launch.config.recipes import find_recipe
+
+RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
+ONE_MASK = ("dense", "pruning at initialisation", "from a file")  # families that keep their mask
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Run:
     """Fraction of the prunable weights that end at zero, in [0, 1)."""
     sign_in: bool = False
     """Train with the re-parameterisation θ = m ⊙ w."""
+    ham: bool = False
+    """Take HAM's multiplicative step after each step of the optimizer."""
     seed: int = 0
     """Seed of initialisation, masks, data order and augmentation."""
     exclude: tuple[str, ...] = ()
@@ -42,6 +47,8 @@ class Run:
         check_sparsity(self.sparsity)
         if self.sparsity and not find_method(self.method).is_sparse:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
+        if self.ham and self.factorised:
+            raise UserError("ham combines with methods that train plain weights, without sign_in.")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, not {self.seed}.")
         beyond = [e for e in self.keep_epochs if not 0 <= e <= self.epochs]
@@ -50,7 +57,7 @@ class Run:
 
     @classmethod
     def make(cls, recipe: str, method: str, **choices: Any) -> Run:
-        """Return a run from names and any fields of Run, Recipe, SignIn and the method's options.
+        """Return a run from names and any fields of Run, Recipe, SignIn, HAM and the options.
 
         Raises:
             UserError: an unknown name or field, or a value that is not allowed.
@@ -59,25 +66,29 @@ class Run:
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
         options = _replace_fields(options, choices)
-        sign_in = _replace_fields(settings.sign_in, choices)
-        settings = dataclasses.replace(_replace_fields(settings, choices), sign_in=sign_in)
+        rules = {name: _replace_fields(getattr(settings, name), choices) for name in RULES}
+        settings = dataclasses.replace(_replace_fields(settings, choices), **rules)
         own = _names(cls) - {"options", "settings"}
         for key in choices.keys() - own:
-            known = own | _names(options) | _names(sign_in) | _names(settings)
+            known = own.union(*map(_names, (options, settings, *rules.values())))
             raise unknown("field", key, known)
         return cls(recipe, method, options, settings, **typed(cls, choices))
 
     def differences(self) -> dict[str, Any]:
-        """Return every field that is not at its class default, by dotted name.
+        """Return every field that is not what the first version did by default, by dotted name.
 
         A field that is added to the classes later does not change the names of earlier runs, if
-        its default does what they did.
+        its default does what they did. If it does not, or if a default changes, declare the field
+        with `baselines.fields.changed`.
         """
-        found = differences(self, leave_out=("options", "settings"))
-        found |= differences(self.options, "options.")
-        found |= differences(self.settings, "settings.", leave_out=("sign_in",))
-        if self.factorised:
-            found |= differences(self.settings.sign_in, "settings.sign_in.")
+        unlike_first = partial(differences, default=first_default_of)
+        found = unlike_first(self, leave_out=("options", "settings"))
+        found |= unlike_first(self.options, "options.")
+        found |= unlike_first(self.settings, "settings.", leave_out=RULES)
+        late = self.sign_in and find_method(self.method).family not in ONE_MASK
+        unused = () if late else ("rescale_masks_late",)
+        for name in self.used_rules:
+            found |= unlike_first(getattr(self.settings, name), f"settings.{name}.", unused)
         return found
 
     @property
@@ -105,6 +116,12 @@ class Run:
         return self.sign_in or find_method(self.method).factorised
 
     @property
+    def used_rules(self) -> tuple[str, ...]:
+        """Fields of the settings with a sign rule that the run uses."""
+        used = {"sign_in": self.factorised, "ham": self.ham}
+        return tuple(name for name in RULES if used[name])
+
+    @property
     def label(self) -> str:
         """The method as tables name it: with the options that are not at their defaults."""
         own = differences(self.options)
@@ -112,15 +129,36 @@ class Run:
         method = find_method(self.method).name
         return f"{method} ({values})" if own else method
 
+    @property
+    def title(self) -> str:
+        """The name, and in brackets what it does not say.
+
+        That is: the method's options, the settings that differ from the recipe's, and `exclude`.
+        """
+        recipe = find_recipe(self.recipe)
+        told = differences(self.options) | _changes(self.settings, recipe)
+        if told.pop("sign_in", None) and self.factorised:
+            told |= _changes(self.settings.sign_in, recipe.sign_in)
+        if self.exclude:
+            told["exclude"] = " ".join(self.exclude)
+        texts = [f"{key}={value}" for key, value in told.items()]
+        return f"{self.name} ({', '.join(texts)})" if texts else self.name
+
     @cached_property  # a large grid asks often
     def name(self) -> str:
         """The folder's name: readable, and unique by a hash of `differences`."""
         text = json.dumps(self.differences(), sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        sign_in = "-signin" if self.sign_in else ""
+        rule = "-signin" if self.sign_in else "-ham" if self.ham else ""
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
-        return f"{self.recipe}-{method}{sign_in}{sparsity}-seed{self.seed}-{digest}"
+        return f"{self.recipe}-{method}{rule}{sparsity}-seed{self.seed}-{digest}"
+
+
+def _changes(value: Any, base: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance that differ from those of another."""
+    names = (spec.name for spec in dataclasses.fields(value))
+    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
 
 
 def _names(home: Any) -> set[str]:
@@ -129,5 +167,5 @@ def _names(home: Any) -> set[str]:
 
 def _replace_fields(home: Any, choices: dict[str, Any]) -> Any:
     """Return a copy of a dataclass instance with its fields taken out of `choices`."""
-    keys = (_names(home) - {"sign_in"}) & choices.keys()
+    keys = (_names(home) - set(RULES)) & choices.keys()
     return dataclasses.replace(home, **typed(home, {key: choices.pop(key) for key in keys}))

@@ -161,7 +161,7 @@ class _Queue:
         assert run is not None
         if isinstance(message, str):
             worker.moved |= message.startswith("epoch ")
-            self.show.progress(worker.slot, f"{run.name}  {message}")
+            self.show.progress(worker.slot, f"{run.title}  {message}")
             return
         worker.run = None
         self.show.progress(worker.slot, "")
@@ -217,6 +217,6 @@ class _Display:
 
 def _line(outcome: Outcome) -> str:
     if outcome.result is None:
-        return f"{outcome.run.name}: FAILED, {outcome.error}"
+        return f"{outcome.run.title}: FAILED, {outcome.error}"
     result = outcome.result
-    return f"{outcome.run.name}: {result['accuracy']:.2%}, {result['seconds']:.1f} s"
+    return f"{outcome.run.title}: {result['accuracy']:.2%}, {result['seconds']:.1f} s"

@@ -29,7 +29,7 @@ from launch.config.run import Run
 from launch.executors.code_copy import copy_code
 from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.plugins import import_plugins
-from launch.runs.files import write_json
+from launch.runs.files import make_folder, write_json
 from launch.runs.folder import RunFolder
 
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
@@ -97,7 +97,9 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
 
 def _use_code(code: Path) -> list[str]:
     """Return shell commands that make Python import the copy, not what is in the current folder."""
-    return [f"export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH", "export PYTHONSAFEPATH=1"]
+    # an empty entry would be the current folder
+    path = f"{shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    return [f"export PYTHONPATH={path}", "export PYTHONSAFEPATH=1"]
 
 
 def own_modules(runs: Sequence[Run], machine: Machine) -> list[str]:
@@ -117,9 +119,10 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     """
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: --executor slurm needs a Slurm login node.")
-    folder = (machine.runs / "slurm").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     machine = _absolute(machine)
+    folder = machine.runs / "slurm"
+    _check_name(folder)
+    make_folder(folder)
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
         code = copy_code(folder, own_modules(runs, machine))
         queued = list_jobs()
@@ -138,6 +141,14 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
             for part in _parts(stage, most):
                 submitted += _submit_array(part, machine, cluster, folder, code, after)
     return submitted
+
+
+def _check_name(folder: Path) -> None:
+    """Raise UserError if Slurm or PYTHONPATH would take a part of a folder's name for a pattern."""
+    bad = sorted({c for c in str(folder) if c in ":%\\" or not c.isprintable()})
+    if bad:
+        listed = ", ".join(map(repr, bad))
+        raise UserError(f"Slurm jobs cannot use the folder {str(folder)!r}: its name has {listed}.")
 
 
 def _submit_array(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from analysis.checked import BrokenFile
 from analysis.contents import JobRecord
 from analysis.folder import (
     CONFIG,
     JOB,
     LOCK,
-    BrokenFile,
     read_config,
     read_epochs,
     read_failure,

@@ -13,6 +13,7 @@ folder, with two bits per weight.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.checked import BrokenFile
 from analysis.contents import LayerRow
 from baselines.engine.sparse_model import SparseModel
 from launch.runs.folder import RunFolder
@@ -56,17 +58,40 @@ class FlipTracker:
         return columns
 
     def add_final(self, rows: list[LayerRow]) -> None:
-        """Add the columns over the final mask to the rows, at the end of the run."""
-        assert self.folder is not None
+        """Add the columns over the final mask to the rows, at the end of the run.
+
+        Columns that need signs which are lost stay empty, with a warning.
+        """
         masks, init = self.net.masks, self.before["init"]
         before = {"init": init, "previous": init}
         by_epoch: dict[int, Columns] = {}
-        for done in sorted({int(row["epoch"]) + 1 for row in rows}):
-            now = self._unpacked(self.folder.kept_signs(done))
+        lost: list[str] = []
+        for done in range(1, 2 + max(row["epoch"] for row in rows)):
+            try:
+                now = self._kept(done)
+            except BrokenFile as error:
+                lost.append(str(error))
+                before.pop("previous", None)
+                if done == self.warmup:
+                    before["warmup"] = self.before["warmup"]
+                continue
             by_epoch[done] = _columns(before, now, masks, "final_")
             self._remember(before, done, now)
         for row in rows:
-            cast("dict[str, Any]", row).update(by_epoch[int(row["epoch"]) + 1][row["layer"]])
+            columns = by_epoch.get(int(row["epoch"]) + 1, {})
+            cast("dict[str, Any]", row).update(columns.get(row["layer"], {}))
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            warnings.warn(f"flips of some epochs stay empty: {lost[0]}{more}", stacklevel=2)
+
+    def _kept(self, done: int) -> Signs:
+        """Return the signs after so many epochs. Raises BrokenFile if they are lost."""
+        assert self.folder is not None
+        packed = self.folder.kept_signs(done)
+        n = sum(weight.numel() for weight in self.net.weights.values())
+        if packed.shape != (2, -(-n // 8)) or packed.dtype != np.uint8:
+            raise BrokenFile(f"the signs after epoch {done} are those of another network.")
+        return self._unpacked(packed)
 
     def _remember(self, before: dict[str, Signs], done: int, now: Signs) -> None:
         before["previous"] = now
@@ -82,7 +107,13 @@ class FlipTracker:
         return self.before
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state. Raises ValueError if it is that of another network."""
         weights = self.net.weights
+        if not {"init", "previous"} <= state.keys() <= {"init", "previous", "warmup"}:
+            raise ValueError(f"signs of {', '.join(map(str, state))}")
+        for moment, kept in state.items():
+            if {name: sign.shape for name, sign in kept.items()} != self.net.shapes:
+                raise ValueError(f"the signs at {moment} have other shapes")
         self.before = {
             moment: {name: sign.to(weights[name].device) for name, sign in kept.items()}
             for moment, kept in state.items()

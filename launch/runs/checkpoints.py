@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.limits import CHECKPOINT
+from launch.runs.archives import load_archive, save_archive
 from launch.runs.files import write_file
+from launch.runs.tensors import load_tensors, save_tensors
 
 MASK = "mask:"  # begins the names of entries that are masks
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning and others
@@ -27,8 +29,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from safetensors.torch import save_file
-
     masks = {MASK + name: mask for name, mask in checkpoint.masks.items()}
     # clones: safetensors refuses other memory layouts, and tensors that share memory
     tensors = {
@@ -36,9 +36,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for name, tensor in {**checkpoint.weights, **masks}.items()
     }
     if path.suffix == ".safetensors":
-        write_file(path, lambda temporary: save_file(tensors, temporary))
+        write_file(path, lambda temporary: save_tensors(tensors, temporary))
     else:
-        write_file(path, lambda temporary: torch.save(tensors, temporary))
+        write_file(path, lambda temporary: save_archive(tensors, temporary))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -50,21 +50,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: there is no such file, or it cannot be read, or it holds no named tensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    except Exception as error:  # torch.load raises exceptions of many types for garbage and code
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"{path} cannot be read as plain tensors: {reason}") from None
+    CHECKPOINT.check(path.stat().st_size, path)
+    found = load_tensors(path) if path.suffix == ".safetensors" else load_archive(path)
     return _checkpoint(found, path)
 
 

@@ -1,6 +1,8 @@
 """Atomic writes: a temporary file in the same folder is renamed.
 
-A process that is killed at any moment leaves the old or the new file, never a part of a file.
+A process that is killed at any moment leaves the old or the new file, never a part of a file. After
+a crash of the machine the same holds, and files are on disk in the order in which they were
+written.
 """
 
 from __future__ import annotations
@@ -9,13 +11,20 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from analysis.checked import seal_json
 from baselines.errors import UserError
 
 TEMPORARY = ".tmp"
+LEFTOVER_AGE = 3600.0  # seconds after which a temporary file is taken to be that of a dead process
+
+_unsynced: ContextVar[set[Path] | None] = ContextVar("unsynced", default=None)
 
 
 def _file_mode() -> int:
@@ -31,23 +40,53 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically.
 
     Args:
-        write: called with a temporary path, at which it writes the file.
+        write: called with a temporary path in the same folder, at which it writes the file.
 
     Raises:
         UserError: the file cannot be written, for whatever reason. The file before is unharmed.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY}")
     try:
         write(temporary)
         temporary.chmod(_FILE_MODE)  # some libraries make files that only their owner can read
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except Exception as error:  # libraries raise exceptions of their own when a disk is full
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise UserError(f"cannot write {path}: {reason}.") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """Return the error for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+    return UserError(f"cannot write {path}: {reason}.")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if needed. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def move_file(path: Path, target: Path) -> None:
+    """Rename a file within its folder. Raises UserError."""
+    try:
+        path.replace(target)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one. Raises UserError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,9 +94,10 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically. Raises UserError."""
-    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its digest atomically. Raises UserError."""
+    plain = json.loads(json.dumps(value, default=str))
+    write_text(path, json.dumps(seal_json(plain), indent=1) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -76,7 +116,42 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_file(path, write)
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed processes left in a folder that nobody else writes to."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed, which are told by their age."""
     for leftover in folder.rglob(f"*{TEMPORARY}"):
-        leftover.unlink()
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                leftover.unlink()
+
+
+# ---- what a crash of the machine leaves
+
+
+@contextlib.contextmanager
+def one_sync() -> Iterator[None]:
+    """Synchronise each folder once, at the end of the block, rather than after each file in it."""
+    folders = set[Path]()
+    token = _unsynced.set(folders)
+    try:
+        yield
+    finally:
+        _unsynced.reset(token)
+    for folder in folders:
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring renamed files of a folder to disk, at once or at the end of `one_sync`."""
+    waiting = _unsynced.get()
+    if waiting is not None:
+        waiting.add(folder)
+        return
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

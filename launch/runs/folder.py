@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
+from analysis.checked import BrokenFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
+    DIGESTS,
     EPOCHS,
     FAILURE,
     LAST_STATE,
@@ -27,20 +28,34 @@ from analysis.folder import (
     PREVIOUS_STATE,
     RESULT,
     SIGNS,
-    BrokenFile,
+    has_digests,
     read_epochs,
     read_layers,
     read_result,
     signs_path,
+    snapshot_path,
 )
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.runs.files import remove_temporary_files, write_csv, write_file, write_json
+from launch.runs.archives import load_archive, load_array, save_archive, save_array
+from launch.runs.checkpoints import read_checkpoint
+from launch.runs.files import (
+    make_folder,
+    move_file,
+    remove_file,
+    remove_leftovers,
+    write_csv,
+    write_file,
+    write_json,
+)
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import write_snapshot
 
 State = dict[str, Any]
+Rows = tuple[list[EpochRow], list[LayerRow]]
+Row = TypeVar("Row", EpochRow, LayerRow)
+STATES = (LAST_STATE, PREVIOUS_STATE)  # the newest first
 
 
 class Busy(UserError):
@@ -86,20 +101,33 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
-            remove_temporary_files(self.path)
+            remove_leftovers(self.path)
             write_config(self.path, self._run)
-            (self.path / FAILURE).unlink(missing_ok=True)
+            remove_file(self.path / FAILURE)
             yield
 
     # ---- rows
 
-    def read_epochs(self, before: int) -> list[EpochRow]:
-        """Return the rows of the epochs before the given one. Raises BrokenFile."""
-        return [row for row in read_epochs(self.path) if row["epoch"] < before]
+    def rows_before(self, epoch: int) -> Rows:
+        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones."""
+        epochs = self._rows_before(epoch, EPOCHS, read_epochs)
+        return epochs, self._rows_before(epoch, LAYERS, read_layers)
 
-    def read_layers(self, before: int) -> list[LayerRow]:
-        """Return the rows of the epochs before the given one. Raises BrokenFile."""
-        return [row for row in read_layers(self.path) if row["epoch"] < before]
+    def _rows_before(self, epoch: int, file: str, read: Callable[[Path], list[Row]]) -> list[Row]:
+        problem = ""
+        try:
+            rows = [row for row in read(self.path) if row["epoch"] < epoch]
+        except BrokenFile as error:
+            rows, problem = [], f": {error}"
+        missing = set(range(epoch)) - {row["epoch"] for row in rows}
+        if missing:
+            numbers = ", ".join(map(str, sorted(missing)))
+            warnings.warn(
+                f"{self.path / file} lacks the rows of epochs {numbers:.60}, which stay missing"
+                f"{problem}",
+                stacklevel=2,
+            )
+        return rows
 
     def write_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Write all rows of epochs.csv. Raises UserError."""
@@ -115,51 +143,43 @@ class RunFolder:
         """Write the state to resume from, and keep the state before. Raises UserError."""
         last = self.path / LAST_STATE
         if last.exists():
-            last.replace(self.path / PREVIOUS_STATE)
-        write_file(last, lambda path: torch.save(state, path))
+            move_file(last, self.path / PREVIOUS_STATE)
+        write_file(last, lambda path: save_archive(state, path))
 
-    def newest_state(self) -> State | None:
-        """Return the newest state that can be read. Set aside with a warning what cannot."""
-        for file in (LAST_STATE, PREVIOUS_STATE):
-            path = self.path / file
-            if not path.exists():
-                continue
-            try:
-                state: State = torch.load(path, map_location="cpu", weights_only=True)
-                if state.keys() >= {"epoch", "loop", "signs"}:
-                    return state
-                reason = "entries are missing"
-            except Exception as error:  # torch.load raises exceptions of many types for garbage
-                reason = str(error).split("\n", 1)[0]
-            path.replace(path.with_name(f"{file}.unreadable"))
-            warnings.warn(
-                f"{path} cannot be read ({reason}); set aside as {file}.unreadable.", stacklevel=2
-            )
-        return None
+    def read_state(self, file: str) -> State | None:
+        """Return one of the states in `STATES`; None if there is no such file.
+
+        Raises:
+            BrokenFile: it cannot be read, or is damaged.
+        """
+        try:
+            state = load_archive(self.path / file, must_be_sealed=has_digests(self.path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BrokenFile(f"{self.path / file} cannot be read: {error.strerror}.") from None
+        if not isinstance(state, dict):
+            raise BrokenFile(f"{self.path / file} holds no state.")
+        return state
+
+    def set_aside(self, file: str, reason: str) -> None:
+        """Rename a state that cannot be used, with a warning. Raises UserError."""
+        path = self.path / file
+        move_file(path, path.with_name(f"{file}.unreadable"))
+        warnings.warn(
+            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
+        )
 
     # ---- signs
 
     def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
         """Keep the signs after so many epochs until the run has finished. Raises UserError."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as stream:  # given a path, numpy would append a suffix
-                np.save(stream, packed, allow_pickle=False)
-
-        (self.path / SIGNS).mkdir(exist_ok=True)
-        write_file(signs_path(self.path, epoch), write)
+        make_folder(self.path / SIGNS)
+        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path))
 
     def kept_signs(self, epoch: int) -> np.ndarray:
-        """Return what `keep_signs` kept.
-
-        Raises:
-            BrokenFile: the file cannot be read.
-        """
-        path = signs_path(self.path, epoch)
-        try:
-            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
-            raise BrokenFile(f"{path} cannot be read: {error}.") from None
+        """Return what `keep_signs` kept. Raises BrokenFile if it is gone or damaged."""
+        return load_array(signs_path(self.path, epoch))
 
     # ---- snapshots and ends
 
@@ -167,12 +187,21 @@ class RunFolder:
         """Write the snapshot after so many epochs. Raises UserError."""
         write_snapshot(self.path, epoch, checkpoint)
 
+    def warn_of_lost_snapshots(self, epochs: Iterable[int]) -> None:
+        """Warn of snapshots that are gone or damaged; the run itself does not need them."""
+        for path in (snapshot_path(self.path, epoch) for epoch in epochs):
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                warnings.warn(f"{path} is lost: {error}", stacklevel=2)
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result; remove states and signs, which are not needed any more."""
-        write_json(self.path / RESULT, result)
+        files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
+        write_json(self.path / RESULT, {**result, DIGESTS: files})
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
-        for file in (LAST_STATE, PREVIOUS_STATE):
-            (self.path / file).unlink(missing_ok=True)
+        for file in STATES:
+            remove_file(self.path / file)
 
     def fail(self, reason: str) -> None:
         """Write why the run stopped. The first reason is kept."""

@@ -10,7 +10,10 @@ from analysis.folder import read_config
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import earlier_defaults
+from baselines.registry import find_method
 from launch.config.run import Run
+from signin import SignIn
 
 
 def read_run(folder: Path) -> Run:
@@ -27,7 +30,10 @@ def read_run(folder: Path) -> Run:
         settings = dict(config["run"]["settings"])
         options = config["run"]["options"]
         del run["settings"], run["options"]
-        fields = {**options, **settings.pop("sign_in"), **settings, **run}
+        rules = {**settings.pop("sign_in"), **settings.pop("ham", {})}
+        method = find_method(config["run"]["method"])
+        earlier = earlier_defaults(method.options_class) | earlier_defaults(SignIn)
+        fields = {**earlier, **options, **rules, **settings, **run}
         return Run.make(fields.pop("recipe"), fields.pop("method"), **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None

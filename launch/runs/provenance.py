@@ -10,9 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analysis.folder import CONFIG, BrokenFile, read_json
+from analysis.checked import BrokenFile
+from analysis.folder import CONFIG, read_json
 from baselines.errors import UserError
-from launch.config.run import Run
+from baselines.fields import new_defaults
+from launch.config.run import RULES, Run
 from launch.runs.files import write_json
 
 REVISION = "revision.json"  # in a copy of the code, next to the packages
@@ -28,11 +30,13 @@ def write_config(folder: Path, run: Run) -> None:
     fields = json.loads(json.dumps(dataclasses.asdict(run)))
     there = _read(folder / CONFIG)
     if there is None:
-        about = {"run": fields, "label": run.label, "epochs": run.epochs}
+        about: dict[str, Any] = {"run": fields, "label": run.label, "epochs": run.epochs}
+        if changes := new_defaults(run.options):
+            about["new_defaults"] = changes
         write_json(folder / CONFIG, {**about, **find_provenance()})
         return
-    if not run.factorised:  # the settings of Sign-In are no part of its name either
-        del fields["settings"]["sign_in"]
+    for name in set(RULES) - set(run.used_rules):  # their settings are no part of its name either
+        del fields["settings"][name]
     if not _agree(fields, there.get("run", {})):
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
 

@@ -8,11 +8,12 @@ from analysis.folder import SNAPSHOTS, find_snapshots, is_finished, snapshot_pat
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
+from launch.runs.files import make_folder
 
 
 def write_snapshot(folder: Path, epoch: int, checkpoint: Checkpoint) -> None:
     """Write the snapshot after so many epochs into a run folder. Raises UserError."""
-    (folder / SNAPSHOTS).mkdir(exist_ok=True)
+    make_folder(folder / SNAPSHOTS)
     write_checkpoint(snapshot_path(folder, epoch), checkpoint)
 
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from analysis.contents import EpochRow, LayerRow, Result
 from baselines.checkpoint import Checkpoint
+from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
-from launch.measures.flops import count_flops
 from launch.ranks import Ranks, join_ranks
-from launch.runs.folder import RunFolder
+from launch.runs.folder import STATES, RunFolder
 from launch.training.build import build_loop
 from launch.training.loop import Diverged
-from launch.training.state import upgraded
+from launch.training.result import make_result
+from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
 def run_training(
@@ -50,7 +49,7 @@ def run_training(
     """
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
-        report(f"{run.name}: finished before, accuracy {folder.result['accuracy']:.2%}")
+        report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
@@ -82,24 +81,30 @@ class Training:
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
-        self.loop = build_loop(run, data, r, machine.compile, bar, machine.runs)
+        self._make_loop = partial(build_loop, run, data, r, machine.compile, bar, machine.runs)
+        self._build()
+
+    def _build(self) -> None:
+        """Make everything that a state is loaded into."""
+        self.loop = self._make_loop()
         self.net = self.loop.sparsifier.net
-        self.flips = FlipTracker(self.net, run.early_epochs[0], folder if r.is_first else None)
+        keeper = self.folder if self.ranks.is_first else None
+        self.flips = FlipTracker(self.net, self.run.early_epochs[0], keeper)
         self.epochs: list[EpochRow] = []
         self.layers: list[LayerRow] = []
 
     def finish(self) -> Result:
         """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
-            self.report(f"{self.run.name}: {self.loop.epochs} epochs in total")
+            self.report(f"{self.run.title}: {self.loop.epochs} epochs in total")
         for epoch in range(self.begin(), self.loop.epochs):
             self.epoch(epoch)
-        result = self._result()
+        result = make_result(self.run, self.loop, self.epochs, self.layers)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)
             self.folder.finish(result)
-        self.report(f"{self.run.name}: accuracy {result['accuracy']:.2%}")
+        self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
@@ -118,21 +123,54 @@ class Training:
     # ---- writing and reading the folder
 
     def begin(self) -> int:
-        """Load the newest state, or prepare a new run. Return the first epoch to train."""
-        found = self.folder.newest_state() if self.ranks.is_first else None
-        state = self.ranks.from_first(found)
-        if state is None:
-            self.loop.start()
-            self._snapshot(0)
-            self.flips.begin()
-            return 0
-        first = int(state["epoch"]) + 1
-        self.loop.load_state_dict(upgraded(state["loop"], first * self.loop.steps, self.net))
-        self.flips.load_state_dict(state["signs"])
-        self.epochs = self.folder.read_epochs(before=first)
-        self.layers = self.folder.read_layers(before=first)
-        self.report(f"{self.run.name}: resumes from epoch {first + 1}")
-        return first
+        """Load the newest state that fits, or prepare a new run. Return the first epoch to train.
+
+        A state that cannot be used is set aside with a warning.
+        """
+        for file in STATES:
+            state, problem = self.ranks.from_first(self._read(file))
+            if state is not None:
+                problem = self._load(state)
+                if not problem:
+                    first = int(state["epoch"]) + 1
+                    self.report(f"{self.run.title}: resumes from epoch {first + 1}")
+                    return first
+                self._build()
+            if problem and self.ranks.is_first:
+                self.folder.set_aside(file, problem)
+        self.loop.start()
+        self._snapshot(0)
+        self.flips.begin()
+        return 0
+
+    def _read(self, file: str) -> tuple[State | None, str]:
+        """Return a state, or why it cannot be read. Both are empty if there is none."""
+        try:
+            return self.folder.read_state(file) if self.ranks.is_first else None, ""
+        except UserError as error:
+            return None, str(error)
+
+    def _load(self, state: State) -> str:
+        """Load a state. Return why it cannot be used, on any rank; empty if it can."""
+        problem, rows = "", None
+        try:
+            done = load_state(self.loop, self.flips, state)
+            if self.ranks.is_first:
+                rows = state.get("rows") or self.folder.rows_before(done)  # none in version 0.1
+                if done == self.loop.epochs and not has_last_rows(rows, done):
+                    raise Misfit("the rows of its last epoch are lost")
+                self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)
+        except Misfit as error:
+            problem = str(error)
+        problem = self.ranks.any_text(problem)
+        if not problem:
+            self.epochs, self.layers = self.ranks.from_first(rows)
+        return problem
+
+    @property
+    def _kept_epochs(self) -> set[int]:
+        """The epochs after which snapshots are kept."""
+        return {0, *self.run.early_epochs, self.loop.epochs, *self.run.keep_epochs}
 
     def _keep(self, epoch: int) -> None:
         """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
@@ -142,9 +180,8 @@ class Training:
         """
         if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
             raise Diverged(f"a weight is not finite after epoch {epoch}")
-        done, total = epoch + 1, self.loop.epochs
-        if done in {*self.run.early_epochs, total, *self.run.keep_epochs}:
-            self._snapshot(done)
+        if epoch + 1 in self._kept_epochs:
+            self._snapshot(epoch + 1)
         if self.ranks.is_first:
             self.folder.write_epochs(self.epochs)
             self.folder.write_layers(self.layers)
@@ -153,6 +190,7 @@ class Training:
                     "epoch": epoch,
                     "loop": self.loop.state_dict(),
                     "signs": self.flips.state_dict(),
+                    "rows": (self.epochs, self.layers),
                 }
             )
 
@@ -161,7 +199,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- rows, reports and the result
+    # ---- rows and reports
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -215,63 +253,6 @@ class Training:
             f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  "
             f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
         )
-
-    def _result(self) -> Result:
-        last, seconds = self.epochs[-1], [row["seconds"] for row in self.epochs]
-        result = {
-            "accuracy": last["test_accuracy"],
-            "loss": last["test_loss"],
-            "train_accuracy": last["train_accuracy"],
-            "sparsity": last["sparsity"],
-            "sparsity_all": last["sparsity_all"],
-            "active": self.net.nnz,
-            "prunable": self.net.numel,
-            "parameters": sum(p.numel() for p in self.net.model.parameters()),
-            "flips": last["flips"],
-            **self._costs(),
-            "mask_hash": mask_hash(self.net.masks),
-            "epochs": self.loop.epochs,
-            "ranks": self.ranks.world,
-            "device": device_name(self.ranks.device),
-            "seconds": sum(seconds),
-            "seconds_per_epoch": statistics.median(seconds),
-        }
-        return cast("Result", result)
-
-    def _costs(self) -> dict[str, float]:
-        """Return the floating-point operations of inference and training.
-
-        The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
-        with its density after the epoch. Dense gradients that a method uses are not counted.
-        """
-        recipe = self.run.settings
-        shape = (self.loop.data.channels, recipe.image_size, recipe.image_size)
-        flops = count_flops(self.net.model, self.net.layers, shape)
-        densities: dict[int, dict[str, float]] = {}
-        for row in self.layers:
-            densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]
-        forward = [flops.at(epoch) for epoch in densities.values()]
-        images = self.loop.steps * recipe.batch_size
-        return {
-            "dense_flops": flops.total,
-            "flops": forward[-1],
-            "training_flops": 3 * images * sum(forward),
-            "dense_epochs": sum(forward) / flops.total,
-        }
-
-
-def mask_hash(masks: dict[str, Tensor]) -> str:
-    """Return a hash of masks, to compare ranks, runs and machines."""
-    digest = hashlib.sha256()
-    for name, mask in sorted(masks.items()):
-        digest.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
 
 
 def _silent(_: str) -> None:

@@ -1,15 +1,67 @@
-"""States of earlier versions, in the form of this one."""
+"""States of a training: the checks of one that is loaded, and states of earlier versions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
 from baselines.engine.sparse_model import SparseModel
+from launch.measures.flips import FlipTracker
+from launch.runs.folder import Rows
+from launch.training.loop import Loop
 
 State = dict[str, Any]
 
 
-def upgraded(state: State, step: int, net: SparseModel) -> State:
+class Misfit(ValueError):
+    """A state is not one of this run."""
+
+
+def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
+    """Load a run's state. Return the number of epochs that it has trained.
+
+    Raises:
+        Misfit: the state is not one of this run. Loop and flips must be built anew.
+    """
+    try:
+        done = int(state["epoch"]) + 1
+        if not 0 < done <= loop.epochs:
+            raise Misfit(f"it is that of epoch {done} of {loop.epochs}")
+        loop.load_state_dict(_upgraded(state["loop"], done * loop.steps, loop.sparsifier.net))
+        if loop.sparsifier.step != done * loop.steps:
+            raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
+        _check_optimizer(loop.optimizer)
+        flips.load_state_dict(state["signs"])
+        for rows in state.get("rows", ()):
+            if {row["epoch"] for row in rows} != set(range(done)):
+                raise Misfit("it lacks the rows of some epochs")
+    except (Misfit, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # contents of any other form
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Misfit(f"it does not fit this run: {reason:.120}") from error
+    return done
+
+
+def has_last_rows(rows: Rows, done: int) -> bool:
+    """Return whether epochs and layers both have rows of the last of `done` epochs."""
+    return all(part and part[-1]["epoch"] == done - 1 for part in rows)
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    """Raise Misfit if a tensor of the optimizer's state does not fit its parameter."""
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            fits = not isinstance(value, Tensor) or value.shape == parameter.shape
+            if not fits and value.numel() != 1:
+                raise Misfit(f"{name} has shape {tuple(value.shape)}, not {parameter.shape}")
+
+
+def _upgraded(state: State, step: int, net: SparseModel) -> State:
     """Return a loop's state as `Loop.load_state_dict` takes it.
 
     Version 0.1 had no sparsifier: masks and latents, which had no names, were the loop's.

@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.names import LEARNERS
+from analysis.names import LEARNERS, network_name
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import TIED, mean_text
-from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow
+from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
 from analysis.tables.sheet import Sheet
 from baselines.errors import UserError, unknown
 
 VALUES = Path(__file__).parent  # the folder of table*.csv
 MISSING = "missing"
-_PLACE = ("row", "column")
+_PLACE = ["row", "column"]
 
 Command = Callable[[str, str, Sequence[Path]], str]
 """Returns the command line that trains a table's cells, given its number, a recipe, and the folders
@@ -48,6 +48,7 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
 
     Returns:
         recipe, row, column: the cell
+        network: model and data of the runs; empty if there are none
         accuracy, std, runs, best, tied: as in `analysis.statistics.aggregate`; accuracy is NaN if
             no run has finished
         failed: number of runs that failed
@@ -72,14 +73,31 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
         theirs = theirs.drop(columns="recipe").rename(
             columns={"accuracy": "paper", "std": "paper_std", "runs": "paper_runs"}
         )
-        part = _statistics(placed[placed["recipe"] == recipe]).join(theirs, how="outer")
+        ours = placed[placed["recipe"] == recipe] if len(placed) else placed
+        part = _statistics(ours).join(theirs, how="outer")
         order = [*theirs.index, *(key for key in part.index if key not in theirs.index)]
         part = part.reindex(order).reset_index(names=["row", "column"])
-        parts.append(part.assign(recipe=recipe, paper_recipe=paper_recipe))
+        if "mask.epochs" in ours:
+            budgets = set(ours["mask.epochs"].dropna().astype(int))
+            part["row"] = [at_budget(row, budgets) for row in part["row"]]
+            part = part.drop_duplicates(_PLACE)  # of few epochs, both early ones are the first
+        about = {"recipe": recipe, "paper_recipe": paper_recipe, "network": _network(ours)}
+        parts.append(part.assign(**about))
     table = pd.concat(parts, ignore_index=True)
     table[["best", "tied"]] = table[["best", "tied"]].fillna(False).astype(bool)
     table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
-    return table[["recipe", *_PLACE, *[c for c in table if c not in ("recipe", *_PLACE)]]]
+    first = ["recipe", "network", *_PLACE]
+    return table[[*first, *[c for c in table if c not in first]]]
+
+
+def _network(runs: pd.DataFrame) -> str:
+    """Return the model and data of runs: "ResNet20 on CIFAR-10"."""
+    parts = [
+        " or ".join(sorted(network_name(str(v)) for v in runs[column].dropna().unique()))
+        for column in ("settings.model", "settings.data")
+        if column in runs and len(runs)
+    ]
+    return " on ".join(part for part in parts if part)
 
 
 def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
@@ -170,7 +188,8 @@ def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: s
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
     if part["accuracy"].isna().any():
         notes.append(f"{MISSING}: {command or 'no finished run'}")
-    title = f"Table {number}: {LAYOUTS[number].title}"
+    network = part["network"].iloc[0]
+    title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 

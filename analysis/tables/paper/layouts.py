@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import NAMES, name_of
+from analysis.names import legend_entry, name_of
 
-EARLY = (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
+PAPER_EPOCHS, EARLY = 100, (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 
 RunRow = dict[str, Any]
 Place = tuple[str, str] | None  # row and column; None: the run does not belong to the table
@@ -20,8 +20,7 @@ def _by_sparsity(*methods: str) -> Callable[[RunRow], Place]:
     def place(run: RunRow) -> Place:
         if run["label"] not in methods:
             return None
-        suffix = " + Sign-In" if run["sign_in"] else ""
-        return NAMES[run["label"]] + suffix, f"s = {run['sparsity']:g}"
+        return legend_entry(run["label"], run["sign_in"]), f"s = {run['sparsity']:g}"
 
     return place
 
@@ -40,7 +39,8 @@ def _signs(run: RunRow) -> Place:
     if "random" not in (signs, sizes):
         return None
     at, word = (sizes, "mag") if signs == "random" else (signs, "sign")
-    stages = {_epoch(run, part): f"Epoch {100 * part:.0f}" for part in EARLY[::-1]}
+    epochs = run["mask.epochs"]
+    stages = {str(_epoch(epochs, part)): _stage(part) for part in EARLY[::-1]}
     stage = {**stages, "final": "Final"}.get(at)
     return (f"{stage} {word} + learned mask", column) if stage else None
 
@@ -49,7 +49,7 @@ def _masks(run: RunRow) -> Place:
     """Place a run in Table 10: masks of all kinds, initialised at random."""
     column = "Random + Sign-In" if run["sign_in"] else "Random"
     if run["label"] in ("snip", "synflow", "random"):
-        return NAMES[run["label"]], column
+        return name_of(run["label"]), column
     if _takes_mask(run) and run["signs.at"] == run["magnitudes.at"] == "random":
         return name_of(run["mask.label"]), column
     return None
@@ -67,9 +67,30 @@ def _takes_mask(run: RunRow) -> bool:
     )
 
 
-def _epoch(run: RunRow, part: float) -> str:
-    """Return the epoch after a part of the run."""
-    return str(max(1, round(part * run["settings.epochs"])))
+def _epoch(epochs: int, part: float) -> int:
+    """Return the epoch after a part of a run."""
+    return max(1, round(part * epochs))
+
+
+def _stage(part: float) -> str:
+    return f"Epoch {100 * part:.0f}"
+
+
+def at_budget(row: str, budgets: set[int]) -> str:
+    """Return the name of a row of Table 1 for runs of other numbers of epochs than the paper's.
+
+    "Epoch 10 sign" becomes "Epoch 1 of 10 (10 %) sign", and "10 % of the epochs sign" if the runs
+    have several numbers of epochs.
+    """
+    for part in EARLY:
+        rest = row.removeprefix(_stage(part) + " ")
+        if rest != row and budgets - {PAPER_EPOCHS}:
+            if len(budgets) > 1:
+                return f"{100 * part:.0f} % of the epochs {rest}"
+            (epochs,) = budgets
+            epoch = _epoch(epochs, part)
+            return f"Epoch {epoch} of {epochs} ({100 * epoch / epochs:.0f} %) {rest}"
+    return row
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,7 @@ class Layout:
 LAYOUTS = {
     "1": Layout("learned masks with learned signs or magnitudes", _signs, "label"),
     "3": Layout("random masks with Sign-In", _by_sparsity("random")),
-    "4": Layout("DeiT Small, half sparse", _by_sparsity("random")),
+    "4": Layout("random masks with Sign-In", _by_sparsity("random")),
     "5": Layout("AC/DC with Sign-In", _by_sparsity("acdc")),
     "9": Layout(
         "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")

@@ -1,0 +1,134 @@
+"""Checked files: a digest is stored with the data, and verified on every read.
+
+    JSON            entries "format" and "sha256", the digest of the other entries
+    binary files    a last line, the digest of all bytes before it; other readers ignore it
+    epochs.csv and layers.csv of a finished run, whose digests are in result.json
+
+Files without a digest are those of version 0.1, which are read unverified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from baselines.errors import UserError
+
+FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
+VERSION = 2
+MOST_TEXT = 32 * 2**20  # bytes of a JSON or CSV file
+_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+_LAST_LINE_SIZE = len("\nsha256 \n") + 64
+
+
+class BrokenFile(UserError):
+    """A file cannot be read, is damaged, or has other contents than expected."""
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of data, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+# ---- JSON
+
+
+def seal_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the digest of its entries."""
+    return {**value, FORMAT: VERSION, DIGEST: _digest_of_json(value)}
+
+
+def unseal_json(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return an object without its digest.
+
+    Raises:
+        BrokenFile: the digest is not that of the entries.
+    """
+    entries = {k: v for k, v in value.items() if k not in (FORMAT, DIGEST)}
+    sealed = FORMAT in value or DIGEST in value
+    if sealed and seal_json(entries) != value:
+        raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
+    return entries
+
+
+def _digest_of_json(value: dict[str, Any]) -> str:
+    return digest_of(json.dumps(value, sort_keys=True).encode())
+
+
+# ---- binary files
+
+
+def seal_file(path: Path) -> None:
+    """Append the digest of a file to it."""
+    with path.open("r+b") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.write(f"\nsha256 {digest}\n".encode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a file ends with a digest. False also where that line is damaged.
+
+    Raises:
+        BrokenFile: the file is damaged, or cannot be read.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size - _LAST_LINE_SIZE
+        stream.seek(max(0, size))
+        found = _LAST_LINE.fullmatch(stream.read())
+        if not found:
+            return False
+        stream.seek(0)
+        digest = hashlib.sha256()
+        while size:
+            part = stream.read(min(size, 2**20))
+            if not part:
+                raise BrokenFile(f"{path} is damaged: it has changed while it was read.")
+            digest.update(part)
+            size -= len(part)
+    if digest.hexdigest().encode() != found[1]:
+        raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
+    return True
+
+
+# ---- any files
+
+
+def open_regular(path: Path) -> Any:
+    """Open a regular file for reading; a named pipe would block for ever.
+
+    Raises:
+        OSError: it cannot be opened.
+        BrokenFile: it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BrokenFile(f"{path} is not a regular file.")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of at most `MOST_TEXT` bytes.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no file.
+        BrokenFile: it cannot be read.
+    """
+    try:
+        with open_regular(path) as stream:
+            data: bytes = stream.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise BrokenFile(f"{path} has more than {MOST_TEXT:,} bytes.")
+        return data.decode()
+    except (FileNotFoundError, NotADirectoryError, BrokenFile):
+        raise
+    except (OSError, ValueError) as error:
+        raise BrokenFile(f"{path} cannot be read: {error}.") from None

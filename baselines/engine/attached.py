@@ -1,0 +1,183 @@
+"""AttachedLatents: makes every step of an optimizer a step on latents.
+
+Before each step the latents get their gradients and replace the weights in the optimizer's
+parameter groups. After the step the merged latents are written to the weights, and the weights are
+back in the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from baselines.engine.blocks import blocks, columns
+from baselines.engine.cpu_step import step_in_pieces
+from baselines.engine.latents import Latents, clear_masked_latents
+from baselines.engine.layer import Layer
+from baselines.engine.optimizer_state import (
+    Lists,
+    clear_gradients,
+    complete_momentum,
+    set_gradients,
+    show_latents,
+    show_weights,
+)
+from baselines.engine.step_hooks import StepHooks
+from baselines.engine.storage import Storage
+from baselines.errors import UserError
+
+Hook = Callable[[Optimizer], None]
+
+
+def nothing(optimizer: Optimizer) -> None:
+    """Do nothing."""
+
+
+class AttachedLatents(Latents):
+    """The latents of all layers, stepped by an optimizer until `remove`.
+
+    Args:
+        layers: by name; entries may be replaced by `move`.
+        optimizer: one that `served_optimizer` returned.
+        before: called before each step, ahead of all that is done here.
+        after: called after each step.
+
+    Raises:
+        Exception: any; nothing but the masked weights is changed then.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, Layer],
+        storage: Storage,
+        optimizer: Optimizer,
+        before: Hook = nothing,
+        after: Hook = nothing,
+    ) -> None:
+        super().__init__(layers, storage, optimizer)
+        self._before, self._after = before, after
+        self._hidden: Lists | None = None  # the weights, while latents are in their place
+        self._is_stepping = False
+        self._handles: list[Any] = []
+        state = dict(optimizer.state)
+        try:
+            self.make()
+            self._register()
+        except BaseException:
+            self.remove()
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            raise
+
+    def _register(self) -> None:
+        optimizer = self.optimizer
+        for register, hook in (
+            (optimizer.register_state_dict_pre_hook, self._show_latents),
+            (optimizer.register_state_dict_post_hook, self._show_weights),
+            (optimizer.register_load_state_dict_pre_hook, self._show_latents),
+            (optimizer.register_load_state_dict_post_hook, self._show_weights),
+        ):
+            self._handles.append(register(hook))
+        hooks = StepHooks(optimizer, self._before_step, self._after_step, self._restore)
+        self._handles.append(hooks)
+
+    def remove(self) -> None:
+        """Remove the hooks, the latents and the optimizer's state of them."""
+        for handle in self._handles:
+            handle.remove()
+        self._show_weights()
+        self.drop()
+
+    def _before_step(self) -> None:
+        self._before(self.optimizer)
+        if getattr(self.optimizer, "grad_scale", None) is not None:
+            raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+        stepped = self.stepped
+        for layer in stepped:
+            _check_placement(layer)
+        self.follow()
+        self._show_weights()  # they are there unless saving or loading a state failed
+        self._is_stepping = True
+        for layer in self._masked_in_place:
+            if layer.weight.grad is not None:
+                layer.clear_masked(layer.weight.grad)
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        waiting = []
+        for layer in stepped:
+            if layer.weight.grad is None:
+                clear_gradients(tuple(layer.latents.values()))
+            elif not self._step_now(layer, groups[id(layer.weight)]):
+                waiting.append(layer)
+        for block in blocks(waiting):
+            latents = columns(block)
+            parts = self.storage.pull_back([_gather_gradient(layer) for layer in block], latents)
+            for tensors, grads in zip(latents, parts, strict=True):
+                set_gradients(tensors, grads)
+        self._show_latents()
+        for group in self.optimizer.param_groups:
+            complete_momentum(self.optimizer, group)
+
+    def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
+        """Take a layer's step in the optimizer's place, if it can be taken in pieces.
+
+        Latents that the layer shares are left to the optimizer.
+        """
+        if layer.index is not None:
+            return False
+        grads = step_in_pieces(self.storage, self.optimizer, group, layer)
+        if grads is None:
+            return False
+        clear_gradients(layer.own_latents)
+        if shared := layer.shared_latents:
+            set_gradients(shared, grads)
+        layer.mark_read()
+        return True
+
+    def _after_step(self) -> None:
+        self._show_weights()
+        self._finish([layer for layer in self.stepped if layer.has_gradient])
+        self._after(self.optimizer)
+
+    def _restore(self) -> None:
+        """Make model, optimizer and latents agree after a step that failed."""
+        self._show_weights()
+        if self._is_stepping:
+            self._finish(self.stepped)
+
+    def _finish(self, stepped: list[Layer]) -> None:
+        clear_masked_latents(stepped + self._masked_in_place)
+        self.push(stepped)
+        self._is_stepping = False
+
+    @property
+    def _masked_in_place(self) -> list[Layer]:
+        return [x for x in self.layers.values() if x.is_in_place and x.index is not None]
+
+    def _show_latents(self, *_: Any) -> None:
+        self._show_weights()
+        self._hidden = show_latents(self.optimizer, self.stepped, self.storage.shared_decay)
+
+    def _show_weights(self, *_: Any) -> None:
+        if self._hidden is not None:
+            show_weights(self.optimizer, self._hidden)
+            self._hidden = None
+
+
+def _check_placement(layer: Layer) -> None:
+    weight, latent = layer.weight, next(iter(layer.latents.values()))
+    if (
+        weight.device != latent.device
+        or weight.dtype != latent.dtype
+        or weight.stride() != layer.stride
+    ):
+        raise UserError(
+            "the model was moved, or its dtype or memory format changed, after it was made sparse."
+        )
+
+
+def _gather_gradient(layer: Layer) -> Tensor:
+    assert layer.weight.grad is not None
+    return layer.take(layer.weight.grad)

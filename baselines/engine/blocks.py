@@ -1,0 +1,35 @@
+"""Groups of layers that are worked on together, as flat lists."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from baselines.engine import device
+from baselines.engine.cpu_step import PIECE
+from baselines.engine.layer import Layer
+
+
+def blocks(layers: list[Layer]) -> list[list[Layer]]:
+    """Group layers that are worked on together.
+
+    On a GPU all of them, for few kernel launches. On a CPU as many as keep the temporary tensors in
+    the cache, and in memory that was used before.
+    """
+    if not layers:
+        return []
+    if not device.on_cpu(layers[0].weight):
+        return [layers]
+    found: list[list[Layer]] = []
+    room = 0
+    for layer in layers:
+        room -= layer.nnz
+        if room < 0 or not found:
+            found.append([])
+            room = PIECE - layer.nnz
+        found[-1].append(layer)
+    return found
+
+
+def columns(layers: list[Layer]) -> tuple[list[Tensor], ...]:
+    """Return one list per latent, with one entry per layer."""
+    return tuple(map(list, zip(*(layer.latents.values() for layer in layers), strict=True)))

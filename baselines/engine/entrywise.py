@@ -1,0 +1,74 @@
+"""Whether an optimizer treats a matrix as it treats the vector of the matrix's entries.
+
+Only then can it step vectors of active weights. SGD and Adam do; Muon orthogonalises matrices, and
+Adafactor keeps one number per row and column.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections import OrderedDict, defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import Optimizer
+
+_ENTRYWISE = {
+    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad),
+    *(optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
+}
+_SHAPE = (128, 130)  # some treat small matrices as vectors
+
+
+def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Return whether the optimizer steps the entries of a matrix as those of a vector.
+
+    Found by two steps on small tensors on the CPU; the optimizer is not changed. An optimizer that
+    steps neither of the tensors is taken to be entrywise.
+
+    Args:
+        group: the options.
+    """
+    if type(optimizer) in _ENTRYWISE:
+        return True
+    matrix, vector = (_stepped(optimizer, group, shape) for shape in (_SHAPE, (math.prod(_SHAPE),)))
+    if matrix is None or vector is None:
+        return vector is not None or matrix is None
+    return torch.allclose(matrix.flatten(), vector, rtol=1e-4, atol=1e-7)
+
+
+def _stepped(optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
+    """Return a tensor of the shape after two steps from fixed values; None if a step fails."""
+    entries = torch.arange(float(math.prod(shape))).view(shape)
+    parameter = nn.Parameter((entries * 1.7).cos() / 10)
+    try:
+        with torch.random.fork_rng():
+            probe = _probe(optimizer, {**group, "params": [parameter]})
+            for step in range(2):
+                parameter.grad = _orthogonal((entries * (2.3 + step)).sin(), parameter.detach())
+                probe.step()
+    except Exception:  # whatever the optimizer raises for a shape or a device that it does not take
+        return None
+    return parameter.detach()
+
+
+def _orthogonal(grad: Tensor, parameter: Tensor) -> Tensor:
+    """Return a gradient orthogonal to the parameter: AdamP projects only those."""
+    return grad - parameter * ((grad * parameter).sum() / parameter.square().sum())
+
+
+def _probe(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
+    """Return an optimizer of the same class with one group, without state and hooks."""
+    probe: Optimizer = object.__new__(type(optimizer))
+    vars(probe).update(vars(optimizer))
+    for name, value in vars(optimizer).items():
+        if isinstance(value, OrderedDict) and name.endswith("_hooks"):
+            vars(probe)[name] = OrderedDict()
+        elif isinstance(value, random.Random):
+            vars(probe)[name] = copy.copy(value)
+    vars(probe).pop("step", None)  # a learning rate scheduler's, bound to the optimizer itself
+    probe.state, probe.param_groups = defaultdict(dict), [group]
+    return probe

@@ -1,0 +1,97 @@
+"""MaskedWeights: the prunable weights of a model and their masks, to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from baselines.engine.layer import Layer
+from baselines.engine.places import Places
+from baselines.engine.prunable import all_weights, prunable_weights
+from baselines.errors import UserError
+
+
+class MaskedWeights:
+    """The prunable weights of a model and their masks. The base of `SparseModel`.
+
+    Attributes:
+        layers: by parameter name.
+        places: where the weights are in the model.
+        full_size: latents have the shapes of the weights.
+    """
+
+    def __init__(self, model: nn.Module, exclude: Iterable[str], full_size: bool) -> None:
+        self.model, self.full_size = model, full_size
+        weights = prunable_weights(model, exclude)
+        self.layers = {
+            name: Layer(name, weight, full_size=full_size) for name, weight in weights.items()
+        }
+        self.places = Places(model, weights)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers.values())
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Effective weights by name; zero where masked."""
+        return {layer.name: layer.weight for layer in self}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean masks by name, True where active."""
+        return {
+            layer.name: torch.ones_like(layer.weight, dtype=torch.bool) if mask is None else mask
+            for layer, mask in ((layer, layer.mask) for layer in self)
+        }
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the prunable weights by name."""
+        return {layer.name: layer.weight.shape for layer in self}
+
+    @property
+    def nnz(self) -> int:
+        """Number of active weights."""
+        return sum(layer.nnz for layer in self)
+
+    @property
+    def numel(self) -> int:
+        """Number of prunable weights."""
+        return sum(layer.weight.numel() for layer in self)
+
+    def sparsity(self) -> float:
+        """Return the fraction of the prunable weights that are exactly zero, in [0, 1].
+
+        Raises:
+            UserError: a weight was replaced by another parameter.
+        """
+        self.places.check()
+        return _fraction_of_zeros(self.weights.values())
+
+    def sparsity_all(self) -> float:
+        """Return the same over all Conv and Linear weights, excluded and frozen ones included."""
+        return _fraction_of_zeros(all_weights(self.model).values())
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Return |θ| by layer, and −1 where masked: below every active weight, zeros included."""
+        return {
+            layer.name: layer.weight.detach().abs()
+            if mask is None
+            else layer.weight.detach().abs().masked_fill_(~mask, -1.0)
+            for layer, mask in ((layer, layer.mask) for layer in self)
+        }
+
+    def _check(self, name: str, tensor: Tensor | None) -> None:
+        if name not in self.layers:
+            raise UserError(f"no prunable layer {name!r}; there are {', '.join(self.layers)}.")
+        shape = tuple(self.layers[name].weight.shape)
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise UserError(f"{name} has shape {shape}, not {tuple(tensor.shape)}.")
+
+
+def _fraction_of_zeros(tensors: Iterable[Tensor]) -> float:
+    tensors = list(tensors)
+    nonzero = sum(int(tensor.count_nonzero()) for tensor in tensors)
+    return 1 - nonzero / sum(tensor.numel() for tensor in tensors)

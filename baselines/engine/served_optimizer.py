@@ -1,0 +1,106 @@
+"""Which optimizers can be attached, and which one inside a wrapper is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from baselines.engine.entrywise import is_entrywise
+from baselines.errors import UserError
+
+_SHARDED = "keeps parts of the parameters on other ranks: use DDP with an ordinary optimizer"
+_OUTSIDE = "writes weights outside of the step of the optimizer that it wraps: use that one alone"
+_REFUSED = {
+    "LBFGS": "calls its closure several times per step: use another optimizer",
+    "ZeroRedundancyOptimizer": _SHARDED,
+    "DistributedOptimizer": _SHARDED,
+    "_NamedOptimizer": _SHARDED,
+    "DeepSpeedZeroOptimizer": _SHARDED,
+    "DeepSpeedZeroOptimizer_Stage3": _SHARDED,
+    "PostLocalSGDOptimizer": _OUTSIDE,
+    "Lookahead": _OUTSIDE,
+}
+_INNER = ("optimizer", "base_optimizer", "optim")
+_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_state_dict_pre_hooks")
+
+
+def served_optimizer(
+    optimizer: Any,
+    weights: Mapping[str, nn.Parameter],
+    full_size: bool = False,
+    plain: bool = True,
+) -> Optimizer:
+    """Return the optimizer, or the one that it wraps, whose steps can be steps on latents.
+
+    Nothing is changed.
+
+    Args:
+        weights: the prunable weights by name.
+        full_size: latents have the shapes of the weights.
+        plain: the latents are the weights' own values.
+
+    Raises:
+        UserError: it cannot be served, or does not hold the weights.
+    """
+    kind = type(optimizer).__name__
+    for base in type(optimizer).__mro__:
+        if base.__name__ in _REFUSED:
+            raise UserError(f"{kind} {_REFUSED[base.__name__]}.")
+    if "8bit" in kind:
+        raise UserError(f"{kind} quantizes its state in blocks: use the 32-bit optimizer.")
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"{kind} needs second derivatives of the latents: use another optimizer.")
+    if hasattr(optimizer, "_amp_stash"):
+        raise UserError("Apex amp keeps copies of the weights: use torch.amp.")
+    inner = _wrapped_by(optimizer)
+    if inner is not None:
+        return served_optimizer(inner, weights, full_size, plain)
+    if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
+        raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, weight in weights.items() if id(weight) not in held]
+    if missing:
+        raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+    _check_shapes(optimizer, weights.values(), full_size, plain)
+    return optimizer
+
+
+def _wrapped_by(optimizer: Any) -> Optimizer | None:
+    """Return the optimizer that another one passes its steps to; None if it wraps none."""
+    for name in _INNER:
+        inner = getattr(optimizer, name, None)
+        if not isinstance(inner, Optimizer):
+            continue
+        if _held(inner) != _held(optimizer):
+            raise UserError(
+                f"{type(optimizer).__name__} wraps an optimizer that holds other parameters than "
+                "it does: use an ordinary optimizer."
+            )
+        return inner
+    return None
+
+
+def _held(optimizer: Any) -> list[int]:
+    groups = getattr(optimizer, "param_groups", ())
+    return [id(p) for group in groups for p in group["params"]]
+
+
+def _check_shapes(
+    optimizer: Optimizer, weights: Iterable[nn.Parameter], full_size: bool, plain: bool
+) -> None:
+    kind, ids = type(optimizer).__name__, {id(weight) for weight in weights}
+    if callable(getattr(optimizer, "eval", None)) and not (full_size and plain):
+        raise UserError(
+            f"{kind}.eval() writes the weights: it needs dense_latents=True, without factors or "
+            "thresholds."
+        )
+    if full_size:
+        return
+    for group in optimizer.param_groups:
+        if any(id(p) in ids for p in group["params"]) and not is_entrywise(optimizer, group):
+            raise UserError(
+                f"{kind} treats weights by the shape of their tensor: set dense_latents=True."
+            )

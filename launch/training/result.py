@@ -1,0 +1,86 @@
+"""The result of a run, from its last epoch and its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from analysis.contents import EpochRow, LayerRow, Result
+from launch.config.run import Run
+from launch.measures.flops import count_flops
+from launch.training.loop import Loop
+
+
+def make_result(
+    run: Run, loop: Loop, epochs: Sequence[EpochRow], layers: Sequence[LayerRow]
+) -> Result:
+    """Return the contents of result.json.
+
+    Args:
+        epochs, layers: the rows of all epochs.
+    """
+    net, ranks = loop.sparsifier.net, loop.ranks
+    last, seconds = epochs[-1], [row["seconds"] for row in epochs]
+    result = {
+        "accuracy": last["test_accuracy"],
+        "loss": last["test_loss"],
+        "train_accuracy": last["train_accuracy"],
+        "sparsity": last["sparsity"],
+        "sparsity_all": last["sparsity_all"],
+        "active": net.nnz,
+        "prunable": net.numel,
+        "parameters": sum(p.numel() for p in net.model.parameters()),
+        "flips": last["flips"],
+        **_costs(run, loop, layers),
+        "mask_hash": mask_hash(net.masks),
+        "epochs": loop.epochs,
+        "ranks": ranks.world,
+        "device": device_name(ranks.device),
+        "seconds": sum(seconds),
+        "seconds_per_epoch": statistics.median(seconds),
+    }
+    return cast("Result", result)
+
+
+def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]:
+    """Return the floating-point operations of inference and training.
+
+    The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
+    with its density after the epoch. Dense gradients that a method uses are not counted. Without
+    the rows of all epochs, the training's operations are unknown.
+    """
+    recipe, net = run.settings, loop.sparsifier.net
+    shape = (loop.data.channels, recipe.image_size, recipe.image_size)
+    flops = count_flops(net.model, net.layers, shape)
+    densities: dict[int, dict[str, float]] = {}
+    for row in layers:
+        densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]
+    forward = [flops.at(epoch) for epoch in densities.values()]
+    costs = {"dense_flops": flops.total, "flops": forward[-1]}
+    if len(forward) < loop.epochs:
+        return costs
+    images = loop.steps * recipe.batch_size
+    return {
+        **costs,
+        "training_flops": 3 * images * sum(forward),
+        "dense_epochs": sum(forward) / flops.total,
+    }
+
+
+def mask_hash(masks: dict[str, Tensor]) -> str:
+    """Return a hash of masks, to compare ranks, runs and machines."""
+    digest = hashlib.sha256()
+    for name, mask in sorted(masks.items()):
+        digest.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,45 @@
+"""Names of methods in tables and figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from analysis.names import FAMILIES, FIXED, NAMES, OTHERS, family_of, legend_entry, name_of
+from baselines.registry import methods
+
+INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("acdc", "AC/DC"),
+        ("lrr (level_length=0.25)", "LRR (level_length=0.25)"),
+        ("random (uniform)", "Random (uniform)"),
+        ("fixed (rigl@final)", "RigL mask"),
+        ("fixed (rigl@10, gmp@final)", "RigL mask @10, gmp@final"),
+        ("fixed (mask.safetensors)", "mask.safetensors mask"),
+        ("mine", "mine"),
+    ],
+)
+def test_methods_are_spelled_as_in_their_papers(label, name):
+    assert name_of(label) == name
+    assert legend_entry(label, True) == f"{name} + Sign-In"
+
+
+def test_every_method_has_the_name_and_family_of_the_documentation():
+    rows = re.findall(r"^\| \[(.+?)\]\(\w+\.md\) \| `(\w+)` \| (.+?) \|", INDEX.read_text(), re.M)
+    pages = {method: (title, family) for title, method, family in rows if method != "fixed"}
+    assert pages.keys() == set(methods()) - {"fixed"}
+    assert NAMES.keys() == pages.keys() == {m for members in FAMILIES.values() for m in members}
+    for method, (title, family) in pages.items():
+        assert NAMES[method].split()[0] in (title.split()[0], "Random"), method
+        assert family.endswith(family_of(method))
+
+
+def test_families_of_other_labels():
+    assert family_of("random (uniform)") == "at initialisation"
+    assert family_of("fixed (rigl@final)") == FIXED and family_of("mine") == OTHERS

@@ -1,0 +1,353 @@
+"""Which optimizers are attached, and that a refused one is left as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm.optim
+import torch
+import torch.distributed as dist
+from literal import batches, loss_of, tiny_net
+from timm.optim.kron import Kron
+from timm.optim.lookahead import Lookahead
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from baselines import SparseModel, sparsify
+from baselines.engine.storage import Plain
+from baselines.errors import UserError
+from signin import Product
+
+HOOKS = ("step_pre", "step_post", "state_dict_pre", "load_state_dict_pre")
+
+
+@pytest.fixture
+def process_group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Passes its steps on and has no hooks of its own, as accelerate's does."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
+
+class Elsewhere(Wrapper):
+    """Holds other parameters than the optimizer that it wraps."""
+
+    @property
+    def param_groups(self):
+        return [{"params": [nn.Parameter(torch.zeros(1))]}]
+
+
+class Bare(Wrapper):
+    """Wraps an optimizer under an unknown name."""
+
+    def __init__(self, optimizer):
+        self.engine = optimizer
+
+
+class Averaged(torch.optim.SGD):
+    """Can put other values into the weights between steps, as schedule-free optimizers do."""
+
+    def eval(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "momentum_buffer" in self.state[p]:
+                    p.data.sub_(self.state[p]["momentum_buffer"])
+
+
+class Fp16(torch.optim.SGD):
+    _amp_stash = None
+
+
+class Adam8bit(torch.optim.Adam):
+    pass
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=0.1)
+
+
+def muon(model):
+    return timm.optim.Muon(model.parameters(), lr=0.01)
+
+
+REFUSED = {
+    "zero": (
+        lambda m: ZeroRedundancyOptimizer(m.parameters(), torch.optim.SGD, lr=0.1),
+        "other ranks",
+    ),
+    "lookahead": (lambda m: Lookahead(sgd(m)), "outside of the step"),
+    "lbfgs": (lambda m: torch.optim.LBFGS(m.parameters()), "closure several times"),
+    "elsewhere": (lambda m: Elsewhere(sgd(m)), "other parameters"),
+    "bare": (lambda m: Bare(sgd(m)), "give the torch optimizer that it wraps"),
+    "foreign": (lambda m: object(), "no step hooks"),
+    "other": (lambda m: sgd(tiny_net()), "does not hold"),
+    "second-order": (lambda m: timm.optim.Adahessian(m.parameters()), "second derivatives"),
+    "apex": (lambda m: Fp16(m.parameters(), 0.1), "Apex"),
+    "8bit": (lambda m: Adam8bit(m.parameters(), 0.1), "8bit quantizes"),
+    "averaged": (lambda m: Averaged(m.parameters(), 0.1), "dense_latents=True"),
+    "muon": (muon, "Muon treats weights by the shape.*dense_latents=True"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_optimizer_and_its_model_are_left_as_they_were(name, process_group):
+    make, message = REFUSED[name]
+    model = tiny_net()
+    optimizer = make(model)
+    before = copy.deepcopy(model.state_dict())
+    groups = copy.deepcopy(getattr(optimizer, "param_groups", None))
+    with pytest.raises(UserError, match=message) as caught:
+        sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=True)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for inner in (optimizer, getattr(optimizer, "optimizer", None)):
+        assert not any(getattr(inner, f"_optimizer_{hook}_hooks", None) for hook in HOOKS)
+        assert "step" not in getattr(inner, "__dict__", {})
+    for group, old in zip(getattr(optimizer, "param_groups", ()), groups or (), strict=True):
+        assert {k: v for k, v in group.items() if k != "params"} == {
+            k: v for k, v in old.items() if k != "params"
+        }
+    right = sgd(model)
+    sparsifier = sparsify(model, right, "random", sparsity=0.5, steps=10, sign_in=True)
+    train(model, right, 2)
+    assert sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)
+
+
+def train(model, optimizer, steps=4):
+    for x, y in batches(steps):
+        optimizer.zero_grad()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+
+
+def test_a_wrapper_that_passes_steps_on_is_looked_through():
+    ends = []
+    for wrap in (lambda opt: opt, Wrapper, lambda opt: Wrapper(Wrapper(opt))):
+        model = tiny_net()
+        inner = sgd(model)
+        optimizer = wrap(inner)
+        sparsifier = sparsify(model, optimizer, "rigl", sparsity=0.5, steps=4, sign_in=True)
+        train(model, optimizer)
+        assert sparsifier.step == 4 and inner._optimizer_step_pre_hooks
+        ends.append(sparsifier.finalize().state_dict())
+        assert not inner._optimizer_step_pre_hooks
+    for end in ends[1:]:
+        assert all(torch.equal(value, ends[0][key]) for key, value in end.items())
+
+
+class Interrupted(Product):
+    """Is interrupted when it splits the third layer."""
+
+    calls = 0
+
+    def split(self, thetas):
+        Interrupted.calls += 1
+        if Interrupted.calls == 3:
+            raise KeyboardInterrupt
+        return super().split(thetas)
+
+
+def test_an_attach_that_is_interrupted_leaves_nothing_behind():
+    model = tiny_net()
+    opt = sgd(model)
+    train(model, opt, 1)
+    state = {p: dict(s) for p, s in opt.state.items()}
+    net = SparseModel(model, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        net.attach(opt)
+    assert {p: dict(s) for p, s in opt.state.items()} == state
+    assert not net.is_attached and not any(layer.latents for layer in net)
+    net.storage = Product()
+    net.attach(opt)
+    train(model, opt, 2)
+
+
+# ---- optimizers that treat weights by shape
+
+BY_SHAPE = {
+    "muon": muon,
+    "adafactor": lambda m: timm.optim.Adafactor(m.parameters(), lr=0.01),
+    "adafactor-bv": lambda m: timm.optim.AdafactorBigVision(m.parameters(), lr=0.01),
+    "torch-adafactor": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.01),
+    "kron": lambda m: Kron(m.parameters(), lr=0.001),
+    "mars": lambda m: timm.optim.Mars(m.parameters(), lr=0.003),
+    "adamp": lambda m: timm.optim.AdamP(m.parameters(), lr=0.003),
+    "sgdp": lambda m: timm.optim.SGDP(m.parameters(), lr=0.03, momentum=0.9),
+}
+BY_ENTRY = {
+    "lion": lambda m: timm.optim.Lion(m.parameters(), lr=0.001),
+    "rmsprop-tf": lambda m: timm.optim.RMSpropTF(m.parameters(), lr=0.001),
+    "adopt": lambda m: timm.optim.Adopt(m.parameters(), lr=0.001),
+    "lamb": lambda m: timm.optim.Lamb(m.parameters(), lr=0.001),
+    "nadamw": lambda m: torch.optim.NAdam(m.parameters(), lr=0.001),
+}
+
+
+@pytest.mark.parametrize("name", BY_ENTRY)
+def test_optimizers_of_entries_are_attached_without_a_trace(name):
+    model = tiny_net()
+    optimizer = BY_ENTRY[name](model)
+    generator = torch.get_rng_state()
+    net = SparseModel(model, Product())
+    net.attach(optimizer)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not optimizer.state
+    train(model, optimizer, 2)
+
+
+@pytest.mark.parametrize("storage", [Plain(), Product()], ids=["plain", "product"])
+@pytest.mark.parametrize("name", BY_SHAPE)
+def test_optimizers_by_shape_are_refused_or_given_dense_latents(name, storage):
+    model = tiny_net()
+    optimizer = BY_SHAPE[name](model)
+    with pytest.raises(UserError, match="dense_latents=True"):
+        SparseModel(model, storage).attach(optimizer)
+    net = SparseModel(model, storage, dense_latents=True)
+    masks = {name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()}
+    net.set_masks(masks)
+    net.attach(optimizer)
+    for i, (x, y) in enumerate(batches(8)):
+        before = copy.deepcopy(model.state_dict())
+        optimizer.zero_grad()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        for layer in net:
+            assert not layer.weight[~layer.mask].any()
+            assert not torch.equal(layer.weight, before[layer.name])
+            for latent in layer.latents.values():
+                assert latent.shape == layer.weight.shape and not latent[~layer.mask].any()
+        if i == 3:
+            net.set_masks({name: torch.rand(shape) < 0.5 for name, shape in net.shapes.items()})
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_the_check_draws_nothing_from_the_optimizers_generator():
+    model = tiny_net()
+    optimizer = BY_SHAPE["kron"](model)
+    before = optimizer.rng.getstate()
+    with pytest.raises(UserError, match="dense_latents"):
+        SparseModel(model).attach(optimizer)
+    assert optimizer.rng.getstate() == before
+
+
+def test_muon_with_dense_latents_is_muon_on_masked_gradients():
+    model, twin = tiny_net(), tiny_net()
+    net = SparseModel(model, dense_latents=True)
+    masks = {name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()}
+    net.set_masks(masks)
+    optimizer, other = muon(model), muon(twin)
+    net.attach(optimizer)
+    with torch.no_grad():
+        for x, y in batches(4):
+            train_masked(twin, other, masks, x, y)
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss_of(model(x), y).backward()
+            optimizer.step()
+            for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+                assert torch.equal(a, b)
+
+
+def train_masked(model, optimizer, masks, x, y):
+    for name, mask in masks.items():
+        model.get_parameter(name).mul_(mask)
+    optimizer.zero_grad()
+    with torch.enable_grad():
+        loss_of(model(x), y).backward()
+    for name, mask in masks.items():
+        model.get_parameter(name).grad.mul_(mask)
+    optimizer.step()
+    for name, mask in masks.items():
+        model.get_parameter(name).mul_(mask)
+
+
+@pytest.mark.parametrize("method", ["rigl", "gmp", "str", "acdc"])
+@pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
+def test_dense_latents_train_as_vectors_do(method, sign_in):
+    """With an optimizer of entries, so that both can be had."""
+    ends = []
+    for dense in (False, True):
+        model = tiny_net().double()
+        opt = torch.optim.AdamW(model.parameters(), 0.003, weight_decay=0.1)
+        choices = {"sparsity": 0.8, "steps": 12, "sign_in": sign_in, "dense_latents": dense}
+        sparsifier = sparsify(model, opt, method, **choices)
+        for x, y in batches(14, torch.float64):
+            opt.zero_grad()
+            loss_of(model(x), y).backward()
+            opt.step()
+        assert sparsifier.sparsity() == pytest.approx(0.8, abs=2e-3)
+        ends.append(model.state_dict())
+    for key, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("storage", [Plain(), Product()], ids=["plain", "product"])
+@pytest.mark.parametrize("name", ["muon", "torch-adafactor", "adamp", "kron"])
+def test_dense_latents_are_saved_and_loaded(name, storage):
+    def build(seed):
+        model = tiny_net()
+        torch.manual_seed(seed)  # of the masks
+        net = SparseModel(model, storage, dense_latents=True)
+        net.set_masks({name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()})
+        optimizer = BY_SHAPE[name](model)
+        net.attach(optimizer)
+        return model, net, optimizer
+
+    parts, resumed = build(0), build(1)
+    train(parts[0], parts[2], 3)
+    for part, loaded in zip(parts, resumed, strict=True):
+        loaded.load_state_dict(copy.deepcopy(part.state_dict()))
+    for model, _, optimizer in (parts, resumed):
+        torch.manual_seed(2)  # Kron draws
+        train(model, optimizer, 3)
+    for a, b in zip(parts[0].parameters(), resumed[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_state_of_dense_latents_is_not_loaded_without_them():
+    states = []
+    for dense in (True, False):
+        model = tiny_net()
+        net = SparseModel(model, Product(), dense_latents=dense)
+        net.set_masks({name: torch.ones(shape).tril() > 0 for name, shape in net.shapes.items()})
+        net.attach(sgd(model))
+        states.append((net, net.state_dict()))
+    for (net, _), (_, state) in (states, states[::-1]):
+        with pytest.raises(UserError, match="dense_latents"):
+            net.load_state_dict(state)
+
+
+def test_an_optimizer_that_writes_between_steps_sees_pruned_layers():
+    model = tiny_net()
+    net = SparseModel(model, dense_latents=True)
+    masks = {name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()}
+    net.set_masks(masks)
+    optimizer = Averaged(model.parameters(), 0.1, 0.9)
+    net.attach(optimizer)
+    train(model, optimizer, 2)
+    before = {name: weight.detach().clone() for name, weight in net.weights.items()}
+    optimizer.eval()
+    for name, weight in net.weights.items():
+        assert not weight[~masks[name]].any()
+        assert not torch.equal(weight, before[name])
+    model, optimizer = tiny_net(), None
+    net = SparseModel(model, Product(), dense_latents=True)
+    with pytest.raises(UserError, match="without factors"):
+        net.attach(Averaged(model.parameters(), 0.1))

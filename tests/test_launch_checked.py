@@ -1,0 +1,293 @@
+"""Checked files: damage of states and snapshots is found, and the state before is used."""
+
+from __future__ import annotations
+
+import os
+import random
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_launch_train import assert_same, interrupt_after, train
+
+from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
+from analysis.folder import (
+    EPOCHS,
+    LAST_STATE,
+    LAYERS,
+    PREVIOUS_STATE,
+    read_epochs,
+    read_layers,
+    read_result,
+    signs_path,
+    snapshot_path,
+)
+from launch.config.run import Run
+from launch.runs.archives import load_archive, save_archive
+from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
+
+TENSORS = {
+    "a": torch.randn(5, 3),
+    "half": torch.ones(2, dtype=torch.bfloat16),
+    "mask:a": torch.rand(5, 3) > 0.5,
+    "count": torch.tensor(3),
+    "empty": torch.zeros(0, 4),
+}
+
+
+@pytest.fixture
+def stopped(machine, monkeypatch):
+    """Return a run that was stopped after three of four epochs, and one that was not."""
+    run = Run.make("digits", "rigl", epochs=4, sign_in=True)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        interrupt_after(3, patch)
+        train(run, machine)
+    return run, machine, other
+
+
+def flipped(data, rng, count=1):
+    """Return data with so many random bits reversed."""
+    changed = bytearray(data)
+    for _ in range(count):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_each_reversed_bit_is_found_or_harmless(tmp_path, name):
+    save, load = (save_archive, load_archive) if name == "x.pt" else (save_tensors, load_tensors)
+    path, rng = tmp_path / name, random.Random(0)
+    save(TENSORS, path)
+    data = path.read_bytes()
+    for i in range(300):
+        path.write_bytes(flipped(data, rng, count=1 + i % 3 * 8))
+        try:
+            found = load(path)
+        except BrokenFile as error:
+            assert name in str(error)
+        else:  # a flag of an archive that nobody reads
+            assert digest_of_tensors(found) == digest_of_tensors(TENSORS)
+    for size in (0, 1, 10, len(data) // 2, len(data) - 73, len(data) - 1):
+        path.write_bytes(data[:size])
+        if size != len(data) - 73:  # whole, without the digest
+            with pytest.raises(BrokenFile):
+                load(path)
+
+
+def test_other_readers_can_read_checked_files(tmp_path):
+    save_archive(TENSORS, tmp_path / "x.pt")
+    save_tensors(TENSORS, tmp_path / "x.safetensors")
+    for found in (torch.load(tmp_path / "x.pt"), load_file(tmp_path / "x.safetensors")):
+        assert all(torch.equal(found[name], t) for name, t in TENSORS.items())
+
+
+def test_files_of_others_have_no_digest(tmp_path):
+    torch.save(TENSORS, tmp_path / "x.pt")
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    for found in (load_archive(tmp_path / "x.pt"), load_tensors(tmp_path / "x.safetensors")):
+        assert found.keys() == TENSORS.keys()
+    assert not is_sealed(tmp_path / "x.pt")
+    torch.save(TENSORS, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    assert load_archive(tmp_path / "x.pt").keys() == TENSORS.keys()
+
+
+def test_the_checksums_of_files_of_others_are_verified(tmp_path):
+    path, rng, bad = tmp_path / "x.pt", random.Random(0), 0
+    torch.save({"a": torch.randn(10_000)}, path)
+    whole, data = load_archive(path)["a"], path.read_bytes()
+    for _ in range(100):
+        path.write_bytes(flipped(data, rng))
+        try:
+            assert torch.equal(load_archive(path)["a"], whole)
+        except BrokenFile:
+            bad += 1
+    assert bad > 90
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "x.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pt") as there,
+        zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in there.infolist():
+            bomb.writestr(entry.filename, there.read(entry))
+    with pytest.raises(BrokenFile, match="compressed"):
+        load_archive(tmp_path / "y.pt")
+
+
+def test_json_without_its_digest_or_with_another_is_refused(tmp_path):
+    value = {"a": 0.1, "b": [1, {"c": None}]}
+    sealed = seal_json(value)
+    assert unseal_json(sealed, tmp_path) == unseal_json(value, tmp_path) == value
+    for change in ({"a": 0.2}, {"format": 1}, {"sha256": "0" * 64}, {"more": 1}):
+        with pytest.raises(BrokenFile, match="damaged"):
+            unseal_json({**sealed, **change}, tmp_path)
+    for key in sealed:
+        with pytest.raises(BrokenFile, match="damaged"):
+            unseal_json({k: v for k, v in sealed.items() if k != key}, tmp_path)
+
+
+# ---- states that are not what they should be
+
+
+def rewrite(path, change):
+    """Change a state and save it as if it were intact."""
+    state = load_archive(path)
+    change(state)
+    save_archive(state, path)
+
+
+def momentum(state):
+    return next(iter(state["loop"]["optimizer"]["state"].values()))
+
+
+CHANGES = {
+    "an epoch beyond the end": lambda s: s.update(epoch=99),
+    "an epoch before": lambda s: s.update(epoch=1),
+    "a negative epoch": lambda s: s.update(epoch=-3),
+    "no number": lambda s: s.update(epoch=None),
+    "an empty loop": lambda s: s.update(loop={}),
+    "no model": lambda s: s["loop"].pop("model"),
+    "another model": lambda s: s["loop"].update(model={"x": torch.ones(2)}),
+    "another shape": lambda s: s["loop"]["model"].update({"0.weight": torch.ones(3, 3)}),
+    "a mask that is none": lambda s: s["loop"]["sparsifier"]["net"]["masks"].popitem(),
+    "another momentum": lambda s: momentum(s).update(momentum_buffer=torch.ones(7)),
+    "no groups": lambda s: s["loop"]["optimizer"].update(param_groups=[]),
+    "signs of nothing": lambda s: s.update(signs={}),
+    "signs of another shape": lambda s: s["signs"]["init"].update({"0.weight": torch.ones(1)}),
+    "other entries": lambda s: s.clear(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_state_that_does_not_fit_is_set_aside_and_the_one_before_is_used(stopped, what):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    rewrite(folder / LAST_STATE, CHANGES[what])
+    with pytest.warns(UserWarning, match=r"last.pt cannot be used .* set aside"):
+        train(run, machine)
+    assert (folder / "last.pt.unreadable").exists()
+    assert_same(run, machine, other)
+
+
+def test_if_no_state_fits_the_run_starts_over(stopped):
+    run, machine, other = stopped
+    for file in (LAST_STATE, PREVIOUS_STATE):
+        rewrite(machine.runs / run.name / file, CHANGES["another momentum"])
+    with pytest.warns(UserWarning) as warned:
+        train(run, machine)
+    assert len(warned) == 2
+    assert_same(run, machine, other)
+
+
+def test_a_pipe_in_place_of_a_state_does_not_block(stopped):
+    run, machine, other = stopped
+    path = machine.runs / run.name / LAST_STATE
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match="not a regular file"):
+        train(run, machine)
+    assert_same(run, machine, other)
+
+
+def test_a_damaged_snapshot_is_refused(stopped):
+    run, machine, _ = stopped
+    path = snapshot_path(machine.runs / run.name, 1)
+    path.write_bytes(flipped(path.read_bytes(), random.Random(1)))
+    with pytest.raises(BrokenFile, match="epoch-1"):
+        load_tensors(path)
+
+
+# ---- signs
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+LOSSES = {
+    "removed": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\x93NUMPY" + b"\xff" * 100),
+    "another shape": lambda path: np.save(path, np.zeros((2, 5), np.uint8)),
+    "another type": lambda path: np.save(path, np.load(path).astype(float)),
+    "a shorter digest": truncated,
+    "a damaged digest and array": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"sha256", b"sha257").replace(b"\x00", b"\x01")
+    ),
+    "a reversed bit": lambda path: path.write_bytes(flipped(path.read_bytes(), random.Random(0))),
+    "objects": lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_lost_signs_leave_empty_cells_and_the_result_as_it_is(stopped, what):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    LOSSES[what](signs_path(folder, 2))
+    with pytest.warns(UserWarning, match=r"flips of some epochs stay empty: .*epoch.2"):
+        train(run, machine)
+    assert read_result(folder)["loss"] == read_result(other.runs / run.name)["loss"]
+    empty, all_rows = {}, read_layers(other.runs / run.name)
+    for row, whole in zip(read_layers(folder), all_rows, strict=True):
+        assert row == {k: v for k, v in whole.items() if k in row}
+        empty.setdefault(row["epoch"], set()).update(whole.keys() - row.keys())
+    moments = ("init", "previous", "warmup")
+    names = {f"final_{kind}_{m}" for kind in ("flips", "compared") for m in moments}
+    assert empty[1] == names
+    assert empty[2] == {name for name in names if "previous" in name}
+    assert not empty[0] and not empty[3]
+
+
+def test_lost_signs_at_the_end_of_the_warm_up(stopped):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    signs_path(folder, 1).unlink()
+    with pytest.warns(UserWarning, match="flips of some epochs"):
+        train(run, machine)
+    rows = [r for f in (folder, other.runs / run.name) for r in read_layers(f) if r["epoch"] == 3]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+
+
+# ---- rows and snapshots
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, truncated])
+@pytest.mark.parametrize("file", [EPOCHS, LAYERS])
+def test_rows_that_are_lost_between_stop_and_resume_are_in_the_state(stopped, file, damage):
+    run, machine, other = stopped
+    damage(machine.runs / run.name / file)
+    train(run, machine)
+    assert_same(run, machine, other)
+
+
+def test_a_lost_snapshot_is_named(stopped):
+    run, machine, other = stopped
+    snapshot_path(machine.runs / run.name, 1).unlink()
+    with pytest.warns(UserWarning, match=r"epoch-1.* is lost"):
+        train(run, machine)
+    assert (
+        read_result(machine.runs / run.name)["loss"] == read_result(other.runs / run.name)["loss"]
+    )
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, truncated])
+@pytest.mark.parametrize("read", [read_epochs, read_layers])
+def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, damage):
+    run, _, other = stopped
+    folder = other.runs / run.name
+    assert len(read(folder)) >= 4
+    damage(folder / (EPOCHS if read is read_epochs else LAYERS))
+    with pytest.raises(BrokenFile, match="damaged"):
+        read(folder)
