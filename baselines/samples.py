@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from baselines.errors import UserError
+from baselines.forward import mapped, mean_loss
 
 Batch = tuple[Any, Any]  # inputs and targets, on the model's device
 Loss = Callable[[Any, Any], Tensor]  # mean loss of outputs and targets
@@ -22,14 +23,17 @@ class Samples:
     """Gives batches to score on, and the loss to score by.
 
     Args:
-        source: a DataLoader of (inputs, class labels), or a function that takes a number n and
-            returns batches with n examples of each class; the same on all ranks.
-        loss: mean loss of the model's outputs and the targets.
+        source: a DataLoader of (inputs, class labels) or of mappings with "labels", or a function
+            that takes a number n and returns batches (inputs, targets) with n examples of each
+            class; the same on all ranks. Inputs that are a mapping are the model's keyword
+            arguments, a tuple or list its positional ones.
+        loss: mean loss of the model's outputs and the targets. By default the `loss` that the
+            model returns, else the cross-entropy of its logits.
         device: where batches of a DataLoader are moved to.
     """
 
     def __init__(
-        self, source: Source, loss: Loss = F.cross_entropy, device: torch.device | None = None
+        self, source: Source, loss: Loss = mean_loss, device: torch.device | None = None
     ) -> None:
         self.source, self.loss, self.device = source, loss, device
 
@@ -86,17 +90,25 @@ def balanced_batches(
             if taken[label] <= per_class:
                 chosen.append(i)
         if chosen:
-            yield x[chosen].to(device), y[chosen].to(device)
+            yield mapped(partial(_rows, chosen, device), (x, y))
 
 
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+def _rows(chosen: list[int], device: torch.device | None, tensor: Tensor) -> Tensor:
+    return tensor[chosen].to(device)
+
+
+def _pair(batch: Any) -> tuple[Any, Tensor]:
+    x: Any = None
+    y: Any = None
+    if isinstance(batch, Mapping):
+        x, y = batch, batch.get("labels")
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
         x, y = batch
-        if isinstance(x, Tensor) and isinstance(y, Tensor) and _are_labels(y):
-            return x, y
+    if isinstance(y, Tensor) and _are_labels(y):
+        return x, y
     raise UserError(
-        "samples: batches must be pairs (inputs, integer labels of shape (N,)); give a function "
-        "that returns batches for other data."
+        "samples: batches must be pairs (inputs, integer labels of shape (N,)) or mappings with "
+        'such "labels"; give a function that returns batches for other data.'
     )
 
 

@@ -26,13 +26,7 @@ from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
 from baselines.registry import MethodClass, find_method
 from baselines.samples import Samples, Source, as_samples
-from baselines.sign_rule import (
-    SignRule,
-    check_rule,
-    find_rule,
-    set_weight_decays,
-    weight_decays,
-)
+from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
 from baselines.tools.schedules import triangular
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
@@ -63,8 +57,7 @@ class Sparsifier:
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step = manual_begin, 0
         self._begun = self._looked = self._replaced = False
-        self._knows_schedule = False
-        self._masks_seen = 0
+        self._knows_schedule, self._masks_seen = False, 0
         self._before_update: Any = None
         net.storage = self.rule.storage()
         method.setup(net)
@@ -249,13 +242,13 @@ def sparsify(
     exclude: Iterable[str] = (),
     dense_latents: bool = False,
     manual_begin: bool = False,
+    resume: bool = False,
     **options: Any,
 ) -> Sparsifier:
     """Make a training sparse: from here on, every `optimizer.step()` does all that the method does.
 
     Args:
-        model: on its final device, in its final memory format; before or after wrapping by DDP or
-            torch.compile.
+        model: on its final device, in its final memory format; DDP or torch.compile may wrap it.
         optimizer: holds the model's prunable weights; a torch optimizer or a wrapper of one.
         method: name ("rigl"), "package.module:Class", Method class, or instance with its own plan.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
@@ -270,6 +263,7 @@ def sparsify(
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,
             Adafactor, …); takes the memory of a dense training.
         manual_begin: see `Sparsifier.begin_step`.
+        resume: choose no masks and change no weight: `load_state_dict` is called next.
         options: the method's own.
 
     Returns:
@@ -291,6 +285,10 @@ def sparsify(
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     served = net.served_optimizer(optimizer)
     decays = weight_decays(sparsifier.rule, net, served)
+    if resume:
+        sparsifier.attach(served)
+        set_weight_decays(served, decays)
+        return sparsifier
     several = dist.is_available() and dist.is_initialized()
     sparsifier.start(served, as_samples(samples, net.model), share=several)
     set_weight_decays(served, decays)

@@ -7,6 +7,7 @@ import torch
 from literal import batches, loss_of, tiny_net
 from method_cases import STORAGES, trained
 
+from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import Plan
 from baselines.methods.lrr_wr_imp import Imp, LevelOptions, Lrr, RewindOptions, Wr, WrOptions
@@ -75,3 +76,28 @@ def test_statistics_stay_where_asked():
     chosen.before_step(net, 2)
     assert torch.equal(net.model[1].running_mean, mean)
     assert net.nnz == net.numel - round(0.5 * net.numel)
+
+
+class Versioned(torch.nn.Linear):
+    """Reads the version of its state, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *args):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+@pytest.mark.parametrize("method", ["wr", "imp"])
+@pytest.mark.parametrize("statistics", [True, False])
+def test_rewinding_keeps_the_versions_of_modules(method, statistics):
+    model = torch.nn.Sequential(Versioned(6, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    options = {"keep": 0.5, "rewind_statistics": statistics}
+    sparsifier = sparsify(
+        model, optimizer, method, sparsity=0.5, steps=2, steps_per_epoch=1, **options
+    )
+    for _ in range(sparsifier.total_steps):
+        model(torch.randn(8, 6)).square().sum().backward()
+        optimizer.step()
+    assert sparsifier.sparsity() == 0.5

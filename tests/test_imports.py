@@ -27,7 +27,7 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 # rooms of launch and of baselines, from the bottom up; a room may import itself and lower ones
 ROOMS = {
     "launch": (
-        ("limits", "packages"),
+        ("limits", "packages", "integrations"),
         ("plugins", "models"),
         ("config",),
         ("ranks",),
@@ -43,7 +43,7 @@ ROOMS = {
     ),
     "baselines": (
         ("errors",),
-        ("checkpoint", "fields"),
+        ("checkpoint", "fields", "forward"),
         ("engine",),
         ("samples",),
         ("method",),

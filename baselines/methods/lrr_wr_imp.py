@@ -7,9 +7,8 @@ reached. The three differ in what happens to the weights in between:
 - `wr`, weight rewinding (Frankle et al. 2020, arXiv 1912.05671): they return to an early epoch.
 - `imp`, the lottery ticket (Frankle & Carbin 2019, arXiv 1803.03635): they return to the start.
 
-Each level keeps 0.8 of the weights and lasts whole epochs; 90 % takes 12 levels. The last one is
-exact (published codes end at 83.2, 91.4, 95.6 %). They differ in what else is rewound: each choice
-is an option. By default every level clears momentum; WR and IMP also rewind batch statistics.
+Each level keeps 0.8 of the weights and lasts whole epochs; the last one is exact (published codes
+end at 83.2, 91.4, 95.6 %). They differ in what else is rewound: each choice is an option.
 """
 
 from __future__ import annotations
@@ -109,7 +108,8 @@ class Rewinding(IterativePruning[R]):
 
     def rewind(self, net: SparseModel) -> None:
         names = self.saved if self.options.rewind_statistics else dict(net.model.named_parameters())
-        net.model.load_state_dict(net.model.state_dict() | {k: self.saved[k] for k in names})
+        (state := net.model.state_dict()).update({k: self.saved[k] for k in names})
+        net.model.load_state_dict(state)  # with the versions of modules that it carries
 
     def state_dict(self) -> dict[str, Any]:
         return {"saved": self.saved}

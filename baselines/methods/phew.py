@@ -14,6 +14,7 @@ also do so once nine of ten steps use known weights, which happens at densities 
 from __future__ import annotations
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.forward import one_example
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
@@ -34,7 +35,7 @@ class Phew(Method[Options]):
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         x, _ = next(iter(samples(1)))
-        paths = trace(net, x[:1])
+        paths = trace(net, one_example(x))
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         k = keep_count(net.numel, self.plan.sparsity)
         masks = walked_masks(paths, sizes, k, seeded(self.plan.seed, "phew"))

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.forward import call, logits_of, mapped, one_example
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.collapse import set_initial_masks, zero_scales
 from baselines.tools.density import keep_count
 from baselines.tools.masks import global_top_k_masks
-from baselines.tools.scores import Scores, scoring
+from baselines.tools.scores import Scores, gradients, scoring
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,27 @@ class SynFlow(Method[SynFlowOptions]):
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         x, _ = next(iter(samples(1)))
         density = keep_count(net.numel, self.plan.sparsity) / net.numel
-        ones = torch.ones_like(x[:1])
+        ones = mapped(_ones_like, one_example(x))
         masks = synflow_masks(net, ones, density, self.options.iterations)
         set_initial_masks(self.name, net, masks, samples)
 
 
+def _ones_like(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise UserError(
+            f"synflow replaces the input by ones, which an input of type {x.dtype} does not allow "
+            "(the index of an embedding, say): use snip or grasp."
+        )
+    return torch.ones_like(x)
+
+
 def synflow_masks(
-    net: SparseModel, ones: Tensor, density: float, iterations: int
+    net: SparseModel, ones: Any, density: float, iterations: int
 ) -> dict[str, Tensor]:
     """Return the masks after some iterations, each of which scores what the previous one left.
 
     Args:
-        ones: an input of ones, (1, C, H, W).
+        ones: an input of ones, for images (1, C, H, W).
         density: final fraction of weights kept, in (0, 1].
 
     Raises:
@@ -73,7 +84,7 @@ def synflow_masks(
     weights = {name: model.get_parameter(name) for name in net.layers}
     masks: dict[str, Tensor] = {}
     for i in range(1, iterations + 1):
-        scores = synflow_scores(model, weights, ones.double())
+        scores = synflow_scores(model, weights, mapped(Tensor.double, ones))
         if masks:
             scores = {k: s.masked_fill(~masks[k], -1.0) for k, s in scores.items()}
         k = round(density ** (i / iterations) * net.numel)
@@ -101,12 +112,11 @@ def _check(scores: Scores, k: int, net: SparseModel) -> None:
 
 
 def synflow_scores(
-    model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Tensor
+    model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Any
 ) -> Scores:
     """Return |θ · ∂R/∂θ| by layer, for a model whose parameters are not negative."""
     with scoring(model, train=False):
-        flow = model(ones).sum()
-        grads = torch.autograd.grad(flow, list(weights.values()))
+        grads = gradients(logits_of(call(model, ones)).sum(), weights)
     return {
         name: (weight.detach() * grad).abs()
         for (name, weight), grad in zip(weights.items(), grads, strict=True)

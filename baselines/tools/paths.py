@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.forward import arguments, logits_of
 from baselines.tools.masks import count_ones, global_top_k_masks
 from baselines.tools.scores import scoring
 
@@ -139,24 +140,36 @@ def fill_live(
     return masks
 
 
-def trace(net: SparseModel, x: Tensor) -> Paths:
+class _Logits(nn.Module):
+    """Returns the logits of a model, whatever else that one returns."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *positional: Any, **keywords: Any) -> Tensor:
+        return logits_of(self.model(*positional, **keywords))
+
+
+def trace(net: SparseModel, x: Any) -> Paths:
     """Return the paths of a model.
 
     Args:
         net: the model; its prunable weights are referred to by layer name.
-        x: an input of one image, (1, C, H, W).
+        x: one example of the model's inputs; an image has shape (1, C, H, W).
 
     Raises:
         UserError: torch.export fails, or an operation has an unknown effect on units (attention).
     """
     try:
         with scoring(net.model, train=False):
-            program = torch.export.export(net.model, (x,), strict=False)
+            program = torch.export.export(_Logits(net.model), *arguments(x), strict=False)
     except Exception as error:  # torch.export raises errors of many types
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"the paths of this model cannot be followed: {reason}") from None
     signature = program.graph_signature
-    weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    inputs = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    weights = {node: path.removeprefix("model.") for node, path in inputs.items()}
     names = {id(parameter): name for name, parameter in net.weights.items()}
     ops: list[Op] = []
     at: dict[Any, int] = {}  # index of the operation of each graph node that carries units
@@ -173,8 +186,9 @@ def trace(net: SparseModel, x: Tensor) -> Paths:
             at[node] = len(ops)
             op = _op(node, ops, sources, parameters)
             if op.kind == "layer":
-                parameter = net.model.get_parameter(weights[parameters[0].name])
-                name = names.get(id(parameter), weights[parameters[0].name])
+                path = weights[node.args[1].name]
+                parameter = net.model.get_parameter(path)
+                name = names.get(id(parameter), path)
                 if id(parameter) not in names:
                     fixed[name] = parameter.detach().abs().cpu()
                 op = Op("layer", op.units, op.sources, name, op.groups)
@@ -187,12 +201,19 @@ def trace(net: SparseModel, x: Tensor) -> Paths:
 
 def _op(node: Any, ops: list[Op], sources: list[int], parameters: list[Any]) -> Op:
     """Return the effect of an operation on units; raise UserError if it is unknown."""
-    shape, before = node.meta["val"].shape, [ops[source].units for source in sources]
     kind = str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
+    before, value = [ops[source].units for source in sources], node.meta["val"]
     inputs = [n.meta["val"].shape for n in node.all_input_nodes if n not in parameters]
+    several = not isinstance(value, Tensor)  # chunk, say
+    shape: tuple[int, ...] = () if several else tuple(value.shape)
     if len(shape) in (2, 4) and len(inputs[0]) in (2, 4):
         units, found = int(shape[1]), tuple(sources)
         if kind in ("conv2d", "linear"):
+            if node.args[1] not in parameters:
+                raise UserError(
+                    f"the paths of this model cannot be followed through {kind} ({node.name}): its "
+                    "weight is computed."
+                )
             groups = node.args[6] if kind == "conv2d" and len(node.args) > 6 else 1
             return Op("layer", units, found, groups=groups)
         if kind in ("add", "mul") and all(b in (1, units) for b in before):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
+from baselines.errors import UserError
+from baselines.forward import at_temperature, call
 from baselines.samples import Samples
 
 Scores = dict[str, Tensor]
@@ -57,11 +62,51 @@ def mean_gradients(
     sums = [torch.zeros_like(weight) for weight in weights.values()]
     for x, y in batches:
         share = len(y) / total
-        output = model(x) if temperature == 1 else model(x) / temperature
-        loss = samples.loss(output, y) * share
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=then is not None)
+        with nullcontext() if then is None else TwiceDifferentiable():
+            output = call(model, x)
+        if temperature != 1:
+            output = at_temperature(output, temperature)
+        grads = gradients(samples.loss(output, y) * share, weights, create_graph=then is not None)
         if then is not None:
-            grads = torch.autograd.grad(then(list(grads), share), list(weights.values()))
+            grads = _second_gradients(then(grads, share), weights)
         for held, grad in zip(sums, grads, strict=True):
             held += grad
     return sums
+
+
+def gradients(
+    value: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False
+) -> list[Tensor]:
+    """Return the gradients of a number, one tensor per weight.
+
+    Raises:
+        UserError: the number does not depend on a weight.
+    """
+    grads = torch.autograd.grad(
+        value, list(weights.values()), create_graph=create_graph, allow_unused=True
+    )
+    unused = [name for name, grad in zip(weights, grads, strict=True) if grad is None]
+    if unused:
+        raise UserError(f"the output does not depend on {', '.join(unused)}: exclude these.")
+    return list(grads)
+
+
+def _second_gradients(value: Tensor, weights: Mapping[str, Tensor]) -> list[Tensor]:
+    try:
+        grads = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise UserError(f"GraSP needs second derivatives, but the {error}: use snip.") from None
+    return list(grads)
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """Computes hardsigmoid, which has no second derivative in PyTorch, by operations that have."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,159 @@
+"""Sparse training in a Hugging Face Trainer.
+
+trainer = SparseTrainer(model, args, callbacks=[Sparsify("rigl", sparsity=0.9, sign_in=True)])
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from baselines.errors import UserError
+from launch.integrations.callback import SparsifyCallback
+
+STATE_FILE = "sparsifier.pt"
+
+
+class Sparsify(SparsifyCallback, TrainerCallback):
+    """Makes the training of a `SparseTrainer` sparse.
+
+    Any other Trainer is served as long as it clips no gradients and resumes from no checkpoint.
+    """
+
+    is_ready = False  # attached by the trainer for the training that begins
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Attach the optimizer, unless a SparseTrainer has.
+
+        Raises:
+            UserError: the training cannot be served.
+        """
+        if not self.is_ready:
+            if args.max_grad_norm:
+                raise UserError(
+                    "only a SparseTrainer clips by the norm of the active weights' gradients: "
+                    "use it, or set max_grad_norm=0."
+                )
+            if state.global_step:
+                raise UserError("only a SparseTrainer can resume: use it.")
+            batches = len(kwargs["train_dataloader"])
+            epoch = -(-batches // args.gradient_accumulation_steps)
+            self.attach(kwargs["model"], unwrapped(kwargs["optimizer"]), state.max_steps, epoch)
+            self.check_steps(state.max_steps)
+        self.is_ready = False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Do what comes before a step."""
+        self.begin_step()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the signs, unless the epoch is resumed in its middle."""
+        if float(state.epoch or 0).is_integer():
+            self.begin_epoch()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count sign flips."""
+        self.end_epoch()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn if the training has ended too early."""
+        self.warn_if_not_done()
+
+
+class SparseTrainer(Trainer):
+    """Trainer whose clipping, checkpoints and logs know of the callback `Sparsify`.
+
+    Clips by the norm of the active weights' gradients, saves and loads the sparsifier's state in
+    checkpoints (sparsifier.pt), and logs "sparsity" and "sign_flips". For another trainer class,
+    inherit from both: `class Mine(SparseTrainer, Seq2SeqTrainer)`.
+    """
+
+    _steps_per_epoch = 0
+
+    @property
+    def sparsify(self) -> Sparsify | None:
+        """The callback among the trainer's callbacks."""
+        callbacks = self.callback_handler.callbacks
+        return next((found for found in callbacks if isinstance(found, Sparsify)), None)
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the number of steps in an epoch."""
+        values = super().set_initial_training_values(*args, **kwargs)
+        self._steps_per_epoch = values[1]
+        return values
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
+        """Attach the optimizer before.
+
+        Raises:
+            UserError: the training cannot be served.
+        """
+        if self.sparsify is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise UserError("FSDP and DeepSpeed shard the weights: use DDP or one device.")
+            resume = self.state.global_step > 0
+            held = unwrapped(self.optimizer if optimizer is None else optimizer)
+            epoch = self._steps_per_epoch
+            assert self.model is not None
+            self.sparsify.attach(self.model, held, num_training_steps, epoch, resume)
+            self.sparsify.check_steps(num_training_steps)
+            self.sparsify.is_ready = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.sparsify is not None:
+            if self.accelerator.scaler is not None:  # it can unscale only once per step
+                self.accelerator.unscale_gradients(self.optimizer)
+                self.sparsify.attached.mask_gradients()
+                return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+            self.sparsify.attached.mask_gradients()
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.sparsify is not None and self.args.should_save:
+            torch.save(self.sparsify.saved_state(), os.path.join(output_dir, STATE_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.sparsify is not None and checkpoint is not None:
+            path = os.path.join(checkpoint, STATE_FILE)
+            if not os.path.isfile(path):
+                raise UserError(f"{checkpoint} was saved without Sparsify: it has no {STATE_FILE}.")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.sparsify.load_saved_state(state)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add sparsity and sign flips."""
+        if self.sparsify is not None and self.sparsify.sparsifier is not None:
+            logs = {**logs, **self.sparsify.metrics()}
+        super().log(logs, *args, **kwargs)
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """The optimizer inside accelerate's wrapper."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    assert isinstance(inner, Optimizer)
+    return inner

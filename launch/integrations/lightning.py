@@ -1,0 +1,148 @@
+"""Sparse training in a Lightning Trainer.
+
+trainer = Trainer(callbacks=[Sparsify("rigl", sparsity=0.9, sign_in=True)])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from baselines.errors import UserError
+from baselines.method import Method, Options
+from baselines.registry import MethodClass
+from baselines.sign_rule import SignRule
+from launch.integrations.callback import SparsifyCallback
+
+
+class Sparsify(SparsifyCallback, Callback):
+    """Makes `Trainer.fit` sparse. The checkpoints hold all that it resumes from.
+
+    Masked gradients are set to zero before Lightning clips gradients. "sparsity" and "sign_flips"
+    are logged once per epoch.
+
+    Args:
+        optimizer: index of the optimizer that holds the prunable weights.
+        manual_begin: masks change before the first batch of a step, so that validation sees the
+            network of the last step. False: at the end of each step, for manual optimization with
+            several steps per batch.
+
+    For the other arguments see `SparsifyCallback`.
+    """
+
+    def __init__(
+        self,
+        method: str | MethodClass | Method[Options],
+        sparsity: float,
+        *,
+        sign_in: SignRule | bool | None = None,
+        steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        optimizer: int = 0,
+        manual_begin: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            method,
+            sparsity,
+            sign_in=sign_in,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            **options,
+        )
+        self.optimizer, self.manual_begin = optimizer, manual_begin
+        self._optimizer: Optimizer | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._final: dict[str, Any] | None = None
+        self._is_fitting = False
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a training resumes from."""
+        if self._final is not None:
+            return self._final
+        return {} if self.sparsifier is None else self.saved_state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state. Lightning calls this before `on_fit_start`."""
+        self._loaded = state_dict
+        if self._is_fitting:
+            self.load_saved_state(state_dict)
+
+    # ---- Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the state of another run of the trainer."""
+        self._loaded, self._is_fitting = None, False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach the optimizer.
+
+        Raises:
+            UserError: the training cannot be served.
+        """
+        if trainer.strategy.restore_checkpoint_after_setup:
+            name = type(trainer.strategy).__name__
+            raise UserError(f"{name} shards the weights: use DDP or one device.")
+        if trainer.ckpt_path and self._loaded is None:
+            raise UserError(
+                "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
+            )
+        if self.optimizer >= len(trainer.optimizers):
+            count = len(trainer.optimizers)
+            raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
+        self._final, self._optimizer = None, trainer.optimizers[self.optimizer]
+        if self._loaded is not None:
+            plan = self._loaded["plan"]
+            self.attach(pl_module, self._optimizer, plan["steps"], plan["steps_per_epoch"], True)
+            self.load_saved_state(self._loaded)
+        else:
+            steps, epoch = steps_of(trainer)
+            self.attach(pl_module, self._optimizer, steps, epoch)
+            if pl_module.automatic_optimization:
+                self.check_steps(steps)
+        self._is_fitting = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the signs."""
+        self.begin_epoch()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Do what comes before a step; nothing at the further batches of an accumulated step."""
+        self.begin_step()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Set masked gradients to zero; clipping comes next."""
+        if optimizer is self._optimizer:
+            self.attached.mask_gradients()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log sparsity and sign flips."""
+        self.end_epoch()
+        pl_module.log_dict(self.metrics(), sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
+        self._final, self._is_fitting = self.saved_state(), False
+        self.warn_if_not_done()
+
+
+def steps_of(trainer: Trainer) -> tuple[float, float]:
+    """Return the number of optimizer steps of a training and of one epoch; infinite if not known.
+
+    This loads the training data. Not to be called when a training is resumed: Lightning would not
+    restore the state of its data loader then.
+    """
+    steps = trainer.estimated_stepping_batches
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        return steps, batches
+    return steps, math.ceil(batches / trainer.accumulate_grad_batches)

@@ -1,0 +1,390 @@
+"""Sparsify in a Hugging Face Trainer equals a hand-written loop, and resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines import sparsify
+from baselines.errors import UserError
+from signin import SignIn
+from signin.signs import count_flips, signs, total
+
+pytest.importorskip("transformers", reason="no transformers (pip install signbench[huggingface])")
+pytest.importorskip("accelerate", reason="no accelerate (pip install signbench[huggingface])")
+
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    get_scheduler,
+)
+
+from launch.integrations.huggingface import SparseTrainer, Sparsify
+
+PER_EPOCH = 5
+# method, its options, number of steps that the trainer takes
+CASES = {
+    "random": ({}, 15),
+    "rigl": ({"update_every": 2}, 15),
+    "acdc": ({}, 15),
+    "str": ({}, 15),
+    "lrr": ({"keep": 0.5, "steps": 10}, 30),
+}
+SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
+SPARSITY = 0.75
+
+
+def tiny_bert(dropout=0.0):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        num_labels=3,
+    )
+    return BertForSequenceClassification(config)
+
+
+def tiny_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        num_labels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return ViTForImageClassification(config)
+
+
+def dataset(kind="text"):
+    generator = torch.Generator().manual_seed(2)
+    rows = []
+    for _ in range(8 * PER_EPOCH):
+        ids = torch.randint(40, (6,), generator=generator)
+        label = torch.randint(3, (), generator=generator)
+        pixels = torch.randn(3, 8, 8, generator=generator)
+        rows.append(
+            {
+                "text": {"input_ids": ids, "labels": label},
+                "causal": {"input_ids": ids, "labels": ids},
+                "image": {"pixel_values": pixels, "labels": label},
+            }[kind]
+        )
+    return rows
+
+
+def arguments(folder, epochs=3, **choices):
+    return TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": epochs,
+            "learning_rate": 5e-3,
+            "weight_decay": 1e-2,
+            "max_grad_norm": 0.0,
+            "save_strategy": "no",
+            "logging_strategy": "epoch",
+            "report_to": "none",
+            "disable_tqdm": True,
+            **choices,
+        }
+    )
+
+
+class Recording(SparseTrainer):
+    """Remembers the batches that it trains on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batches = []
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        batch = {name: value.clone() for name, value in inputs.items()}
+        self.batches.append({**batch, "num_items_in_batch": num_items_in_batch})
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+def callback_of(method, sign_in, **choices):
+    return Sparsify(method, sparsity=SPARSITY, sign_in=sign_in, **CASES[method][0], **choices)
+
+
+def trained(folder, model, method, sign_in, kind="text", **choices):
+    args = arguments(folder, CASES[method][1] // PER_EPOCH, **choices)
+    callback = callback_of(method, sign_in)
+    trainer = Recording(model, args, train_dataset=dataset(kind), callbacks=[callback])
+    trainer.train()
+    assert callback.attached.is_done
+    assert callback.attached.sparsity() == pytest.approx(SPARSITY, abs=2e-3) or method == "str"
+    return trainer
+
+
+def by_hand(model, trainer, method, sign_in, clip=0.0, accumulate=1, autocast=False):
+    """Train by hand on the batches of a trainer, with an optimizer like its own."""
+    optimizer = Trainer(model, trainer.args).create_optimizer()
+    options, steps = CASES[method]
+    epoch = -(-PER_EPOCH // accumulate)
+    steps = steps // PER_EPOCH * epoch
+    choices = {"steps": steps, **options, "steps_per_epoch": epoch, "manual_begin": True}
+    sparsifier = sparsify(model, optimizer, method, sparsity=SPARSITY, sign_in=sign_in, **choices)
+    scheduler = get_scheduler("linear", optimizer, 0, steps)
+    model.train()
+    for i, batch in enumerate(trainer.batches):
+        in_epoch = i % PER_EPOCH
+        sparsifier.begin_step()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**batch).loss
+        loss.backward()  # divided by the number of examples of all batches of the step
+        if (in_epoch + 1) % accumulate and in_epoch + 1 < PER_EPOCH:
+            continue
+        if clip:
+            sparsifier.mask_gradients()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        scheduler.step()
+        model.zero_grad()
+    assert sparsifier.is_done
+    return model
+
+
+def assert_equal(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
+@pytest.mark.parametrize("method", CASES)
+def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
+    trainer = trained(tmp_path, tiny_bert(), method, sign_in)
+    assert_equal(trainer.model, by_hand(tiny_bert(), trainer, method, sign_in))
+
+
+@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
+@pytest.mark.parametrize(
+    "make, kind", [(tiny_llama, "causal"), (tiny_vit, "image")], ids=["llama", "vit"]
+)
+def test_other_architectures_are_served(tmp_path, make, kind, sign_in):
+    trainer = trained(tmp_path, make(), "rigl", sign_in, kind, max_grad_norm=0.05)
+    assert_equal(trainer.model, by_hand(make(), trainer, "rigl", sign_in, clip=0.05))
+
+
+@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
+@pytest.mark.parametrize("method", ["rigl", "acdc"])
+@pytest.mark.parametrize(
+    "theirs, loop",
+    [
+        ({"max_grad_norm": 0.05}, {"clip": 0.05}),
+        (
+            {"gradient_accumulation_steps": 2, "max_grad_norm": 0.05},
+            {"accumulate": 2, "clip": 0.05},
+        ),
+        ({"bf16": True}, {"autocast": True}),
+    ],
+    ids=["clip", "accumulate", "bf16"],
+)
+def test_what_the_trainer_does_around_a_step_is_exact(tmp_path, method, sign_in, theirs, loop):
+    trainer = trained(tmp_path, tiny_bert(), method, sign_in, **theirs)
+    assert_equal(trainer.model, by_hand(tiny_bert(), trainer, method, sign_in, **loop))
+
+
+def test_clipping_by_the_norm_of_all_gradients_would_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(SparseTrainer, "_clip_grad_norm", Trainer._clip_grad_norm)
+    trainer = trained(tmp_path, tiny_bert(), "rigl", None, max_grad_norm=0.05)
+    name = "classifier.weight"
+    expected = by_hand(tiny_bert(), trainer, "rigl", None, clip=0.05).get_parameter(name)
+    assert not torch.equal(trainer.model.get_parameter(name), expected)
+
+
+@pytest.mark.parametrize("method", ["rigl", "acdc"])
+@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
+def test_any_trainer_is_served_without_clipping(tmp_path, method, sign_in):
+    whole = trained(tmp_path, tiny_bert(), method, sign_in)
+    callback, args = callback_of(method, sign_in), arguments(tmp_path)
+    trainer = Trainer(tiny_bert(), args, train_dataset=dataset(), callbacks=[callback])
+    trainer.train()
+    assert_equal(trainer.model, whole.model)
+
+
+# ---- resuming and saving
+
+
+@pytest.mark.parametrize("stop", [10, 7], ids=["epoch", "mid-epoch"])
+@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
+@pytest.mark.parametrize("method", CASES)
+def test_a_resumed_training_is_bit_identical(tmp_path, method, sign_in, stop):
+    saving = {"save_strategy": "steps", "save_steps": stop, "max_grad_norm": 0.5}
+    whole = trained(tmp_path, tiny_bert(dropout=0.1), method, sign_in, **saving)
+
+    args = arguments(tmp_path, CASES[method][1] // PER_EPOCH, max_grad_norm=0.5)
+    callback, model = callback_of(method, sign_in), tiny_bert(dropout=0.1)
+    torch.nn.init.normal_(model.classifier.weight)  # nothing of the new model may matter
+    trainer = SparseTrainer(model, args, train_dataset=dataset(), callbacks=[callback])
+    trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
+    assert callback.attached.step == CASES[method][1]
+    assert_equal(trainer.model, whole.model)
+    for name, mask in whole.sparsify.attached.masks.items():
+        assert torch.equal(callback.attached.masks[name], mask)
+
+
+def test_save_model_writes_the_plain_sparse_model(tmp_path):
+    trainer = trained(tmp_path, tiny_bert(), "rigl", True)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = BertForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert_equal(loaded, trainer.model)
+    for name, mask in trainer.sparsify.attached.masks.items():
+        assert torch.equal(loaded.get_parameter(name) != 0, mask), name
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    saving = arguments(tmp_path, save_strategy="steps", save_steps=5)
+    Trainer(tiny_bert(), saving, train_dataset=dataset()).train()
+    checkpoint = str(tmp_path / "checkpoint-5")
+
+    def resume(**choices):
+        callback = callback_of("rigl", None)
+        args = arguments(tmp_path, **choices)
+        trainer = SparseTrainer(tiny_bert(), args, train_dataset=dataset(), callbacks=[callback])
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+    with pytest.raises(UserError, match=r"saved without Sparsify: it has no sparsifier\.pt"):
+        resume()
+    trained(tmp_path, tiny_bert(), "rigl", None, save_strategy="steps", save_steps=5)
+    with pytest.raises(UserError, match="saved with steps=15, not 20"):
+        resume(num_train_epochs=4)
+
+
+def test_train_may_be_called_again(tmp_path):
+    trainer = trained(tmp_path, tiny_bert(), "rigl", True)
+    first = trainer.sparsify.attached
+    trainer.train()
+    assert trainer.sparsify.attached is not first and trainer.sparsify.attached.is_done
+
+
+# ---- what is seen, logged and refused
+
+
+def test_evaluation_sees_the_network_of_the_last_step(tmp_path):
+    after, seen = [], []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **_):
+            after.append({name: p.detach().clone() for name, p in model.named_parameters()})
+            control.should_evaluate = True
+
+        def on_evaluate(self, args, state, control, model, **_):
+            seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    args = arguments(tmp_path)
+    callbacks = [Sparsify("gmp", sparsity=SPARSITY), Watch()]
+    data = dataset()
+    SparseTrainer(
+        tiny_bert(), args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks
+    ).train()
+    assert len(seen) == 15
+    for one, other in zip(after, seen, strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_sparsity_and_flips_are_logged(tmp_path):
+    callback, expected = callback_of("rigl", True), []
+
+    class Watch(TrainerCallback):
+        def on_epoch_begin(self, *_, **__):
+            self.before = signs(callback.attached.net.weights)
+
+        def on_epoch_end(self, *_, **__):
+            net = callback.attached.net
+            flips = total(count_flips(self.before, net.weights, net.masks).values()).share
+            expected.append((net.sparsity(), flips))
+
+    args = arguments(tmp_path, save_strategy="epoch")
+    trainer = SparseTrainer(
+        tiny_bert(), args, train_dataset=dataset(), callbacks=[callback, Watch()]
+    )
+    trainer.train()
+    rows = json.loads((tmp_path / "checkpoint-15" / "trainer_state.json").read_text())
+    logged = [(r["sparsity"], r["sign_flips"]) for r in rows["log_history"] if "loss" in r]
+    assert len(logged) == 3 and max(flips for _, flips in logged) > 0
+    for got, wanted in zip(logged, expected, strict=True):
+        assert got == pytest.approx(wanted)
+
+
+def test_what_is_not_exact_is_refused(tmp_path):
+    def train(cls, method="rigl", **choices):
+        args = arguments(tmp_path, **choices)
+        cls(
+            tiny_bert(), args, train_dataset=dataset(), callbacks=[callback_of(method, None)]
+        ).train()
+
+    with pytest.raises(UserError, match="only a SparseTrainer clips"):
+        train(Trainer, max_grad_norm=1.0)
+    for cls in (Trainer, SparseTrainer):
+        with pytest.raises(UserError, match="needs 30 steps .* the trainer takes 15"):
+            train(cls, "lrr")
+
+
+def test_a_plain_trainer_does_not_resume(tmp_path):
+    trained(tmp_path, tiny_bert(), "rigl", None, save_strategy="steps", save_steps=5)
+    callback = callback_of("rigl", None)
+    args = arguments(tmp_path)
+    trainer = Trainer(tiny_bert(), args, train_dataset=dataset(), callbacks=[callback])
+    with pytest.raises(UserError, match="only a SparseTrainer can resume"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_sparse_trainer_without_the_callback_is_a_trainer(tmp_path):
+    args = arguments(tmp_path, max_grad_norm=1.0, save_strategy="steps", save_steps=5)
+    trainers = [cls(tiny_bert(), args, train_dataset=dataset()) for cls in (SparseTrainer, Trainer)]
+    for trainer in trainers:
+        trainer.train()
+    assert_equal(trainers[0].model, trainers[1].model)
+    trainers[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+# ---- two ranks
+
+
+def test_two_ranks_agree(tmp_path):
+    script = Path(__file__).parent / "two_ranks_trainers.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, str(script), "huggingface", str(tmp_path)], check=True)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one.keys() == other.keys() and len(one) > 8
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    assert one["sparsity"].item() == pytest.approx(SPARSITY, abs=2e-3)
