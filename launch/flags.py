@@ -114,6 +114,12 @@ def split_name(args: list[str], default: str = "") -> tuple[str, list[str]]:
     return default, args
 
 
+def leading_names(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names before the first flag, and the flags."""
+    first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return args[:first], args[first:]
+
+
 def values(args: list[str], name: str) -> list[str]:
     """Return all values of one flag, before the other flags are known."""
     flag = f"--{name}"

@@ -132,13 +132,21 @@ def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.M
     return model.train()
 
 
+def check_model_name(name: str) -> None:
+    """Raise UserError if there is no model of that name."""
+    if name not in MODELS:
+        import timm
+
+        if not timm.is_model(name):
+            raise unknown("model", name, [*MODELS, *timm.list_models()])
+
+
 def _build(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    check_model_name(name)
     if name in MODELS:
         return MODELS[name](classes, channels, image_size)
     import timm
 
-    if not timm.is_model(name):
-        raise unknown("model", name, [*MODELS, *timm.list_models()])
     sized: dict[str, Any] = {}
     if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
         sized["img_size"] = image_size  # the size of position embeddings

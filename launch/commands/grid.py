@@ -71,6 +71,7 @@ class GridCommand:
 def command(args: list[str]) -> int:
     """Run a grid, submit it, or show what it would run. Return the exit code."""
     from launch.executors.local import run_all
+    from launch.training.check import check_runs
 
     name, rest = split_name(args)
     given = _parsed(rest)
@@ -78,6 +79,7 @@ def command(args: list[str]) -> int:
     runs = find_grid(name, given.set, **given.choices)
     if given.dry_run:
         return preview(runs, given.machine)
+    check_runs(runs, given.machine, elsewhere=given.executor == "slurm")
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)

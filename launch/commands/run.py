@@ -29,6 +29,9 @@ def command(args: list[str]) -> int:
     """Train a run, or submit it. Return the exit code."""
     given = parse_run(args)
     if given.executor == "slurm":
+        from launch.training.check import check_runs
+
+        check_runs([given.run], given.machine, elsewhere=True)
         return submit_runs([given.run], given.machine, given.cluster)
     return train(given.run, given.machine)
 

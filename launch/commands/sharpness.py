@@ -24,7 +24,7 @@ from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.batches import Data
-from launch.flags import parse
+from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
@@ -65,8 +65,8 @@ class SharpnessCommand:
 
 def command(args: list[str]) -> int:
     """Measure sharpness."""
-    names = [arg for i, arg in enumerate(args) if not any(a.startswith("-") for a in args[: i + 1])]
-    given = parse(SharpnessCommand, args[len(names) :], "signbench sharpness RUN …")
+    names, flags = leading_names(args)
+    given = parse(SharpnessCommand, flags, "signbench sharpness RUN …")
     import_plugins(given.imports)
     folders = [find_run(name, given.runs) for name in names]
     for folder in folders or filter(is_finished, list_runs(given.runs)):

@@ -44,6 +44,19 @@ class Data:
     channels: int
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+        images: number of training images; None if counting them takes long.
+    """
+
+    classes: int
+    channels: int
+    images: int | None = None
+
+
 def check_batch_size(batch_size: int, images: int) -> None:
     """Raise UserError if a training split has no complete batch."""
     if images < batch_size:

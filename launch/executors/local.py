@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from tqdm import tqdm
-
 from analysis.contents import Result
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.executors.progress import Display
 from launch.executors.slots import slot_machines
 from launch.executors.worker import serve
 from launch.runs.folder import Busy
@@ -89,7 +87,7 @@ class _Queue:
 
     def work(self) -> list[Outcome]:
         self.waiting = [Waiting(run) for run in self.runs]
-        self.show = _Display(len(self.runs), min(len(self.machines), len(self.runs)))
+        self.show = Display(self.runs, min(len(self.machines), len(self.runs)))
         try:
             while self.waiting or any(worker.run for worker in self.workers):
                 self._hand_out()
@@ -161,10 +159,10 @@ class _Queue:
         assert run is not None
         if isinstance(message, str):
             worker.moved |= message.startswith("epoch ")
-            self.show.progress(worker.slot, f"{run.title}  {message}")
+            self.show.message(worker.slot, run, message)
             return
         worker.run = None
-        self.show.progress(worker.slot, "")
+        self.show.idle(worker.slot)
         if isinstance(message, Busy):
             self.waiting.append(Waiting(run, after=time.monotonic() + RETRY_AFTER))
         elif isinstance(message, Exception):
@@ -188,31 +186,7 @@ class _Queue:
 
     def _done(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self.show.line(f"[{len(self.outcomes)}/{len(self.runs)}] {_line(outcome)}")
-
-
-class _Display:
-    """A progress bar and one line per slot on a terminal; elsewhere one line per finished run."""
-
-    def __init__(self, total: int, slots: int) -> None:
-        off = not sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit="run", disable=off)
-        self.slots = [
-            tqdm(bar_format="{desc}", position=i + 1, leave=False, disable=off)
-            for i in range(slots)
-        ]
-
-    def line(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
-        self.bar.update()
-
-    def progress(self, slot: int, text: str) -> None:
-        if slot < len(self.slots):
-            self.slots[slot].set_description_str(text)
-
-    def close(self) -> None:
-        for bar in (*self.slots, self.bar):
-            bar.close()
+        self.show.end(outcome.run, _line(outcome))
 
 
 def _line(outcome: Outcome) -> str:

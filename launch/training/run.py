@@ -53,15 +53,19 @@ def run_training(
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    with join_ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
-        try:
-            found: Result | None = r.from_first(folder.result)
-            if found is not None:  # another process has finished it meanwhile
-                return found
-            return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:  # on the first rank that raises one
-            folder.fail(f"{type(error).__name__}: {error}")
-            raise
+    with join_ranks(machine.device) as r:
+        make = partial(Training, run, machine, r, folder, report, bar)
+        # what cannot be trained leaves no folder
+        training = None if r.from_first(folder.path.exists()) else make().prepare()
+        with folder.opened(patience) if r.is_first else nullcontext():
+            try:
+                found: Result | None = r.from_first(folder.result)
+                if found is not None:  # another process has finished it meanwhile
+                    return found
+                return (training or make()).finish()
+            except Exception as error:  # on the first rank that raises one
+                folder.fail(f"{type(error).__name__}: {error}")
+                raise
 
 
 class Training:
@@ -92,6 +96,13 @@ class Training:
         self.flips = FlipTracker(self.net, self.run.early_epochs[0], keeper)
         self.epochs: list[EpochRow] = []
         self.layers: list[LayerRow] = []
+        self.is_prepared = False
+
+    def prepare(self) -> Training:
+        """Let the method choose its first masks. Nothing is written."""
+        self.loop.start()
+        self.is_prepared = True
+        return self
 
     def finish(self) -> Result:
         """Train from the last saved state to the end. Return the result."""
@@ -130,6 +141,8 @@ class Training:
         for file in STATES:
             state, problem = self.ranks.from_first(self._read(file))
             if state is not None:
+                if self.is_prepared:  # another process has trained it meanwhile
+                    self._build()
                 problem = self._load(state)
                 if not problem:
                     first = int(state["epoch"]) + 1
@@ -138,7 +151,8 @@ class Training:
                 self._build()
             if problem and self.ranks.is_first:
                 self.folder.set_aside(file, problem)
-        self.loop.start()
+        if not self.is_prepared:
+            self.prepare()
         self._snapshot(0)
         self.flips.begin()
         return 0
