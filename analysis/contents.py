@@ -39,7 +39,8 @@ class Config(TypedDict):
 class Result(TypedDict):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
-    `flops` is the number of floating-point operations of a forward pass of one image,
+    `classes`, `input_shape` and `vocabulary` (0 if the inputs are no tokens) are those of the data.
+    `flops` is the number of floating-point operations of a forward pass of one example,
     `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
     """
 
@@ -56,6 +57,9 @@ class Result(TypedDict):
     dense_flops: NotRequired[float]
     training_flops: NotRequired[float]
     dense_epochs: NotRequired[float]
+    classes: NotRequired[int]
+    input_shape: NotRequired[list[int]]
+    vocabulary: NotRequired[int]
     mask_hash: str
     epochs: int
     ranks: int

@@ -27,8 +27,9 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 # rooms of launch and of baselines, from the bottom up; a room may import itself and lower ones
 ROOMS = {
     "launch": (
-        ("limits", "packages", "integrations"),
-        ("plugins", "models"),
+        ("inputs", "limits", "packages", "integrations"),
+        ("plugins",),
+        ("models",),
         ("config",),
         ("ranks",),
         ("data", "runs"),

@@ -23,6 +23,7 @@ from launch.data import load_data
 from launch.data.images import read_image, scan
 from launch.data.order import mix
 from launch.data.resident import Resident
+from launch.inputs import Inputs
 from launch.ranks import Share
 
 CPU = torch.device("cpu")
@@ -128,7 +129,7 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     data = load(replace(RECIPES["cifar10-resnet20"], batch_size=10), tmp_path)
-    assert (len(data.train), data.classes, data.channels) == (2, 10, 3)
+    assert (len(data.train), data.classes, data.inputs) == (2, 10, Inputs.image(3, 32))
     assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
 
 
@@ -158,7 +159,7 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
 
     def batch():
-        launch.data.sources.load_arrays.cache_clear()
+        launch.data.sources.read_splits.cache_clear()
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []
@@ -300,7 +301,7 @@ def test_a_truncated_image_in_a_stream_is_named(image_folder):
 
 
 def test_sizes_that_do_not_fit_are_named(image_folder):
-    with pytest.raises(UserError, match="above the 24 training images"):
+    with pytest.raises(UserError, match="above the 24 training examples"):
         load(replace(small(image_folder, image_size=16), batch_size=25))
     with pytest.raises(UserError, match="does not divide over 3 ranks"):
         load(small(image_folder, image_size=16), share=Share(0, 3))

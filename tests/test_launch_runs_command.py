@@ -112,7 +112,7 @@ def test_remove_asks_and_spares_what_is_in_use(root, capsys, monkeypatch):
         ("--model resnt20", "unknown model 'resnt20', did you mean resnet20"),
         ("--model vit_tiny_patch16_224", "cannot take images of 1 × 8 × 8"),
         ("--data nowhere", "no folder data/nowhere/train"),
-        ("--set batch_size=5000", "above the 1198 training images"),
+        ("--set batch_size=5000", "above the 1198 training examples"),
         ("--set exclude=nothing", "'nothing' matches none of"),
         ("--device cuda:99", "no GPU 99"),
         ("--recipe digit", "unknown recipe 'digit'"),

@@ -14,10 +14,11 @@ from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.flags import parse
+from launch.inputs import Inputs
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
-from launch.runs.network import load_network, read_run
+from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
 
 
@@ -70,7 +71,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
     files = [weights, masks]
     if given.onnx:
-        files.append(_onnx(run, snapshot, given.output / "model.onnx"))
+        shape = network_shape(folder, run, snapshot)
+        files.append(_onnx(run, snapshot, shape, given.output / "model.onnx"))
     text = model_card(run, snapshot, folder, given.epoch)
     write_text(card, text)
     return [*files, card]
@@ -130,21 +132,21 @@ Made by
 """
 
 
-def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
-    """Export a network, and check its output on random images against the model's."""
+def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], path: Path) -> Path:
+    """Export a network, and check its output on random inputs against the model's."""
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
-    classes, channels = _shape(snapshot)
-    net = load_network(run, snapshot, classes, channels, torch.device("cpu"))
-    size = run.settings.image_size
-    images = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    write_file(path, lambda temporary: _export(net.model, images, temporary))
+    classes, inputs = shape
+    net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
+    examples = inputs.random(2, torch.Generator().manual_seed(0))
+    name = "images" if inputs.is_image else "inputs"
+    write_file(path, lambda temporary: _export(net.model, examples, name, temporary))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": images.numpy()})
+    (found,) = session.run(None, {name: examples.numpy()})
     with torch.no_grad():
-        expected = net.model(images)
+        expected = net.model(examples)
     worst = float((torch.from_numpy(found) - expected).abs().max())
     if worst > 1e-3 * max(1.0, float(expected.abs().max())):
         path.unlink()
@@ -152,12 +154,12 @@ def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
     return path
 
 
-def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
+def _export(model: torch.nn.Module, examples: torch.Tensor, name: str, path: Path) -> None:
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         model,
-        (images,),
-        input_names=["images"],
+        (examples,),
+        input_names=[name],
         output_names=["logits"],
         dynamic_shapes=({0: batch},),
         dynamo=True,
@@ -165,9 +167,3 @@ def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
     )
     assert program is not None
     program.save(path)
-
-
-def _shape(snapshot: Checkpoint) -> tuple[int, int]:
-    """Return classes and channels, from the last and the first layer that can be pruned."""
-    weights = [snapshot.weights[name] for name in snapshot.masks]
-    return len(weights[-1]), weights[0].shape[1]

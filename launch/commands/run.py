@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from launch.commands.submission import submit_runs
 from launch.config.cluster import Cluster, Executor
@@ -40,7 +40,10 @@ def parse_run(args: list[str]) -> RunCommand:
     """Return the run that the flags describe."""
     import_plugins(values(args, "import"))
     recipe, method = ["digits", *values(args, "recipe")], ["dense", *values(args, "method")]
-    return parse(RunCommand, args, "signbench run", RunCommand(Run.make(recipe[-1], method[-1])))
+    default = RunCommand(Run.make(recipe[-1], method[-1]))
+    given = parse(RunCommand, args, "signbench run", default)
+    named = replace(given.run, recipe=default.run.recipe)  # a file's name is no path
+    return replace(given, run=named)
 
 
 def train(run: Run, machine: Machine) -> int:

@@ -105,8 +105,8 @@ def _row(
 
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
-    net = load_network(run, snapshot, data.classes, data.channels, device)
-    batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
+    net = load_network(run, snapshot, data.classes, data.inputs, device)
+    batches = [(x, y) for x, y in data.train.sample(given.per_class)]
     weights = {name: layer.weight for name, layer in net.layers.items()}
     with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
         hessian = Hessian(net.model, weights, net.masks, batches)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError
-from launch.config.recipe import Recipe
-from launch.config.run import RULES, Run
+from launch.config.recipe import RULES, Recipe
+from launch.config.run import Run
 from signin import HAM, SignIn
 
 OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them

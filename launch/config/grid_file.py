@@ -12,6 +12,7 @@ from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from launch.config.assignments import OPTIONS
 from launch.config.run import Run
+from launch.config.yaml_file import read_mapping
 
 LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list
 
@@ -38,7 +39,7 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     Raises:
         UserError: no such file, not of this form, or an unknown key or value.
     """
-    found = _load(path)
+    found = read_mapping(path)
     for several, one in (("seeds", "seed"), ("methods", "method")):
         if several in choices:
             choices[one] = list(choices.pop(several))
@@ -70,20 +71,6 @@ def run_of(values: dict[str, Any]) -> Run:
     if not kind.is_sparse:
         chosen["sparsity"] = 0.0
     return Run.make(recipe, method, **chosen)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a mapping of fields to values.")
-    return found
 
 
 def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from baselines.registry import methods as all_methods
 from launch.config.assignments import OPTIONS, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
-from launch.config.recipe import Recipe
-from launch.config.run import RULES, Run
+from launch.config.recipe import RULES, Recipe
+from launch.config.run import Run
+from launch.config.yaml_file import ENDINGS
 from signin import HAM, SignIn
 
 QUICK_SPARSITY = 0.9
@@ -265,7 +266,7 @@ def find_grid(name: str, assigned: Sequence[str] = (), **choices: Any) -> list[R
 def _one_grid(name: str, **choices: Any) -> list[Run]:
     if "seeds" in choices and not choices["seeds"]:
         raise UserError("seeds: give at least one.")
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ENDINGS):
         return read_grid(Path(name), **choices)
     if name not in GRIDS:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])

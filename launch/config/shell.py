@@ -8,14 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from launch.config.assignments import assignment
-from launch.config.recipes import find_recipe
+from launch.config.recipes import find_recipe, known_recipe, recipe_argument
 from launch.config.run import Run
 
 
 def run_command(run: Run) -> str:
     """Return the command line that trains a run again."""
-    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
-    words = ["signbench", "run", "--recipe", run.recipe, "--method", run.method]
+    base = run.recipe if known_recipe(run.recipe) else "digits"
+    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(base, run.method)))
+    usual["recipe"] = run.recipe
+    recipe = recipe_argument(run.recipe)
+    words = ["signbench", "run", "--recipe", recipe, "--method", run.method]
     for name, value in own.items():
         flag = name.replace("_", "-")
         if value == usual[name]:
@@ -34,7 +37,7 @@ def grid_command(grid: str, recipe: str, like: Sequence[Run], **flags: Any) -> s
         like: runs of that recipe and grid, with equal settings.
         flags: further flags; a tuple is joined by commas, and empty ones are left out.
     """
-    words = ["signbench", "grid", grid, "--recipe", recipe]
+    words = ["signbench", "grid", grid, "--recipe", recipe_argument(recipe)]
     for name, value in flags.items():
         if value:
             values = value if isinstance(value, tuple) else (value,)

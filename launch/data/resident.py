@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from launch.config.recipe import Recipe
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
 from launch.data.order import choose, mix
-from launch.data.sources import load_arrays
+from launch.data.sources import Splits
 from launch.ranks import Share
 
 
@@ -89,10 +89,11 @@ class Resident:
 
 
 def load_resident(
-    recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
+    recipe: Recipe, splits: Splits, device: torch.device, seed: int, share: Share
 ) -> Data:
-    """Return both splits of a data set that fits on the device. Arguments as of `load_data`."""
-    train, test, classes = load_arrays(recipe.data, root, recipe.image_size, workers)
+    """Return both splits of images that fit on the device. Arguments as of `load_data`."""
+    train, test = splits.train, splits.test
+    assert not isinstance(train, Dataset) and not isinstance(test, Dataset)
     check_batch_size(recipe.batch_size, len(train[1]))
     pixels = torch.from_numpy(train[0]).flatten(0, 2)
     std, mean = torch.std_mean(pixels[:: max(1, len(pixels) // 10_000_000)].double() / 255, 0)
@@ -107,6 +108,6 @@ def load_resident(
     return Data(
         make(*train, seed=seed, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True),
         make(*test),
-        classes,
-        train[0].shape[3],
+        splits.classes,
+        splits.inputs,
     )

@@ -18,7 +18,7 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size
-from launch.models import build_model, check_model_name
+from launch.models import find_model, make_model
 from launch.ranks import choose_device
 from launch.training.build import build_method, build_sign_rule
 
@@ -66,19 +66,19 @@ def _checker(machine: Machine, names: set[str], elsewhere: bool) -> Callable[[Ru
             raise
 
     @_once
-    def model(name: str, found: Contents, image_size: int, exclude: tuple[str, ...]) -> None:
-        prunable_weights(_abstract_model(name, found, image_size), exclude)
+    def model(name: str, found: Contents, exclude: tuple[str, ...]) -> None:
+        prunable_weights(_abstract_model(name, found), exclude)
 
     def check(run: Run) -> None:
         recipe = run.settings
-        check_model_name(recipe.model)
+        find_model(recipe.model)
         found = contents(_data_of(recipe))
         if found is not None:
-            model(recipe.model, found, recipe.image_size, run.exclude)
-            if found.images is not None:
-                check_batch_size(recipe.batch_size, found.images)
-        images = (found.images if found else None) or recipe.batch_size
-        build_sign_rule(run, build_method(run, images // recipe.batch_size, machine.runs))
+            model(recipe.model, found, run.exclude)
+            if found.examples is not None:
+                check_batch_size(recipe.batch_size, found.examples)
+        examples = (found.examples if found else None) or recipe.batch_size
+        build_sign_rule(run, build_method(run, examples // recipe.batch_size, machine.runs))
         for name in run.needs:
             if name not in names and not (machine.runs / name).is_dir():
                 raise UserError(f"there is no run {name} in {machine.runs}, which is needed.")
@@ -110,13 +110,13 @@ def _data_of(recipe: Recipe) -> Recipe:
     return Recipe(data=recipe.data, image_size=recipe.image_size)
 
 
-def _abstract_model(name: str, found: Contents, image_size: int) -> torch.nn.Module:
+def _abstract_model(name: str, found: Contents) -> torch.nn.Module:
     """Return a model without values if it can be built so, which takes no time, else with."""
     try:
         with torch.device("meta"):
-            return build_model(name, found.classes, found.channels, image_size)
+            return make_model(name, found.classes, found.inputs)
     except Exception:  # some models compute with values; the error of a real one is the user's
-        return build_model(name, found.classes, found.channels, image_size)
+        return make_model(name, found.classes, found.inputs)
 
 
 def _make_folder(folder: Path) -> None:
