@@ -207,10 +207,17 @@ def _timm_model(name: str, classes: int, inputs: Inputs) -> nn.Module:
 
     if not inputs.is_image:
         raise UserError(f"{name} takes images, not {inputs}.")
-    sized: dict[str, Any] = {}
+    return timm.create_model(name, **timm_arguments(name, classes, inputs))
+
+
+def timm_arguments(name: str, classes: int, inputs: Inputs) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model` for images."""
+    import timm
+
+    arguments = {"num_classes": classes, "in_chans": inputs.shape[0]}
     if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
-        sized["img_size"] = inputs.facts["img_size"]  # the size of position embeddings
-    return timm.create_model(name, num_classes=classes, in_chans=inputs.shape[0], **sized)
+        arguments["img_size"] = inputs.facts["img_size"]  # the size of position embeddings
+    return arguments
 
 
 def _he_init(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:

@@ -415,7 +415,7 @@ def test_a_run_on_a_dataset_resumes_bit_identically(machine, module, monkeypatch
 
 @pytest.fixture
 def hub():
-    return pytest.importorskip("datasets", reason="datasets is not installed")
+    return pytest.importorskip("datasets", reason="datasets is not installed: it is optional")
 
 
 def save(hub, folder, train, test, features=None):

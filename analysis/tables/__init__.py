@@ -32,14 +32,14 @@ COMPARISON = "compare"
 TABLES = (*LAYOUTS, COMPARISON)
 
 
-def render(sheet: Sheet, form: str, colour: bool = False) -> str:
+def render(sheet: Sheet, form: str, terminal: int = 0) -> str:
     """Return the sheet as text, markdown, latex or html.
 
     Args:
-        colour: whether text goes to a terminal that shows bold.
+        terminal: width of the terminal that shows the text; 0 if none does.
     """
     if form == "text":
-        return to_text(sheet, colour)
+        return to_text(sheet, bool(terminal), terminal)
     return {"markdown": to_markdown, "latex": to_latex, "html": to_html}[form](sheet)
 
 
@@ -54,11 +54,15 @@ class Table:
     numbers: pd.DataFrame
     sheets: list[Sheet]
 
-    def render(self, form: str, colour: bool = False) -> str:
-        """Return the sheets as text, markdown, latex or html, or the numbers as csv."""
+    def render(self, form: str, terminal: int = 0) -> str:
+        """Return the sheets as text, markdown, latex or html, or the numbers as csv.
+
+        Args:
+            terminal: width of the terminal that shows the text; 0 if none does.
+        """
         if form == "csv":
             return self.numbers.to_csv(index=False, float_format="%.6g")
-        text = "\n\n".join(render(sheet, form, colour) for sheet in self.sheets)
+        text = "\n\n".join(render(sheet, form, terminal) for sheet in self.sheets)
         return preamble(text) + text if form == "latex" else text
 
     def write(self, folder: Path, name: str) -> list[Path]:

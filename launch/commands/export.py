@@ -15,6 +15,7 @@ from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.flags import parse
 from launch.inputs import Inputs
+from launch.models import MODELS, timm_arguments
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
@@ -79,7 +80,7 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
 
 
 def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
-    """Return a description of the network, with how to make and load it, in Markdown."""
+    """Return a description of the network, with how to build and load it, in Markdown."""
     config, result = read_config(folder), read_result(folder)
     kept = sum(int(mask.count_nonzero()) for mask in snapshot.masks.values())
     prunable = sum(mask.numel() for mask in snapshot.masks.values())
@@ -104,9 +105,21 @@ def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return CARD.format(
-        name=run.name, facts=lines, command=run_command(run), model=run.settings.model
-    )
+    code = building_code(run.settings.model, *network_shape(folder, run, snapshot))
+    return CARD.format(name=run.name, facts=lines, command=run_command(run), code=code)
+
+
+def building_code(model: str, classes: int, inputs: Inputs) -> str:
+    """Return lines of Python that build a network of a name as `model`."""
+    if model in MODELS or ":" in model:  # the suite's, or a user's own
+        return (
+            "from launch.inputs import Inputs\n"
+            "from launch.models import make_model\n\n"
+            f"model = make_model({model!r}, {classes}, {inputs!r})"
+        )
+    arguments = timm_arguments(model, classes, inputs)
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"import timm\n\nmodel = timm.create_model({model!r}, {given})"
 
 
 CARD = """# {name}
@@ -120,8 +133,9 @@ m ⊙ w were trained they are merged. `masks.safetensors` has the masks by the w
 
 ```python
 from safetensors.torch import load_file
-
-model.load_state_dict(load_file("model.safetensors"), strict=True)  # of {model}
+{code}
+model.load_state_dict(load_file("model.safetensors"), strict=True)
+model.eval()
 ```
 
 Made by

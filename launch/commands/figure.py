@@ -8,6 +8,9 @@ from pathlib import Path
 from launch.commands.selection import Selection, split_known
 from launch.flags import parse
 
+# figures of the paper that are not made of runs
+ELSEWHERE = {number: f"signbench theory figure{number}" for number in "23467"}
+
 
 @dataclass(frozen=True)
 class FigureCommand:
@@ -23,7 +26,7 @@ def command(args: list[str]) -> int:
     """Draw a figure."""
     from analysis.figures import FIGURES, save
 
-    name, rest = split_known(args, FIGURES, "figure")
+    name, rest = split_known(args, FIGURES, "figure", ELSEWHERE)
     given = parse(FigureCommand, rest, f"signbench figure {name}")
     output = given.output or Path(f"figure-{name}.pdf")
     drawn = FIGURES[name].draw(given.selection.load())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
-from launch.commands.submission import submit_runs
+from launch.commands.selection import terminal_width
+from launch.commands.submission import print_scripts, submit_runs
 from launch.config.assignments import is_field
 from launch.config.cluster import Cluster, Executor
 from launch.config.fields import KEEP_COMMAS, check_not_negative, check_positive
@@ -47,7 +48,8 @@ class GridCommand:
     """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
     for each of several values."""
     dry_run: bool = False
-    """Only print the runs, their folders, which have finished, and the cost in epochs."""
+    """Only print the runs, their folders, which have finished, and the cost in epochs; with
+    --executor slurm also the scripts for sbatch."""
     slots: int = 0
     """Runs at the same time; 0: one per CPU core, or --slots-per-gpu on each GPU."""
     slots_per_gpu: int = 1
@@ -77,6 +79,8 @@ def command(args: list[str]) -> int:
     given = _parsed(rest)
     import_plugins(given.machine.imports)
     runs = find_grid(name, given.set, **given.choices)
+    if given.dry_run and given.executor == "slurm":
+        print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:
         return preview(runs, given.machine)
     check_runs(runs, given.machine, elsewhere=given.executor == "slurm")
@@ -124,7 +128,7 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
         table = make_table(kind, load_runs(done), command=missing_command(machine.runs))
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
-        print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
+        print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
         print("written:", *table.write(machine.runs / "tables", name))
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 
-from launch.commands.submission import submit_runs
+from launch.commands.submission import print_scripts, submit_runs
 from launch.config.cluster import Cluster, Executor
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -22,12 +22,19 @@ class RunCommand:
     machine: Machine = field(default_factory=Machine)
     executor: Executor = "local"
     """Run it here, or submit it to Slurm."""
+    dry_run: bool = False
+    """Only print the folder, and with --executor slurm the script for sbatch."""
     cluster: Cluster = field(default_factory=Cluster)
 
 
 def command(args: list[str]) -> int:
     """Train a run, or submit it. Return the exit code."""
     given = parse_run(args)
+    if given.dry_run:
+        print(f"folder: {given.machine.runs / given.run.name}, {given.run.epochs} epochs")
+        if given.executor == "slurm":
+            print_scripts([given.run], given.machine, given.cluster)
+        return 0
     if given.executor == "slurm":
         from launch.training.check import check_runs
 
@@ -51,10 +58,10 @@ def train(run: Run, machine: Machine) -> int:
     from launch.training.run import run_training
 
     try:
-        result = run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
+        run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
     except Diverged as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":
-        print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
+        print(f"results in {machine.runs / run.name}")
     return 0

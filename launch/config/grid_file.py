@@ -39,13 +39,25 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     Raises:
         UserError: no such file, not of this form, or an unknown key or value.
     """
-    found = read_mapping(path)
     for several, one in (("seeds", "seed"), ("methods", "method")):
         if several in choices:
             choices[one] = list(choices.pop(several))
+    return runs_of(read_mapping(path), path, **choices)
+
+
+def runs_of(found: dict[str, Any], source: Path | str = "grid", **choices: Any) -> list[Run]:
+    """Return the runs of a mapping such as that of a file.
+
+    Args:
+        source: what it is from, for messages.
+        choices: values that replace those of the mapping.
+
+    Raises:
+        UserError: it is not of this form, or has an unknown key or value.
+    """
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
-    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", path))]
-    without = _entries(found, "leave_out", path)
+    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", source))]
+    without = _entries(found, "leave_out", source)
     combinations = [values for entry in entries for values in _product({**entry, **choices})]
     known = {key for values in combinations for key in values}
     for key in {key for out in without for key in out} - known:
@@ -73,7 +85,7 @@ def run_of(values: dict[str, Any]) -> Run:
     return Run.make(recipe, method, **chosen)
 
 
-def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def _entries(found: dict[str, Any], key: str, path: Path | str) -> list[dict[str, Any]]:
     entries = found.get(key) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: {key} must be a list of mappings.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -53,15 +55,23 @@ class Progress:
 
 
 class Display:
-    """A progress bar and one line per slot on a terminal; elsewhere one line per ended run."""
+    """A progress bar and one line per slot on a terminal, a bar in a notebook; elsewhere one line
+    per ended run.
 
-    def __init__(self, runs: Sequence[Run], slots: int) -> None:
-        off = not sys.stderr.isatty()
+    Args:
+        visible: whether to show anything.
+    """
+
+    def __init__(self, runs: Sequence[Run], slots: int, visible: bool = True) -> None:
         self.progress, self.runs, self.ended = Progress(runs), len(runs), 0
-        self.bar = tqdm(total=self.progress.total, unit="epoch", disable=off)
+        self.visible, self.notebook = visible, in_notebook()
+        terminal = visible and sys.stderr.isatty() and not self.notebook
+        bar = _notebook_bar() if self.notebook else tqdm
+        shown = visible and (terminal or self.notebook)
+        self.bar = bar(total=self.progress.total, unit="epoch", disable=not shown)
         self.slots = [
-            tqdm(bar_format="{desc}", position=i + 1, leave=False, disable=off)
-            for i in range(slots)
+            tqdm(bar_format="{desc}", position=i + 1, leave=False)
+            for i in range(slots if terminal else 0)
         ]
 
     def message(self, slot: int, run: Run, text: str) -> None:
@@ -75,7 +85,8 @@ class Display:
         self.progress.end(run)
         left = self.progress.seconds_left
         after = f"; {duration(left)} left" if left else ""
-        self.bar.write(f"[{self.ended}/{self.runs}] {text}{after}", file=sys.stderr)
+        if self.visible and not self.notebook:
+            self.bar.write(f"[{self.ended}/{self.runs}] {text}{after}", file=sys.stderr)
         self._advance(0)
 
     def idle(self, slot: int) -> None:
@@ -95,6 +106,21 @@ class Display:
         self.bar.total = self.progress.total
         self.bar.set_description_str(f"{self.ended}/{self.runs} runs", refresh=False)
         self.bar.update(epochs)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    kernel = shell.get_ipython() if shell else None
+    return type(kernel).__name__ == "ZMQInteractiveShell"
+
+
+def _notebook_bar() -> Any:
+    """Return the class of progress bars in notebooks: a widget, or text without ipywidgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm as bar
+    return bar
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
+from launch.trackers import check_tracker
 from launch.training.build import build_method, build_sign_rule
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +39,7 @@ def check_runs(runs: Sequence[Run], machine: Machine, elsewhere: bool = False) -
     todo = [run for run in runs if not is_finished(machine.runs / run.name)]
     if not todo:
         return
+    check_tracker(machine.tracker)
     if not elsewhere:
         choose_device(machine.device, torch.cuda.device_count())
     check = _checker(machine, {run.name for run in runs}, elsewhere)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -20,6 +21,7 @@ from launch.data import load_data
 from launch.measures.flips import Columns, FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import STATES, RunFolder
+from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.loop import Diverged
 from launch.training.result import make_result
@@ -47,6 +49,7 @@ def run_training(
         UserError: the input cannot be used.
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
     """
+    check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
@@ -62,7 +65,7 @@ def run_training(
                 found: Result | None = r.from_first(folder.result)
                 if found is not None:  # another process has finished it meanwhile
                     return found
-                return (training or make()).finish()
+                return (training or make()).finish(machine)
             except Exception as error:  # on the first rank that raises one
                 folder.fail(f"{type(error).__name__}: {error}")
                 raise
@@ -104,17 +107,27 @@ class Training:
         self.is_prepared = True
         return self
 
-    def finish(self) -> Result:
+    def finish(self, machine: Machine) -> Result:
         """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.title}: {self.loop.epochs} epochs in total")
-        for epoch in range(self.begin(), self.loop.epochs):
-            self.epoch(epoch)
+        first = self.begin()
+        tracker = machine if self.ranks.is_first else replace(machine, tracker="none")
+        with open_tracking(self.run, tracker, self.folder.path, first) as tracking:
+            tracking.update(self.epochs, self.layers)
+            for epoch in range(first, self.loop.epochs):
+                self.epoch(epoch)
+                tracking.update(self.epochs, self.layers)
+            return self._end(tracking)
+
+    def _end(self, tracking: Tracking) -> Result:
+        """Write the result, and return it."""
         result = make_result(self.run, self.loop, self.epochs, self.layers)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)
             self.folder.finish(result)
+            tracking.finish(result)
         self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
