@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.frame import find_column, finished_runs
+from analysis.frame import ended_runs, find_column
 
 SIGN_IN, HAM = "settings.sign_in.", "settings.ham."  # begin the columns of a sign rule's settings
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
@@ -22,8 +22,14 @@ def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, di
     """
     found: dict[str, dict[str, list[str]]] = {}
     for recipe, group in runs.groupby("recipe"):
+<<<<<<< HEAD
         for column in _compared(runs):
             values = sorted(map(str, group[column][uses(group, column)].dropna().unique()))
+=======
+        for column in compared_columns(runs):
+            own = group[uses_sign_in(group)] if column.startswith(SIGN_IN) else group
+            values = sorted(map(str, own[column].dropna().unique()))
+>>>>>>> main
             if len(values) > 1 and column not in by:
                 found.setdefault(str(recipe), {})[column] = values
     return found
@@ -35,11 +41,15 @@ def uses(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
     A run without the rule has the same folder for all of its settings. So runs without Sign-In that
     are alike in all else but have different folders are of a method that always trains factors.
     """
+<<<<<<< HEAD
     if column.startswith(HAM):
         return runs["ham"].eq(True)
     if not column.startswith(SIGN_IN):
         return pd.Series(True, runs.index)
     others = [name for name in _compared(runs) if not name.startswith(SIGN_IN)]
+=======
+    others = [column for column in compared_columns(runs) if not column.startswith(SIGN_IN)]
+>>>>>>> main
     with_sign_in = runs["sign_in"].eq(True)
     repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
     return with_sign_in | repeated.reindex(runs.index, fill_value=False)
@@ -52,16 +62,18 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_fields(
-    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], chosen: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Return rows and columns with every other field in which finished runs of a recipe differ.
+    """Return rows and columns with every other field in which the runs of a recipe differ.
+
+    Fields that were `chosen` for each row may differ.
 
     What defines the task (sparsity, model, data) becomes a column, so that the best is marked for
     each; all else becomes a row.
     """
-    done = finished_runs(runs)
-    by = [find_column(done, name) for name in (*rows, *columns)]
-    differing = differing_fields(done, [*by, "sign_in"])
+    ended = ended_runs(runs)
+    by = [find_column(ended, name) for name in (*rows, *columns)]
+    differing = differing_fields(ended, [*by, "sign_in", *chosen])
     more = list(dict.fromkeys(column for fields in differing.values() for column in fields))
     return (
         [*rows, *(column for column in more if column not in _NETWORK)],
@@ -69,6 +81,12 @@ def comparison_fields(
     )
 
 
+<<<<<<< HEAD
 def _compared(runs: pd.DataFrame) -> list[str]:
     always = ("label", "sparsity", "sign_in", "ham", "exclude")
+=======
+def compared_columns(runs: pd.DataFrame) -> list[str]:
+    """Return the columns in which runs that are averaged must be alike."""
+    always = ("label", "sparsity", "sign_in", "exclude")
+>>>>>>> main
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

@@ -22,13 +22,15 @@ class RunFields(TypedDict):
 class Config(TypedDict):
     """config.json.
 
-    `label` is the method as tables name it, `epochs` the total number of epochs of the run,
-    `new_defaults` the defaults of the method's options that earlier versions did not have.
+    `decays` has the weight decay of θ near zero, as "theta", and that of normalisation and biases,
+    as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
+    the run, `new_defaults` the defaults of the method's options that earlier versions did not have.
     """
 
     run: RunFields
     label: str
     epochs: NotRequired[int]
+    decays: NotRequired[dict[str, float]]
     new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]
     git: NotRequired[str | None]
@@ -36,12 +38,25 @@ class Config(TypedDict):
     host: NotRequired[str]
 
 
-class Result(TypedDict):
+class Validation(TypedDict):
+    """Loss and accuracy on training images that are held out (`validation`), if there are any."""
+
+    validation_loss: NotRequired[float]
+    validation_accuracy: NotRequired[float]
+
+
+class Result(Validation):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
+<<<<<<< HEAD
     `classes`, `input_shape` and `vocabulary` (0 if the inputs are no tokens) are those of the data.
     `flops` is the number of floating-point operations of a forward pass of one example,
     `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
+=======
+    `tolerance` is by how much the method may miss the requested sparsity. `flops` is the number of
+    floating-point operations of a forward pass of one image, `training_flops` that of the training,
+    `dense_epochs` the same in epochs of dense training.
+>>>>>>> main
     """
 
     accuracy: float
@@ -49,6 +64,7 @@ class Result(TypedDict):
     train_accuracy: float
     sparsity: float
     sparsity_all: float
+    tolerance: NotRequired[float]
     active: int
     prunable: int
     parameters: int
@@ -81,7 +97,7 @@ class JobRecord(TypedDict):
     log: str
 
 
-class EpochRow(TypedDict):
+class EpochRow(Validation):
     """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
 
     `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.checked import BrokenFile
+from analysis.decay import decays_of
 from analysis.folder import read_config, read_failure, read_result, read_rows
 from baselines.errors import UserError, unknown
 
@@ -79,6 +80,16 @@ def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return done
 
 
+def ended_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that have a result or have failed.
+
+    Raises:
+        UserError: none has a result.
+    """
+    finished_runs(runs)
+    return runs[runs["state"].isin(("finished", "failed"))]
+
+
 def find_column(runs: pd.DataFrame, field: str) -> str:
     """Return the column of a field, given with or without its prefix.
 
@@ -111,6 +122,7 @@ def _row(folder: Path) -> dict[str, Any]:
     result, failure = read_result(folder), read_failure(folder)
     row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["new_defaults"] = config.get("new_defaults", {})
+    row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"

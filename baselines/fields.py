@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
@@ -67,6 +68,9 @@ def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_type(key: str, value: Any, hint: Any) -> Any:
+    if isinstance(hint, UnionType):  # of a type and None
+        (inner,) = (part for part in get_args(hint) if part is not type(None))
+        return None if value is None else _of_type(key, value, inner)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise unknown(key, str(value), map(str, get_args(hint)))

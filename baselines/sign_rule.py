@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
 
 from torch.optim import Optimizer
 
@@ -13,7 +14,10 @@ from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain, Storage
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.method import Method, Options
+
+DECOUPLED = {"AdamW", "Adafactor", "Lion", "Muon", "LAMB", "Lamb"}  # optimizers, by class name
 
 
 class SignRule:
@@ -27,6 +31,20 @@ class SignRule:
     def storage(self) -> Storage:
         """Return what the optimizer steps in place of the weights."""
         return Plain()
+
+    def following(self, weight_decay: float, decoupled: bool) -> SignRule:
+        """Return the rule with values for all settings that follow the training's weight decay.
+
+        Args:
+            weight_decay: of the prunable weights, in a training without the rule.
+            decoupled: whether the optimizer subtracts it from the weights (AdamW), instead of
+                adding it to the gradient.
+        """
+        return self
+
+    def theta_decay(self, weight_decay: float) -> float:
+        """Return the weight decay of θ near zero, as SGD without the rule would have it."""
+        return weight_decay
 
     def weight_decays(self, weight_decay: float) -> tuple[float, float]:
         """Return the weight decay of the prunable weights, and of the other parameters.
@@ -74,10 +92,16 @@ class Factors(SignRule):
 
     beta: float = 1.0
     """Inner scaling β = m² − w² that a split sets."""
-    frobenius_decay: float = 1e-4
-    """Decay λ of θ = m ⊙ w, in the convention of weight decay (λθ is added to the gradient)."""
-    sign_in_weight_decay: float = 0.0
-    """Weight decay that replaces the recipe's."""
+    sign_in_decays: Literal["auto", "product", "factors"] = "auto"
+    """What the weight decay of the training acts on, where the next two give no values: the product
+    θ (Frobenius decay), or the factors m and w. auto: the factors if the optimizer decouples the
+    decay (AdamW), else the product."""
+    frobenius_decay: float | None = changed(None, before=1e-4)
+    """Decay λ of θ = m ⊙ w, in the convention of weight decay (λθ is added to the gradient). None:
+    the weight decay of the training, or 0 if that acts on the factors."""
+    sign_in_weight_decay: float | None = changed(None, before=0.0)
+    """Weight decay that replaces that of the training. None: the same one if it acts on the
+    factors, else 0."""
     sign_in_decay_scope: Literal["all", "factors"] = "all"
     """Replace the decay of all parameters, or of the factors m and w only."""
 
@@ -85,45 +109,109 @@ class Factors(SignRule):
         if not self.beta > 0:
             raise UserError(f"beta must be positive, not {self.beta}.")
         for name in ("frobenius_decay", "sign_in_weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, not {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"{name} must not be negative, not {value}.")
+
+    def following(self, weight_decay: float, decoupled: bool) -> Self:
+        auto = "factors" if decoupled else "product"
+        target = auto if self.sign_in_decays == "auto" else self.sign_in_decays
+        product, factors = self.frobenius_decay, self.sign_in_weight_decay
+        if product is None:
+            product = weight_decay if target == "product" else 0.0
+        if factors is None:
+            factors = weight_decay if target == "factors" else 0.0
+        return replace(
+            self, sign_in_decays="auto", frobenius_decay=product, sign_in_weight_decay=factors
+        )
 
     def storage(self) -> Storage:
-        return Product(self.beta, self.frobenius_decay)
+        return Product(self.beta, self._decays[0])
+
+    def theta_decay(self, weight_decay: float) -> float:
+        """Return λ + 2μ, for the decays λ of θ and μ of the factors: θ = m ⊙ w decays with both."""
+        product, factors = self._decays
+        return product + 2 * factors
 
     def weight_decays(self, weight_decay: float) -> tuple[float, float]:
         everything = self.sign_in_decay_scope == "all"
-        own = self.sign_in_weight_decay
+        own = self._decays[1]
         return own, own if everything else weight_decay
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"decays": list(self._decays)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Warn if the training that is resumed had other decays: the optimizer's may be lost."""
+        before = state.get("decays")
+        if before is not None and before != list(self._decays):
+            warnings.warn(
+                f"the state is of a training with frobenius_decay {before[0]:g} and "
+                f"sign_in_weight_decay {before[1]:g}, not {self._decays[0]:g} and "
+                f"{self._decays[1]:g}: give the optimizer its weight decay before sparsify().",
+                stacklevel=3,
+            )
+
+    @property
+    def _decays(self) -> tuple[float, float]:
+        """The decays of θ and of the factors. Raises UserError."""
+        product, factors = self.frobenius_decay, self.sign_in_weight_decay
+        if product is None or factors is None:
+            raise UserError(
+                "a decay follows the weight decay of the training, which is not known: use "
+                "sparsify(), rule.following(…), or give frobenius_decay and sign_in_weight_decay."
+            )
+        return product, factors
 
 
 def factors_of(method: Method[Options], settings: Factors | None = None) -> Factors:
     """Return the factors of a method that trains them by nature, with its own β if it has one."""
     given = Factors() if settings is None else settings
     beta = given.beta if method.inner_scaling is None else method.inner_scaling
-    decays = given.frobenius_decay, given.sign_in_weight_decay, given.sign_in_decay_scope
-    return Factors(beta, *decays)
+    own = {spec.name: getattr(given, spec.name) for spec in fields(Factors)}
+    return Factors(**{**own, "beta": beta})
 
 
-def find_rule(sign_in: SignRule | bool | None, method: Method[Options]) -> SignRule | None:
+def find_rule(
+    sign_in: SignRule | bool | None, method: Method[Options], net: SparseModel, optimizer: Optimizer
+) -> SignRule | None:
     """Return the rule that is asked for, or the factors that the method trains by definition.
 
     Args:
         sign_in: a rule, True for Sign-In with its default settings, or None.
+        optimizer: its weight decay of prunable weights is what decays that are not given follow.
 
     Raises:
-        UserError: something else.
+        UserError: something else, or prunable weights have different decays and one is to be
+            followed.
     """
     if sign_in is True:  # Sign-In is built on this package, which must not depend on it
         chosen: SignRule = importlib.import_module("signin").SignIn()
-        return chosen
+        return _following(chosen, net, optimizer)
     if isinstance(sign_in, SignRule):
-        return sign_in
+        return _following(sign_in, net, optimizer)
     if sign_in:
         raise UserError(
             f"sign_in must be None, True or a SignRule such as SignIn(), not {sign_in!r}."
         )
-    return factors_of(method) if method.factorised else None
+    return _following(factors_of(method), net, optimizer) if method.factorised else None
+
+
+def _following(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> SignRule:
+    prunable = {id(weight) for weight in net.weights.values()}
+    decays = {
+        float(group.get("weight_decay", 0.0))
+        for group in optimizer.param_groups
+        if any(id(parameter) in prunable for parameter in group["params"])
+    }
+    decoupled = decouples_decay(optimizer)
+    found = [rule.following(decay, decoupled) for decay in sorted(decays)]
+    if any(other != found[0] for other in found):
+        raise UserError(
+            f"the prunable weights have different weight decays ({', '.join(map(str, decays))}), "
+            "which Sign-In cannot follow: give frobenius_decay and sign_in_weight_decay."
+        )
+    return found[0]
 
 
 def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
@@ -132,6 +220,13 @@ def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
         raise UserError(
             f"{method.name} trains factors m ⊙ w by definition: combine it with Sign-In or nothing."
         )
+
+
+def decouples_decay(optimizer: Optimizer) -> bool:
+    """Return whether weight decay is subtracted from the weights, not added to the gradient."""
+    names = {base.__name__ for base in type(optimizer).__mro__}
+    flags = [group.get("decoupled_weight_decay", False) for group in optimizer.param_groups]
+    return bool(names & DECOUPLED) or any(flags)
 
 
 def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:

@@ -255,7 +255,7 @@ def sparsify(
         steps: optimizer steps of the training; the method's schedules are fractions of it.
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
         sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
-            of the optimizer's groups.
+            of the optimizer's groups, in place of what they have, which it follows.
         seed: for masks that are drawn at random.
         samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
             (inputs, class labels), a function n → batches, or `Samples` with a loss function.
@@ -280,8 +280,8 @@ def sparsify(
         if sparsity and not cls.is_sparse:
             raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
         chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
-    rule = find_rule(sign_in, chosen)
     net = SparseModel(model, exclude=exclude, dense_latents=dense_latents)
+    rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
     served = net.served_optimizer(optimizer)
     decays = weight_decays(sparsifier.rule, net, served)

@@ -84,8 +84,8 @@ def test_constant_columns_become_a_note():
 def tables(tmp_path_factory):
     """Return LaTeX of narrow, wide and long comparisons, and of the paper's tables."""
     folder = tmp_path_factory.mktemp("tables")
-    few = write_runs(folder / "few", FEW, seeds=(0, 1))
-    many = write_runs(folder / "many", MANY, (0.8, 0.9, 0.95, 0.98), seeds=(0, 1))
+    few = write_runs(folder / "few", FEW)
+    many = write_runs(folder / "many", MANY, (0.8, 0.9, 0.95, 0.98))
     paper = [make_table(number, few).render("latex") for number in ("1", "3", "9", "11")]
     compared = [make_table("compare", runs).render("latex") for runs in (few, many)]
     return [*paper, *compared, to_latex(ODD)]

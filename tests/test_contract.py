@@ -25,7 +25,7 @@ from launch.config.run import Run
 from launch.models import build_model
 from launch.training.loop import Loop
 
-RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True}}
+RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True, "ham_alpha": 5.0}}
 
 
 def case(name, variant, rule):
@@ -137,7 +137,8 @@ def test_a_method_describes_itself_and_refuses_unknown_options(name):
 
 @pytest.mark.parametrize("name", [n for n, m in methods().items() if "init" in m.family])
 def test_pruning_at_initialisation_finds_the_same_mask_with_every_rule(machine, name):
-    hashes = {train(make(name, {}, rule, epochs=1), machine)["mask_hash"] for rule in RULES}
+    rules = [rule for rule in RULES if rule != "ham" or not methods()[name].factorised]
+    hashes = {train(make(name, {}, rule, epochs=1), machine)["mask_hash"] for rule in rules}
     assert len(hashes) == 1
 
 

@@ -297,7 +297,7 @@ def test_every_method_is_in_the_overview():
 def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
     """Every file, column and key that runs write is in run-folder.md."""
     monkeypatch.chdir(tmp_path)
-    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1"
+    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1 --validation 0.1"
     assert main(["run", *flags.split()]) == 0
     (folder,) = tmp_path.glob("runs/*signin*")
     assert main(["sharpness", folder.name, "--per-class", "2", "--probes", "2"]) == 0

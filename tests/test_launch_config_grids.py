@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 from launch.cli import main
@@ -58,6 +60,30 @@ def test_table_one_transplants_what_its_rows_say():
     assert seeds == {1003}  # not the initialisation that the mask was learned from
 
 
+def test_decay_separates_sign_in_from_its_decays():
+    """Each plain run has a partner with Sign-In whose decays of θ and of the others are equal."""
+    for recipe, lam in (("digits", 1e-4), ("imagenet-resnet50", 5e-5)):
+        runs = find_grid("decay", recipe=recipe, epochs=5, seeds=(0,))
+        found = {run.sign_in: set() for run in runs}
+        for run in runs:
+            found[run.sign_in].add(
+                (round(run.decays["theta"] / lam, 6), run.decays["others"] / lam)
+            )
+        assert found[False] == {(1, 1), (2, 2), (1, 0)}
+        assert (1, 1) in found[True]
+    assert {(1, 1), (1, 0), (2, 0)} <= decays_of_digits()
+    assert len(find_grid("decay", recipe="digits", weight_decay=0.0, seeds=(0,))) == 5
+
+
+def decays_of_digits():
+    runs = find_grid("decay", recipe="digits", epochs=5, seeds=(0,))
+    return {
+        (round(run.decays["theta"] / 1e-4, 6), run.decays["others"] / 1e-4)
+        for run in runs
+        if run.sign_in
+    }
+
+
 def test_tables_share_runs():
     """Runs of one table are not trained again for another."""
     known = {run.name for run in find_grid("table3")}
@@ -83,3 +109,20 @@ def test_dry_run_says_what_is_done_and_what_it_costs(tmp_path, capsys):
     assert sum(line.startswith("finished") for line in lines) == 1
     assert lines[-1] == "6 runs, 5 epochs to train."
     assert len(list(tmp_path.glob("*/config.json"))) == 1
+
+
+def test_a_sweep_ends_with_what_was_chosen_by_what(forked_workers, tmp_path, capsys):
+    grid = tmp_path / "sweep.yaml"
+    grid.write_text("method: random\nlr: [0.001, 0.2]\nseed: [0, 1, 2]\nepochs: 2\n")
+    flags = ["--runs", str(tmp_path / "runs"), "--slots", "2", "--threads", "1"]
+    assert main(["grid", str(grid), *flags]) == 0
+    assert "no choice of lr: --validation 0.1" in capsys.readouterr().out
+    assert main(["grid", str(grid), "--validation", "0.2", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "lr was chosen for each row among 0.001, 0.2, by the mean validation accuracy" in out
+    assert "(20% of the training images)" in out
+    chosen = pd.read_csv(tmp_path / "runs" / "tables" / "sweep-chosen.csv")
+    assert chosen["settings.lr"].tolist() == [0.2] and chosen["runs"].tolist() == [3]
+    show = ["table", "compare", "--where", "validation=0.2", "--select", "lr", "--format", "csv"]
+    assert main([*show, "--runs", str(tmp_path / "runs")]) == 0
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).equals(chosen)

@@ -30,7 +30,7 @@ def test_recipes_are_those_of_tables_6_and_7():
     }  # fmt: skip
     for name, row in rows.items():
         r = RECIPES[name]
-        s = r.sign_in
+        s = r.sign_in_decayed
         assert row == (
             r.model,
             r.lr,

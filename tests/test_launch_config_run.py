@@ -134,6 +134,45 @@ def test_settings_of_sign_in_do_not_matter_without_it():
     assert Run.make("digits", "random", beta=2.0).name == Run.make("digits", "random").name
 
 
+def test_decays_of_sign_in_follow_the_weight_decay():
+    """A run whose decays of Sign-In change with this has a new name; any other keeps its name."""
+
+    def named(recipe, method, **choices):
+        return Run.make(recipe, method, **choices).name.rpartition("-")[2]
+
+    more = {"weight_decay": 5e-4, "sign_in": True}
+    before = named("digits", "random", **more, frobenius_decay=1e-4)
+    assert before == "b4501b77" != named("digits", "random", **more)
+    assert named("digits", "mw", weight_decay=5e-4, frobenius_decay=1e-4) == "a7e1d885"
+    more = {"weight_decay": 1e-4, "sign_in": True}
+    before = named("imagenet-resnet50", "random", **more, sign_in_weight_decay=5e-5)
+    assert before == "fc79c57c" != named("imagenet-resnet50", "random", **more)
+    assert named("digits", "random", sign_in=True) == named(
+        "digits", "random", sign_in=True, frobenius_decay=1e-4, sign_in_decays="product"
+    )
+    adam = {"optimizer": "adamw", "sign_in": True}  # which decays the factors
+    assert named("digits", "random", **adam) == named(
+        "digits", "random", **adam, frobenius_decay=0, sign_in_weight_decay=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "choices", "theta", "others"),
+    [
+        ("digits", {}, 1e-4, 1e-4),
+        ("digits", {"sign_in": True}, 1e-4, 0.0),
+        ("digits", {"sign_in": True, "weight_decay": 5e-4}, 5e-4, 0.0),
+        ("digits", {"sign_in": True, "sign_in_decay_scope": "factors"}, 1e-4, 1e-4),
+        ("digits", {"decay_norm_and_bias": False}, 1e-4, 0.0),
+        ("imagenet-resnet50", {"sign_in": True}, 1e-4, 5e-5),  # both factors decay with 5e-5
+        ("imagenet-deit-small", {"sign_in": True}, 0.2, 0.0),
+    ],
+)
+def test_decays_of_theta_and_of_the_others(recipe, choices, theta, others):
+    found = Run.make(recipe, "random", **choices).decays
+    assert found == pytest.approx({"theta": theta, "others": others})
+
+
 def test_labels_name_the_options_that_differ():
     assert Run.make("digits", "random").label == "random"
     assert Run.make("digits", "random", density="erk").label == "random (erk)"

@@ -6,12 +6,14 @@ with the output of version 0.1 for them: their comparison, and the result of the
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_launch_train import train
 
@@ -37,7 +39,14 @@ def expected(root):
 
 def test_the_comparison_is_that_of_version_0_1(root, expected, capsys):
     assert main(["table", "compare", "--format", "csv", "--runs", str(root)]) == 0
-    assert capsys.readouterr().out == expected["compare"]
+    now, then = (
+        pd.read_csv(io.StringIO(text)) for text in (capsys.readouterr().out, expected["compare"])
+    )
+    assert now["failed"].tolist().count(1) == 1  # version 0.1 did not show it
+    finished = now[now["runs"] > 0].reset_index(drop=True)
+    same = then.drop(columns=["tied", "gain_low", "gain_high"])  # need three seeds now
+    pd.testing.assert_frame_equal(finished[list(same)], same, check_dtype=False)
+    assert not finished["tied"].any() and finished["gain_low"].isna().all()
 
 
 def test_curves_are_drawn(root, tmp_path):
@@ -91,7 +100,7 @@ def test_the_stopped_run_resumes_and_ends_as_in_version_0_1(root, expected, mach
     assert result["accuracy"] == pytest.approx(expected["result"]["accuracy"], abs=0.005)
     for name in ("active", "prunable", "parameters", "sparsity", "epochs", "dense_flops"):
         assert result[name] == expected["result"][name]
-    assert result.keys() == expected["result"].keys()
+    assert result.keys() >= expected["result"].keys()
 
 
 @pytest.mark.parametrize("file", ["epochs.csv", "layers.csv"])

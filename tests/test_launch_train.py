@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from launch.data.order import mix
 from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
+from launch.training.collapse import Collapsed
 from launch.training.loop import Diverged, Loop
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
@@ -400,6 +402,26 @@ def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
     assert decays(sign_in=True, sign_in_weight_decay=0.1) == [0.1, 0.1]
     both = {"sign_in_weight_decay": 0.1, "sign_in_decay_scope": "factors"}
     assert decays(sign_in=True, **both) == [0.1, 0.3]
+
+
+def test_a_collapsed_run_is_a_failed_run(machine):
+    """Published STR that prunes whole layers has no accuracy at the requested sparsity."""
+    choices = {"mode": "published", "threshold_decay": 0.2, "epochs": 10}
+    run = Run.make("digits", "str", **choices)
+    reason = r"does not depend on the input: sparsity 0.99\d\d instead of 0.9, with no weight left"
+    for _ in range(2):  # also when it is started again
+        with pytest.raises(Collapsed, match=reason):
+            train(run, machine)
+        failure = json.loads((machine.runs / run.name / "failure.json").read_text())
+        assert re.match("Collapsed: the output " + reason, failure["reason"])
+        assert not (machine.runs / run.name / "result.json").exists()
+
+
+def test_a_dead_network_at_the_requested_sparsity_is_a_result(machine):
+    run = Run.make("digits", "random", sparsity=0.9995, epochs=1)
+    with pytest.warns(UserWarning, match="does not depend on its input"):
+        result = train(run, machine)
+    assert result["accuracy"] < 0.2 and result["tolerance"] == 0.0
 
 
 def test_the_seed_decides_everything(machine):

@@ -76,7 +76,7 @@ def test_the_installed_command_works_from_another_folder(environment, tmp_path):
     assert Path(origin.strip()).is_relative_to(environment)
     flags = "--method random --sign-in --epochs 1 --threads 1"
     assert "accuracy" in call(signbench, "run", *flags.split(), **where)
-    assert "random" in call(signbench, "table", "compare", **where)
+    assert "Random" in call(signbench, "table", "compare", **where)
     call(signbench, "table", "3", "-o", "table3.txt", **where)  # next to the paper's values
     assert "[" in (tmp_path / "table3.txt").read_text()
     call(signbench, "figure", "curves", "-o", "curves.pdf", **where)

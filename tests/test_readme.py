@@ -46,9 +46,12 @@ def test_commands_parse(line):
 
 
 def test_the_grid_is_read(tmp_path):
-    (text,) = re.findall(r"```yaml[^\n]*\n(.*?)```", GRIDS, flags=re.S)
+    text, sweep = re.findall(r"```yaml[^\n]*\n(.*?)```", GRIDS, flags=re.S)
     (tmp_path / "grid.yaml").write_text(text)
     runs = read_grid(tmp_path / "grid.yaml")
     # three methods, two sparsities, three seeds, twice; less rigl with Sign-In; and dense twice
     assert len(runs) - len([r for r in runs if r.method == "dense"]) == 3 * 2 * 3 * 2 - 6
     assert {run.sparsity for run in runs} == {0.0, 0.8, 0.9}
+    (tmp_path / "sweep.yaml").write_text(sweep)
+    runs = read_grid(tmp_path / "sweep.yaml")
+    assert len(runs) == 2 * 2 * 3 * 3 and {run.settings.validation for run in runs} == {0.1}

@@ -13,7 +13,9 @@ import pandas as pd
 from analysis.figures.by_epoch import draw_curves, draw_flips_and_sharpness
 from analysis.figures.by_layer import draw_flips_by_layer, draw_sparsity_by_layer
 from analysis.figures.by_sparsity import draw_accuracy
+from analysis.figures.gains import draw_gains
 from analysis.figures.phases import draw_flips_by_phase
+from analysis.figures.ranks import draw_ranks
 from analysis.figures.style import save
 
 if TYPE_CHECKING:
@@ -48,4 +50,9 @@ FIGURES = {
     "compare": FigureKind(
         "Accuracy against sparsity: one line per method, dashed with Sign-In", draw_accuracy
     ),
+    "gains": FigureKind(
+        "(a) Accuracy of each pair of runs, plain and with Sign-In, (b) mean gain of Sign-In",
+        draw_gains,
+    ),
+    "ranks": FigureKind("Average ranks over recipes and sparsities", draw_ranks),
 }

@@ -11,7 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import FIGURES, FigureKind, save
+<<<<<<< HEAD
 from analysis.tables import COMPARISON, TABLES, Command, Sheet, is_of_one_sparsity, make_table
+=======
+from analysis.tables import COMPARISON, RANKS, TABLES, Sheet, is_of_one_sparsity, make_table
+>>>>>>> main
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
@@ -83,7 +87,7 @@ def _section(recipe: str, runs: pd.DataFrame, command: Command | None) -> Sectio
         section.tables.append(to_html(sheet))
     for name, kind in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
-        for suffix, part in [("", runs)] if name == "compare" else _by_sparsity(runs):
+        for suffix, part in [("", runs)] if name in ("compare", "ranks") else _by_sparsity(runs):
             try:
                 url = _as_url(kind, part)
                 section.figures.append((f"{title}: {kind.caption}{suffix}", url))
@@ -94,7 +98,8 @@ def _section(recipe: str, runs: pd.DataFrame, command: Command | None) -> Sectio
 
 def _sheets(runs: pd.DataFrame, notes: list[str], command: Command | None) -> Iterator[Sheet]:
     """Yield the comparison and the paper's tables that contain a run."""
-    for name in sorted(TABLES, key=lambda name: name != COMPARISON):
+    names = [name for name in TABLES if name != RANKS or runs["sparsity"].nunique() > 1]
+    for name in sorted(names, key=lambda name: name != COMPARISON):
         title = "Comparison" if name == COMPARISON else f"Table {name}"
         for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
             try:

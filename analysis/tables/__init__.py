@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.alike import comparison_fields
+from analysis.frame import find_column
+from analysis.ranks import rank_summary
+from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
+<<<<<<< HEAD
 from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
+=======
+from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
+from analysis.tables.ranks import ranks_sheet
+>>>>>>> main
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import unknown
 
 __all__ = [
     "COMPARISON",
+    "RANKS",
     "TABLES",
     "Command",
     "Sheet",
@@ -25,11 +34,12 @@ __all__ = [
     "is_of_one_sparsity",
     "make_table",
     "render",
+    "swept_fields",
     "table_of_grid",
 ]
 
-COMPARISON = "compare"
-TABLES = (*LAYOUTS, COMPARISON)
+COMPARISON, RANKS = "compare", "ranks"
+TABLES = (*LAYOUTS, COMPARISON, RANKS)
 
 
 def render(sheet: Sheet, form: str, terminal: int = 0) -> str:
@@ -80,30 +90,58 @@ def make_table(
     rows: Sequence[str] = ("method",),
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
+<<<<<<< HEAD
     command: Command | None = None,
+=======
+    select: Sequence[str] = (),
+>>>>>>> main
 ) -> Table:
     """Make a table of runs.
 
     Args:
-        name: one of `TABLES`: a number of the paper's, or "compare".
+        name: one of `TABLES`: a number of the paper's, "compare", or "ranks".
         runs: from `analysis.frame.load_runs`.
-        rows, columns: fields of the comparison. Other fields in which runs of a recipe differ are
-            added, see `analysis.alike.comparison_fields`.
+        rows, columns: fields of comparisons and ranks. Other fields in which runs of a recipe
+            differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
+<<<<<<< HEAD
         command: returns the command line that trains missing cells of the paper's tables.
+=======
+        select: fields whose values are chosen for each row by validation accuracy.
+>>>>>>> main
 
     Raises:
         UserError: there is no such table, or the runs cannot be compared.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    if name == COMPARISON:
-        rows, columns = comparison_fields(runs, rows, columns)
-        numbers = aggregate(runs, rows, columns)
-        sheets = comparison_sheets(numbers, runs, rows, columns)
+    choice = choose_by_validation(runs, select)
+    runs = choice.runs
+    if name in (COMPARISON, RANKS):
+        rows, columns = comparison_fields(runs, rows, columns, choice.columns)
+        numbers = aggregate(runs, rows, columns, choice.columns)
+        if name == RANKS:
+            return _ranks(numbers, choice, rows, columns)
+        sheets = comparison_sheets(numbers, choice, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
+<<<<<<< HEAD
     cells = paper_cells(runs, name)
     return Table(cells, paper_sheets(cells, runs, name, paper, command))
+=======
+    cells = paper_cells(runs, name, choice.columns)
+    sheets = paper_sheets(cells, runs, name, paper)
+    told = [*choice.notes, *describe_choice(choice)]
+    return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
+
+
+def _ranks(
+    numbers: pd.DataFrame, choice: Choice, rows: Sequence[str], columns: Sequence[str]
+) -> Table:
+    down, across = ([find_column(choice.runs, name) for name in names] for names in (rows, columns))
+    ranks = rank_summary(numbers[~numbers["misses"]], down, across)
+    sheet = ranks_sheet(ranks, down)
+    return Table(ranks.table, [replace(sheet, notes=[*sheet.notes, *choice.notes])])
+>>>>>>> main
 
 
 def is_of_one_sparsity(name: str) -> bool:
@@ -115,3 +153,9 @@ def table_of_grid(grid: str) -> str:
     """Return the name of the table that shows a grid: "9" for table9, else "compare"."""
     number = grid.removeprefix("table")
     return number if number in LAYOUTS else COMPARISON
+
+
+def swept_fields(runs: pd.DataFrame) -> list[str]:
+    """Return the settings in which finished or failed runs of a recipe differ, methods apart."""
+    rows, _ = comparison_fields(runs, ("method",), ("sparsity",))
+    return [column for column in rows if column.startswith("settings.")]

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from analysis.frame import find_column
+from analysis.decay import decay_notes
+from analysis.frame import find_column, finished_runs
+from analysis.marks import LEAST_SEEDS
 from analysis.names import name_of
+from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
-TIED = "† not distinguishable from the best (Welch's t-test, Holm's correction, 5 %)"
+TIED = "† not distinguishable from the best (t-test at 5 %, paired by seed, variance of all rows)"
+FAILED = "* some seeds failed and are not included in the mean"
+FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
 
 
 def comparison_sheets(
-    numbers: pd.DataFrame, runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
+    numbers: pd.DataFrame, choice: Choice, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Sheet]:
     """Return a matrix of accuracies if there are several columns, and the details of all rows.
 
     Args:
         numbers: from `analysis.statistics.aggregate`, of the same runs, rows and columns.
+        choice: the runs, and what was chosen for each row.
     """
+    runs = choice.runs
     across = [find_column(runs, name) for name in columns]
     down = list(dict.fromkeys(["recipe", *(find_column(runs, name) for name in rows)]))
     down = [name for name in down if name not in across]
-    sheets = [_details(numbers, [*down, *(c for c in across if c not in down)])]
+    by = [*down, *(c for c in across if c not in down)]
+    details = _details(numbers, by, choice.columns)
+    more = [*choice.notes, *decay_notes(finished_runs(runs))]
+    sheets = [replace(details, notes=[*details.notes, *more])]
     if len(numbers[across].drop_duplicates()) > 1:
         sheets.insert(0, _matrix(numbers, down, across))
     return sheets
@@ -33,15 +44,15 @@ def comparison_sheets(
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     across = [name for name in across if table[name].nunique() > 1]
-    row_of = table.assign(**{c: _shown(table, c) for c in [*down, *across]})
+    row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = [*down, "sign_in"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
-    names = [_short(name) for name in across]
+    names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
-    left = cells.index.to_frame(index=False).rename(columns=_short)
+    left = cells.index.to_frame(index=False).rename(columns=shortened)
     left["sign_in"] = left["sign_in"].map({True: "Sign-In", False: ""})
     left = left.rename(columns={"sign_in": ""})
     cells, bold = (
@@ -53,40 +64,60 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
         pd.concat([left, cells], axis=1),
         pd.concat([plain, bold], axis=1),
         labels=left.shape[1],
-        notes=[TIED] if table["tied"].any() else [],
+        notes=mark_notes(table),
     )
 
 
-def _details(table: pd.DataFrame, by: list[str]) -> Sheet:
+def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet:
     records = table.to_dict("records")
-    cells = pd.DataFrame({_short(name): _shown(table, name) for name in by})
+    cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
     cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
     labels = cells.shape[1]
+    for name in chosen:
+        cells[f"{shortened(name)} (chosen)"] = shown(table, name)
+    if "validation" in table and table["validation"].notna().any():
+        cells["validation"] = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
     cells["accuracy"] = [mean_text(row) for row in records]
     cells["gain"] = [_gain(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
-    cells["realised"] = table["realised"].map("{:.4f}".format)
+    cells["realised"] = ["" if pd.isna(s) else f"{s:.4f}" for s in table["realised"]]
     if table["dense_epochs"].notna().any():
         cells["dense epochs"] = [_cost(row) for row in records]
         cells["training"] = [_ratio(row["training_flops"], None) for row in records]
         cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
-    notes = [TIED] * bool(table["tied"].any())
+    notes = mark_notes(table)
     if table["gain"].notna().any():
         notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
+    if (table["runs"] < LEAST_SEEDS).any():
+        notes.append(FEW_SEEDS)
     if "dense epochs" in cells:
         notes.append(
             "dense epochs: with the same number of operations, of the epochs trained; training: "
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
-    return Sheet("Accuracy in percent, gain of Sign-In and cost", cells, bold, labels, notes)
+    at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
+    title = f"Accuracy in percent, gain of Sign-In and cost{at}"
+    return Sheet(title, cells, bold, labels, notes)
 
 
 def mean_text(row: dict[Any, Any]) -> str:
-    """Return accuracy ± standard deviation, marked if it is tied with the best."""
+    """Return accuracy ± standard deviation and marks, which `mark_notes` explains."""
+    if not row["runs"]:
+        return "failed" if row["failed"] else ""
     spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.2f}"
-    return f"{row['accuracy']:.2f}{spread}{'†' if row['tied'] else ''}"
+    marks = "†" * row["tied"] + "‡" * row["misses"] + "*" * bool(row["failed"])
+    return f"{row['accuracy']:.2f}{spread}{marks}"
+
+
+def mark_notes(table: pd.DataFrame) -> list[str]:
+    """Return a line for each kind of mark in a table."""
+    notes = [TIED] * bool(table["tied"].any())
+    if table["misses"].any():
+        realised = ", ".join(f"{s:.4f}" for s in table["realised"][table["misses"]])
+        notes.append(f"‡ does not compete: its sparsity is not the requested one, but {realised}")
+    return notes + [FAILED] * bool((table["failed"] > 0).any())
 
 
 def _gain(row: dict[Any, Any]) -> str:
@@ -94,7 +125,10 @@ def _gain(row: dict[Any, Any]) -> str:
         return ""
     if pd.isna(row["gain_low"]):
         return f"{row['gain']:+.2f}"
-    return f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
+    ends = row["gain_low"], row["gain_high"]
+    digits = 2 if ends[1] - ends[0] > 0.02 else 4  # never [-0.50, -0.50]
+    low, high = (f"{end:+.{digits}f}" for end in ends)
+    return f"{row['gain']:+.2f} [{low}, {high}]"
 
 
 def _cost(row: dict[Any, Any]) -> str:
@@ -109,7 +143,8 @@ def _ratio(value: float, of: float | None) -> str:
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"
 
 
-def _shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+def shown(table: pd.DataFrame, field: str) -> pd.Series[str]:
+    """Return a column as texts."""
     return table[field].map(name_of if field == "label" else _text)
 
 
@@ -119,5 +154,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _short(field: str) -> str:
+def shortened(field: str) -> str:
+    """Return a field's name for the head of a column."""
     return {"label": "method"}.get(field, field.rpartition(".")[2])

@@ -17,12 +17,13 @@ _CHARACTER, _GAP = 4.7, 12.0  # widths of a character in \small, and of the spac
 _SMALLEST = 0.75  # a table that would shrink further to fit the text's width is turned
 _ESCAPES = str.maketrans(
     {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "†": r"$^\dagger$", "—": "--"}
+    | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "—": "--"}
+    | {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
     | {"<": "$<$", ">": "$>$", "−": "$-$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$"}
 )
 _MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")
 _POWER = re.compile(r"(?<=\d)e([+-]?)0*(\d+)")
-_NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†*]*)")
+_NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†‡*]*)")
 
 
 def to_latex(sheet: Sheet) -> str:

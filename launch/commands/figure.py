@@ -15,7 +15,8 @@ ELSEWHERE = {number: f"signbench theory figure{number}" for number in "23467"}
 @dataclass(frozen=True)
 class FigureCommand:
     """Draw a figure. NAME is one of the paper's (1, 5, 8, 9), `curves` (loss and accuracy by
-    epoch), or `compare` (accuracy against sparsity)."""
+    epoch), `compare` (accuracy against sparsity), `gains` (of Sign-In, for each pair of runs), or
+    `ranks` (averages over recipes and sparsities)."""
 
     selection: Selection = field(default_factory=Selection)
     output: Path | None = None

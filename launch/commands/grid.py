@@ -22,6 +22,8 @@ from launch.flags import parse, split_name
 from launch.plugins import import_plugins
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from launch.executors.local import Outcome
 
 
@@ -38,6 +40,8 @@ class GridCommand:
     """Methods; replace the grid's (for table1, table10 and figures: those that learn masks)."""
     epochs: int | None = None
     """Epochs; replace the recipe's."""
+    validation: float | None = None
+    """Fraction of the training images to hold out, to choose hyper-parameters by."""
     sparsity: float | None = None
     """Sparsity; replaces the grid's."""
     model: str | None = None
@@ -66,7 +70,7 @@ class GridCommand:
     @property
     def choices(self) -> dict[str, Any]:
         """The values that replace the grid's."""
-        keys = ("recipe", "seeds", "methods", "epochs", "sparsity", "model", "data")
+        keys = ("recipe", "seeds", "methods", "epochs", "validation", "sparsity", "model", "data")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
@@ -117,19 +121,44 @@ def preview(runs: list[Run], machine: Machine) -> int:
     return 0
 
 
+def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
+    """Print and write the table with the settings that the grid varies chosen by validation."""
+    from analysis.selection import VALIDATION
+    from analysis.tables import COMPARISON, make_table, render, swept_fields
+
+    swept = swept_fields(runs)
+    if not swept:
+        return
+    names = ", ".join(column.rpartition(".")[2] for column in swept)
+    if VALIDATION not in runs:
+        print(f"no choice of {names}: --validation 0.1 holds out training images to choose by.")
+        return
+    table = make_table(COMPARISON, runs, select=swept)
+    print("", render(table.sheets[-1], "text", sys.stdout.isatty()), sep="\n")
+    print("written:", *table.write(machine.runs / "tables", f"{name}-chosen"))
+
+
 def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     """Print and write a grid's table, then print which runs failed and why."""
+    from analysis.folder import CONFIG
     from analysis.frame import load_runs
     from analysis.tables import COMPARISON, make_table, render, table_of_grid
 
-    done = [machine.runs / o.run.name for o in outcomes if o.result is not None]
-    if done:
+    folders = [machine.runs / outcome.run.name for outcome in outcomes]
+    if any(outcome.result for outcome in outcomes):
+        runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
         kind = table_of_grid(name)
+<<<<<<< HEAD
         table = make_table(kind, load_runs(done), command=missing_command(machine.runs))
+=======
+        table = make_table(kind, runs)
+>>>>>>> main
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
         print("written:", *table.write(machine.runs / "tables", name))
+        if kind == COMPARISON:
+            show_choice(name, runs, machine)
     failed = [o for o in outcomes if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)

@@ -21,14 +21,16 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class TableCommand:
-    """Print a table. NUMBER is one of the paper's (1, 3, 4, 5, 9, 10, 11), or `compare` for all
-    runs by any fields."""
+    """Print a table. NAME is one of the paper's (1, 3, 4, 5, 9, 10, 11), `compare` for all runs by
+    any fields, or `ranks` for average ranks over recipes and sparsities."""
 
     selection: Selection = field(default_factory=Selection)
     rows: tuple[str, ...] = ("method",)
-    """Fields that make the rows of compare (for each recipe; plain and Sign-In in pairs)."""
+    """Fields that make the rows of compare and ranks (plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
-    """Fields that make the columns of compare."""
+    """Fields that make the columns of compare, and what ranks are averaged over."""
+    select: tuple[str, ...] = ()
+    """Choose the values of these fields by validation accuracy, for each row: lr weight_decay."""
     paper: bool = True
     """Show the paper's own values, in brackets."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
@@ -39,13 +41,20 @@ class TableCommand:
 
 def command(args: list[str]) -> int:
     """Print or write a table."""
-    from analysis.tables import COMPARISON, TABLES, make_table
+    from analysis.tables import COMPARISON, RANKS, TABLES, make_table
 
     name, rest = split_known(args, TABLES, "table", ELSEWHERE)
     given = parse(TableCommand, rest, f"signbench table {name}")
+<<<<<<< HEAD
     runs = given.selection.load(may_be_empty=name != COMPARISON)
     missing = missing_command(given.selection.runs)
     table = make_table(name, runs, given.rows, given.columns, given.paper, missing)
     width = 0 if given.output else terminal_width()
     print_or_write(table.render(given.format, width), given.output)
+=======
+    runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
+    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select)
+    colour = given.output is None and sys.stdout.isatty()
+    print_or_write(table.render(given.format, colour), given.output)
+>>>>>>> main
     return 0

@@ -19,7 +19,11 @@ from baselines.registry import methods as all_methods
 from launch.config.assignments import OPTIONS, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
+<<<<<<< HEAD
 from launch.config.recipe import RULES, Recipe
+=======
+from launch.config.recipes import find_recipe
+>>>>>>> main
 from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
 from signin import HAM, SignIn
@@ -117,6 +121,27 @@ def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any)
     recipes = [recipe] if recipe else [*CIFAR, *IMAGENET]
     alone = _sparsities(recipes, [("mw", {})], seeds, sign_ins=(False,), **choices)
     return table3(recipe, seeds, **choices) + alone
+
+
+def decay(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2),
+    methods: Sequence[str] = ("random",),
+    **choices: Any,
+) -> list[Run]:
+    """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
+    recipe, choices = recipe or CIFAR[0], _at(choices)
+    lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
+    twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
+    factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
+    halved = {"sign_in_decays": "factors", "sign_in_weight_decay": lam / 2}  # θ decays with both
+    plain: list[dict[str, Any]] = [{}, twice, none]
+    ours = [{}, twice, factors, {**factors, **none}, {**factors, **halved}]
+    runs = []
+    for sign_in, variants in ((False, plain), (True, ours)):
+        for variant, name in itertools.product(variants, methods):
+            runs += _pairs([recipe], [(name, {})], seeds, (sign_in,), **{**choices, **variant})
+    return runs
 
 
 def figure1(
@@ -239,7 +264,7 @@ def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, decay, *_TABLES, *_FIGURES)
 }
 
 
@@ -270,6 +295,7 @@ def _one_grid(name: str, **choices: Any) -> list[Run]:
         return read_grid(Path(name), **choices)
     if name not in GRIDS:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
+<<<<<<< HEAD
     if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
         raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
     if rules := choices.keys() & set(RULES):
@@ -285,3 +311,6 @@ def _check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
             more = {spec.name for home in (Run, Recipe, SignIn, HAM) for spec in fields(home)}
             raise unknown("field", key, (known | more) - {"options", "settings"})
     return runs
+=======
+    return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
+>>>>>>> main

@@ -33,6 +33,9 @@ class Recipe:
     bad_images: Literal["error", "skip"] = "error"
     """What to do with a file that cannot be read: stop, or leave it out (training uses the next
     image) and count it in epochs.csv. Sets held on the device always stop."""
+    validation: float = 0.0
+    """Fraction of the training images that are not trained on, but evaluated after each epoch to
+    choose hyper-parameters by. Drawn by the seed, from all classes alike."""
     epochs: int = 20
     """Length of the training. Every schedule scales with it."""
     batch_size: int = 64
@@ -64,6 +67,11 @@ class Recipe:
     sign_in: SignIn = field(default_factory=SignIn)
     ham: HAM = field(default_factory=HAM)
 
+    @property
+    def sign_in_decayed(self) -> SignIn:
+        """Sign-In with the decays that follow this recipe's weight decay."""
+        return self.sign_in.following(self.weight_decay, decoupled=self.optimizer == "adamw")
+
     def __post_init__(self) -> None:
         check_positive(
             image_size=self.image_size, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr
@@ -76,6 +84,8 @@ class Recipe:
         check_in_unit(
             warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
         )
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation must be in [0, 1), not {self.validation}.")
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
         if self.nesterov and self.momentum == 0:

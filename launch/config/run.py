@@ -14,6 +14,7 @@ from baselines.errors import UserError, unknown
 from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
 from baselines.registry import find_method
+from baselines.sign_rule import SignRule
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import (
     RULES,
@@ -91,9 +92,25 @@ class Run:
         found |= unlike_first(self.settings, "settings.", leave_out=RULES)
         late = self.sign_in and find_method(self.method).family not in ONE_MASK
         unused = () if late else ("rescale_masks_late",)
+        settings = self.decayed.settings
         for name in self.used_rules:
-            found |= unlike_first(getattr(self.settings, name), f"settings.{name}.", unused)
+            found |= unlike_first(getattr(settings, name), f"settings.{name}.", unused)
         return found
+
+    @property
+    def decayed(self) -> Run:
+        """The run with values for the decays of Sign-In that follow the recipe's weight decay."""
+        settings = dataclasses.replace(self.settings, sign_in=self.settings.sign_in_decayed)
+        return dataclasses.replace(self, settings=settings)
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """Weight decay of θ near zero, and of normalisation and biases: "theta" and "others"."""
+        recipe = self.settings
+        rule = recipe.sign_in_decayed if self.factorised else SignRule()
+        _, others = rule.weight_decays(recipe.weight_decay)
+        theta = rule.theta_decay(recipe.weight_decay)
+        return {"theta": theta, "others": others if recipe.decay_norm_and_bias else 0.0}
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a training loop knows of its data: two splits that yield batches."""
+"""What a training loop knows of its data: splits that yield batches."""
 
 from __future__ import annotations
 
@@ -38,12 +38,22 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits of a data set, and the shape of what is in them."""
+    """The splits of a data set, and the shape of what is in them."""
 
     train: Batches
     test: Batches
     classes: int
+<<<<<<< HEAD
     inputs: Inputs
+=======
+    channels: int
+    validation: Batches | None = None
+    """Training images that are held out; None if none are."""
+
+    @property
+    def splits(self) -> list[Batches]:
+        return [self.train, self.test, *([self.validation] if self.validation else [])]
+>>>>>>> main
 
 
 @dataclass(frozen=True)

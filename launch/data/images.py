@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class ImageFolder:
     classes: tuple[str, ...]
     paths: list[Path]
     labels: list[int]
+
+    def part(self, indices: Iterable[int]) -> ImageFolder:
+        """Return some of the files."""
+        paths, labels = zip(*((self.paths[i], self.labels[i]) for i in indices), strict=True)
+        return ImageFolder(self.classes, list(paths), list(labels))
 
 
 def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:

@@ -24,7 +24,7 @@ from launch.ranks import Share
 def load_data(
     recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
 ) -> Data:
-    """Return both splits of the recipe's data.
+    """Return the splits of the recipe's data.
 
     Args:
         root: folder of data sets; downloads go there too.

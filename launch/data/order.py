@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from baselines.errors import UserError
+
+HELD_OUT = 0x76616C  # mixed with the seed that draws the held-out images
 
 
 def choose(labels: Tensor, per_class: int, seed: int) -> Tensor:
@@ -14,6 +20,31 @@ def choose(labels: Tensor, per_class: int, seed: int) -> Tensor:
     shuffled = labels[order]
     chosen = [order[shuffled == label][:per_class] for label in range(int(labels.max()) + 1)]
     return torch.cat(chosen)
+
+
+def hold_out(
+    labels: Sequence[int] | np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the images to train on, and of those that are held out, in order.
+
+    Each class gives the fraction of its images, rounded such that the total is right too, but not
+    its last image.
+
+    Raises:
+        UserError: no image is held out.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = fraction * counts
+    numbers = np.floor(exact).astype(int)
+    missing = round(fraction * len(labels)) - numbers.sum()
+    numbers[np.argsort(numbers - exact, kind="stable")[:missing]] += 1  # largest remainders
+    order = np.random.Generator(np.random.PCG64(mix(seed, HELD_OUT))).permutation(len(labels))
+    by_class = [order[np.asarray(labels)[order] == label] for label in classes]
+    parts = [own[: min(n, len(own) - 1)] for own, n in zip(by_class, numbers, strict=True)]
+    held_out = np.sort(np.concatenate(parts))
+    if not len(held_out):
+        raise UserError(f"validation {fraction:g} of {len(labels)} images holds out none.")
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
 def mix(*numbers: int) -> int:

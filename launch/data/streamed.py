@@ -15,8 +15,12 @@ from launch.config.recipe import Recipe
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
 from launch.data.images import ImageFolder, read_image, scan, test_folder
+<<<<<<< HEAD
 from launch.data.order import choose, mix
 from launch.inputs import Inputs
+=======
+from launch.data.order import choose, hold_out, mix
+>>>>>>> main
 from launch.ranks import Share
 
 MOST_SKIPPED = 20  # unreadable files in a row; more are an error even with `skip`
@@ -138,11 +142,14 @@ class Streamed:
 def load_streamed(
     recipe: Recipe, folder: Path, device: torch.device, seed: int, share: Share, workers: int
 ) -> Data:
-    """Return both splits of an image folder. Arguments as of `load_data`."""
+    """Return the splits of an image folder. Arguments as of `load_data`."""
     size, skip = recipe.image_size, recipe.bad_images == "skip"
     augment, centre = RandomResizedCrop(size, recipe.flip), CentreCrop(size)
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
+    held_out = None
+    if recipe.validation:
+        train, held_out = map(train.part, hold_out(train.labels, recipe.validation, seed))
     check_batch_size(recipe.batch_size, len(train.paths))
 
     def split(
@@ -152,5 +159,12 @@ def load_streamed(
         plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
         return Streamed(augmented, plain, order, size, device, workers)
 
+<<<<<<< HEAD
     splits = split(train, augment, True), split(test, centre, False)
     return Data(*splits, len(train.classes), Inputs.image(3, size))
+=======
+    validation = split(held_out, centre, False) if held_out else None
+    return Data(
+        split(train, augment, True), split(test, centre, False), len(train.classes), 3, validation
+    )
+>>>>>>> main

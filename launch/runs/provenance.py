@@ -28,10 +28,11 @@ def write_config(folder: Path, run: Run) -> None:
     Raises:
         UserError: the folder holds another run, or cannot be written.
     """
-    fields = json.loads(json.dumps(dataclasses.asdict(run)))
+    fields = json.loads(json.dumps(dataclasses.asdict(run.decayed)))
     there = _read(folder / CONFIG)
     if there is None:
         about: dict[str, Any] = {"run": fields, "label": run.label, "epochs": run.epochs}
+        about["decays"] = run.decays
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
         write_json(folder / CONFIG, {**about, **find_provenance()})

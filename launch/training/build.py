@@ -66,8 +66,8 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
     """Return the rule that the run asks for, or the factors that the method trains by nature."""
     if run.sign_in or run.ham:
-        return run.settings.sign_in if run.sign_in else run.settings.ham
-    return factors_of(method, run.settings.sign_in) if method.factorised else None
+        return run.settings.sign_in_decayed if run.sign_in else run.settings.ham
+    return factors_of(method, run.settings.sign_in_decayed) if method.factorised else None
 
 
 def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:

@@ -17,7 +17,7 @@ from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
-from launch.data.batches import Data
+from launch.data.batches import Batches, Data
 from launch.data.order import mix
 from launch.ranks import Ranks
 from launch.training.meter import Meter
@@ -111,8 +111,8 @@ class Loop:
             raise Diverged(f"loss is {loss} at epoch {epoch}, step {bad}, lr {lr:.4g}")
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Return loss (without label smoothing) and accuracy on the whole test set."""
+    def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
+        """Return loss (without label smoothing) and accuracy on a split; by default, test."""
         if self.ranks.world > 1:  # running statistics differ by rank: rank 0's are the run's
             for buffer in self.plain_model.buffers():
                 dist.broadcast(buffer, 0)
@@ -120,7 +120,7 @@ class Loop:
         model = self.plain_model if self.ranks.world > 1 else self.model
         model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        for x, y in self.data.test.epoch(0):
+        for x, y in (batches or self.data.test).epoch(0):
             if not len(y):
                 continue
             with autocast(self.recipe, x.device):

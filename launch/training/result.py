@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from analysis.contents import EpochRow, LayerRow, Result
+from analysis.contents import EpochRow, LayerRow, Result, Validation
 from launch.config.run import Run
 from launch.measures.flops import count_flops
 from launch.training.loop import Loop
@@ -30,8 +30,10 @@ def make_result(
         "accuracy": last["test_accuracy"],
         "loss": last["test_loss"],
         "train_accuracy": last["train_accuracy"],
+        **{name: last[name] for name in Validation.__annotations__ if name in last},  # type: ignore[literal-required]
         "sparsity": last["sparsity"],
         "sparsity_all": last["sparsity_all"],
+        "tolerance": loop.sparsifier.method.tolerance,
         "active": net.nnz,
         "prunable": net.numel,
         "parameters": sum(p.numel() for p in net.model.parameters()),

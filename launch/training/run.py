@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 
-from analysis.contents import EpochRow, LayerRow, Result
+from analysis.contents import EpochRow, LayerRow, Result, Validation
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.machine import Machine
@@ -23,6 +23,7 @@ from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import STATES, RunFolder
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
+from launch.training.collapse import check_collapse
 from launch.training.loop import Diverged
 from launch.training.result import make_result
 from launch.training.state import Misfit, State, has_last_rows, load_state
@@ -48,6 +49,7 @@ def run_training(
     Raises:
         UserError: the input cannot be used.
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
+        Collapsed: the final network computes nothing, and has not the requested sparsity.
     """
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
@@ -123,6 +125,7 @@ class Training:
     def _end(self, tracking: Tracking) -> Result:
         """Write the result, and return it."""
         result = make_result(self.run, self.loop, self.epochs, self.layers)
+        check_collapse(self.loop, result, self.run.sparsity)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)
@@ -233,6 +236,7 @@ class Training:
     ) -> EpochRow:
         began = time.perf_counter()
         test_loss, test_accuracy = self.loop.evaluate()
+        held_out = self._validate()
         test_seconds = time.perf_counter() - began
         last_step = (epoch + 1) * self.loop.steps - 1
         return {
@@ -241,6 +245,7 @@ class Training:
             "train_accuracy": accuracy,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
+            **held_out,
             "lr": self.loop.learning_rate(last_step),
             "sparsity": self.net.sparsity(),
             "sparsity_all": self.net.sparsity_all(),
@@ -250,11 +255,19 @@ class Training:
             "test_seconds": test_seconds,
         }
 
+    def _validate(self) -> Validation:
+        """Return loss and accuracy on the held-out training images, if there are any."""
+        if self.loop.data.validation is None:
+            return {}
+        loss, accuracy = self.loop.evaluate(self.loop.data.validation)
+        return {"validation_loss": loss, "validation_accuracy": accuracy}
+
     def _skipped(self) -> int:
         """Return the number of images not read since the last epoch, on all ranks."""
-        data = self.loop.data
-        found = torch.tensor(data.train.skipped + data.test.skipped, device=self.ranks.device)
-        data.train.skipped = data.test.skipped = 0
+        splits = self.loop.data.splits
+        found = torch.tensor(sum(s.skipped for s in splits), device=self.ranks.device)
+        for split in splits:
+            split.skipped = 0
         return int(self.ranks.sum(found))
 
     def _layer_rows(self, epoch: int, flips: Columns) -> list[LayerRow]:
@@ -275,9 +288,11 @@ class Training:
         return cast("list[LayerRow]", rows)
 
     def _report(self, row: EpochRow) -> None:
+        known = "validation_accuracy" in row
+        held_out = f"validation {row['validation_accuracy']:.2%}  " if known else ""
         self.report(
             f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
-            f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  "
+            f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  {held_out}"
             f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
         )
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
+<<<<<<< HEAD
 from collections.abc import Callable, Sequence
+=======
+from collections.abc import Sequence
+>>>>>>> main
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.decay import decay_notes
 from analysis.names import LEARNERS, network_name
 from analysis.statistics import accuracy_statistics, check_alike
-from analysis.tables.comparison import TIED, mean_text
+from analysis.tables.comparison import mark_notes, mean_text
 from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
 from analysis.tables.sheet import Sheet
 from baselines.errors import UserError, unknown
@@ -39,19 +44,20 @@ def paper_values(number: str) -> pd.DataFrame:
     return pd.read_csv(VALUES / f"table{number}.csv")
 
 
-def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
+def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> pd.DataFrame:
     """Return one of the paper's tables, one row per cell.
 
     Args:
         runs: from `analysis.frame.load_runs`.
         number: number of the table.
+        chosen: columns of fields whose value was chosen for each cell (`analysis.selection`).
 
     Returns:
         recipe, row, column: the cell
         network: model and data of the runs; empty if there are none
-        accuracy, std, runs, best, tied: as in `analysis.statistics.aggregate`; accuracy is NaN if
-            no run has finished
-        failed: number of runs that failed
+        decays: how weight decays differ with Sign-In; empty if they do not
+        accuracy, std, runs, failed, misses, realised, best, tied: as in
+            `analysis.statistics.aggregate`; accuracy is NaN if no run has finished
         paper, paper_std, paper_runs: the paper's values
         paper_recipe: the recipe of the paper's values; the first of the table for recipes that
             the paper does not have
@@ -64,7 +70,11 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
+<<<<<<< HEAD
     placed = _comparable(_placed(runs, LAYOUTS[number]), LAYOUTS[number])
+=======
+    placed = _placed(runs, LAYOUTS[number], chosen)
+>>>>>>> main
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
     for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
@@ -82,11 +92,13 @@ def paper_cells(runs: pd.DataFrame, number: str) -> pd.DataFrame:
             part["row"] = [at_budget(row, budgets) for row in part["row"]]
             part = part.drop_duplicates(_PLACE)  # of few epochs, both early ones are the first
         about = {"recipe": recipe, "paper_recipe": paper_recipe, "network": _network(ours)}
+        about["decays"] = "".join(decay_notes(ours))
         parts.append(part.assign(**about))
     table = pd.concat(parts, ignore_index=True)
-    table[["best", "tied"]] = table[["best", "tied"]].fillna(False).astype(bool)
+    for mark in ("misses", "best", "tied"):
+        table[mark] = table[mark].eq(True)
     table[["runs", "failed"]] = table[["runs", "failed"]].fillna(0).astype(int)
-    first = ["recipe", "network", *_PLACE]
+    first = ["recipe", "network", "decays", *_PLACE]
     return table[[*first, *[c for c in table if c not in first]]]
 
 
@@ -100,7 +112,7 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
-def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
@@ -110,7 +122,13 @@ def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
+<<<<<<< HEAD
     return pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
+=======
+    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
+    by = ["label", "sign_in", layout.column, *chosen]
+    return _comparable(placed, by) if len(placed) else placed
+>>>>>>> main
 
 
 def _comparable(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
@@ -134,7 +152,8 @@ def _comparable(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
 
 def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     """Return the cells that have runs, by row and column."""
-    by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed", "best", "tied"]
+    by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed"]
+    columns += ["misses", "realised", "best", "tied"]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
     placed = placed.sort_values("folder").drop_duplicates([*by, "seed", "state", "label"])
@@ -181,23 +200,37 @@ def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: s
     shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
     shown.insert(0, recipe, shown.index)
     bold.insert(0, recipe, False)
-    notes = [TIED] * bool(part["tied"].any())
-    if part["failed"].any():
-        notes.append("* some seeds failed and are not included in the mean")
+    notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+<<<<<<< HEAD
     if part["accuracy"].isna().any():
         notes.append(f"{MISSING}: {command or 'no finished run'}")
+=======
+    if not (part["runs"] + part["failed"]).all():
+        notes.append(
+            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
+        )
+>>>>>>> main
     network = part["network"].iloc[0]
     title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 
 def _cell(cell: dict[Any, Any], paper: bool) -> str:
-    ours = MISSING if pd.isna(cell["accuracy"]) else mean_text(cell)
-    star = "*" if cell["failed"] else ""
+    ours = mean_text(cell) or MISSING
     if not paper or pd.isna(cell["paper"]):
-        return ours + star
+        return ours
     spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
     single = "*" if cell["paper_runs"] == 1 else ""
+<<<<<<< HEAD
     return f"{ours}{star} [{cell['paper']:.2f}{spread}{single}]"
+=======
+    return f"{ours} [{cell['paper']:.2f}{spread}{single}]"
+
+
+def _epochs(runs: pd.DataFrame, recipe: str) -> str:
+    """Return the flag that gives further runs the number of epochs of the existing ones."""
+    own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
+    return f" --epochs {own.pop()}" if len(own) == 1 else ""
+>>>>>>> main

@@ -1,0 +1,119 @@
+"""The choice of hyper-parameters by validation accuracy, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.alike import compared_columns, without_unused
+from analysis.frame import ended_runs, find_column
+from analysis.names import legend_entry
+from baselines.errors import UserError
+
+VALIDATION = "result.validation_accuracy"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runs that remain after a choice.
+
+    Attributes:
+        runs: those with the chosen values, and those that nothing is chosen for.
+        columns: of the fields that were chosen.
+        notes: what was chosen by what.
+    """
+
+    runs: pd.DataFrame
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
+    """Choose the values of fields with the highest mean validation accuracy over seeds.
+
+    There is one choice for each method, plain and with Sign-In, at each recipe, sparsity and value
+    of all other fields. Values at which fewer seeds have a result than at others cannot be chosen.
+
+    Args:
+        runs: from `analysis.frame.load_runs`.
+        fields: names of settings or options, such as lr.
+
+    Raises:
+        UserError: a field is unknown, or there is a choice between runs without validation.
+    """
+    if not fields:
+        return Choice(runs)
+    ended = without_unused(ended_runs(runs))
+    columns = tuple(find_column(ended, name) for name in fields)
+    names = compared_columns(ended)
+    if any(column.startswith("options.") for column in columns):
+        options = [c for c in map(str, ended.columns) if c.startswith("options.")]
+        names = ["method", *(name for name in names if name != "label"), *options]  # label has all
+    keys = ["recipe", *(name for name in names if name not in columns)]
+    parts, incomplete, considered = [], False, dict[str, set[object]]()
+    for _, group in ended.groupby(keys, dropna=False, sort=False):
+        candidates = group.groupby(list(columns), dropna=False)
+        done = group[group["state"] == "finished"]
+        if len(candidates) > 1 and len(done):
+            best, left_out = _best(done, list(columns))
+            incomplete |= left_out
+            for column in columns:
+                considered.setdefault(column, set()).update(group[column].unique())
+            group = group[(group[list(columns)].astype(object) == best).all(axis=1)]
+        parts.append(group)
+    chosen = pd.concat(parts) if parts else ended
+    return Choice(runs.loc[chosen.index], columns, _notes(runs, considered, incomplete))
+
+
+def _best(done: pd.DataFrame, columns: list[str]) -> tuple[list[object], bool]:
+    """Return the values with the highest mean, and whether others have fewer seeds."""
+    if VALIDATION not in done or done[VALIDATION].isna().any():
+        names = ", ".join(column.rpartition(".")[2] for column in columns)
+        raise UserError(
+            f"{names} cannot be chosen: there are runs without validation accuracy. Train them "
+            "with --validation 0.1, which holds out a tenth of the training images."
+        )
+    groups = done.groupby(columns, dropna=False)
+    seeds, means = groups["seed"].nunique(), groups[VALIDATION].mean()
+    complete = means[seeds == seeds.max()]
+    best = complete.idxmax()
+    return list(best) if isinstance(best, tuple) else [best], len(complete) < len(means)
+
+
+def _notes(
+    runs: pd.DataFrame, considered: dict[str, set[object]], incomplete: bool
+) -> tuple[str, ...]:
+    if not considered:
+        return ("nothing was chosen: each row has one value only",)
+    parts = runs.get("settings.validation", pd.Series(dtype=float)).dropna().unique()
+    held_out = " or ".join(f"{part:.0%}" for part in sorted(parts) if part)
+    of = f" ({held_out} of the training images)" if held_out else ""
+    notes = [
+        f"{column.rpartition('.')[2]} was chosen for each row among {_listed(values)}, by the mean "
+        f"validation accuracy over seeds{of}"
+        for column, values in considered.items()
+    ]
+    if incomplete:
+        notes.append("values at which seeds failed or are missing were not considered")
+    return tuple(notes)
+
+
+def describe_choice(choice: Choice) -> list[str]:
+    """Return a line for each method with its chosen values, for tables without such columns."""
+    lines = []
+    keys = ["recipe", "label", "sign_in", "sparsity"]
+    for (_, label, sign_in, sparsity), group in choice.runs.groupby(keys) if choice.columns else ():
+        values = ", ".join(
+            f"{column.rpartition('.')[2]} {_listed(group[column].unique())}"
+            for column in choice.columns
+        )
+        lines.append(f"{legend_entry(str(label), bool(sign_in))} at {sparsity:g}: {values}")
+    return lines
+
+
+def _listed(values: Iterable[object]) -> str:
+    numbers = sorted(v for v in values if isinstance(v, (int, float)))
+    texts = sorted(str(v) for v in values if not isinstance(v, (int, float)))
+    return ", ".join([*(f"{number:g}" for number in numbers), *texts])

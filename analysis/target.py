@@ -1,0 +1,33 @@
+"""Whether runs have the sparsity that was requested."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+UNRECORDED = 0.005  # tolerance of results of earlier versions: the largest that a method had
+SLACK = 0.01  # fraction of the density that is no difference for a reader
+
+
+def largest_difference(sparsity: float, tolerance: float, prunable: float) -> float:
+    """Return by how much a run's sparsity may differ from the requested one.
+
+    Args:
+        sparsity: the requested one.
+        tolerance: of the method (`baselines.method.Method.tolerance`).
+        prunable: number of prunable weights; a number of zeros is a whole number.
+    """
+    return max(tolerance, SLACK * (1 - sparsity), 1 / prunable) + 1e-9
+
+
+def misses_target(done: pd.DataFrame) -> pd.Series[bool]:
+    """Return which finished runs have another sparsity than the requested one.
+
+    False for results that do not say their sparsity.
+    """
+    nothing = pd.Series(float("nan"), index=done.index)
+    realised = done.get("result.sparsity", nothing)
+    tolerance = done.get("result.tolerance", nothing).fillna(UNRECORDED)
+    prunable = done.get("result.prunable", nothing).fillna(float("inf"))
+    rows = zip(done["sparsity"], tolerance, prunable, strict=True)
+    allowed = pd.Series([largest_difference(*row) for row in rows], index=done.index)
+    return (realised - done["sparsity"]).abs() > allowed

@@ -1,0 +1,62 @@
+"""The figures of gains and ranks show the numbers of the tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic_runs import FEW, write_runs
+
+from analysis.figures import FIGURES
+from analysis.figures.ranks import cliques
+from analysis.ranks import rank_summary
+from analysis.statistics import aggregate
+from baselines.errors import UserError
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp("gains"), FEW, SPARSITIES)
+
+
+def test_each_pair_of_runs_is_a_line(runs):
+    chosen = runs[runs["sparsity"] == 0.9]
+    figure = FIGURES["gains"].draw(chosen)
+    pairs, effects = figure.axes
+    by = chosen.set_index(["label", "sign_in", "seed"])["result.accuracy"]
+    expected = {
+        (100 * by[label, False, seed], 100 * by[label, True, seed])
+        for label in FEW
+        for seed in range(3)
+    }
+    lines = {tuple(line.get_xdata()) for line in pairs.get_lines() if len(line.get_xdata()) == 2}
+    assert np.array(sorted(lines)) == pytest.approx(np.array(sorted(expected)))
+    numbers = aggregate(chosen).dropna(subset=["gain"]).sort_values("gain")
+    (container,) = effects.containers
+    assert container[0].get_xdata() == pytest.approx(numbers["gain"].to_numpy())
+    (bars,) = container[2]
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+    assert ends == pytest.approx(numbers[["gain_low", "gain_high"]].to_numpy())
+
+
+def test_runs_without_partner_have_no_gains(runs):
+    with pytest.raises(UserError, match="no two runs of one seed"):
+        FIGURES["gains"].draw(runs[~runs["sign_in"]])
+
+
+def test_ranks_are_drawn_with_the_groups_that_do_not_differ(runs):
+    figure = FIGURES["ranks"].draw(runs)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    ranks = rank_summary(aggregate(runs), ["label"], ["sparsity"])
+    for rank in ranks.table["rank"]:
+        assert any(f"{rank:.2f}" in text for text in texts)
+    assert any(f"critical difference {ranks.critical_difference:.2f}" in text for text in texts)
+    bars = [line for line in figure.axes[0].get_lines() if line.get_linewidth() == 2.5]
+    assert len(bars) == len(cliques(ranks)) > 0
+    values = sorted(ranks.table["rank"])
+    for low, high in cliques(ranks):  # within the difference, and no method more
+        assert high - low <= ranks.critical_difference
+        assert all(not 0 < v - high <= ranks.critical_difference - (high - low) for v in values)
+    few = FIGURES["ranks"].draw(runs[runs["sparsity"] < 0.95])
+    assert all("critical" not in text.get_text() for text in few.axes[0].texts)

@@ -1,0 +1,117 @@
+"""Hyper-parameters are chosen by validation accuracy, whatever the test accuracy is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_analysis_tables import write_run
+
+from analysis.folder import list_runs
+from analysis.frame import load_runs
+from analysis.selection import choose_by_validation
+from analysis.tables import make_table, swept_fields
+from analysis.tables.sheet import to_text
+from baselines.errors import UserError
+
+
+def write_sweep(root, validation, sign_in=False, label="random", test=None, **fields):
+    """Write runs of several lr: `validation` has the validation accuracies of the seeds by lr."""
+    for lr, values in validation.items():
+        for seed, value in enumerate(values):
+            accuracy = None if value is None else (test or validation)[lr][seed]
+            settings = {"lr": lr, "validation": 0.1, **fields}
+            folder = root / f"{lr}{label}{sign_in}"
+            folder = write_run(folder, label, accuracy, seed, sign_in, settings=settings)
+            if value is not None:
+                path = folder / "result.json"
+                result = json.loads(path.read_text()) | {"validation_accuracy": value}
+                path.write_text(json.dumps(result))
+
+
+def load(root):
+    return load_runs([folder for part in sorted(root.iterdir()) for folder in list_runs(part)])
+
+
+PLAIN = {0.05: [0.80, 0.82, 0.81], 0.1: [0.90, 0.91, 0.92], 0.2: [0.91, 0.89, 0.90]}
+SIGN_IN = {0.05: [0.80, 0.82, 0.81], 0.1: [0.90, 0.91, 0.92], 0.2: [0.93, 0.92, 0.91]}
+# the test accuracy is best where the validation accuracy is worst
+TEST = {0.05: [0.99, 0.98, 0.97], 0.1: [0.85, 0.86, 0.87], 0.2: [0.95, 0.96, 0.97]}
+
+
+def test_the_choice_is_by_validation_for_each_row(tmp_path):
+    write_sweep(tmp_path, PLAIN, test=TEST)
+    write_sweep(tmp_path, SIGN_IN, sign_in=True, test=TEST)
+    write_sweep(tmp_path, {0.1: [0.7, 0.7, 0.7]}, label="gmp")
+    runs = load(tmp_path)
+    assert swept_fields(runs) == ["settings.lr"]
+    table = make_table("compare", runs, select=["lr"])
+    found = table.numbers.set_index(["label", "sign_in"])
+    assert found["settings.lr"].to_dict() == {
+        ("random", False): 0.1,
+        ("random", True): 0.2,
+        ("gmp", False): 0.1,  # nothing to choose
+    }
+    assert found["accuracy"]["random", False] == pytest.approx(86)
+    assert found["validation"]["random", True] == pytest.approx(92)
+    assert found["gain"]["random", True] == pytest.approx(10)  # of the chosen runs
+    text = to_text(table.sheets[-1])
+    assert "at the chosen lr" in text and "lr (chosen)" in text
+    assert "lr was chosen for each row among 0.05, 0.1, 0.2, by the mean validation" in text
+    assert "(10% of the training images)" in text
+
+
+def test_the_papers_tables_and_ranks_can_have_chosen_values(tmp_path):
+    write_sweep(tmp_path, PLAIN, test=TEST)
+    write_sweep(tmp_path, SIGN_IN, sign_in=True, test=TEST)
+    runs = load(tmp_path)
+    with pytest.raises(UserError, match="differ in lr"):
+        make_table("3", runs)
+    table = make_table("3", runs, select=["lr"])
+    cells = table.numbers[table.numbers["column"] == "s = 0.9"].set_index("row")["accuracy"]
+    assert cells["Random"] == pytest.approx(86) and cells["Random + Sign-In"] == pytest.approx(96)
+    assert "Random + Sign-In at 0.9: lr 0.2" in table.sheets[0].notes
+
+
+def test_values_with_fewer_seeds_are_not_chosen(tmp_path):
+    write_sweep(tmp_path, {0.1: [0.90, 0.91, 0.92], 0.2: [0.99, None, None]})
+    choice = choose_by_validation(load(tmp_path), ["lr"])
+    assert set(choice.runs["settings.lr"]) == {0.1}
+    assert "seeds failed or are missing" in choice.notes[-1]
+
+
+def test_several_fields_are_chosen_together(tmp_path):
+    better = {0.1: [0.90, 0.91, 0.92], 0.2: [0.95, 0.95, 0.95]}
+    write_sweep(tmp_path / "a", better, weight_decay=0.0)
+    write_sweep(tmp_path / "b", {0.1: [0.97, 0.97, 0.97], 0.2: [0.9] * 3}, weight_decay=1e-3)
+    runs = load_runs([f for part in sorted(tmp_path.glob("*/*")) for f in list_runs(part)])
+    chosen = choose_by_validation(runs, ["lr", "weight_decay"]).runs
+    assert set(zip(chosen["settings.lr"], chosen["settings.weight_decay"], strict=True)) == {
+        (0.1, 1e-3)
+    }
+    each = choose_by_validation(runs, ["lr"]).runs  # one for each weight decay
+    assert set(zip(each["settings.lr"], each["settings.weight_decay"], strict=True)) == {
+        (0.2, 0.0),
+        (0.1, 1e-3),
+    }
+
+
+def test_options_of_methods_can_be_chosen(tmp_path):
+    for drop, value in ((0.2, 0.9), (0.3, 0.95)):
+        for seed in range(3):
+            label, options = f"rigl (drop_fraction={drop})", {"drop_fraction": drop}
+            folder = write_run(tmp_path / label, label, 0.8, seed, options=options)
+            result = json.loads((folder / "result.json").read_text())
+            result["validation_accuracy"] = value
+            (folder / "result.json").write_text(json.dumps(result))
+    table = make_table("compare", load(tmp_path), select=["drop_fraction"])
+    assert table.numbers["label"].tolist() == ["rigl (drop_fraction=0.3)"]
+
+
+def test_nothing_is_chosen_by_test_accuracy(tmp_path):
+    for lr in (0.1, 0.2):
+        write_run(tmp_path / str(lr), "random", 0.9, settings={"lr": lr})
+    with pytest.raises(UserError, match="lr cannot be chosen: .*--validation 0.1"):
+        make_table("compare", load(tmp_path), select=["lr"])
+    with pytest.raises(UserError, match="unknown field"):
+        make_table("compare", load(tmp_path), select=["l"])

@@ -1,0 +1,107 @@
+"""Held-out training images: which they are, and that nothing is trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from test_launch_data import load, small
+from test_launch_train import train
+
+from analysis.folder import read_epochs
+from baselines.errors import UserError
+from launch.config.recipes import RECIPES
+from launch.config.run import Run
+from launch.data.order import hold_out
+from launch.runs.network import load_network
+from launch.runs.snapshots import read_source
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3])
+def test_each_class_gives_its_share(fraction):
+    labels = np.repeat([0, 1, 2, 5], [100, 37, 9, 1])
+    np.random.default_rng(0).shuffle(labels)
+    kept, held = hold_out(labels, fraction, seed=3)
+    assert sorted([*kept, *held]) == list(range(147))
+    assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
+    found = Counter(labels[held].tolist())
+    for label, n in ((0, 100), (1, 37), (2, 9)):
+        assert abs(found[label] - fraction * n) < 1
+    assert abs(len(held) - fraction * 147) <= 1
+    assert found[5] == 0  # its only image is trained on
+
+
+def test_the_split_is_a_function_of_the_seed():
+    labels = np.arange(200) % 4
+    one, again, other = (hold_out(labels, 0.2, seed)[1].tolist() for seed in (0, 0, 1))
+    assert one == again != other
+    overlap = len(set(one) & set(other))
+    assert overlap < 20  # 8 of 40 in the mean
+    with pytest.raises(UserError, match=r"validation 0.001 of 200 images holds out none"):
+        hold_out(labels, 0.001, 0)
+
+
+def rows_of(batches, epoch=0):
+    return Counter(x.numpy().round(4).tobytes() for xs, _ in batches.epoch(epoch) for x in xs)
+
+
+def test_digits_are_trained_on_or_held_out():
+    """Not normalised alike: the mean is that of the images to train on."""
+    whole = load(RECIPES["digits"])
+    recipe = replace(RECIPES["digits"], validation=0.1, batch_size=1)
+    data = load(recipe)
+    assert whole.validation is None and len(data.splits) == 3
+    assert (len(data.train), len(data.validation), len(data.test)) == (1078, 120, 599)
+    train, held = (
+        torch.cat([x for x, _ in split.epoch(0)]) for split in (data.train, data.validation)
+    )
+    everything = torch.cat([x for x, _ in load(replace(recipe, validation=0.0)).train.epoch(0)])
+    assert abs(float(train.mean())) < 1e-4 < abs(float(held.mean()))
+
+    def pixels(x):
+        """Undo the normalisation, up to the factor and shift that the first image shows."""
+        low, high = x.amin(), x.amax()  # every set has black and white pixels
+        return ((x - low) / (high - low) * 255).round().to(torch.uint8).flatten(1)
+
+    def rows(x):
+        return Counter(row.numpy().tobytes() for row in pixels(x))
+
+    assert rows(train) + rows(held) == rows(everything)
+    labels = torch.cat([y for _, y in data.validation.epoch(0)]).bincount()
+    assert labels.tolist() == pytest.approx([12] * 10, abs=1)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_images_of_a_folder_are_held_out(image_folder, size):
+    data = load(small(image_folder, image_size=size, validation=0.25))
+    held = torch.cat([y for _, y in data.validation.epoch(0)])
+    assert held.tolist() == [0, 0, 1, 1, 2, 2] and len(data.train) == 4
+    first, again = ([x for x, _ in data.validation.epoch(e)] for e in (0, 1))
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))  # no augmentation
+    other = load(small(image_folder, image_size=size, validation=0.25), seed=1)
+    assert rows_of(other.validation) != rows_of(data.validation)
+
+
+def test_a_run_records_validation_and_test(machine):
+    run = Run.make("digits", "random", validation=0.1, epochs=2)
+    result = train(run, machine)
+    rows = read_epochs(machine.runs / run.name)
+    assert result["validation_accuracy"] == rows[-1]["validation_accuracy"]
+    assert result["accuracy"] == rows[-1]["test_accuracy"]
+    data = load(run.settings, seed=run.seed)
+    snapshot = read_source(f"{run.name}@final", machine.runs)
+    net = load_network(run, snapshot, data.classes, data.channels, torch.device("cpu"))
+    hits = sum(int((net.model(x).argmax(1) == y).sum()) for x, y in data.validation.epoch(0))
+    assert Fraction(hits, 120) == Fraction(result["validation_accuracy"]).limit_denominator(1000)
+    assert "validation_accuracy" not in train(Run.make("digits", "random", epochs=1), machine)
+    assert run.name != Run.make("digits", "random", epochs=2).name
+
+
+def test_values_that_are_not_allowed_are_named():
+    for value in (1.0, -0.1, float("nan")):
+        with pytest.raises(UserError, match=r"validation must be in \[0, 1\)"):
+            Run.make("digits", "random", validation=value)

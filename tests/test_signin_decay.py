@@ -1,0 +1,102 @@
+"""Weight decay with Sign-In: what it follows, and what it does to θ."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from literal import batches, loss_of, tiny_net
+
+from baselines import sparsify
+from baselines.engine.product import Product
+from baselines.errors import UserError
+from baselines.sign_rule import decouples_decay
+from signin import SignIn
+
+KEYS = {"sparsity": 0.5, "steps": 10}
+
+
+def decays(sparsifier, optimizer):
+    """Return the decay of θ and that of the factors which a training really has."""
+    assert isinstance(sparsifier.net.storage, Product)
+    return sparsifier.net.storage.frobenius, optimizer.param_groups[0]["weight_decay"]
+
+
+def test_they_follow_the_optimizers_weight_decay():
+    for rule, expected in (
+        (SignIn(), (0.3, 0.0)),
+        (SignIn(sign_in_decays="factors"), (0.0, 0.3)),
+        (SignIn(frobenius_decay=0.1), (0.1, 0.0)),
+        (SignIn(frobenius_decay=0.1, sign_in_weight_decay=0.2), (0.1, 0.2)),
+        (True, (0.3, 0.0)),
+    ):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.3)
+        assert (
+            decays(sparsify(model, optimizer, "random", sign_in=rule, **KEYS), optimizer)
+            == expected
+        )
+
+
+def test_decoupled_weight_decay_acts_on_the_factors():
+    """As a part of the gradient, Adam would divide it by the gradient's size."""
+    model = tiny_net()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.3)
+    sparsifier = sparsify(model, optimizer, "random", sign_in=True, **KEYS)
+    assert decays(sparsifier, optimizer) == (0.0, 0.3)
+    parameters = list(tiny_net().parameters())
+    assert not decouples_decay(torch.optim.Adam(parameters, weight_decay=0.3))
+    assert not decouples_decay(torch.optim.RMSprop(parameters))
+    assert decouples_decay(torch.optim.NAdam(parameters, decoupled_weight_decay=True))
+
+
+def test_unequal_weight_decays_cannot_be_followed():
+    model = tiny_net()
+    groups = [{"params": [p], "weight_decay": 0.1 * i} for i, p in enumerate(model.parameters())]
+    optimizer = torch.optim.SGD(groups, 0.1)
+    with pytest.raises(UserError, match="which Sign-In cannot follow: give frobenius_decay"):
+        sparsify(model, optimizer, "random", sign_in=True, **KEYS)
+    given = SignIn(frobenius_decay=0.1, sign_in_weight_decay=0.0)
+    assert sparsify(model, optimizer, "random", sign_in=given, **KEYS)
+    with pytest.raises(UserError, match="not known"):
+        SignIn().storage()
+
+
+@pytest.mark.parametrize("rule", [SignIn(), SignIn(sign_in_decays="factors")])
+def test_theta_decays_as_the_rule_says(rule):
+    """Without a gradient, one step takes θ near zero to (1 − lr·decay)·θ, up to lr²."""
+    lr, lam = 1e-3, 0.3
+    followed = rule.following(lam, decoupled=False)
+    storage = followed.storage()
+    theta = torch.tensor([1e-3, -1e-3], dtype=torch.float64)
+    latents = storage.split([theta])
+    parameters = [torch.nn.Parameter(part[0]) for part in latents]
+    optimizer = torch.optim.SGD(parameters, lr, weight_decay=followed.weight_decays(lam)[0])
+    pulled = storage.pull_back([torch.zeros_like(theta)], latents)
+    for parameter, grad in zip(parameters, pulled, strict=True):
+        parameter.grad = grad[0]
+    optimizer.step()
+    (merged,) = storage.merge(([parameters[0].detach()], [parameters[1].detach()]))
+    assert (1 - merged / theta) / lr == pytest.approx(followed.theta_decay(lam), rel=1e-3)
+
+
+def test_a_state_with_other_decays_is_warned_of():
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.3)
+    sparsifier = sparsify(model, optimizer, "random", sign_in=True, **KEYS)
+    ((x, y),) = batches(1)
+    loss_of(model(x), y).backward()
+    optimizer.step()
+    state = sparsifier.state_dict()
+    sparsifier.finalize()
+    for decay in (0.3, 0.0):
+        other = torch.optim.SGD(model.parameters(), 0.1, weight_decay=decay)
+        again = sparsify(model, other, "random", sign_in=True, resume=True, **KEYS)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            again.load_state_dict(state)
+        told = [str(w.message) for w in caught]
+        assert len(told) == (decay == 0.0), told
+        assert all("frobenius_decay 0.3" in text for text in told)
+        again.finalize()
