@@ -22,14 +22,8 @@ def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, di
     """
     found: dict[str, dict[str, list[str]]] = {}
     for recipe, group in runs.groupby("recipe"):
-<<<<<<< HEAD
-        for column in _compared(runs):
-            values = sorted(map(str, group[column][uses(group, column)].dropna().unique()))
-=======
         for column in compared_columns(runs):
-            own = group[uses_sign_in(group)] if column.startswith(SIGN_IN) else group
-            values = sorted(map(str, own[column].dropna().unique()))
->>>>>>> main
+            values = sorted(map(str, group[column][uses(group, column)].dropna().unique()))
             if len(values) > 1 and column not in by:
                 found.setdefault(str(recipe), {})[column] = values
     return found
@@ -41,15 +35,11 @@ def uses(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
     A run without the rule has the same folder for all of its settings. So runs without Sign-In that
     are alike in all else but have different folders are of a method that always trains factors.
     """
-<<<<<<< HEAD
     if column.startswith(HAM):
         return runs["ham"].eq(True)
     if not column.startswith(SIGN_IN):
         return pd.Series(True, runs.index)
-    others = [name for name in _compared(runs) if not name.startswith(SIGN_IN)]
-=======
-    others = [column for column in compared_columns(runs) if not column.startswith(SIGN_IN)]
->>>>>>> main
+    others = [name for name in compared_columns(runs) if not name.startswith(SIGN_IN)]
     with_sign_in = runs["sign_in"].eq(True)
     repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
     return with_sign_in | repeated.reindex(runs.index, fill_value=False)
@@ -81,12 +71,7 @@ def comparison_fields(
     )
 
 
-<<<<<<< HEAD
-def _compared(runs: pd.DataFrame) -> list[str]:
-    always = ("label", "sparsity", "sign_in", "ham", "exclude")
-=======
 def compared_columns(runs: pd.DataFrame) -> list[str]:
     """Return the columns in which runs that are averaged must be alike."""
-    always = ("label", "sparsity", "sign_in", "exclude")
->>>>>>> main
+    always = ("label", "sparsity", "sign_in", "ham", "exclude")
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

@@ -48,15 +48,10 @@ class Validation(TypedDict):
 class Result(Validation):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
-<<<<<<< HEAD
-    `classes`, `input_shape` and `vocabulary` (0 if the inputs are no tokens) are those of the data.
-    `flops` is the number of floating-point operations of a forward pass of one example,
-    `training_flops` that of the training, `dense_epochs` the same in epochs of dense training.
-=======
-    `tolerance` is by how much the method may miss the requested sparsity. `flops` is the number of
-    floating-point operations of a forward pass of one image, `training_flops` that of the training,
-    `dense_epochs` the same in epochs of dense training.
->>>>>>> main
+    `tolerance` is by how much the method may miss the requested sparsity. `classes`, `input_shape`
+    and `vocabulary` (0 if the inputs are no tokens) are those of the data. `flops` is the number of
+    floating-point operations of a forward pass of one example, `training_flops` that of the
+    training, `dense_epochs` the same in epochs of dense training.
     """
 
     accuracy: float

@@ -246,11 +246,7 @@ def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
         assert plain["accuracy"] == pytest.approx(50.5 + 10 * i)
         assert ours["gain"] == pytest.approx(5) and ours["best"] == (lr == 0.2)
     assert found.loc[("other", "c", 0.1, False), "runs"] == 1
-<<<<<<< HEAD
-    assert list(matrix.cells.columns[:2]) == ["recipe", "lr"]  # the method is always the same
-=======
     assert list(matrix.cells.columns[:2]) == ["recipe", "lr"]  # all rows have one method
->>>>>>> main
     assert [c for c in matrix.cells.columns if "=" in c] == [
         "model = a",
         "model = b",

@@ -11,11 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import FIGURES, FigureKind, save
-<<<<<<< HEAD
-from analysis.tables import COMPARISON, TABLES, Command, Sheet, is_of_one_sparsity, make_table
-=======
 from analysis.tables import COMPARISON, RANKS, TABLES, Sheet, is_of_one_sparsity, make_table
->>>>>>> main
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
@@ -40,19 +36,18 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
-def render_page(runs: pd.DataFrame, command: Command | None = None) -> str:
+def render_page(runs: pd.DataFrame) -> str:
     """Return the report as HTML.
 
     Args:
         runs: from `analysis.frame.load_runs`.
-        command: returns the command line that trains missing cells of the paper's tables.
     """
     from jinja2 import Environment
 
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
     return template.render(
         facts=_facts(runs),
-        sections=[_section(str(recipe), part, command) for recipe, part in runs.groupby("recipe")],
+        sections=[_section(str(recipe), part) for recipe, part in runs.groupby("recipe")],
         runs=to_html(_all_runs(runs)),
     )
 
@@ -81,9 +76,9 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _section(recipe: str, runs: pd.DataFrame, command: Command | None) -> Section:
+def _section(recipe: str, runs: pd.DataFrame) -> Section:
     section = Section(recipe, _shared_settings(runs))
-    for sheet in _sheets(runs, section.notes, command):
+    for sheet in _sheets(runs, section.notes):
         section.tables.append(to_html(sheet))
     for name, kind in FIGURES.items():
         title = f"Figure {name}" if name.isdigit() else name.capitalize()
@@ -96,14 +91,14 @@ def _section(recipe: str, runs: pd.DataFrame, command: Command | None) -> Sectio
     return section
 
 
-def _sheets(runs: pd.DataFrame, notes: list[str], command: Command | None) -> Iterator[Sheet]:
+def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
     """Yield the comparison and the paper's tables that contain a run."""
     names = [name for name in TABLES if name != RANKS or runs["sparsity"].nunique() > 1]
     for name in sorted(names, key=lambda name: name != COMPARISON):
         title = "Comparison" if name == COMPARISON else f"Table {name}"
         for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
             try:
-                table = make_table(name, part, command=command)
+                table = make_table(name, part)
                 if table.numbers["runs"].any():
                     yield from (replace(s, title=s.title + suffix) for s in table.sheets)
             except UserError as error:

@@ -15,12 +15,8 @@ from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
-<<<<<<< HEAD
 from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
-=======
-from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
 from analysis.tables.ranks import ranks_sheet
->>>>>>> main
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import unknown
 
@@ -90,11 +86,8 @@ def make_table(
     rows: Sequence[str] = ("method",),
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
-<<<<<<< HEAD
-    command: Command | None = None,
-=======
     select: Sequence[str] = (),
->>>>>>> main
+    command: Command | None = None,
 ) -> Table:
     """Make a table of runs.
 
@@ -104,11 +97,8 @@ def make_table(
         rows, columns: fields of comparisons and ranks. Other fields in which runs of a recipe
             differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
-<<<<<<< HEAD
-        command: returns the command line that trains missing cells of the paper's tables.
-=======
         select: fields whose values are chosen for each row by validation accuracy.
->>>>>>> main
+        command: returns the command line that trains missing cells of the paper's tables.
 
     Raises:
         UserError: there is no such table, or the runs cannot be compared.
@@ -124,12 +114,8 @@ def make_table(
             return _ranks(numbers, choice, rows, columns)
         sheets = comparison_sheets(numbers, choice, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
-<<<<<<< HEAD
-    cells = paper_cells(runs, name)
-    return Table(cells, paper_sheets(cells, runs, name, paper, command))
-=======
     cells = paper_cells(runs, name, choice.columns)
-    sheets = paper_sheets(cells, runs, name, paper)
+    sheets = paper_sheets(cells, runs, name, paper, command)
     told = [*choice.notes, *describe_choice(choice)]
     return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
 
@@ -141,7 +127,6 @@ def _ranks(
     ranks = rank_summary(numbers[~numbers["misses"]], down, across)
     sheet = ranks_sheet(ranks, down)
     return Table(ranks.table, [replace(sheet, notes=[*sheet.notes, *choice.notes])])
->>>>>>> main
 
 
 def is_of_one_sparsity(name: str) -> bool:

@@ -134,7 +134,7 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
         print(f"no choice of {names}: --validation 0.1 holds out training images to choose by.")
         return
     table = make_table(COMPARISON, runs, select=swept)
-    print("", render(table.sheets[-1], "text", sys.stdout.isatty()), sep="\n")
+    print("", render(table.sheets[-1], "text", terminal_width()), sep="\n")
     print("written:", *table.write(machine.runs / "tables", f"{name}-chosen"))
 
 
@@ -148,11 +148,7 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     if any(outcome.result for outcome in outcomes):
         runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
         kind = table_of_grid(name)
-<<<<<<< HEAD
-        table = make_table(kind, load_runs(done), command=missing_command(machine.runs))
-=======
-        table = make_table(kind, runs)
->>>>>>> main
+        table = make_table(kind, runs, command=missing_command(machine.runs))
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.commands.missing import missing_command
 from launch.commands.selection import Selection
 from launch.flags import parse
 
@@ -26,6 +25,6 @@ def command(args: list[str]) -> int:
 
     given = parse(ReportCommand, args, "signbench report")
     runs = given.selection.load()
-    write_text(given.output, render_page(runs, missing_command(given.selection.runs)))
+    write_text(given.output, render_page(runs))
     print(f"written: {given.output}, of {len(runs)} runs")
     return 0

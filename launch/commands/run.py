@@ -59,13 +59,8 @@ def train(run: Run, machine: Machine) -> int:
     from launch.training.run import run_training
 
     try:
-<<<<<<< HEAD
         run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
-    except Diverged as error:
-=======
-        result = run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
     except (Diverged, Collapsed) as error:
->>>>>>> main
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":

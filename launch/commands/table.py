@@ -45,16 +45,9 @@ def command(args: list[str]) -> int:
 
     name, rest = split_known(args, TABLES, "table", ELSEWHERE)
     given = parse(TableCommand, rest, f"signbench table {name}")
-<<<<<<< HEAD
-    runs = given.selection.load(may_be_empty=name != COMPARISON)
+    runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
     missing = missing_command(given.selection.runs)
-    table = make_table(name, runs, given.rows, given.columns, given.paper, missing)
+    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select, missing)
     width = 0 if given.output else terminal_width()
     print_or_write(table.render(given.format, width), given.output)
-=======
-    runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
-    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select)
-    colour = given.output is None and sys.stdout.isatty()
-    print_or_write(table.render(given.format, colour), given.output)
->>>>>>> main
     return 0

@@ -19,11 +19,8 @@ from baselines.registry import methods as all_methods
 from launch.config.assignments import OPTIONS, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
-<<<<<<< HEAD
 from launch.config.recipe import RULES, Recipe
-=======
 from launch.config.recipes import find_recipe
->>>>>>> main
 from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
 from signin import HAM, SignIn
@@ -285,7 +282,7 @@ def find_grid(name: str, assigned: Sequence[str] = (), **choices: Any) -> list[R
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
         runs += _check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
-    return in_order(dict.fromkeys(runs))  # a seed given twice is one run
+    return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
 
 
 def _one_grid(name: str, **choices: Any) -> list[Run]:
@@ -295,7 +292,6 @@ def _one_grid(name: str, **choices: Any) -> list[Run]:
         return read_grid(Path(name), **choices)
     if name not in GRIDS:
         raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
-<<<<<<< HEAD
     if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
         raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
     if rules := choices.keys() & set(RULES):
@@ -311,6 +307,3 @@ def _check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
             more = {spec.name for home in (Run, Recipe, SignIn, HAM) for spec in fields(home)}
             raise unknown("field", key, (known | more) - {"options", "settings"})
     return runs
-=======
-    return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
->>>>>>> main

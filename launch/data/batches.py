@@ -43,17 +43,13 @@ class Data:
     train: Batches
     test: Batches
     classes: int
-<<<<<<< HEAD
     inputs: Inputs
-=======
-    channels: int
     validation: Batches | None = None
     """Training images that are held out; None if none are."""
 
     @property
     def splits(self) -> list[Batches]:
         return [self.train, self.test, *([self.validation] if self.validation else [])]
->>>>>>> main
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,13 @@ def read_labels(dataset: Dataset[Any]) -> Tensor:
         return torch.tensor([_item(dataset, i)[1] for i in range(_length(dataset))])
 
 
+def without_augmentation(dataset: Dataset[Any]) -> Dataset[Any]:
+    """Return the dataset's attribute `plain`, the same items without augmentation, or itself."""
+    if isinstance(dataset, Subset):
+        return Subset(without_augmentation(dataset.dataset), dataset.indices)
+    return getattr(dataset, "plain", dataset)
+
+
 def _item(dataset: Dataset[Any], index: int) -> tuple[Tensor, int]:
     """Return an item as a tensor (float32, or int64 for tokens) and a label."""
     found = dataset[index]

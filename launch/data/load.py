@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from launch.config.recipe import Recipe
 from launch.data.arrays import Tensors, is_images
 from launch.data.batches import Contents, Data, check_batch_size
 from launch.data.images import class_names, find_folder, test_folder
-from launch.data.items import Items, read_labels
+from launch.data.items import Items, read_labels, without_augmentation
 from launch.data.resident import load_resident
 from launch.data.sources import RESIDENT_MAX_SIZE, Splits, is_folder, read_splits
 from launch.data.streamed import Order, load_streamed
@@ -41,6 +42,8 @@ def load_data(
     if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
+    if recipe.validation:
+        splits = splits.holding_out(recipe.validation, seed)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)
     if is_images(splits.train[0]):
@@ -70,12 +73,16 @@ def _load_tensors(
 ) -> Data:
     """Return splits of features or tokens."""
     _check_augmentation(recipe)
-    assert not isinstance(splits.train, Dataset) and not isinstance(splits.test, Dataset)
-    check_batch_size(recipe.batch_size, len(splits.train[1]))
-    size = recipe.batch_size
-    train = Tensors(*splits.train, size, device, seed, share, shuffle=True)
-    test = Tensors(*splits.test, size, device, share=share)
-    return Data(train, test, splits.classes, splits.inputs)
+    train, test, held_out = splits.arrays
+    check_batch_size(recipe.batch_size, len(train[1]))
+    make = partial(Tensors, batch_size=recipe.batch_size, device=device, share=share)
+    return Data(
+        make(*train, seed=seed, shuffle=True),
+        make(*test),
+        splits.classes,
+        splits.inputs,
+        make(*held_out) if held_out else None,
+    )
 
 
 def _load_items(
@@ -86,12 +93,17 @@ def _load_items(
     def split(dataset: Any, shuffle: bool) -> Items:
         labels = read_labels(dataset)
         order = Order(len(labels), recipe.batch_size, shuffle, seed, share)
-        plain = getattr(dataset, "plain", dataset)
+        plain = without_augmentation(dataset)
         return Items(dataset, plain, labels, order, device, workers)
 
-    train, test = split(splits.train, True), split(splits.test, False)
     check_batch_size(recipe.batch_size, len(splits.train))  # type: ignore[arg-type]
-    return Data(train, test, splits.classes, splits.inputs)
+    return Data(
+        split(splits.train, True),
+        split(splits.test, False),
+        splits.classes,
+        splits.inputs,
+        split(splits.validation, False) if splits.validation else None,
+    )
 
 
 def _check_augmentation(recipe: Recipe) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
 from launch.data.arrays import Arrays, describe_arrays
 from launch.data.files import ENDINGS, read_arrays
 from launch.data.huggingface import PREFIX, read_huggingface
 from launch.data.images import find_folder, read_once, scan, test_folder
-from launch.data.items import describe_items
+from launch.data.items import describe_items, read_labels, without_augmentation
+from launch.data.order import hold_out
 from launch.data.own import Split, read_own
 from launch.inputs import Inputs
 
@@ -23,12 +24,31 @@ RESIDENT_MAX_SIZE = 64  # larger images are read while training
 
 
 class Splits(NamedTuple):
-    """Two splits, both arrays or both datasets."""
+    """The splits of a data set, all arrays or all datasets. Without held-out examples, validation
+    is None."""
 
     train: Split
     test: Split
     classes: int
     inputs: Inputs
+    validation: Split | None = None
+
+    @property
+    def arrays(self) -> tuple[Arrays, Arrays, Arrays | None]:
+        """The three splits, of arrays."""
+        splits = (self.train, self.test, self.validation)
+        assert not any(isinstance(split, Dataset) for split in splits)
+        return splits  # type: ignore[return-value]
+
+    def holding_out(self, fraction: float, seed: int) -> Splits:
+        """Return the splits with a fraction of the training examples held out for validation."""
+        if isinstance(self.train, Dataset):
+            kept, held = hold_out(read_labels(self.train).numpy(), fraction, seed)
+            validation: Split = Subset(without_augmentation(self.train), held.tolist())
+            return self._replace(train=Subset(self.train, kept.tolist()), validation=validation)
+        x, y = self.train
+        kept, held = hold_out(y, fraction, seed)
+        return self._replace(train=(x[kept], y[kept]), validation=(x[held], y[held]))
 
 
 def is_folder(data: str) -> bool:

@@ -15,12 +15,8 @@ from launch.config.recipe import Recipe
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
 from launch.data.images import ImageFolder, read_image, scan, test_folder
-<<<<<<< HEAD
-from launch.data.order import choose, mix
-from launch.inputs import Inputs
-=======
 from launch.data.order import choose, hold_out, mix
->>>>>>> main
+from launch.inputs import Inputs
 from launch.ranks import Share
 
 MOST_SKIPPED = 20  # unreadable files in a row; more are an error even with `skip`
@@ -159,12 +155,6 @@ def load_streamed(
         plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
         return Streamed(augmented, plain, order, size, device, workers)
 
-<<<<<<< HEAD
-    splits = split(train, augment, True), split(test, centre, False)
-    return Data(*splits, len(train.classes), Inputs.image(3, size))
-=======
     validation = split(held_out, centre, False) if held_out else None
-    return Data(
-        split(train, augment, True), split(test, centre, False), len(train.classes), 3, validation
-    )
->>>>>>> main
+    splits = split(train, augment, True), split(test, centre, False)
+    return Data(*splits, len(train.classes), Inputs.image(3, size), validation)

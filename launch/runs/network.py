@@ -13,11 +13,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.fields import earlier_defaults
 from baselines.registry import find_method
-<<<<<<< HEAD
 from launch.config.recipes import known_recipe
-=======
-from launch.config.recipes import find_recipe
->>>>>>> main
 from launch.config.run import Run
 from launch.inputs import Inputs
 from signin import SignIn
@@ -41,22 +37,19 @@ def read_run(folder: Path) -> Run:
         method = find_method(config["run"]["method"])
         earlier = earlier_defaults(method.options_class) | earlier_defaults(SignIn)
         fields = {**earlier, **options, **rules, **settings, **run}
-<<<<<<< HEAD
         recipe, method = fields.pop("recipe"), fields.pop("method")
         base = recipe if known_recipe(recipe) else "digits"  # a file's: the fields are complete
-        return replace(Run.make(base, method, **fields), recipe=recipe)
-=======
-        return _following(Run.make(fields.pop("recipe"), fields.pop("method"), **fields))
->>>>>>> main
+        return _following(replace(Run.make(base, method, **fields), recipe=recipe))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
 
 
 def _following(run: Run) -> Run:
     """Return the run without decays of Sign-In that are what following its weight decay gives."""
+    recipe = known_recipe(run.recipe) or run.settings
     sign_in = replace(
         run.settings.sign_in,
-        sign_in_decays=find_recipe(run.recipe).sign_in.sign_in_decays,
+        sign_in_decays=recipe.sign_in.sign_in_decays,
         frobenius_decay=None,
         sign_in_weight_decay=None,
     )

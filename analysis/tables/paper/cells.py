@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import warnings
-<<<<<<< HEAD
 from collections.abc import Callable, Sequence
-=======
-from collections.abc import Sequence
->>>>>>> main
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +66,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-<<<<<<< HEAD
-    placed = _comparable(_placed(runs, LAYOUTS[number]), LAYOUTS[number])
-=======
-    placed = _placed(runs, LAYOUTS[number], chosen)
->>>>>>> main
+    alike = ["label", "sign_in", LAYOUTS[number].column, *chosen]
+    placed = _comparable(_placed(runs, LAYOUTS[number]), alike)
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
     for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
@@ -112,7 +105,7 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
-def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.DataFrame:
+def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
@@ -122,28 +115,24 @@ def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.Dat
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
-<<<<<<< HEAD
     return pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-=======
-    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    by = ["label", "sign_in", layout.column, *chosen]
-    return _comparable(placed, by) if len(placed) else placed
->>>>>>> main
 
 
-def _comparable(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the runs of the recipes that can be compared, with a warning for each other recipe.
 
     Raises:
         UserError: no recipe can be compared.
     """
+    if not len(runs):
+        return runs
     errors: dict[str, UserError] = {}
     for recipe, group in runs.groupby("recipe"):
         try:
-            check_alike(group, ["label", "sign_in", layout.column])
+            check_alike(group, by)
         except UserError as error:
             errors[str(recipe)] = error
-    if errors and len(errors) == runs["recipe"].nunique():
+    if len(errors) == runs["recipe"].nunique():
         raise next(iter(errors.values()))
     for problem in errors.values():
         warnings.warn(f"left out: {problem}", stacklevel=2)
@@ -203,15 +192,8 @@ def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: s
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
         notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
-<<<<<<< HEAD
-    if part["accuracy"].isna().any():
-        notes.append(f"{MISSING}: {command or 'no finished run'}")
-=======
     if not (part["runs"] + part["failed"]).all():
-        notes.append(
-            f"{MISSING}: signbench grid table{number} --recipe {recipe}{_epochs(runs, recipe)}"
-        )
->>>>>>> main
+        notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
     title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
@@ -223,14 +205,4 @@ def _cell(cell: dict[Any, Any], paper: bool) -> str:
         return ours
     spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
     single = "*" if cell["paper_runs"] == 1 else ""
-<<<<<<< HEAD
-    return f"{ours}{star} [{cell['paper']:.2f}{spread}{single}]"
-=======
     return f"{ours} [{cell['paper']:.2f}{spread}{single}]"
-
-
-def _epochs(runs: pd.DataFrame, recipe: str) -> str:
-    """Return the flag that gives further runs the number of epochs of the existing ones."""
-    own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
-    return f" --epochs {own.pop()}" if len(own) == 1 else ""
->>>>>>> main
