@@ -1,4 +1,4 @@
-"""Unequal weight decays of plain runs and those with Sign-In: a difference besides Sign-In."""
+"""Unequal weight decays of plain runs and those with Sign-In: a difference other than Sign-In."""
 
 from __future__ import annotations
 

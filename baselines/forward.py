@@ -8,9 +8,10 @@ mapping, as Hugging Face's do). It returns a tensor, or a mapping, dataclass or 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,9 +42,39 @@ def mapped(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 def one_example(inputs: Any) -> Any:
     """Return the first example of a batch of inputs, as a batch of size 1 without labels."""
+    return first_examples(inputs, 1)
+
+
+def first_examples(inputs: Any, most: int) -> Any:
+    """Return the first examples of a batch of inputs, without labels."""
     if isinstance(inputs, Mapping):
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
-    return mapped(lambda tensor: tensor[:1], inputs)
+    return mapped(lambda tensor: tensor[:most], inputs)
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """Return one batch with the examples of several; None if they are not tensors of one shape.
+
+    Args:
+        batches: tensors, or mappings, tuples or lists of such.
+    """
+    leaves = [_leaves(batch) for batch in batches]
+    if len(set(map(len, leaves))) != 1:
+        return None
+    columns = list(zip(*leaves, strict=True))
+    if not all(isinstance(leaf, Tensor) and leaf.ndim for column in columns for leaf in column):
+        return None
+    if any(len({leaf.shape[1:] for leaf in column}) > 1 for column in columns):
+        return None
+    wholes = map(torch.cat, columns)
+    return mapped(lambda _: next(wholes), batches[0])
+
+
+def _leaves(inputs: Any) -> list[Any]:
+    if isinstance(inputs, Mapping | tuple | list):
+        parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+        return [leaf for part in parts for leaf in _leaves(part)]
+    return [inputs]
 
 
 def logits_of(outputs: Any) -> Tensor:

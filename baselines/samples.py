@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from baselines.errors import UserError
-from baselines.forward import mapped, mean_loss
+from baselines.forward import first_examples, mapped, mean_loss
 
 Batch = tuple[Any, Any]  # inputs and targets, on the model's device
 Loss = Callable[[Any, Any], Tensor]  # mean loss of outputs and targets
@@ -47,18 +48,17 @@ class Samples:
             return balanced_batches(self.source, per_class, self.device)
         return self.source(per_class)
 
-    def example(self, most: int) -> Tensor | None:
-        """Return up to `most` inputs, (N, …); None if there is no data, or none that is floats.
+    def example(self, most: int) -> Any:
+        """Return the inputs of up to `most` examples; None if there is no data.
 
         Takes nothing from torch's global generator.
         """
         with torch.random.fork_rng(devices=[]):
             try:
-                x = next(iter(self(1)))[0]
+                inputs, _ = next(iter(self(1)))
             except (UserError, StopIteration):
                 return None
-        is_float = isinstance(x, Tensor) and x.is_floating_point()
-        return x[:most].to(self.device) if is_float else None
+        return first_examples(inputs, most)
 
 
 def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
@@ -79,10 +79,10 @@ def balanced_batches(
 ) -> Iterator[Batch]:
     """Yield the first `per_class` examples of each class, batch by batch.
 
-    Stops when a whole pass has brought no class that is not full.
+    Reads the whole data on every rank, where a DistributedSampler would give each a share.
     """
     taken: Counter[int] = Counter()
-    for batch in loader:
+    for batch in _of_all_ranks(loader):
         x, y = _pair(batch)
         chosen = []
         for i, label in enumerate(y.tolist()):
@@ -91,6 +91,16 @@ def balanced_batches(
                 chosen.append(i)
         if chosen:
             yield mapped(partial(_rows, chosen, device), (x, y))
+
+
+def _of_all_ranks(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of all that the ranks together load, in an order that is equal on all."""
+    if not isinstance(loader.sampler, DistributedSampler):
+        return loader
+    one, data = loader.sampler, loader.dataset
+    sampler: Any = DistributedSampler(data, 1, 0, one.shuffle, one.seed)
+    size, workers, collate = loader.batch_size, loader.num_workers, loader.collate_fn
+    return DataLoader(data, size, sampler=sampler, num_workers=workers, collate_fn=collate)
 
 
 def _rows(chosen: list[int], device: torch.device | None, tensor: Tensor) -> Tensor:

@@ -240,6 +240,7 @@ def sparsify(
     seed: int = 0,
     samples: Source | Samples | None = None,
     exclude: Iterable[str] = (),
+    include: Iterable[str] = (),
     dense_latents: bool = False,
     manual_begin: bool = False,
     resume: bool = False,
@@ -260,6 +261,7 @@ def sparsify(
         samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
             (inputs, class labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.
+        include: patterns of further parameters to prune, such as embeddings.
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,
             Adafactor, …); takes the memory of a dense training.
         manual_begin: see `Sparsifier.begin_step`.
@@ -280,10 +282,10 @@ def sparsify(
         if sparsity and not cls.is_sparse:
             raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
         chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
-    net = SparseModel(model, exclude=exclude, dense_latents=dense_latents)
+    net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)
     rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    served = net.served_optimizer(optimizer)
+    served = net.served_optimizer(optimizer)  # again: the storage may have changed what is served
     decays = weight_decays(sparsifier.rule, net, served)
     if resume:
         sparsifier.attach(served)

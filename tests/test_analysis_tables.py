@@ -229,6 +229,21 @@ def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
 
 
+def test_runs_with_ham_are_not_averaged_with_plain_ones(tmp_path):
+    for i, ham in enumerate((None, False, True)):  # earlier versions do not have the field
+        folder = write_run(tmp_path / f"{ham}", "random", 0.5 + i / 10, seed=i)
+        config = json.loads((folder / "config.json").read_text())
+        if ham is not None:
+            config["run"]["ham"] = ham
+        (folder / "config.json").write_text(json.dumps(config))
+    roots = sorted(tmp_path.iterdir())
+    runs = load_runs([folder for root in roots for folder in list_runs(root)])
+    with pytest.raises(UserError, match=r'differ in ham \(False, True\).*--where "ham=False"'):
+        aggregate(runs)
+    found = make_table("compare", runs).numbers.set_index("ham")["accuracy"]
+    assert found.to_dict() == pytest.approx({False: 55.0, True: 70.0})
+
+
 def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
     for i, (model, lr) in enumerate([("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]):
         for seed in (0, 1):

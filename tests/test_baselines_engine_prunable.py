@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 
+from baselines import sparsify
 from baselines.engine.prunable import all_weights, prunable_weights, unwrap
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
@@ -31,7 +34,7 @@ class Tied(nn.Module):
 
 def test_tied_linear_layers_count_once_and_train_together():
     model = Tied(embedding=False)
-    net = SparseModel(model, Product())
+    net = SparseModel(model, Product(), exclude=["embed"])
     assert list(net.layers) == ["a.weight", "head.weight"]
     net.set_masks({"a.weight": torch.eye(4, dtype=torch.bool)})
     opt = torch.optim.SGD(model.parameters(), 0.1)
@@ -47,6 +50,69 @@ def test_a_weight_tied_to_an_embedding_is_refused_unless_excluded():
     with pytest.raises(UserError, match="shared with embed.weight of a Embedding"):
         prunable_weights(model)
     assert list(prunable_weights(model, ["head"])) == ["a.weight"]
+
+
+def test_a_weight_tied_to_an_embedding_can_be_included_or_excluded_by_either_name():
+    for name in ("head", "embed"):
+        model = Tied(embedding=True)
+        assert list(prunable_weights(model, exclude=[name])) == ["a.weight"]
+        assert list(prunable_weights(model, include=[name])) == ["a.weight", "head.weight"]
+        net = SparseModel(model, Product(), include=[name])
+        net.set_masks({"head.weight": torch.eye(10, 4, dtype=torch.bool)})
+        opt = torch.optim.SGD(model.parameters(), 0.1)
+        net.attach(opt)
+        model(torch.arange(10)).square().sum().backward()
+        opt.step()
+        assert model.embed.weight is model.head.weight
+        assert int(model.embed.weight.count_nonzero()) == 4
+
+
+class Custom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(10, 9)
+        self.table = nn.Parameter(torch.randn(7, 10))
+        self.cube = nn.Parameter(torch.randn(2, 3, 5))
+        self.scale = nn.Parameter(torch.ones(10))
+
+
+def test_parameters_of_unknown_modules_are_pruned_if_included_and_named_if_not():
+    with pytest.warns(UserWarning) as caught:
+        assert list(prunable_weights(Custom())) == ["body.weight"]
+    (warning,) = caught
+    assert str(warning.message) == (
+        "only 47.4% of the parameters in trained tensors of two or more dimensions are prunable; "
+        "the largest others are table (70), cube (30). Name them in include or exclude."
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Custom()
+        assert list(prunable_weights(model, include=["*"])) == ["table", "cube", "body.weight"]
+        assert list(prunable_weights(model, ["cube"], ["*"])) == ["table", "body.weight"]
+        assert list(prunable_weights(model, ["t*", "cube"])) == ["body.weight"]
+        model.table.requires_grad_(False)
+        model.cube.data = model.cube.data[:, :1, :1].clone()  # 2 of 92
+        assert list(prunable_weights(model)) == ["body.weight"]
+    for pattern in ("scale", "body.bias", "nothing"):
+        with pytest.raises(UserError, match=f"include: '{pattern}' matches none of table, cube"):
+            prunable_weights(Custom(), include=[pattern])
+
+
+def test_sparsify_passes_patterns_on():
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Flatten(), nn.Linear(16, 3))
+    opt = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    found = sparsify(model, opt, "gmp", sparsity=0.8, steps=10, include=["0"], exclude=["2"])
+    assert list(found.masks) == ["0.weight"]
+    for _ in range(10):
+        opt.zero_grad()
+        model(torch.randint(30, (64, 2))).square().mean().backward()
+        opt.step()
+    assert int(model[0].weight.count_nonzero()) == 48
+
+
+def test_a_weight_with_sparse_gradients_is_refused():
+    with pytest.raises(UserError, match="0.weight has sparse gradients"):
+        prunable_weights(nn.Sequential(nn.Embedding(5, 5, sparse=True)), include=["0"])
 
 
 def test_parametrized_lazy_and_frozen_weights():

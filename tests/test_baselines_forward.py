@@ -140,8 +140,7 @@ def test_grasp_differentiates_hardsigmoid_twice():
     def scores(literal):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(108, 9), Gate(literal), nn.Linear(9, 5))
-        samples = Samples(lambda n: batches(1, torch.float64))
-        return grasp_scores(SparseModel(model.double()), samples, 1)
+        return grasp_scores(SparseModel(model.double()), batches(1, torch.float64), mean_loss)
 
     expected = scores(literal=True)
     for name, found in scores(literal=False).items():
@@ -187,5 +186,6 @@ class Standardised(nn.Conv2d):
 def test_paths_that_cannot_be_followed_are_refused(layer, reason):
     model = nn.Sequential(nn.Conv2d(3, 8, 1), layer, nn.LazyConv2d(5, 1))
     model(torch.zeros(1, 3, 6, 6))
+    excluded = ["1.*"] if list(layer.parameters()) else []
     with pytest.raises(UserError, match=reason):
-        trace(SparseModel(model), torch.zeros(1, 3, 6, 6))
+        trace(SparseModel(model, exclude=excluded), torch.zeros(1, 3, 6, 6))

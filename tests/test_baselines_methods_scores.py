@@ -12,15 +12,16 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.methods.grasp import grasp_scores
 from baselines.methods.snip import snip_scores
 from baselines.methods.synflow import synflow_masks, synflow_scores
-from baselines.samples import Samples
 from launch.models import build_model
 
 
-@Samples
-def samples(per_class):
+def two_batches(per_class=1):
     """Return two batches of different sizes."""
     (x, y), (x2, y2) = batches(2, torch.float64)
     return [(x, y), (x2[:4], y2[:4])]
+
+
+SAMPLE = two_batches(), nn.functional.cross_entropy
 
 
 def double_net():
@@ -30,7 +31,7 @@ def double_net():
 
 
 def whole_loss(model, weights):
-    x, y = (torch.cat(parts) for parts in zip(*samples(1), strict=True))
+    x, y = (torch.cat(parts) for parts in zip(*two_batches(), strict=True))
     return nn.functional.cross_entropy(functional_call(model, weights, (x,)), y)
 
 
@@ -39,7 +40,7 @@ def test_snip_is_the_sensitivity_to_gates():
     gates = {k: torch.ones_like(w, requires_grad=True) for k, w in net.weights.items()}
     loss = whole_loss(net.model, {k: w.detach() * gates[k] for k, w in net.weights.items()})
     grads = torch.autograd.grad(loss, list(gates.values()))
-    scores = snip_scores(net, samples, 1)
+    scores = snip_scores(net, *SAMPLE)
     for got, expected in zip(scores.values(), grads, strict=True):
         torch.testing.assert_close(got, expected.abs(), rtol=1e-9, atol=1e-12)
 
@@ -50,7 +51,7 @@ def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
     net = SparseModel(model)
     names = list(net.weights)
     sizes = [w.numel() for w in net.weights.values()]
-    x, y = (torch.cat(parts) for parts in zip(*samples(1), strict=True))
+    x, y = (torch.cat(parts) for parts in zip(*two_batches(), strict=True))
 
     def loss(flat):
         parts = {
@@ -62,7 +63,7 @@ def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
     theta = torch.cat([w.detach().flatten() for w in net.weights.values()])
     g, h = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
     expected = -theta * (h @ g)
-    got = torch.cat([s.flatten() for s in grasp_scores(net, samples, 1).values()])
+    got = torch.cat([s.flatten() for s in grasp_scores(net, *SAMPLE).values()])
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-15)
 
 
@@ -71,8 +72,8 @@ def test_scoring_leaves_no_trace():
     model.eval()
     net = SparseModel(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    snip_scores(net, samples, 1)
-    grasp_scores(net, samples, 1)
+    snip_scores(net, *SAMPLE)
+    grasp_scores(net, *SAMPLE)
     synflow_masks(net, torch.ones(1, 3, 6, 6), 0.1, 3)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not model.training and all(p.grad is None for p in model.parameters())

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from literal import batches, loss_of, tiny_net
 from test_launch_train import train
-from timm.scheduler import CosineLRScheduler
+from timm import scheduler as timm_scheduler
 from torch import nn
 from torch.func import functional_call
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
@@ -160,40 +161,83 @@ def test_published_constants_that_would_prune_nothing_are_refused():
         method.prepare(net, lambda n: [])
 
 
+def constant_then_cosine(opt):
+    parts = [lr_scheduler.ConstantLR(opt, 0.3, 2), lr_scheduler.CosineAnnealingLR(opt, 6)]
+    return lr_scheduler.SequentialLR(opt, parts, milestones=[3])
+
+
 SCHEDULERS = {
-    "one-cycle": lambda opt: OneCycleLR(opt, 0.3, total_steps=10),
-    "lambda": lambda opt: LambdaLR(opt, [lambda step: 1 - step / 10]),
-    "cosine": lambda opt: CosineAnnealingLR(opt, 10),
-    "timm": lambda opt: CosineLRScheduler(opt, 10, warmup_t=3, warmup_lr_init=0.01),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, [lambda t: 1 - t / 10, lambda t: 1 / (1 + t)]),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, [lambda t: 0.9, lambda t: 0.8]),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.3, 4),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, total_iters=4),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.8),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 6, 2.0),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 8),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.2, 3),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, [0.3, 0.1], total_steps=10),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=1),
+    "SequentialLR": constant_then_cosine,
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.StepLR(o, 3), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "SWALR": lambda o: SWALR(o, 0.02, 3),
+    "timm cosine": lambda o: timm_scheduler.CosineLRScheduler(o, 8, warmup_t=3),
+    "timm multi-step": lambda o: timm_scheduler.MultiStepLRScheduler(o, [2, 5], 0.1),
+    "timm plateau": lambda o: timm_scheduler.PlateauLRScheduler(o, patience_t=1, mode="min"),
+    "timm poly": lambda o: timm_scheduler.PolyLRScheduler(o, 8),
+    "timm step": lambda o: timm_scheduler.StepLRScheduler(o, 2, 0.3),
+    "timm tanh": lambda o: timm_scheduler.TanhLRScheduler(o, 8),
+    "timm wsd": lambda o: timm_scheduler.WSDLRScheduler(o, 8, 4),
 }
+
+
+def test_all_schedulers_are_tested():
+    ours = {n for n in dir(lr_scheduler) if n.endswith(("LR", "Restarts", "Plateau", "Scheduler"))}
+    assert ours - {"LRScheduler", "_LRScheduler"} <= SCHEDULERS.keys()
+    theirs = [name for name in dir(timm_scheduler) if name.endswith("LRScheduler")]
+    assert len(theirs) == sum("timm" in name for name in SCHEDULERS)
+
+
+def advance(name, scheduler, i):
+    if name == "ReduceLROnPlateau":
+        scheduler.step(1.0 + i)
+    elif "timm" in name:
+        scheduler.step(i + 1, 1.0 + i)
+    else:
+        scheduler.step()
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_made_before_and_after_attaching_set_the_rate_of_s(name):
-    ends = []
+    ends, rates = [], set()
     for before in (True, False):
         model = tiny_net()
-        opt = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-3)
+        *first, weight, bias = model.parameters()
+        groups = [{"params": first}, {"params": [weight, bias], "lr": 0.04}]
+        opt = torch.optim.SGD(groups, 0.1, 0.9, weight_decay=1e-3)
         net = SparseModel(model, SoftThreshold(Plain(), "exp", -3.0, decay=0.05))
         scheduler = SCHEDULERS[name](opt) if before else None
         net.attach(opt)
         scheduler = scheduler or SCHEDULERS[name](opt)
+        thresholds = [net.layers[layer].latents["s"] for layer in ("0.weight", "7.weight")]
+        memories = [0.0, 0.0]
         for i, (x, y) in enumerate(batches(8)):
             loss_of(model(x), y).backward()
-            s = net.layers["7.weight"].latents["s"]
-            old, memory = s.item(), opt.state.get(s, {}).get("momentum_buffer", torch.tensor(0.0))
-            memory = memory.clone()
+            old = [s.item() for s in thresholds]
             opt.step()
-            group, velocity = opt.param_groups[0], opt.state[s]["momentum_buffer"].item()
-            rate, momentum = group["lr"], group["momentum"]  # OneCycleLR sets both
-            assert s.item() == pytest.approx(old - rate * velocity, rel=1e-6)
-            assert velocity == pytest.approx(
-                momentum * memory.item() + s.grad.item() + 0.05 * old, rel=1e-5, abs=1e-7
-            )
+            for j, (s, group) in enumerate(zip(thresholds, opt.param_groups, strict=True)):
+                memories[j] = group["momentum"] * memories[j] + s.grad.item() + 0.05 * old[j]
+                assert s.item() == pytest.approx(old[j] - group["lr"] * memories[j], rel=1e-5)
+                rates.add(group["lr"])
             opt.zero_grad()
-            scheduler.step(*([i + 1] if name == "timm" else []))
+            advance(name, scheduler, i)
         ends.append(model.state_dict())
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert len(rates) > 3  # the scheduler did something
 
 
 def test_s_is_saved_with_its_momentum():

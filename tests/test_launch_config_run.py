@@ -64,8 +64,14 @@ from launch.config.run import Run
         (
             "imagenet-resnet50",
             "snip",
-            {"batch_size": 256, "lr": 0.1, "sign_in": True},
+            {"batch_size": 256, "lr": 0.1, "sign_in": True, "sample_batch_size": 0},
             "imagenet-resnet50-snip-signin-s0.9-seed0-39adc1a4",
+        ),
+        (
+            "imagenet-resnet50",
+            "snip",
+            {"batch_size": 256, "lr": 0.1, "sign_in": True},
+            "imagenet-resnet50-snip-signin-s0.9-seed0-088f9163",
         ),
         (
             "imagenet-deit-small",

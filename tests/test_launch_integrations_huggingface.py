@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from trainer_cases import (
+    CASES,
+    PER_EPOCH,
+    SIGN_IN,
+    SPARSITY,
+    assert_equal,
+    trained_on_two_ranks,
+)
 
 from baselines import sparsify
 from baselines.errors import UserError
-from signin import SignIn
 from signin.signs import count_flips, signs, total
 
 pytest.importorskip("transformers", reason="no transformers (pip install signbench[huggingface])")
@@ -33,28 +37,20 @@ from transformers import (
 
 from launch.integrations.huggingface import SparseTrainer, Sparsify
 
-PER_EPOCH = 5
-# method, its options, number of steps that the trainer takes
-CASES = {
-    "random": ({}, 15),
-    "rigl": ({"update_every": 2}, 15),
-    "acdc": ({}, 15),
-    "str": ({}, 15),
-    "lrr": ({"keep": 0.5, "steps": 10}, 30),
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
 }
-SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
-SPARSITY = 0.75
+TEXT = {"vocab_size": 40, "max_position_embeddings": 16}
 
 
 def tiny_bert(dropout=0.0):
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
+        **SMALL,
+        **TEXT,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         num_labels=3,
@@ -64,24 +60,13 @@ def tiny_bert(dropout=0.0):
 
 def tiny_llama():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**SMALL, **TEXT))
 
 
 def tiny_vit():
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **SMALL,
         image_size=8,
         patch_size=4,
         num_labels=3,
@@ -180,11 +165,6 @@ def by_hand(model, trainer, method, sign_in, clip=0.0, accumulate=1, autocast=Fa
         model.zero_grad()
     assert sparsifier.is_done
     return model
-
-
-def assert_equal(one, other):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
@@ -380,11 +360,5 @@ def test_a_sparse_trainer_without_the_callback_is_a_trainer(tmp_path):
 
 
 def test_two_ranks_agree(tmp_path):
-    script = Path(__file__).parent / "two_ranks_trainers.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, str(script), "huggingface", str(tmp_path)], check=True)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert one.keys() == other.keys() and len(one) > 8
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-    assert one["sparsity"].item() == pytest.approx(SPARSITY, abs=2e-3)
+    held = trained_on_two_ranks("huggingface", tmp_path)
+    assert held["sparsity"].item() == pytest.approx(SPARSITY, abs=2e-3)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from literal import batches, loss_of, tiny_net
+from trainer_cases import (
+    CASES,
+    PER_EPOCH,
+    SIGN_IN,
+    SPARSITY,
+    assert_equal,
+    trained_on_two_ranks,
+)
 
 from baselines import sparsify
 from baselines.errors import UserError
 from baselines.tools.schedules import triangular
-from signin import SignIn
 
 pytest.importorskip("lightning", reason="no lightning (pip install signbench[lightning])")
 
@@ -22,17 +26,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from launch.integrations.lightning import Sparsify
-
-PER_EPOCH = 5
-# method, its options, number of steps that the trainer takes
-CASES = {
-    "random": ({}, 15),
-    "rigl": ({"update_every": 2}, 15),
-    "acdc": ({}, 15),
-    "str": ({}, 15),
-    "lrr": ({"keep": 0.5, "steps": 10}, 30),
-}
-SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
 
 
 class Loader:
@@ -58,15 +51,13 @@ class Loader:
 
 
 class Module(LightningModule):
-    def __init__(self, manual=False, scheduled=True):
+    def __init__(self, manual=False):
         super().__init__()
         self.net, self.automatic_optimization = tiny_net(), not manual
-        self.scheduled, self.seen = scheduled, []
+        self.seen = []
 
     def configure_optimizers(self):
         optimizer = make_optimizer(self.net)
-        if not self.scheduled:
-            return optimizer
         return [optimizer], [{"scheduler": make_scheduler(optimizer), "interval": "step"}]
 
     def training_step(self, batch, _):
@@ -77,8 +68,7 @@ class Module(LightningModule):
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
-            if self.scheduled:
-                self.lr_schedulers().step()
+            self.lr_schedulers().step()
         return loss
 
     def validation_step(self, batch, _):
@@ -111,20 +101,20 @@ def trainer_of(folder, callback, steps, **choices):
 
 
 def callback_of(method, sign_in, **choices):
-    return Sparsify(method, sparsity=0.75, sign_in=sign_in, **CASES[method][0], **choices)
+    return Sparsify(method, sparsity=SPARSITY, sign_in=sign_in, **CASES[method][0], **choices)
 
 
-def by_hand(method, sign_in, clip=None, accumulate=1, autocast=False, scheduled=True):
-    """The loop that a user writes."""
+def by_hand(method, sign_in, clip=None, accumulate=1, autocast=False):
+    """Train by hand, with the loop that a user writes."""
     options, total = CASES[method]
     module = Module()  # random masks depend on the weights' names
     optimizer = make_optimizer(module)
-    scheduler = make_scheduler(optimizer) if scheduled else None
+    scheduler = make_scheduler(optimizer)
     choices = {"steps": total, **options, "steps_per_epoch": -(-PER_EPOCH // accumulate)}
     if accumulate > 1:
         choices["steps"] = total // PER_EPOCH * choices["steps_per_epoch"]
     sparsifier = sparsify(
-        module, optimizer, method, sparsity=0.75, sign_in=sign_in, manual_begin=True, **choices
+        module, optimizer, method, sparsity=SPARSITY, sign_in=sign_in, manual_begin=True, **choices
     )
     assert sparsifier.total_steps == (choices["steps"] if method != "lrr" else total)
     for _ in range(total // PER_EPOCH):
@@ -140,29 +130,18 @@ def by_hand(method, sign_in, clip=None, accumulate=1, autocast=False, scheduled=
                 torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
             optimizer.step()
             optimizer.zero_grad()
-            if scheduler is not None:
-                scheduler.step()
+            scheduler.step()
     assert sparsifier.is_done
     return module.net
-
-
-def assert_equal(one, other):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def scheduled(method):
-    """STR adds a parameter group, which LambdaLR does not allow once it is made."""
-    return method != "str"
 
 
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
 @pytest.mark.parametrize("method", CASES)
 def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
-    module, callback = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    module, callback = Module(), callback_of(method, sign_in)
     trainer_of(tmp_path, callback, CASES[method][1]).fit(module, Loader(batches(PER_EPOCH)))
     assert callback.attached.is_done and callback.attached.step == CASES[method][1]
-    assert_equal(module.net, by_hand(method, sign_in, scheduled=scheduled(method)))
+    assert_equal(module.net, by_hand(method, sign_in))
     assert callback.attached.finalize() is module
 
 
@@ -224,14 +203,14 @@ def test_a_batch_may_take_several_steps(tmp_path):
 @pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
 @pytest.mark.parametrize("method", CASES)
 def test_a_resumed_training_is_bit_identical(tmp_path, method, sign_in, stop):
-    whole, callback = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    whole, callback = Module(), callback_of(method, sign_in)
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=stop, save_top_k=-1)
     trainer = trainer_of(
         tmp_path, callback, CASES[method][1], callbacks=[keep], enable_checkpointing=True
     )
     trainer.fit(whole, Loader(batches(PER_EPOCH)))
 
-    resumed, again = Module(scheduled=scheduled(method)), callback_of(method, sign_in)
+    resumed, again = Module(), callback_of(method, sign_in)
     torch.nn.init.normal_(resumed.net[0].weight)  # nothing of the new module may matter
     trainer = trainer_of(tmp_path, again, CASES[method][1])
     trainer.fit(resumed, Loader(batches(PER_EPOCH)), ckpt_path=tmp_path / f"step={stop}.ckpt")
@@ -290,7 +269,7 @@ def test_fit_may_be_called_again_and_states_of_tests_do_not_matter(tmp_path):
 
 
 def test_validation_sees_the_network_of_the_last_step(tmp_path):
-    module, callback = Module(), Sparsify("gmp", sparsity=0.75)
+    module, callback = Module(), Sparsify("gmp", sparsity=SPARSITY)
     zeros = []
 
     class After(Callback):
@@ -329,7 +308,7 @@ def test_sparsity_and_flips_are_logged(tmp_path):
 def test_too_short_a_training_is_refused(tmp_path):
     trainer = trainer_of(tmp_path, callback_of("lrr", None), 15)
     with pytest.raises(UserError, match="needs 30 steps .* the trainer takes 15"):
-        trainer.fit(Module(scheduled=False), Loader(batches(PER_EPOCH)))
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=-1,
@@ -367,11 +346,5 @@ def test_a_finished_training_does_not_warn(tmp_path):
 
 
 def test_two_ranks_agree(tmp_path):
-    script = Path(__file__).parent / "two_ranks_trainers.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, str(script), "lightning", str(tmp_path)], check=True)
-    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert one.keys() == other.keys() and len(one) > 8
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-    assert one["sparsity"].item() == pytest.approx(0.75, abs=1e-3)
+    held = trained_on_two_ranks("lightning", tmp_path)
+    assert held["sparsity"].item() == pytest.approx(0.75, abs=1e-3)

@@ -28,7 +28,9 @@ ARCHIVE = Path(__file__).parent / "fixtures" / "runs-0.1.tar.xz"
 @pytest.fixture
 def root(tmp_path):
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        # Python 3.11.2, which Debian 12 has, knows no filters
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path)
     return tmp_path / "runs"
 
 

@@ -17,6 +17,7 @@ from torch_settings import THREADS
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.registry import methods
+from baselines.samples import Samples
 from baselines.tools.masks import random_mask
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -125,6 +126,25 @@ def mask_entries(net: SparseModel) -> dict[str, torch.Tensor]:
     return {f"mask.{name}": mask for name, mask in net.masks.items()}
 
 
+def score_with_batch_statistics(r: Ranks) -> None:
+    """Check that masks of scores are those of one process with another batch size, in float64."""
+    for name in ("snip", "grasp"):
+        masks = [
+            initial_masks(Run.make("digits", name, model="resnet20", batch_size=size), ranks)
+            for size, ranks in ((64, r), (50, Ranks(0, 1, r.device)))
+        ]
+        for layer, mask in masks[0].items():
+            assert torch.equal(mask, masks[1][layer]), f"{name}: masks of {layer} differ"
+
+
+def initial_masks(run: Run, r: Ranks) -> dict[str, Tensor]:
+    """Return the masks that a method chooses before training."""
+    data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
+    loop = build_loop(run, replace(data, train=Wide(data.train)), r, bar=False)
+    loop.sparsifier.method.prepare(loop.sparsifier.net, Samples(loop.data.train.sample))
+    return loop.sparsifier.net.masks
+
+
 def train_joint(r: Ranks) -> dict[str, torch.Tensor]:
     """Train a network without batch statistics: two half batches must equal one whole batch."""
     torch.manual_seed(0)
@@ -148,6 +168,8 @@ def main(out: Path) -> None:
         for dtype in (torch.float32, torch.float64):
             with default_dtype(dtype):
                 train_every_method(r, dtype)
+        with default_dtype(torch.float64):
+            score_with_batch_statistics(r)
         state = {**train_run(r, out), **{f"joint.{k}": v for k, v in train_joint(r).items()}}
         torch.save({k: v.detach() for k, v in state.items()}, out / f"rank{r.rank}.pt")
         if r.is_first:

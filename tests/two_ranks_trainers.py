@@ -54,7 +54,7 @@ def with_huggingface(out: Path) -> Sparsifier:
 
 
 def held(sparsifier: Sparsifier) -> dict[str, Tensor]:
-    """Weights and masks by name, and the sparsity."""
+    """Return weights and masks by name, and the sparsity."""
     net = sparsifier.net
     masks = {f"mask of {name}": mask for name, mask in net.masks.items()}
     weights = {name: value.detach().clone() for name, value in net.model.named_parameters()}

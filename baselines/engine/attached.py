@@ -42,7 +42,7 @@ class AttachedLatents(Latents):
     Args:
         layers: by name; entries may be replaced by `move`.
         optimizer: one that `served_optimizer` returned.
-        before: called before each step, ahead of all that is done here.
+        before: called before each step, before anything else.
         after: called after each step.
 
     Raises:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
+from baselines.engine.random_state import kept_random_state
+
 _ENTRYWISE = {
     *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad),
     *(optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
@@ -26,11 +28,11 @@ _SHAPE = (128, 130)  # some treat small matrices as vectors
 def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     """Return whether the optimizer steps the entries of a matrix as those of a vector.
 
-    Found by two steps on small tensors on the CPU; the optimizer is not changed. An optimizer that
-    steps neither of the tensors is taken to be entrywise.
+    Found by two steps on small tensors; the optimizer is not changed. An optimizer that steps
+    neither of the tensors is taken to be entrywise.
 
     Args:
-        group: the options.
+        group: one of its parameter groups.
     """
     if type(optimizer) in _ENTRYWISE:
         return True
@@ -42,10 +44,11 @@ def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
 
 def _stepped(optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
     """Return a tensor of the shape after two steps from fixed values; None if a step fails."""
-    entries = torch.arange(float(math.prod(shape))).view(shape)
+    device = group["params"][0].device
+    entries = torch.arange(float(math.prod(shape)), device=device).view(shape)
     parameter = nn.Parameter((entries * 1.7).cos() / 10)
     try:
-        with torch.random.fork_rng():
+        with kept_random_state(device):
             probe = _probe(optimizer, {**group, "params": [parameter]})
             for step in range(2):
                 parameter.grad = _orthogonal((entries * (2.3 + step)).sin(), parameter.detach())

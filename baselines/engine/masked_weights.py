@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from baselines.engine.layer import Layer
 from baselines.engine.places import Places
-from baselines.engine.prunable import all_weights, prunable_weights
+from baselines.engine.prunable import all_weights, prunable_slots
 from baselines.errors import UserError
 
 
@@ -18,17 +18,21 @@ class MaskedWeights:
 
     Attributes:
         layers: by parameter name.
+        slots: places of the weights in the model, by parameter name.
         places: where the weights are in the model.
         full_size: latents have the shapes of the weights.
     """
 
-    def __init__(self, model: nn.Module, exclude: Iterable[str], full_size: bool) -> None:
+    def __init__(
+        self, model: nn.Module, exclude: Iterable[str], include: Iterable[str], full_size: bool
+    ) -> None:
         self.model, self.full_size = model, full_size
-        weights = prunable_weights(model, exclude)
+        self.slots = prunable_slots(model, exclude, include)
         self.layers = {
-            name: Layer(name, weight, full_size=full_size) for name, weight in weights.items()
+            name: Layer(name, slot.parameter, full_size=full_size)
+            for name, slot in self.slots.items()
         }
-        self.places = Places(model, weights)
+        self.places = Places(model, self.weights)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers.values())
@@ -47,9 +51,9 @@ class MaskedWeights:
         }
 
     @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the prunable weights by name."""
-        return {layer.name: layer.weight.shape for layer in self}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the prunable weights by name; of experts a `BatchShape`."""
+        return {name: slot.shape for name, slot in self.slots.items()}
 
     @property
     def nnz(self) -> int:
@@ -71,8 +75,8 @@ class MaskedWeights:
         return _fraction_of_zeros(self.weights.values())
 
     def sparsity_all(self) -> float:
-        """Return the same over all Conv and Linear weights, excluded and frozen ones included."""
-        return _fraction_of_zeros(all_weights(self.model).values())
+        """Return the same with the weights of linear maps that are excluded or frozen."""
+        return _fraction_of_zeros((all_weights(self.model) | self.weights).values())
 
     def magnitudes(self) -> dict[str, Tensor]:
         """Return |θ| by layer, and −1 where masked: below every active weight, zeros included."""
@@ -82,6 +86,23 @@ class MaskedWeights:
             else layer.weight.detach().abs().masked_fill_(~mask, -1.0)
             for layer, mask in ((layer, layer.mask) for layer in self)
         }
+
+    def require_ordinary(self, what: str) -> None:
+        """Check that all weights have the form (outputs, inputs, *kernel).
+
+        Args:
+            what: needs it.
+
+        Raises:
+            UserError: one has another form.
+        """
+        for name, slot in self.slots.items():
+            if not slot.is_ordinary:
+                kind = type(slot.module).__name__
+                raise UserError(
+                    f"{what} needs weights of convolutions and Linear layers: exclude {name!r} of "
+                    f"a {kind}."
+                )
 
     def _check(self, name: str, tensor: Tensor | None) -> None:
         if name not in self.layers:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from baselines.errors import UserError
+from baselines.engine.kinds import Slot, slots
+from baselines.errors import MOST_LISTED, UserError
 
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+COVERED = 0.9  # fraction of the parameters below which a warning names what is not pruned
+LARGEST = 5  # number of tensors that it names
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -28,20 +31,28 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def all_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return all Conv, Linear and attention weights by parameter name, shared ones once."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, module, attribute in _slots(model):
-        weight = getattr(module, attribute)
-        if weight is not None:
-            found.setdefault(id(weight), (name, weight))
-    return dict(found.values())
+    """Return the weights of all linear maps by parameter name, shared ones once."""
+    return {slot.name: slot.weight for slot in _by_weight(slots(model)).values() if slot.is_known}
 
 
-def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
-    """Return the weights of `all_weights` that are trained and not excluded.
+def prunable_weights(
+    model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
+) -> dict[str, nn.Parameter]:
+    """Return the weights of `prunable_slots` by name."""
+    return {n: slot.parameter for n, slot in prunable_slots(model, exclude, include).items()}
+
+
+def prunable_slots(
+    model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
+) -> dict[str, Slot]:
+    """Return the weights of linear maps and those included that are trained and not excluded.
+
+    Warns with the names of the largest tensors that are neither pruned nor excluded if the pruned
+    ones are less than 90 % of the trained parameters in tensors of two or more dimensions.
 
     Args:
         exclude: glob patterns of parameter names, with or without the suffix ".weight".
+        include: patterns of further parameters of two or more dimensions to prune.
 
     Raises:
         UserError: no weight is left, a pattern matches nothing, or a weight cannot be pruned: it
@@ -51,51 +62,61 @@ def prunable_weights(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str,
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
             raise UserError(f"{path or 'the model'} is sharded by FSDP: use DDP.")
-    weights = all_weights(model)
-    excluded: set[str] = set()
-    for pattern in exclude:
-        matches = {name for name in weights if _matches(name, pattern)}
-        if not matches:
-            raise UserError(f"exclude: {pattern!r} matches none of {', '.join(weights)}.")
-        excluded |= matches
+    places = list(slots(model))
+    excluded, included = (
+        _matching("exclude", exclude, places),
+        _matching("include", include, places),
+    )
+    trained = {
+        key: slot
+        for key, slot in _by_weight(places).items()
+        if key not in excluded and (slot.is_computed or slot.weight.requires_grad)
+    }
     chosen = {
-        name: _checked(name, weight)
-        for name, weight in weights.items()
-        if name not in excluded and (weight.requires_grad or _is_computed(model, name))
+        key: _checked(slot) for key, slot in trained.items() if slot.is_known or key in included
     }
     if not chosen:
-        raise UserError("nothing to prune: no Conv or Linear weight is trained and not excluded.")
-    _check_sharing(model, chosen)
-    return chosen
+        raise UserError(
+            "nothing to prune: no weight of a linear map is trained and not excluded; name other "
+            "parameters in include."
+        )
+    _check_sharing(places, {key: slot for key, slot in chosen.items() if key not in included})
+    _warn_of_rest(list(chosen.values()), [trained[key] for key in trained.keys() - chosen.keys()])
+    return {slot.name: slot for slot in chosen.values()}
 
 
-def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield the places of prunable weights: parameter name, module, attribute."""
-    for path, module in model.named_modules():
-        attributes: tuple[str, ...] = ()
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-            attributes = ("weight",)
-        elif isinstance(module, nn.MultiheadAttention):
-            attributes = _ATTENTION
-        for attribute in attributes:
-            yield f"{path}.{attribute}" if path else attribute, module, attribute
+def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
+    """Return one place of each weight by its key: the first one in a linear map, if any."""
+    found: dict[object, Slot] = {}
+    for slot in places:
+        held = found.setdefault(slot.key, slot)
+        if slot.is_known and not held.is_known:
+            del found[slot.key]  # it comes where the linear map comes
+            found[slot.key] = slot
+    return found
+
+
+def _matching(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
+    """Return the keys of the weights whose names match a pattern."""
+    found: set[object] = set()
+    for pattern in patterns:
+        matches = {slot.key for slot in places if _matches(slot.name, pattern)}
+        if not matches:
+            listed = ", ".join([slot.name for slot in places][:MOST_LISTED])
+            raise UserError(f"{option}: {pattern!r} matches none of {listed}.")
+        found |= matches
+    return found
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
 
 
-def _is_computed(model: nn.Module, name: str) -> bool:
-    """Whether a weight is computed from others before each forward pass."""
-    path, _, attribute = name.rpartition(".")
-    module = model.get_submodule(path)
-    return attribute not in module._parameters and attribute not in module._buffers
-
-
-def _checked(name: str, weight: Tensor) -> nn.Parameter:
+def _checked(slot: Slot) -> Slot:
+    name, weight = slot.name, slot.weight
     if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised: run a batch through the model first.")
-    if not isinstance(weight, nn.Parameter):
+    if slot.is_computed or not isinstance(weight, nn.Parameter):
         raise UserError(
             f"{name} is computed by a parametrization (weight_norm, spectral_norm, prune, …): "
             "remove or exclude it."
@@ -104,19 +125,31 @@ def _checked(name: str, weight: Tensor) -> nn.Parameter:
         raise UserError(f"{name} is a {type(weight.data).__name__}: exclude it.")
     if not weight.is_floating_point():
         raise UserError(f"{name} is of type {weight.dtype}, not a floating-point type: exclude it.")
+    if getattr(slot.module, "sparse", False):
+        raise UserError(f"{name} has sparse gradients: make its module with sparse=False.")
     if torch.empty_like(weight).stride() != weight.stride():
         raise UserError(f"{name} is not dense in memory: make it contiguous.")
-    return weight
+    return slot
 
 
-def _check_sharing(model: nn.Module, chosen: dict[str, nn.Parameter]) -> None:
-    slots = {(id(module), attribute) for _, module, attribute in _slots(model)}
-    names = {id(weight): name for name, weight in chosen.items()}
-    for path, module in model.named_modules():
-        for attribute, parameter in module._parameters.items():
-            name = names.get(id(parameter))
-            if name is not None and (id(module), attribute) not in slots:
-                raise UserError(
-                    f"{name} is shared with {path}.{attribute} of a {type(module).__name__}, "
-                    f"which would be pruned too: exclude {name!r}."
-                )
+def _check_sharing(places: list[Slot], chosen: Mapping[object, Slot]) -> None:
+    for slot in places:
+        if not slot.is_known and (own := chosen.get(slot.key)):
+            raise UserError(
+                f"{own.name} is shared with {slot.name} of a {type(slot.module).__name__}, which "
+                f"would be pruned too: include or exclude {own.name!r}."
+            )
+
+
+def _warn_of_rest(chosen: list[Slot], rest: list[Slot]) -> None:
+    pruned, others = (sum(slot.weight.numel() for slot in part) for part in (chosen, rest))
+    if pruned >= COVERED * (pruned + others):
+        return
+    largest = sorted(rest, key=lambda slot: (-slot.weight.numel(), slot.name))[:LARGEST]
+    warnings.warn(
+        f"only {pruned / (pruned + others):.1%} of the parameters in trained tensors of two or "
+        "more dimensions are prunable; the largest others are "
+        f"{', '.join(f'{slot.name} ({slot.weight.numel():,})' for slot in largest)}. "
+        "Name them in include or exclude.",
+        stacklevel=5,  # the line that makes a SparseModel
+    )

@@ -30,20 +30,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.attached import AttachedLatents, Hook, nothing
+from baselines.engine.first_forward import FirstForward
 from baselines.engine.layer import Layer
 from baselines.engine.masked_weights import MaskedWeights
 from baselines.engine.prunable import unwrap
 from baselines.engine.served_optimizer import served_optimizer
 from baselines.engine.storage import Plain, Storage
+from baselines.engine.weight_use import check_use
 from baselines.errors import UserError
 
 
 class SparseModel(MaskedWeights):
     """Masks and latents for the prunable weights of a model.
 
-    Prunable are the weights of all Conv1d/2d/3d and Linear modules and the input projections of
-    nn.MultiheadAttention that require a gradient, except those excluded. Prunable modules that
-    share a weight count as one layer.
+    Prunable are the weights of linear maps that require a gradient, except those excluded: of
+    convolutions, also transposed ones, of nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNN,
+    nn.LSTM, nn.GRU and their cells, of Hugging Face's Conv1D, and of experts of a mixture. Modules
+    that share a weight count as one layer.
 
     Weights may be written from outside at any time (by `load_state_dict`, or when DDP broadcasts
     those of rank 0): the next step starts from them, and clears what is masked. Only writes through
@@ -57,10 +60,12 @@ class SparseModel(MaskedWeights):
         exclude: glob patterns over parameter names (`"*head*"`) of weights that stay dense.
         dense_latents: give latents the shapes of the weights, zero where masked, for optimizers
             that treat weights by shape. Takes the memory of a dense training.
+        include: patterns of further parameters, such as embeddings, to prune.
+        stays_dense: no mask will be set, so that modules may transform their weights.
 
     Raises:
-        UserError: nothing is prunable, a pattern matches nothing, or a weight cannot be handled
-            (see `prunable_weights`).
+        UserError: nothing is prunable, a pattern matches nothing, a weight cannot be handled (see
+            `prunable_weights`), or a module transforms its weight before it uses it.
     """
 
     def __init__(
@@ -69,8 +74,14 @@ class SparseModel(MaskedWeights):
         storage: Storage | None = None,
         exclude: Iterable[str] = (),
         dense_latents: bool = False,
+        include: Iterable[str] = (),
+        stays_dense: bool = False,
     ) -> None:
-        super().__init__(unwrap(model), exclude, dense_latents)
+        super().__init__(unwrap(model), exclude, include, dense_latents)
+        if not stays_dense:
+            check_use(self.slots.values())
+        self._stays_dense = stays_dense
+        self._first_forward: FirstForward | None = None
         self.storage = Plain() if storage is None else storage
         self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
@@ -178,7 +189,7 @@ class SparseModel(MaskedWeights):
 
         Args:
             optimizer: a torch optimizer, or a wrapper that passes its steps to one.
-            before: called with the optimizer before each step, ahead of all that is done here.
+            before: called with the optimizer before each step, before anything else.
             after: called with the optimizer after each step.
 
         Raises:
@@ -192,6 +203,8 @@ class SparseModel(MaskedWeights):
             before(optimizer)
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
+        if not self._stays_dense:
+            self._first_forward = FirstForward(self.model, self.weights)
         return self
 
     def detach(self) -> nn.Module:
@@ -202,7 +215,9 @@ class SparseModel(MaskedWeights):
         """
         if self._latents is not None:
             self._latents.remove()
-        self._latents = None
+        if self._first_forward is not None:
+            self._first_forward.remove()
+        self._latents = self._first_forward = None
         return self.model
 
     # ---- state
@@ -249,7 +264,7 @@ class SparseModel(MaskedWeights):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
-        return {**self.__dict__, "_latents": None}
+        return {**self.__dict__, "_latents": None, "_first_forward": None}
 
     # ---- helpers
 

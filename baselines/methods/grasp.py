@@ -10,13 +10,15 @@ mask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import Method
 from baselines.methods.snip import SampleOptions
 from baselines.registry import register
-from baselines.samples import Samples
+from baselines.samples import Batch, Loss, Samples
 from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import global_masks
 from baselines.tools.scores import Scores, mean_gradients, scoring
@@ -33,23 +35,23 @@ class Grasp(Method[SampleOptions]):
     paper = "Wang et al. 2020"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        scores = grasp_scores(net, samples, self.options.samples_per_class)
+        scores = grasp_scores(net, self.options.batches(samples), samples.loss)
         kept_first = {name: -score for name, score in scores.items()}
         masks = global_masks(kept_first, self.plan.sparsity)
         set_initial_masks(self.name, net, masks, samples, kept_first)
 
 
-def grasp_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:
+def grasp_scores(net: SparseModel, batches: Sequence[Batch], loss: Loss) -> Scores:
     """Return −θ ⊙ Hg by layer."""
     weights = net.weights
     with scoring(net.model):
-        g = mean_gradients(net.model, weights, samples, per_class, TEMPERATURE)
+        g = mean_gradients(net.model, weights, batches, loss, TEMPERATURE)
 
         def along_g(grads: list[Tensor], share: float) -> Tensor:
             products = [(grad * held).sum() for grad, held in zip(grads, g, strict=True)]
             return sum(products[1:], products[0])
 
-        hg = mean_gradients(net.model, weights, samples, per_class, TEMPERATURE, along_g)
+        hg = mean_gradients(net.model, weights, batches, loss, TEMPERATURE, along_g)
     return {
         name: -weight.detach() * part
         for (name, weight), part in zip(weights.items(), hg, strict=True)

@@ -3,33 +3,47 @@
 Lee et al. 2019 (arXiv 1810.02340). Score |θ · ∂L/∂θ|, one shot, one threshold over all layers,
 on some images of each class.
 
-Differs from the published codes: the sample is class-balanced and not augmented, gradients are
-averaged over the whole sample before the absolute value is taken (some take it batch by batch),
-scoring uses the initial weights (some re-initialise), and leaves batch statistics unchanged.
+Differs from the published codes: the sample is class-balanced and not augmented, its batches do not
+depend on how the data are loaded, gradients are averaged over the whole sample before the absolute
+value is taken (some take it batch by batch), scoring uses the initial weights (some re-initialise),
+and leaves batch statistics unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
-from baselines.samples import Samples
+from baselines.samples import Batch, Loss, Samples
 from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import global_masks
-from baselines.tools.scores import Scores, mean_gradients, scoring
+from baselines.tools.scores import Scores, mean_gradients, scoring, shuffled_batches
 
 
 @dataclass(frozen=True)
 class SampleOptions(Options):
     samples_per_class: int = 10
     """Number of training images of each class in the sample."""
+    sample_batch_size: int = changed(128, before=0)
+    """Most images of the shuffled sample at a time; scores depend on it through batch statistics.
+    0: the data's own batches, sorted by class, which depend on batch size and number of ranks."""
 
     def __post_init__(self) -> None:
         if self.samples_per_class < 1:
             raise UserError(f"samples_per_class must be positive, not {self.samples_per_class}.")
+        if self.sample_batch_size < 0:
+            raise UserError(
+                f"sample_batch_size must not be negative, not {self.sample_batch_size}."
+            )
+
+    def batches(self, samples: Samples) -> list[Batch]:
+        """Return the sample."""
+        return shuffled_batches(samples, self.samples_per_class, self.sample_batch_size)
 
 
 @register
@@ -41,15 +55,15 @@ class Snip(Method[SampleOptions]):
     paper = "Lee et al. 2019"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        scores = snip_scores(net, samples, self.options.samples_per_class)
+        scores = snip_scores(net, self.options.batches(samples), samples.loss)
         masks = global_masks(scores, self.plan.sparsity)
         set_initial_masks(self.name, net, masks, samples, scores)
 
 
-def snip_scores(net: SparseModel, samples: Samples, per_class: int) -> Scores:
+def snip_scores(net: SparseModel, batches: Sequence[Batch], loss: Loss) -> Scores:
     """Return |θ · ∂L/∂θ| by layer."""
     with scoring(net.model):
-        grads = mean_gradients(net.model, net.weights, samples, per_class)
+        grads = mean_gradients(net.model, net.weights, batches, loss)
     return {
         name: (weight.detach() * grad).abs()
         for (name, weight), grad in zip(net.weights.items(), grads, strict=True)

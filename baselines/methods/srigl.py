@@ -5,7 +5,7 @@ same number of incoming weights, the *fan-in*, at all times. At an update, the w
 would keep or grow in the layer are its *salient* ones. A neuron with fewer than max(1, ⌊γk⌋) of
 them is ablated, where k is the layer's fan-in without ablation. The other neurons share the layer's
 weights: each keeps its largest and grows by gradient up to the new fan-in. Which neurons are
-ablated is decided anew at each update. Initial weights are scaled to the sparse fan-in.
+ablated is decided again at each update. Initial weights are scaled to the sparse fan-in.
 
 With a constant fan-in, a layer's number of weights is a multiple of its number of neurons. The
 initial fan-ins are chosen such that the network has the requested sparsity up to half the neurons
@@ -67,6 +67,7 @@ class SRigL(GradientGrowth[SRigLOptions]):
         self.fan_ins: dict[str, int] = {}  # of each layer without ablation
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        net.require_ordinary("srigl")
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         self.fan_ins = fan_ins(counts, net.shapes)
         masks = {}
@@ -75,10 +76,8 @@ class SRigL(GradientGrowth[SRigLOptions]):
             masks[name] = top_of_rows(ranks, torch.ones(shape[0]).bool(), self.fan_ins[name])
         net.set_masks(masks)
         if self.options.sparse_init:
-            weights = {layer.name: layer.weight.detach() for layer in net}
-            net.set_weights(
-                {n: w * (w[0].numel() / self.fan_ins[n]) ** 0.5 for n, w in weights.items()}
-            )
+            gains = {n: (w[0].numel() / self.fan_ins[n]) ** 0.5 for n, w in net.weights.items()}
+            net.set_weights({n: w.detach() * gains[n] for n, w in net.weights.items()})
 
     def update(self, net: SparseModel, step: int) -> None:
         """Choose the neurons, and give them their strongest weights and candidates."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.forward import call, logits_of, mapped
 from baselines.samples import Samples
 from baselines.tools.graph import longest_path
 from baselines.tools.masks import seeded
 from baselines.tools.scores import Scores, scoring
 
-IMAGES = 32  # inputs that the output should depend on
+EXAMPLES = 32  # inputs that the output should depend on
 MOST_NAMED = 3
 
 
@@ -46,30 +50,50 @@ def set_initial_masks(
         warnings.warn(f"{method}: {' '.join([*complaints, *causes])}", stacklevel=3)
 
 
-def empty_layers(net: SparseModel, x: Tensor | None = None) -> list[str]:
+def empty_layers(net: SparseModel, inputs: Any = None) -> list[str]:
     """Return the layers without a weight, except shortcuts that are parallel to more layers.
 
     Args:
-        x: an input, to find the shortcuts with; without it, all empty layers are returned.
+        inputs: of a batch, to find the shortcuts with; without them, all empty layers are returned.
     """
     empty = [layer.name for layer in net if layer.nnz == 0]
-    if not empty or x is None:
+    if not empty or inputs is None:
         return empty
     with scoring(net.model, train=False):
-        needed = longest_path(net.model(x.clone().requires_grad_()), net.weights)
+        try:
+            output, _ = _traced(net.model, inputs)
+        except UserError:  # an output without logits
+            return empty
+        needed = longest_path(output, net.weights)
     return [name for name in empty if name in needed]
 
 
-def depends_on_input(model: nn.Module, x: Tensor) -> bool:
-    """Return whether any gradient of the output with respect to the inputs is not zero."""
-    inputs = x.clone().requires_grad_()
+def depends_on_input(model: nn.Module, inputs: Any) -> bool:
+    """Return whether any gradient of the output with respect to the inputs is not zero.
+
+    True if there is no telling, because no input is a floating-point tensor.
+    """
     with scoring(model, train=False):
-        output = model(inputs.clone())  # the first operation may be in place
-        if not output.requires_grad:
-            return True  # not differentiable: there is no telling
+        output, leaves = _traced(model, inputs)
+        if not leaves or not output.requires_grad:
+            return True
         direction = torch.rand(output.shape, generator=seeded("collapse")).to(output)
-        (grad,) = torch.autograd.grad((output * direction).sum(), inputs, allow_unused=True)
-    return grad is None or bool(grad.any())
+        grads = torch.autograd.grad((output * direction).sum(), leaves, allow_unused=True)
+    return any(grad is None or bool(grad.any()) for grad in grads)
+
+
+def _traced(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
+    """Return the model's output and the floating-point inputs that it was computed from."""
+    leaves: list[Tensor] = []
+    dtype = next(model.parameters()).dtype
+
+    def trace(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        leaves.append(tensor.detach().to(dtype, copy=True).requires_grad_())
+        return leaves[-1].clone()  # the first operation may be in place
+
+    return logits_of(call(model, mapped(trace, inputs))), leaves
 
 
 def zero_scales(model: nn.Module) -> list[str]:
@@ -90,13 +114,12 @@ def zero_scales(model: nn.Module) -> list[str]:
 def _layers_and_output(
     net: SparseModel, masks: Mapping[str, Tensor], samples: Samples
 ) -> Iterable[str]:
-    x = samples.example(IMAGES)
-    if x is not None:
-        x = x.to(next(iter(net)).weight.dtype)
-    if empty := empty_layers(net, x):
+    inputs = samples.example(EXAMPLES)
+    if empty := empty_layers(net, inputs):
         yield f"{len(empty)} of {len(masks)} layers have no weights left ({_listed(empty)})."
-    if x is not None and not depends_on_input(net.model, x):
-        yield "The output of the network does not depend on its input."
+    with contextlib.suppress(UserError):  # an output without logits
+        if inputs is not None and not depends_on_input(net.model, inputs):
+            yield "The output of the network does not depend on its input."
 
 
 def _positions(masks: Mapping[str, Tensor], scores: Scores | None) -> Iterable[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from baselines.engine.kinds import BatchShape
 from baselines.errors import UserError, unknown
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch.Size is one
@@ -53,7 +54,8 @@ def uniform(shapes: Shapes, density: float) -> dict[str, float]:
 def erk(shapes: Shapes, density: float) -> dict[str, float]:
     """Return Erdős-Rényi-Kernel densities, ∝ (sum of the dimensions) / (their product).
 
-    The dimensions include those of the kernel.
+    The dimensions are those of one linear map, which include those of the kernel. Each expert of a
+    mixture is a linear map of its own.
     """
     return fill(_erk_raw(shapes), _sizes(shapes), density)
 
@@ -178,7 +180,8 @@ def capped(counts: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]
 
 
 def _erk_raw(shapes: Shapes) -> dict[str, float]:
-    return {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
+    maps = {k: shape.one if isinstance(shape, BatchShape) else shape for k, shape in shapes.items()}
+    return {name: sum(shape) / math.prod(shape) for name, shape in maps.items()}
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from baselines.errors import UserError
-from baselines.forward import at_temperature, call
-from baselines.samples import Samples
+from baselines.forward import at_temperature, call, joined, mapped
+from baselines.samples import Batch, Loss, Samples
+from baselines.tools.masks import seeded
 
 Scores = dict[str, Tensor]
 
@@ -39,11 +42,36 @@ def scoring(model: nn.Module, train: bool = True) -> Iterator[None]:
                 buffer.copy_(saved)
 
 
+def shuffled_batches(samples: Samples, per_class: int, most: int) -> list[Batch]:
+    """Return the sample in random order, in batches of equal size (±1) of up to `most` examples.
+
+    What is computed with batch statistics depends neither on the order and the batch size of the
+    source nor on the number of ranks. Batches that cannot be joined, because their examples are not
+    tensors of equal shapes, are returned as they come, and so are all if `most` is 0.
+
+    Raises:
+        UserError: the sample is empty.
+    """
+    batches = list(samples(per_class))
+    if not batches:
+        raise UserError("samples: there are no examples to compute scores on.")
+    whole = joined(batches) if most else None
+    if whole is None:
+        return batches
+    n = len(whole[1])
+    order = torch.randperm(n, generator=seeded("sample")).tensor_split(math.ceil(n / most))
+    return [mapped(partial(_rows, at), whole) for at in order]
+
+
+def _rows(at: Tensor, tensor: Tensor) -> Tensor:
+    return tensor[at.to(tensor.device)]
+
+
 def mean_gradients(
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    samples: Samples,
-    per_class: int,
+    batches: Sequence[Batch],
+    loss: Loss,
     temperature: float = 1.0,
     then: Callable[[list[Tensor], float], Tensor] | None = None,
 ) -> list[Tensor]:
@@ -51,13 +79,12 @@ def mean_gradients(
 
     Args:
         weights: weights θ by layer.
-        samples: see `Method.prepare`.
-        per_class: number of images of each class.
+        batches: the sample, inputs and targets.
+        loss: mean loss of outputs and targets.
         temperature: divisor of the logits.
         then: function of a batch's gradients, with their graph, and of the batch's fraction of the
             sample; if given, the gradients of its values are returned instead.
     """
-    batches = list(samples(per_class))
     total = sum(len(y) for _, y in batches)
     sums = [torch.zeros_like(weight) for weight in weights.values()]
     for x, y in batches:
@@ -66,7 +93,7 @@ def mean_gradients(
             output = call(model, x)
         if temperature != 1:
             output = at_temperature(output, temperature)
-        grads = gradients(samples.loss(output, y) * share, weights, create_graph=then is not None)
+        grads = gradients(loss(output, y) * share, weights, create_graph=then is not None)
         if then is not None:
             grads = _second_gradients(then(grads, share), weights)
         for held, grad in zip(sums, grads, strict=True):

@@ -50,7 +50,7 @@ class Sparsify(SparsifyCallback, TrainerCallback):
                 raise UserError("only a SparseTrainer can resume: use it.")
             batches = len(kwargs["train_dataloader"])
             epoch = -(-batches // args.gradient_accumulation_steps)
-            self.attach(kwargs["model"], unwrapped(kwargs["optimizer"]), state.max_steps, epoch)
+            self.attach(kwargs["model"], kwargs["optimizer"], state.max_steps, epoch)
             self.check_steps(state.max_steps)
         self.is_ready = False
 
@@ -114,9 +114,9 @@ class SparseTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise UserError("FSDP and DeepSpeed shard the weights: use DDP or one device.")
             resume = self.state.global_step > 0
-            held = unwrapped(self.optimizer if optimizer is None else optimizer)
+            held = self.optimizer if optimizer is None else optimizer
             epoch = self._steps_per_epoch
-            assert self.model is not None
+            assert self.model is not None and held is not None
             self.sparsify.attach(self.model, held, num_training_steps, epoch, resume)
             self.sparsify.check_steps(num_training_steps)
             self.sparsify.is_ready = True
@@ -150,10 +150,3 @@ class SparseTrainer(Trainer):
         if self.sparsify is not None and self.sparsify.sparsifier is not None:
             logs = {**logs, **self.sparsify.metrics()}
         super().log(logs, *args, **kwargs)
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer inside accelerate's wrapper."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    assert isinstance(inner, Optimizer)
-    return inner

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.registry import MethodClass
-from baselines.sign_rule import SignRule
 from launch.integrations.callback import SparsifyCallback
 
 
@@ -29,8 +28,8 @@ class Sparsify(SparsifyCallback, Callback):
         manual_begin: masks change before the first batch of a step, so that validation sees the
             network of the last step. False: at the end of each step, for manual optimization with
             several steps per batch.
-
-    For the other arguments see `SparsifyCallback`.
+        choices: the other arguments of `SparsifyCallback` (sign_in, steps, steps_per_epoch, seed,
+            …) and the method's options.
     """
 
     def __init__(
@@ -38,21 +37,11 @@ class Sparsify(SparsifyCallback, Callback):
         method: str | MethodClass | Method[Options],
         sparsity: float,
         *,
-        sign_in: SignRule | bool | None = None,
-        steps: int | None = None,
-        steps_per_epoch: int | None = None,
         optimizer: int = 0,
         manual_begin: bool = True,
-        **options: Any,
+        **choices: Any,
     ) -> None:
-        super().__init__(
-            method,
-            sparsity,
-            sign_in=sign_in,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            **options,
-        )
+        super().__init__(method, sparsity, **choices)
         self.optimizer, self.manual_begin = optimizer, manual_begin
         self._optimizer: Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
@@ -89,9 +78,7 @@ class Sparsify(SparsifyCallback, Callback):
             name = type(trainer.strategy).__name__
             raise UserError(f"{name} shards the weights: use DDP or one device.")
         if trainer.ckpt_path and self._loaded is None:
-            raise UserError(
-                "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
-            )
+            raise UserError("the checkpoint was saved without Sparsify: load its weights only.")
         if self.optimizer >= len(trainer.optimizers):
             count = len(trainer.optimizers)
             raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")

@@ -25,7 +25,7 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
     """Load a run's state. Return the number of epochs that it has trained.
 
     Raises:
-        Misfit: the state is not one of this run. Loop and flips must be built anew.
+        Misfit: the state is not one of this run. Loop and flips must be built again.
     """
     try:
         done = int(state["epoch"]) + 1

@@ -1,0 +1,44 @@
+"""What the tests of Lightning's and of Hugging Face's trainers share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from signin import SignIn
+
+PER_EPOCH = 5
+# method, its options, number of steps that the trainer takes
+CASES = {
+    "random": ({}, 15),
+    "rigl": ({"update_every": 2}, 15),
+    "acdc": ({}, 15),
+    "str": ({}, 15),
+    "lrr": ({"keep": 0.5, "steps": 10}, 30),
+}
+SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
+SPARSITY = 0.75
+
+
+def assert_equal(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def trained_on_two_ranks(kind, folder):
+    """Train in a trainer on two ranks. Check that they agree, and return what they hold by name.
+
+    Args:
+        kind: "lightning" or "huggingface".
+    """
+    script = Path(__file__).parent / "two_ranks_trainers.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, str(script), kind, str(folder)], check=True)
+    one, other = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    assert one.keys() == other.keys() and len(one) > 8
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    return one
