@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-from launch import grid
+from launch import run
 
 x, y = load_breast_cancer(return_X_y=True)
 x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, stratify=y, random_state=0)
@@ -25,14 +25,15 @@ np.savez(
     y_test=y_test,
 )
 
-frame = grid(
-    data="cancer.npz",
-    model="mlp",
-    method="gmp",
-    sparsity=[0.5, 0.9, 0.99],
-    epochs=10,
-    batch_size=32,
-    lr=0.02,
-)
-for _, row in frame.sort_values("sparsity").iterrows():
-    print(f"sparsity {row['sparsity']:.2f}: accuracy {row['result.accuracy']:.3f}")
+for sparsity in (0.5, 0.9, 0.95):
+    found = run(
+        data="cancer.npz",
+        model="mlp",
+        method="gmp",
+        sparsity=sparsity,
+        epochs=10,
+        batch_size=32,
+        lr=0.02,
+        progress=False,
+    )
+    print(f"sparsity {sparsity:.2f}: accuracy {found['result.accuracy']:.3f}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
-from launch import grid
+from launch import run
 
 WORDS, LENGTH = 30, 10
 Split = tuple[np.ndarray, np.ndarray]
@@ -48,15 +48,16 @@ class WordNet(nn.Module):
 
 
 if __name__ == "__main__":
-    frame = grid(
-        data="token_data:word_order",
-        model="token_data:WordNet",
-        method=["dense", "snip"],
-        sparsity=0.5,
-        epochs=5,
-        batch_size=32,
-        optimizer="adamw",
-        lr=0.005,
-    )
-    for _, row in frame.iterrows():
-        print(f"{row['label']}: accuracy {row['result.accuracy']:.3f}")
+    for method, sparsity in (("dense", 0.0), ("snip", 0.5)):
+        found = run(
+            data="token_data:word_order",
+            model="token_data:WordNet",
+            method=method,
+            sparsity=sparsity,
+            epochs=5,
+            batch_size=32,
+            optimizer="adamw",
+            lr=0.005,
+            progress=False,
+        )
+        print(f"{method}: accuracy {found['result.accuracy']:.3f}")

@@ -340,7 +340,7 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     text = to_text(cifar)
     assert "**86.00 ± 1.41* [86.25 ± 0.30]**" in text
     assert "missing [87.83 ± 0.11]" in text and "some seeds failed" in text
-    assert "missing: no finished run" in text
+    assert "missing: signbench table 3 shows how to train them" in text
     asked = []
 
     def command(number, recipe, folders):

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 import yaml
+from in_process import command, modules_of
 
 import launch.config.recipes
 from baselines.registry import methods
@@ -60,7 +61,7 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
-def test_python_runs(name, tmp_path, monkeypatch):
+def test_python_runs(name, forked_workers, tmp_path, monkeypatch):
     write_files(DOCS / name, tmp_path)
     code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
     if "own-" in name:  # registers methods, models or recipes, which other tests must not see
@@ -98,15 +99,14 @@ def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
 def test_models_data_and_recipes_of_the_guide_train(tmp_path):
     page = DOCS / "guide" / "own-model-data-recipe.md"
     write_files(page, tmp_path)
-    code = "".join(code for title, code in blocks(page, "python") if not title)
-    assert python(tmp_path, "-c", code).returncode == 0
+    with modules_of(tmp_path, tmp_path):
+        exec("".join(code for title, code in blocks(page, "python") if not title), {})
     own = ("my_models", "my_data", "features.npz", "my_recipe.yaml --method")
     lines = [line for line in commands(page) if any(name in line for name in own)]
     assert len(lines) == 4
     for line in lines:
         _, *arguments = shlex.split(line)
-        done = python(tmp_path, "-m", "launch", *arguments, "--epochs", "1", "--threads", "1")
-        assert done.returncode == 0, done.stderr
+        assert command([*arguments, "--epochs", "1", "--threads", "1"], tmp_path, tmp_path) == 0
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 4
 
 

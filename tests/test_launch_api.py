@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -98,27 +97,7 @@ def python(folder, *arguments, text=None):
     )
 
 
-GRID = 'grid(method=["random", "dense"], seed=[0, 1], epochs=1, slots=2, threads=1, device="cpu")'
-PLAIN = f"""
-from launch import grid
-print("executed")
-frame = {GRID}
-print("states", *sorted(frame["state"]))
-"""
-
-
-@pytest.mark.parametrize("how", ["script", "-c", "stdin"])
-def test_a_script_needs_no_guard(tmp_path, how):
-    (tmp_path / "script.py").write_text(PLAIN)
-    arguments = {"script": ["script.py"], "-c": ["-c", PLAIN], "stdin": ["-"]}[how]
-    done = python(tmp_path, *arguments, text=PLAIN if how == "stdin" else None)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "executed\nstates finished finished finished finished\n"
-    assert "Traceback" not in done.stderr
-
-
 OWN = """
-import sys
 from dataclasses import dataclass
 
 from torch import nn
@@ -142,21 +121,18 @@ class Own(Method[OwnOptions]):
 MODELS["tiny"] = lambda classes, features: nn.Sequential(
     nn.Flatten(), nn.Linear(features, classes)
 )
+print("executed")
+frame = grid(method="own", knob=2, model="tiny", epochs=1, slots=1, threads=1, device="cpu")
+print(*frame["state"])
 """
 
 
-@pytest.mark.parametrize("how", ["script", "guarded", "-c"])
-def test_what_a_script_defines_reaches_the_workers(tmp_path, how):
-    call = (
-        'frame = grid(method="own", knob=2, model="tiny", seed=[0, 1], epochs=1, slots=2, '
-        'threads=1, device="cpu")\nprint("states", *frame["state"])\nassert "launch" in sys.modules'
-    )
-    body = textwrap.indent(call, "    ")
-    text = OWN + (f"if __name__ == '__main__':\n{body}" if how == "guarded" else call)
-    (tmp_path / "script.py").write_text(text)
-    done = python(tmp_path, *(["-c", text] if how == "-c" else ["script.py"]))
+@pytest.mark.parametrize("how", ["script.py", "-"])
+def test_a_script_needs_no_guard_and_can_define_what_it_trains(tmp_path, how):
+    (tmp_path / "script.py").write_text(OWN)
+    done = python(tmp_path, how, text=OWN)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "states finished finished\n"
+    assert done.stdout == "executed\nfinished\n" and "Traceback" not in done.stderr
 
 
 def test_progress_in_a_notebook_is_one_bar(monkeypatch, capsys):

@@ -21,7 +21,7 @@ SETTINGS = "--batch-size 512 --lr 0.02 --exclude 8.weight --flip --threads 1"
     [
         ("9", "snip --epochs 1 --sign-in"),
         ("10", "random --epochs 1 --sign-in"),
-        ("1", "acdc --epochs 5"),
+        ("1", "str --epochs 2"),
     ],
 )
 def test_the_command_completes_the_table(

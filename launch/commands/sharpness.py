@@ -128,7 +128,8 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
             there = ", ".join(map(str, known)) or "none"
             raise UserError(f"{folder} has no snapshot {epoch}; there are: {there}.")
     rows = {row["epoch"]: row for row in read_sharpness(folder)}
-    classes = (read_result(folder) or {}).get("classes", 0)
+    result = read_result(folder)
+    classes = result.get("classes", 0) if result else 0
     for epoch in epochs:
         row: Mapping[str, Any] = rows.get(epoch, {})
         is_there = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-from baselines.errors import UserError
+from baselines.errors import UserError, unknown
 from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
 from signin import HAM, SignIn
@@ -52,6 +52,15 @@ def assignment(key: str, value: Any) -> str:
 def is_field(name: str) -> bool:
     """Return whether a name is a field of runs, recipes or Sign-In."""
     return name in _hints()
+
+
+def check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
+    """Return the runs. Raises UserError if none of their methods has one of the options."""
+    known = {spec.name for run in runs for spec in dataclasses.fields(run.options)}
+    for key in options:
+        if key not in known:
+            raise unknown("field", key, known | _hints().keys())
+    return runs
 
 
 def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:

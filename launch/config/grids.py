@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from typing import Any
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.assignments import OPTIONS, parse_assignments
+from launch.config.assignments import OPTIONS, check_options, parse_assignments
 from launch.config.dependencies import in_order
 from launch.config.grid_file import read_grid, run_of
-from launch.config.recipe import RULES, Recipe
+from launch.config.recipe import RULES
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
-from signin import HAM, SignIn
 
 QUICK_SPARSITY = 0.9
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
@@ -281,7 +280,7 @@ def find_grid(name: str, assigned: Sequence[str] = (), **choices: Any) -> list[R
     for values in parse_assignments(assigned):
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
-        runs += _check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
+        runs += check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
     return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
 
 
@@ -297,13 +296,3 @@ def _one_grid(name: str, **choices: Any) -> list[Run]:
     if rules := choices.keys() & set(RULES):
         raise UserError(f"{name} decides {min(rules)} itself; a YAML file can have one value.")
     return GRIDS[name](**choices)
-
-
-def _check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
-    """Return the runs. Raises UserError if none of their methods has one of the options."""
-    known = {spec.name for run in runs for spec in fields(run.options)}
-    for key in options:
-        if key not in known:
-            more = {spec.name for home in (Run, Recipe, SignIn, HAM) for spec in fields(home)}
-            raise unknown("field", key, (known | more) - {"options", "settings"})
-    return runs

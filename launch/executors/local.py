@@ -100,8 +100,10 @@ def _run_here(runs: Sequence[Run], machine: Machine, progress: bool) -> list[Out
     show, outcomes = Display(runs, 1, progress), list[Outcome]()
     for run in runs:
         found = work(run, machine, partial(show.message, 0, run))
-        failed = isinstance(found, Exception)
-        outcomes.append(Outcome(run, None, str(found)) if failed else Outcome(run, found))
+        if isinstance(found, Exception):
+            outcomes.append(Outcome(run, None, str(found)))
+        else:
+            outcomes.append(Outcome(run, found))
         show.end(run, _line(outcomes[-1]))
     show.close()
     return outcomes

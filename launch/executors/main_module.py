@@ -7,11 +7,12 @@ script always, needs a guard `if __name__ == "__main__"` around such calls.
 
 from __future__ import annotations
 
+import io
 import sys
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def import_main(main: MainModule | None) -> None:
     sys.modules["__main__"] = sys.modules[NAME] = module
     _executing = True
     try:
-        exec(compile(Path(main.path).read_bytes(), main.path, "exec"), module.__dict__)
+        with redirect_stdout(io.StringIO()):  # what it prints, it has printed in the parent
+            exec(compile(Path(main.path).read_bytes(), main.path, "exec"), module.__dict__)
     except _Stop:
         pass
     except (Exception, SystemExit) as error:

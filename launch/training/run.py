@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 
@@ -18,7 +17,7 @@ from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
-from launch.measures.flips import Columns, FlipTracker
+from launch.measures.flips import FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import STATES, RunFolder
 from launch.trackers import Tracking, check_tracker, open_tracking
@@ -26,6 +25,7 @@ from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
 from launch.training.loop import Diverged
 from launch.training.result import make_result
+from launch.training.rows import epoch_text, layer_rows
 from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
@@ -67,7 +67,7 @@ def run_training(
                 found: Result | None = r.from_first(folder.result)
                 if found is not None:  # another process has finished it meanwhile
                     return found
-                return (training or make()).finish(machine)
+                return (training or make()).finish()
             except Exception as error:  # on the first rank that raises one
                 folder.fail(f"{type(error).__name__}: {error}")
                 raise
@@ -85,7 +85,7 @@ class Training:
         report: Callable[[str], None] = print,
         bar: bool | None = None,
     ) -> None:
-        self.run, self.ranks, self.folder = run, r, folder
+        self.run, self.machine, self.ranks, self.folder = run, machine, r, folder
         self.report = report if r.is_first else _silent
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
@@ -109,13 +109,13 @@ class Training:
         self.is_prepared = True
         return self
 
-    def finish(self, machine: Machine) -> Result:
+    def finish(self) -> Result:
         """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.title}: {self.loop.epochs} epochs in total")
         first = self.begin()
-        tracker = machine if self.ranks.is_first else replace(machine, tracker="none")
-        with open_tracking(self.run, tracker, self.folder.path, first) as tracking:
+        machine = self.machine if self.ranks.is_first else replace(self.machine, tracker="none")
+        with open_tracking(self.run, machine, self.folder.path, first) as tracking:
             tracking.update(self.epochs, self.layers)
             for epoch in range(first, self.loop.epochs):
                 self.epoch(epoch)
@@ -142,9 +142,9 @@ class Training:
         flips = self.flips.count(epoch + 1)
         row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
         self.epochs.append(row)
-        self.layers += self._layer_rows(epoch, flips)
+        self.layers += layer_rows(self.loop.sparsifier, epoch, flips)
         self._keep(epoch)
-        self._report(row)
+        self.report(epoch_text(row, self.loop.epochs))
         return row
 
     # ---- writing and reading the folder
@@ -229,7 +229,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- rows and reports
+    # ---- rows
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -269,32 +269,6 @@ class Training:
         for split in splits:
             split.skipped = 0
         return int(self.ranks.sum(found))
-
-    def _layer_rows(self, epoch: int, flips: Columns) -> list[LayerRow]:
-        columns = self.loop.sparsifier.method.columns(self.net)
-        rows = [
-            {
-                "epoch": epoch,
-                "layer": layer.name,
-                "weights": layer.weight.numel(),
-                "active": layer.nnz,
-                "density": layer.nnz / layer.weight.numel(),
-                "nonzero": int(layer.weight.count_nonzero()),
-                **flips[layer.name],
-                **{column: values[layer.name] for column, values in columns.items()},
-            }
-            for layer in self.net
-        ]
-        return cast("list[LayerRow]", rows)
-
-    def _report(self, row: EpochRow) -> None:
-        known = "validation_accuracy" in row
-        held_out = f"validation {row['validation_accuracy']:.2%}  " if known else ""
-        self.report(
-            f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
-            f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  {held_out}"
-            f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
-        )
 
 
 def _silent(_: str) -> None:
