@@ -7,48 +7,54 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.frame import ended_runs, find_column
+from analysis.names import HAM, SIGN_IN
 
-SIGN_IN, HAM = "settings.sign_in.", "settings.ham."  # begin the columns of a sign rule's settings
+SETTINGS = {SIGN_IN: "settings.sign_in.", HAM: "settings.ham."}  # begin the columns of settings
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
 
 
 def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
     """Return by recipe the columns in which its runs differ, each with its values as texts.
 
-    Seeds, kept snapshots, and settings of sign rules that a run does not use are not compared.
+    Seeds, kept snapshots, and settings of Sign-In and HAM of runs that do not use them are not
+    compared.
 
     Args:
         by: columns that are left out.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for recipe, group in runs.groupby("recipe"):
+        own = without_unused(group)
         for column in compared_columns(runs):
-            values = sorted(map(str, group[column][uses(group, column)].dropna().unique()))
+            values = sorted(map(str, own[column].dropna().unique()))
             if len(values) > 1 and column not in by:
                 found.setdefault(str(recipe), {})[column] = values
     return found
 
 
-def uses(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
-    """Return which runs a column has an effect on: all, unless it is a setting of a sign rule.
+def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Return which runs depend on Sign-In's settings: those with Sign-In, and methods with factors.
 
-    A run without the rule has the same folder for all of its settings. So runs without Sign-In that
-    are alike in all else but have different folders are of a method that always trains factors.
+    A run that does not has the same folder for all of these settings. So plain runs that are alike
+    in all else but have different folders are of a method that always trains factors.
     """
-    if column.startswith(HAM):
-        return runs["ham"].eq(True)
-    if not column.startswith(SIGN_IN):
-        return pd.Series(True, runs.index)
-    others = [name for name in compared_columns(runs) if not name.startswith(SIGN_IN)]
-    with_sign_in = runs["sign_in"].eq(True)
+    others = [c for c in compared_columns(runs) if not c.startswith(SETTINGS[SIGN_IN])]
+    with_sign_in = runs["rule"] == SIGN_IN
     repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
     return with_sign_in | repeated.reindex(runs.index, fill_value=False)
 
 
 def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with missing values for settings that have no effect on them."""
-    settings = [name for name in map(str, runs.columns) if name.startswith((SIGN_IN, HAM))]
-    return runs.assign(**{name: runs[name].where(uses(runs, name)) for name in settings})
+    """Return the runs with missing values for settings of Sign-In and HAM that have no effect."""
+    used = {SETTINGS[SIGN_IN]: uses_sign_in(runs), SETTINGS[HAM]: runs["rule"] == HAM}
+    return runs.assign(
+        **{
+            name: runs[name].where(where)
+            for prefix, where in used.items()
+            for name in map(str, runs.columns)
+            if name.startswith(prefix)
+        }
+    )
 
 
 def comparison_fields(
@@ -63,7 +69,7 @@ def comparison_fields(
     """
     ended = ended_runs(runs)
     by = [find_column(ended, name) for name in (*rows, *columns)]
-    differing = differing_fields(ended, [*by, "sign_in", *chosen])
+    differing = differing_fields(ended, [*by, "rule", *chosen])
     more = list(dict.fromkeys(column for fields in differing.values() for column in fields))
     return (
         [*rows, *(column for column in more if column not in _NETWORK)],
@@ -73,5 +79,5 @@ def comparison_fields(
 
 def compared_columns(runs: pd.DataFrame) -> list[str]:
     """Return the columns in which runs that are averaged must be alike."""
-    always = ("label", "sparsity", "sign_in", "ham", "exclude")
+    always = ("label", "sparsity", "rule", "exclude")
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

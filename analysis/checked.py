@@ -15,15 +15,15 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from baselines.errors import UserError
 
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
 MOST_TEXT = 32 * 2**20  # bytes of a JSON or CSV file
-_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
-_LAST_LINE_SIZE = len("\nsha256 \n") + 64
+_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64}) ([^\n]*)\n\Z")
+_LONGEST_LINE = 600
 
 
 class BrokenFile(UserError):
@@ -43,14 +43,17 @@ def seal_json(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, FORMAT: VERSION, DIGEST: _digest_of_json(value)}
 
 
-def unseal_json(value: dict[str, Any], path: Path) -> dict[str, Any]:
+def unseal_json(value: dict[str, Any], path: Path, must_be_sealed: bool = False) -> dict[str, Any]:
     """Return an object without its digest.
+
+    Args:
+        must_be_sealed: refuse an object without a digest.
 
     Raises:
         BrokenFile: the digest is not that of the entries.
     """
     entries = {k: v for k, v in value.items() if k not in (FORMAT, DIGEST)}
-    sealed = FORMAT in value or DIGEST in value
+    sealed = must_be_sealed or FORMAT in value or DIGEST in value
     if sealed and seal_json(entries) != value:
         raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
     return entries
@@ -63,42 +66,63 @@ def _digest_of_json(value: dict[str, Any]) -> str:
 # ---- binary files
 
 
-def seal_file(path: Path) -> None:
-    """Append the digest of a file to it."""
+def seal_file(path: Path, label: str = "") -> None:
+    """Append the digest of a file and of a label to it.
+
+    Args:
+        label: what the file is, so that another one in its place is found. One line.
+    """
     with path.open("r+b") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        stream.write(f"\nsha256 {digest}\n".encode())
+        digest = hashlib.file_digest(stream, "sha256")
+        digest.update(label.encode())
+        stream.write(f"\nsha256 {digest.hexdigest()} {label}\n".encode())
 
 
-def is_sealed(path: Path) -> bool:
+def is_sealed(path: Path, label: str | None = None) -> bool:
     """Return whether a file ends with a digest. False also where that line is damaged.
 
+    Args:
+        label: that of the file, if it is known.
+
     Raises:
-        BrokenFile: the file is damaged, or cannot be read.
+        BrokenFile: the file is damaged, has another label, or cannot be read.
     """
     with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size - _LAST_LINE_SIZE
-        stream.seek(max(0, size))
-        found = _LAST_LINE.fullmatch(stream.read())
+        start = max(0, os.fstat(stream.fileno()).st_size - _LONGEST_LINE)
+        stream.seek(start)
+        found = _LAST_LINE.search(stream.read())
         if not found:
             return False
         stream.seek(0)
-        digest = hashlib.sha256()
-        while size:
-            part = stream.read(min(size, 2**20))
-            if not part:
-                raise BrokenFile(f"{path} is damaged: it has changed while it was read.")
-            digest.update(part)
-            size -= len(part)
+        digest = _digest_of_start(stream, start + found.start())
+        digest.update(found[2])
     if digest.hexdigest().encode() != found[1]:
         raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
+    check_label(found[2].decode(), label, path)
     return True
+
+
+def check_label(found: str, label: str | None, path: Path) -> None:
+    """Raise BrokenFile if a file has another label than the one that is known."""
+    if label is not None and found != label:
+        raise BrokenFile(f"{path} is another file in the place of {label}: {found or 'unknown'}.")
+
+
+def _digest_of_start(stream: IO[bytes], size: int) -> Any:
+    digest = hashlib.sha256()
+    while size:
+        part = stream.read(min(size, 2**20))
+        if not part:
+            raise BrokenFile(f"{stream.name} is damaged: it has changed while it was read.")
+        digest.update(part)
+        size -= len(part)
+    return digest
 
 
 # ---- any files
 
 
-def open_regular(path: Path) -> Any:
+def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file for reading; a named pipe would block for ever.
 
     Raises:
@@ -115,8 +139,11 @@ def open_regular(path: Path) -> Any:
         raise
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file of at most `MOST_TEXT` bytes.
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """Return the text of a file.
+
+    Args:
+        most: number of bytes that the file may have.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no file.
@@ -124,9 +151,9 @@ def read_text(path: Path) -> str:
     """
     try:
         with open_regular(path) as stream:
-            data: bytes = stream.read(MOST_TEXT + 1)
-        if len(data) > MOST_TEXT:
-            raise BrokenFile(f"{path} has more than {MOST_TEXT:,} bytes.")
+            data: bytes = stream.read(most + 1)
+        if len(data) > most:
+            raise BrokenFile(f"{path} has more than {most:,} bytes.")
         return data.decode()
     except (FileNotFoundError, NotADirectoryError, BrokenFile):
         raise

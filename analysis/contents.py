@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 
 class RunFields(TypedDict):
@@ -14,6 +15,7 @@ class RunFields(TypedDict):
     settings: dict[str, Any]
     sparsity: float
     sign_in: bool
+    ham: NotRequired[bool]
     seed: int
     exclude: list[str]
     keep_epochs: NotRequired[list[int]]
@@ -51,7 +53,8 @@ class Result(Validation):
     `tolerance` is by how much the method may miss the requested sparsity. `classes`, `input_shape`
     and `vocabulary` (0 if the inputs are no tokens) are those of the data. `flops` is the number of
     floating-point operations of a forward pass of one example, `training_flops` that of the
-    training, `dense_epochs` the same in epochs of dense training.
+    training, `dense_epochs` the same in epochs of dense training. `ranks` is the number of
+    processes at the end, `all_ranks` those of the whole run in order.
     """
 
     accuracy: float
@@ -74,6 +77,7 @@ class Result(Validation):
     mask_hash: str
     epochs: int
     ranks: int
+    all_ranks: NotRequired[list[int]]
     device: str
     seconds: float
     seconds_per_epoch: float
@@ -86,17 +90,25 @@ class Failure(TypedDict):
 
 
 class JobRecord(TypedDict):
-    """slurm.json: the job's id, and the file of its standard error."""
+    """slurm.json: the last job of a run.
+
+    `log` is the file of its standard error, `machine` and `cluster` the fields of the classes of
+    these names, with which it was submitted.
+    """
 
     job: str
     log: str
+    cancelled: NotRequired[bool]
+    machine: NotRequired[dict[str, Any]]
+    cluster: NotRequired[dict[str, Any]]
 
 
 class EpochRow(Validation):
     """One row of epochs.csv. Epochs count from 0; accuracies, sparsities and flips are fractions.
 
     `lr` is the learning rate of the epoch's last step, `flips` the fraction of sign flips since
-    initialisation, `skipped` the number of images that could not be read.
+    initialisation, `skipped` the number of images that could not be read, `ranks` the number of
+    processes.
     """
 
     epoch: int
@@ -109,6 +121,7 @@ class EpochRow(Validation):
     sparsity_all: float
     flips: float
     skipped: NotRequired[int]
+    ranks: NotRequired[int]
     seconds: float
     test_seconds: float
 
@@ -140,3 +153,51 @@ class SharpnessRow(TypedDict):
     trace_error: NotRequired[float]
     images: int
     seconds: float
+
+
+FRACTIONS = {
+    *("accuracy", "train_accuracy", "test_accuracy", "density"),
+    *("sparsity", "sparsity_all", "flips"),
+}
+POSITIVE = {"prunable", "parameters", "dense_flops", "epochs", "weights"}
+
+
+def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
+    """Return the name of an entry that is not as a TypedDict has it; None if all are right.
+
+    Its type is another one, or its value is out of range. Entries may be missing, and there may be
+    others.
+    """
+    hints = get_type_hints(kind)
+    known = (name for name in hints if name in value)
+    return next((k for k in known if not _is_right(k, value[k], hints[k])), None)
+
+
+def _is_right(name: str, value: Any, hint: Any) -> bool:
+    if not _is_of(value, hint):
+        return False
+    if name in FRACTIONS:
+        return bool(0 <= value <= 1)
+    if name in POSITIVE:
+        return bool(0 < value < float("inf"))
+    if "seconds" in name or name == "epoch":
+        return bool(0 <= value < float("inf"))
+    return True
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is int:
+        return isinstance(value, int) and abs(value) < 2**63
+    if hint is float:
+        return isinstance(value, float) or _is_of(value, int)
+    if get_origin(hint) in (list, dict):
+        return isinstance(value, get_origin(hint))
+    if get_args(hint):  # a union
+        return any(_is_of(value, part) for part in get_args(hint))
+    if isinstance(hint, type) and issubclass(hint, dict):
+        return isinstance(value, dict) and wrong_entry(value, hint) is None
+    return isinstance(value, hint)

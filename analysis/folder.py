@@ -23,11 +23,22 @@ import csv
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from analysis.checked import FORMAT, BrokenFile, digest_of, read_text, unseal_json
-from analysis.contents import Config, EpochRow, Failure, JobRecord, LayerRow, Result, SharpnessRow
+from analysis.contents import (
+    Config,
+    EpochRow,
+    Failure,
+    JobRecord,
+    LayerRow,
+    Result,
+    RunFields,
+    SharpnessRow,
+    wrong_entry,
+)
 from baselines.errors import UserError
 
 CONFIG, RESULT, FAILURE, JOB = "config.json", "result.json", "failure.json", "slurm.json"
@@ -35,24 +46,41 @@ EPOCHS, LAYERS, SHARPNESS = "epochs.csv", "layers.csv", "sharpness.csv"
 LAST_STATE, PREVIOUS_STATE = "last.pt", "previous.pt"
 LOCK = "lock"
 TRACKER = "tracker.json"
+NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
+_ROWS = {EPOCHS: EpochRow, LAYERS: LayerRow, SHARPNESS: SharpnessRow}
+_SNAPSHOT = re.compile(r"epoch-(\d{1,9})\.safetensors")
 _INTEGER = re.compile(r"-?\d+")
 
 
 # ---- finding runs and their files
 
 
-def list_runs(root: Path) -> list[Path]:
+def list_runs(root: Path, files: Sequence[str] = (CONFIG,)) -> list[Path]:
     """Return the run folders in a folder, sorted by name.
 
+    Args:
+        files: a run folder has one of them.
+
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it cannot be read.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: name the folder of the runs with --runs.")
-    return sorted(path for path in root.iterdir() if (path / CONFIG).exists())
+    try:
+        return sorted(path for path in root.iterdir() if _may_have(path, files))
+    except OSError as error:
+        raise UserError(f"cannot read {root}: {error.strerror}.") from None
+
+
+def _may_have(folder: Path, files: Sequence[str]) -> bool:
+    """Return whether a folder has one of some files; True also if it cannot be looked into."""
+    try:
+        return any((folder / file).exists() for file in files)
+    except OSError:
+        return True
 
 
 def find_run(text: str, root: Path) -> Path:
@@ -85,7 +113,14 @@ def signs_path(folder: Path, epoch: int) -> Path:
 def find_snapshots(folder: Path) -> dict[int, Path]:
     """Return the snapshots of a run by epoch."""
     files = (folder / SNAPSHOTS).glob("epoch-*.safetensors")
-    return {int(file.stem.split("-")[1]): file for file in files}
+    found = ((snapshot_epoch(file), file) for file in files)
+    return {epoch: file for epoch, file in found if epoch is not None}
+
+
+def snapshot_epoch(path: Path) -> int | None:
+    """Return the number of epochs of a snapshot; None for any other path."""
+    match = _SNAPSHOT.fullmatch(path.name)
+    return int(match[1]) if match and path.parent.name == SNAPSHOTS else None
 
 
 # ---- readers
@@ -93,43 +128,43 @@ def find_snapshots(folder: Path) -> dict[int, Path]:
 
 def read_config(folder: Path) -> Config | None:
     """Return config.json. Raises BrokenFile."""
-    config = read_json(folder / CONFIG)
+    config = _read_typed(folder / CONFIG, Config, ("run", "label"))
     if config is not None:
-        run = _entry(config, "run", dict, folder / CONFIG)
-        _entry(config, "label", str, folder / CONFIG)
-        for name in ("recipe", "method"):
-            _entry(run, name, str, folder / CONFIG)
-        for name in ("sparsity", "sign_in", "seed"):
-            _entry(run, name, (int, float), folder / CONFIG)
-        for name in ("options", "settings"):
-            _entry(run, name, dict, folder / CONFIG)
+        needed = ("recipe", "method", "sparsity", "sign_in", "seed", "options", "settings")
+        _check(config["run"], RunFields, needed, folder / CONFIG)
     return cast("Config | None", config)
 
 
+def read_name(folder: Path) -> str | None:
+    """Return the name of a run from config.json; None if there is none. Raises BrokenFile."""
+    name = (read_json(folder / CONFIG) or {}).get(NAME)
+    return name if isinstance(name, str) else None
+
+
 def read_result(folder: Path) -> Result | None:
-    """Return result.json, without the digests of other files. Raises BrokenFile."""
-    result = read_json(folder / RESULT)
+    """Return result.json, without name and digests of files.
+
+    Raises:
+        BrokenFile: it cannot be read, or is that of another run.
+    """
+    result = read_json(folder / RESULT, must_be_sealed=has_digests(folder))
     if result is not None:
-        _entry(result, "accuracy", (int, float), folder / RESULT)
+        _check(result, Result, ("accuracy",), folder / RESULT)
         result.pop(DIGESTS, None)
+        name, own = result.pop(NAME, None), read_name(folder)
+        if name and own and name != own:
+            raise BrokenFile(f"{folder / RESULT} is that of another run, {name}.")
     return cast("Result | None", result)
 
 
 def read_failure(folder: Path) -> Failure | None:
     """Return failure.json. Raises BrokenFile."""
-    failure = read_json(folder / FAILURE)
-    if failure is not None:
-        _entry(failure, "reason", str, folder / FAILURE)
-    return cast("Failure | None", failure)
+    return cast("Failure | None", _read_typed(folder / FAILURE, Failure, ("reason",)))
 
 
 def read_job(folder: Path) -> JobRecord | None:
     """Return slurm.json. Raises BrokenFile."""
-    job = read_json(folder / JOB)
-    if job is not None:
-        _entry(job, "job", str, folder / JOB)
-        _entry(job, "log", str, folder / JOB)
-    return cast("JobRecord | None", job)
+    return cast("JobRecord | None", _read_typed(folder / JOB, JobRecord, ("job", "log")))
 
 
 def read_epochs(folder: Path) -> list[EpochRow]:
@@ -169,8 +204,8 @@ def read_rows(folder: Path, file: str) -> list[dict[str, Any]]:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Return the digests of CSV files that result.json has. Raises BrokenFile."""
-    result = read_json(folder / RESULT) or {}
-    return _entry(result, DIGESTS, dict, folder / RESULT) if DIGESTS in result else {}
+    digests = (read_json(folder / RESULT) or {}).get(DIGESTS)
+    return digests if isinstance(digests, dict) else {}
 
 
 def has_digests(folder: Path) -> bool:
@@ -181,8 +216,11 @@ def has_digests(folder: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, must_be_sealed: bool = False) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no file.
+
+    Args:
+        must_be_sealed: refuse a file without a digest.
 
     Raises:
         BrokenFile: the file cannot be read, is damaged, or holds no object.
@@ -197,30 +235,35 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise BrokenFile(f"{path} holds no JSON object.")
-    return unseal_json(value, path)
+    return unseal_json(value, path, must_be_sealed)
 
 
-def _entry(
-    value: dict[str, Any], name: str, kind: type | tuple[type, ...], path: Path
-) -> dict[str, Any]:
-    """Return an entry. Raises BrokenFile if it is missing or of another type."""
-    if not isinstance(value.get(name), kind):
-        raise BrokenFile(f"{path} has no valid entry {name!r}.")
-    return value[name]  # type: ignore[no-any-return]
+def _read_typed(path: Path, kind: Any, needed: Sequence[str]) -> dict[str, Any] | None:
+    """Return an object with entries of a TypedDict's types, of which some may not be missing."""
+    value = read_json(path)
+    if value is not None:
+        _check(value, kind, needed, path)
+    return value
+
+
+def _check(value: Mapping[str, Any], kind: Any, needed: Sequence[str], path: Path) -> None:
+    """Raise BrokenFile if an entry is missing or of another type."""
+    wrong = next((name for name in needed if name not in value), None) or wrong_entry(value, kind)
+    if wrong is not None:
+        raise BrokenFile(f"{path} has no valid entry {wrong!r}.")
 
 
 def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
     if None in row or None in row.values():
         raise BrokenFile(f"{path} has a row with another number of cells than its header.")
-    parsed = {k: text if k == "layer" else _number(text) for k, text in row.items() if text}
-    if not isinstance(parsed.get("epoch"), int):
-        raise BrokenFile(f"{path} has a row without an epoch.")
+    try:
+        parsed = {k: text if k == "layer" else _number(text) for k, text in row.items() if text}
+    except ValueError:
+        raise BrokenFile(f"{path} has a cell that is no number.") from None
+    _check(parsed, _ROWS[path.name], ("epoch",), path)
     return parsed
 
 
-def _number(text: str) -> int | float | str:
-    """Return a text as a number if it is one and writing the number gives the same text."""
-    try:
-        return int(text) if _INTEGER.fullmatch(text) else float(text)
-    except ValueError:
-        return text
+def _number(text: str) -> int | float:
+    """Return a text as a number, such that writing the number gives the same text."""
+    return int(text) if _INTEGER.fullmatch(text) else float(text)

@@ -13,16 +13,13 @@ import pandas as pd
 from analysis.checked import BrokenFile
 from analysis.decay import decays_of
 from analysis.folder import read_config, read_failure, read_result, read_rows
-from baselines.errors import UserError, unknown
+from analysis.names import HAM, PLAIN, SIGN_IN
+from baselines.errors import UserError, one_line, unknown
 
+LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
-_PREFIXES = (
-    "settings.",
-    "settings.sign_in.",
-    "settings.ham.",
-    "options.",
-    "result.",
-)  # may be left out
+# prefixes of columns that may be left out
+_PREFIXES = ("settings.", "settings.sign_in.", "settings.ham.", "options.", "result.")
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -34,20 +31,22 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
         folder
         state, reason: finished, failed or stopped; the reason of a failure
-        label: the method as tables name it; "earlier " is put before it if defaults of the method
-            have changed since, and runs with the new ones are in the folders, too
+        rule: what makes signs flip: "", "Sign-In" or "HAM"
+        label: the method as tables name it; "earlier" is among its options if defaults of the
+            method have changed since, and runs with the new ones are in the folders, too
         mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
             trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
-    Folders that cannot be read are left out, with one warning that names them.
+    Folders that cannot be read are left out, with one warning that names them. The attribute
+    `attrs["left_out"]` has one line for each of them.
     """
     rows, broken = [], []
     for folder in folders:
         try:
             rows.append(_row(folder))
         except BrokenFile as error:
-            broken.append(f"{folder.name} ({error})")
+            broken.append(one_line(f"{folder.name} ({error})"))
     _mark_earlier(rows)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -56,7 +55,9 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     labels = {name: row["label"] for name, row in by_name.items()}
     for row in rows:
         _name_references(row, by_name, labels)
-    return pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
+    runs.attrs[LEFT_OUT] = broken
+    return runs
 
 
 def load_rows(folder: Path, file: str) -> pd.DataFrame:
@@ -119,8 +120,11 @@ def _row(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     if config is None:
         raise BrokenFile("it has no configuration")
+    if not _is_plain([config["run"]["options"], config["run"]["settings"]]):
+        raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
     row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
     row["new_defaults"] = config.get("new_defaults", {})
     row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
@@ -130,16 +134,24 @@ def _row(folder: Path) -> dict[str, Any]:
     return row
 
 
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    """Return whether a value consists of numbers, texts, and lists and dictionaries of them."""
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in parts)
+    return not isinstance(value, int) or abs(value) < 2**63
+
+
 def _mark_earlier(rows: list[dict[str, Any]]) -> None:
     """Mark runs of which an option has a default that was changed later: their labels hide it."""
     changed: dict[str, dict[str, Any]] = {}
     for row in rows:
         changed.setdefault(row["method"], {}).update(row["new_defaults"])
     for row in rows:
-        own = row.pop("new_defaults")
-        for option, default in changed[row["method"]].items():
-            if option not in own and row.get(f"options.{option}") != default:
-                row["label"] = f"earlier {row['label'].removeprefix('earlier ')}"
+        own, new = row.pop("new_defaults"), changed[row["method"]]
+        if any(row.get(f"options.{o}") != new[o] for o in new.keys() - own.keys()):
+            method, _, options = row["label"].partition(" (")
+            row["label"] = f"{method} (earlier, {options}" if options else f"{method} (earlier)"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

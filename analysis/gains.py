@@ -1,36 +1,37 @@
-"""What Sign-In gains: accuracies minus those of the plain runs with the same seeds."""
+"""What Sign-In and HAM gain: accuracies minus those of the plain runs with the same seeds."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from analysis.alike import SIGN_IN
+from analysis.alike import SETTINGS
 from analysis.marks import LEAST_SEEDS
+from analysis.names import PLAIN
 from analysis.variance import LEVEL, is_homogeneous, squares, varies, without_outliers
 
 
 def paired_gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the differences of accuracy of pairs of a plain run and one with Sign-In.
+    """Return the differences of accuracy of pairs of a plain run and one with Sign-In or HAM.
 
     Both runs of a pair have the same seed and so share initialisation, mask and data: what varies
     between seeds cancels.
 
     Args:
-        done: finished runs, one per combination of `by` and seed, without the settings of Sign-In
+        done: finished runs, one per combination of `by` and seed, without the settings
             that have no effect (`analysis.alike.without_unused`).
-        by: columns whose combinations are the rows of a table, `sign_in` among them.
+        by: columns whose combinations are the rows of a table, `rule` among them.
 
     Returns:
-        One row per combination with Sign-In and one column per seed, in percentage points; NaN
+        One row per combination with a rule and one column per seed, in percentage points; NaN
         where one of the two runs is missing.
     """
-    settings = [field for field in by if field.startswith(SIGN_IN)]
-    keys = [field for field in by if field != "sign_in" and field not in settings]
-    with_sign_in = done["sign_in"].eq(True)
+    settings = [field for field in by if field.startswith(tuple(SETTINGS.values()))]
+    keys = [field for field in by if field not in ("rule", *settings)]
+    is_plain = done["rule"] == PLAIN
     columns = [*by, "seed", "result.accuracy"]
-    pairs = done[with_sign_in][columns].merge(
-        done[~with_sign_in][columns], on=[*keys, "seed"], suffixes=("", " plain")
+    pairs = done[~is_plain][columns].merge(
+        done[is_plain][columns], on=[*keys, "seed"], suffixes=("", " plain")
     )
     for field in settings:  # a plain run of a method that trains factors has settings, too
         plain = pairs[f"{field} plain"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 FAMILIES = {
     "dense": ("dense",),
-    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot"),
+    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
 }
+PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
+RULES = (PLAIN, SIGN_IN, HAM)
 OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not listed above
 
 NAMES = {
@@ -16,6 +21,7 @@ NAMES = {
     "cap": "CAP",
     "dense": "Dense",
     "gmp": "GMP",
+    "granet": "GraNet",
     "grasp": "GraSP",
     "imp": "IMP",
     "lrr": "LRR",
@@ -25,10 +31,12 @@ NAMES = {
     "pilot": "PILoT",
     "random": "Random",
     "rigl": "RigL",
+    "rigl_nm": "RigL N:M",
     "set": "SET",
     "snip": "SNIP",
     "spred": "spred",
     "srigl": "SRigL",
+    "srste": "SR-STE",
     "str": "STR",
     "synflow": "SynFlow",
     "woodfisher": "WoodFisher",
@@ -37,6 +45,7 @@ NAMES = {
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 
 _NETWORKS = {
+    "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "deit_small_patch16_224": "DeiT Small",
@@ -55,22 +64,43 @@ def name_of(label: str) -> str:
     trains the mask of another method, "GMP mask". Unknown methods keep their label.
     """
     if is_fixed(label):
-        mask, *others = label.removeprefix("fixed (").rstrip(")").split(", ")
-        method, _, at = mask.partition("@")
-        rest = "".join(f", {other}" for other in others)
-        return f"{name_of(method)} mask{'' if at in ('', 'final') else f' @{at}'}{rest}"
+        mask, others = mask_of(label), label.removeprefix("fixed (").removesuffix(")")
+        at, comma, others = others.removeprefix(mask).partition(", ")
+        moment = "" if at in ("", "@final") else f" {at}"
+        return f"{name_of(mask)} mask{moment}{comma}{others}"
     method, space, options = label.partition(" ")
     return NAMES.get(method, method) + space + options
 
 
-def legend_entry(label: str, sign_in: bool) -> str:
-    """Return the legend entry of a method, plain or with Sign-In."""
-    return name_of(label) + (" + Sign-In" if sign_in else "")
+def legend_entry(label: str, rule: str) -> str:
+    """Return the name of a label, plain or with one of `RULES`."""
+    return with_rule(name_of(label), rule)
+
+
+def with_rule(name: str, rule: str) -> str:
+    """Return the name of a method, plain or with one of `RULES`."""
+    return f"{name} + {rule}" if rule else name
+
+
+def short_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return names by label, without options where no other label has the same method."""
+    labels = dict.fromkeys(labels)
+    brief = {label: label if is_fixed(label) else method_of(label) for label in labels}
+    alike = Counter(brief.values())
+    return {label: name_of(brief[label] if alike[brief[label]] == 1 else label) for label in labels}
 
 
 def method_of(label: str) -> str:
     """Return the method of a label, without its options; for a fixed mask, the mask's method."""
-    return label.removeprefix("fixed (").split("@")[0].split(" ")[0]
+    return mask_of(label).split(" ")[0]
+
+
+def mask_of(label: str) -> str:
+    """Return the label whose mask a run with this label trains; the label itself, if its own."""
+    if not is_fixed(label):
+        return label
+    inner = label.removeprefix("fixed (").removesuffix(")")
+    return inner.partition("@")[0] if "@" in inner else inner.partition(", ")[0]
 
 
 def family_of(label: str) -> str:

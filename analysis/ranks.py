@@ -50,7 +50,7 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
     Raises:
         UserError: fewer than two blocks have the same two methods.
     """
-    methods, blocks = [*rows, "sign_in"], ["recipe", *columns]
+    methods, blocks = [*rows, "rule"], ["recipe", *columns]
     accuracy = numbers.groupby([*methods, *blocks], dropna=False)["accuracy"].mean()
     wide = accuracy.unstack(blocks)
     present = wide.notna().sum()

@@ -33,8 +33,9 @@ class Choice:
 def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     """Choose the values of fields with the highest mean validation accuracy over seeds.
 
-    There is one choice for each method, plain and with Sign-In, at each recipe, sparsity and value
-    of all other fields. Values at which fewer seeds have a result than at others cannot be chosen.
+    There is one choice for each method, plain and with Sign-In or HAM, at each recipe, sparsity
+    and value of all other fields. Values at which fewer seeds have a result than at others
+    cannot be chosen.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -103,13 +104,13 @@ def _notes(
 def describe_choice(choice: Choice) -> list[str]:
     """Return a line for each method with its chosen values, for tables without such columns."""
     lines = []
-    keys = ["recipe", "label", "sign_in", "sparsity"]
-    for (_, label, sign_in, sparsity), group in choice.runs.groupby(keys) if choice.columns else ():
+    keys = ["recipe", "label", "rule", "sparsity"]
+    for (_, label, rule, sparsity), group in choice.runs.groupby(keys) if choice.columns else ():
         values = ", ".join(
             f"{column.rpartition('.')[2]} {_listed(group[column].unique())}"
             for column in choice.columns
         )
-        lines.append(f"{legend_entry(str(label), bool(sign_in))} at {sparsity:g}: {values}")
+        lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
     return lines
 
 

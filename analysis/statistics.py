@@ -1,4 +1,4 @@
-"""Statistics over seeds: means, which rows are the best, and the gains of Sign-In."""
+"""Statistics over seeds: means, which rows are the best, and the gains over plain runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from analysis.alike import differing_fields, without_unused
 from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
+from analysis.names import SIGN_IN
 from analysis.selection import VALIDATION
 from analysis.target import misses_target
 from baselines.errors import UserError
@@ -32,7 +33,7 @@ def aggregate(
     columns: Sequence[str] = ("sparsity",),
     chosen: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return statistics over seeds by recipe and any fields, plain and with Sign-In.
+    """Return statistics over seeds by recipe and any fields, plain and with Sign-In or HAM.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -40,7 +41,7 @@ def aggregate(
         chosen: columns of fields whose value was chosen for each row (`analysis.selection`).
 
     Returns:
-        One row per combination, with the columns of the fields and
+        One row per combination, with the columns of the fields, rule and sign_in, and
 
         accuracy, std, runs: mean and sample standard deviation in percent, and number of seeds; NaN
             and 0 if all runs have failed
@@ -49,9 +50,9 @@ def aggregate(
         best: whether the mean is the highest of its recipe and column, of rows that do not miss
         tied: whether `analysis.marks.compare_with` does not distinguish it from the best at 5 %;
             False if one of the two has fewer than three seeds
-        gain, gain_low, gain_high, gain_std: accuracy with Sign-In minus that of the plain runs of
-            the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample standard
-            deviation; NaN if one of the two misses the requested sparsity
+        gain, gain_low, gain_high, gain_std: accuracy with Sign-In or HAM minus that of the plain
+            runs of the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample
+            standard deviation; NaN if one of the two misses the requested sparsity
         validation: mean accuracy on held-out training images in percent, if there are any
         the columns `chosen`
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
@@ -65,7 +66,7 @@ def aggregate(
     row_fields, column_fields = (
         [find_column(ended, name) for name in names] for names in (rows, columns)
     )
-    by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "sign_in"]))
+    by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "rule"]))
     check_alike(ended, [*by, *chosen])
     ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
     ended = ended.drop_duplicates([*by, "seed"])
@@ -85,7 +86,8 @@ def aggregate(
     for name in ("misses", "best", "tied"):
         table[name] = table[name].eq(True)
     gains = summarise_gains(paired_gains(done[~misses_target(done)], by)).reset_index()
-    return table.merge(gains.astype(table[by].dtypes), how="left", on=by)
+    table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
+    return table.assign(sign_in=table["rule"] == SIGN_IN)
 
 
 def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:

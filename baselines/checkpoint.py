@@ -17,7 +17,9 @@ class Checkpoint:
             that are pruned, all other parameters, and buffers.
         masks: by the names of the weights that they are of, True (or 1) at the positions that are
             kept. Empty where there are none.
+        origin: where it comes from, for messages.
     """
 
     weights: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
+    origin: str = "the source"

@@ -12,6 +12,15 @@ class UserError(ValueError):
     """Invalid input. The message is one line that says what is wrong and what is allowed."""
 
 
+def one_line(text: object, most: int = 300) -> str:
+    """Return a text on one line, without its middle if it has more than `most` characters."""
+    line = " ".join(str(text).split())
+    if len(line) <= most:
+        return line
+    head = most * 2 // 3
+    return f"{line[:head]} … {line[len(line) - (most - head - 3) :]}"
+
+
 def require(condition: bool, message: str) -> None:
     """Raise a UserError with the message unless the condition holds."""
     if not condition:

@@ -26,9 +26,19 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model on inputs."""
+    """Call a model on inputs.
+
+    Raises:
+        UserError: it has no forward pass.
+    """
     positional, keywords = arguments(inputs)
-    return model(*positional, **keywords)
+    try:
+        return model(*positional, **keywords)
+    except NotImplementedError as error:
+        if 'missing the required "forward"' in str(error):
+            name = type(model).__name__
+            raise UserError(f"{name} has no forward pass: give it a method forward.") from error
+        raise
 
 
 def mapped(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:

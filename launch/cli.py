@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from launch.packages import PACKAGES, foreign_package
+from launch.packages import foreign_package
 
 COMMANDS = {
     "run": "train one network:  signbench run --recipe digits --method random --sign-in",
@@ -22,6 +22,7 @@ COMMANDS = {
     "table": "print a table of the paper, or any comparison:  signbench table 9 --format latex",
     "figure": "draw a figure of the paper, curves, or a comparison:  signbench figure 9",
     "sharpness": "measure the largest Hessian eigenvalue at the snapshots of runs",
+    "barrier": "measure loss and error on the line between two runs:  signbench barrier RUN RUN",
     "report": "write all tables and figures as one page:  signbench report -o report.html",
     "export": "export the network of a run for use elsewhere",
     "theory": "run the paper's student-teacher experiments:  signbench theory table8",
@@ -44,39 +45,24 @@ signbench COMMAND --help shows the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Return the exit code: 0 success, 1 a run failed, 2 bad input."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if problem := foreign_package():
+        sys.exit(f"signbench: error: {problem}")
+    from launch.console import exit_code_of
+
+    return exit_code_of(lambda: _dispatch(args))
+
+
+def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         lines = [f"  {name:11} {text}" for name, text in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)), end="")
         return 0
-    if problem := foreign_package():
-        sys.exit(f"signbench: error: {problem}")
-    try:
-        return _dispatch(args[0], args[1:])
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in PACKAGES:
-            raise
-        _error(f"no module {error.name!r}; install the whole suite: pip install -e '.[suite]'")
-        return 2
-    except KeyboardInterrupt:
-        print("signbench: stopped; run the same command again to resume.", file=sys.stderr)
-        return 130
+    if args[0] not in COMMANDS:
+        from baselines.errors import unknown
 
-
-def _dispatch(name: str, args: list[str]) -> int:
-    from baselines.errors import UserError, unknown
-
-    try:
-        if name not in COMMANDS:
-            raise unknown("command", name, COMMANDS)
-        code: int = importlib.import_module(f"launch.commands.{name}").command(args)
-        return code
-    except UserError as error:
-        _error(str(error))
-        return 2
-
-
-def _error(text: str) -> None:
-    print(f"signbench: error: {text}", file=sys.stderr)
+        raise unknown("command", args[0], COMMANDS)
+    code: int = importlib.import_module(f"launch.commands.{args[0]}").command(args[1:])
+    return code
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
                 default=tyro.MISSING_NONPROP if default is None else default,
                 args=_join_lists(args, list_flags(kind, default)),
                 prog=prog,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

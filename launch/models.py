@@ -78,6 +78,19 @@ def digits_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
     return model
 
 
+def fashion_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
+    """Return a small network for CPUs: four convolutions with batch normalisation."""
+    widths = (channels, 16, 32, 64, 64)
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in zip(widths, widths[1:], (2, 2, 1, 2), strict=False):
+        conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+    model = nn.Sequential(*layers, *head)
+    _he_init(model, "fan_out")
+    return model
+
+
 def resnet20(classes: int, channels: int, image_size: int) -> nn.Module:
     """Return ResNet20: 270,896 prunable weights for 10 classes."""
     return CifarResNet(3, classes, channels)
@@ -126,6 +139,7 @@ def mlp(classes: int, features: int) -> nn.Module:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits-cnn": digits_cnn,
     "mlp": mlp,
+    "fashion-cnn": fashion_cnn,
     "resnet20": resnet20,
     "resnet18-cifar": resnet18_cifar,
     "resnet50": resnet50,

@@ -66,11 +66,10 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
         mask = source.masks.get(name)
         mask = _entry(source, name, weight) != 0 if mask is None else mask
         if mask.shape != weight.shape:
-            raise UserError(
-                f"the mask of {name} has shape {tuple(mask.shape)}, not {tuple(weight.shape)}."
-            )
+            shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"
+            raise UserError(f"{source.origin}: the mask of {name} has {shapes}.")
         if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            raise UserError(f"the mask of {name} has values other than 0 and 1.")
+            raise UserError(f"{source.origin}: the mask of {name} has values other than 0 and 1.")
         found[name] = mask.bool()
     return found
 
@@ -111,8 +110,9 @@ def prunable_of(source: Checkpoint) -> dict[str, Tensor]:
         for name, tensor in source.weights.items()
         if tensor.ndim >= 2 and tensor.is_floating_point() and name.split(".")[-1] == "weight"
     ]
+    names = [name for name in names if source.weights[name].numel()]
     if not names:
-        raise UserError("the mask's source has no weights that can be pruned.")
+        raise UserError(f"{source.origin} has no weights that can be pruned.")
     return {name: source.weights[name] for name in names}
 
 
@@ -130,10 +130,14 @@ def load_others(source: Checkpoint, net: SparseModel) -> None:
 
 def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if name not in source.weights:
-        raise UserError(f"the source has no {name}.")
+        raise UserError(f"{source.origin} has no {name}.")
     value = source.weights[name]
     if value.shape != like.shape:
-        raise UserError(f"{name} has shape {tuple(value.shape)}, not {tuple(like.shape)}.")
-    if value.is_floating_point() and not all(end.isfinite() for end in value.aminmax()):
-        raise UserError(f"{name} has values that are not finite.")
+        shapes = f"shape {tuple(value.shape)}, not {tuple(like.shape)}"
+        raise UserError(f"{source.origin}: {name} has {shapes}.")
+    if like.is_floating_point() and not value.is_floating_point():
+        raise UserError(f"{source.origin}: {name} has type {value.dtype}, not floating point.")
+    ends = value.aminmax() if value.is_floating_point() and value.numel() else ()
+    if not all(end.isfinite() for end in ends):
+        raise UserError(f"{source.origin}: {name} has values that are not finite.")
     return value

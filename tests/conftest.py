@@ -26,6 +26,19 @@ settings.register_profile("default", deadline=None)  # slow machines do not fail
 settings.load_profile("default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--attack", type=int, default=0, help="number of cases of tests/attack")
+    parser.addoption("--attack-seed", type=int, default=0, help="seed of these cases")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how many cases each part of tests/attack had, as its tests have recorded."""
+    reports = (r for kind in ("", "error") for r in terminalreporter.getreports(kind))
+    found = (dict(getattr(report, "user_properties", ())) for report in reports)
+    for counts in (counts for counts in found if "attack" in counts):
+        terminalreporter.write_line("attack: {attack}: {cases}, {seconds:.0f} s".format(**counts))
+
+
 @pytest.fixture(autouse=True)
 def _alike():
     """Start each test with equal settings of torch and equal states of the global generators."""

@@ -11,6 +11,8 @@ import pytest
 import slurm_cluster
 import torch
 
+from launch.data.sources import DEBIAN_FASHION_MNIST
+
 HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
 
@@ -31,6 +33,9 @@ def _has(program: str) -> bool:
 
 needs_browser = _needs("chromium", _has("chromium"), "chromium")
 needs_compiler = _needs("C++ compiler", _has("g++") and HEADER.exists(), "g++ python3-dev")
+needs_fashion_mnist = _needs(
+    "Fashion-MNIST", DEBIAN_FASHION_MNIST.is_dir(), "dataset-fashion-mnist"
+)
 needs_latex = _needs("pdflatex", _has("pdflatex"), "texlive-latex-recommended")
 needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
 

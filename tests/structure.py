@@ -16,7 +16,7 @@ COMMANDS = {
     *("textbackslash", "textasciitilde", "textasciicircum"),
 }
 LINKS = ("src", "href", "srcset", "action", "data")
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
 
 
 def check_latex(text: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from analysis.contents import Config, EpochRow, Result, SharpnessRow
 from analysis.folder import CONFIG, EPOCHS, LAYERS, RESULT, SHARPNESS, list_runs
 from analysis.frame import load_runs
+from analysis.names import RULES
 
 FEW = ("random", "rigl", "acdc")
 SOME = (*FEW, "dense", "gmp", "str", "lrr (level_length=0.25)", "snip", "synflow")
@@ -35,18 +37,24 @@ def write_runs(
     labels: Sequence[str] = FEW,
     sparsities: Sequence[float] = (0.9,),
     seeds: Sequence[int] = (0, 1, 2),
-    sign_ins: Sequence[bool] = (False, True),
+    rules: Sequence[str] = ("", "Sign-In"),
     recipe: str = "digits",
     sharpness: bool = False,
+    missed: Mapping[str, float] = MappingProxyType({}),
 ) -> Any:
-    """Write run folders and return them as `load_runs` does."""
+    """Write run folders and return them as `load_runs` does.
+
+    Args:
+        missed: by label, by how much the realised sparsity differs from the requested one.
+    """
     for place, label in enumerate(labels):
         for sparsity in (0.0,) if label == "dense" else sparsities:
-            for sign_in in sign_ins:
+            for rule in rules:
                 for seed in seeds:
-                    folder = root / f"{recipe}-{place}-{sparsity}-{sign_in}-{seed}"
-                    rng = np.random.default_rng([place, round(1000 * sparsity), sign_in, seed])
-                    _write(folder, recipe, label, sparsity, sign_in, seed, rng)
+                    folder = root / f"{recipe}-{place}-{sparsity}-{rule}-{seed}"
+                    at = [place, round(1000 * sparsity), RULES.index(rule), seed]
+                    rng = np.random.default_rng(at)
+                    _write(folder, recipe, label, sparsity, rule, seed, rng, missed.get(label, 0.0))
                     if sharpness:
                         _write_rows(folder / SHARPNESS, _sharpness_rows(rng))
     return load_runs(list_runs(root))
@@ -57,9 +65,10 @@ def _write(
     recipe: str,
     label: str,
     sparsity: float,
-    sign_in: bool,
+    rule: str,
     seed: int,
     rng: np.random.Generator,
+    missed: float,
 ) -> None:
     folder.mkdir(parents=True)
     settings = {"model": "resnet20", "data": "cifar10", "epochs": N_EPOCHS, "lr": 0.2}
@@ -71,7 +80,8 @@ def _write(
             "options": {},
             "settings": settings,
             "sparsity": sparsity,
-            "sign_in": sign_in,
+            "sign_in": rule == "Sign-In",
+            "ham": rule == "HAM",
             "seed": seed,
             "exclude": [],
         },
@@ -79,15 +89,15 @@ def _write(
         "epochs": N_EPOCHS,
     }
     (folder / CONFIG).write_text(json.dumps(config))
-    epochs = _epoch_rows(label, sparsity, sign_in, rng)
+    epochs = _epoch_rows(label, sparsity, bool(rule), rng)
     _write_rows(folder / EPOCHS, epochs)
     _write_rows(folder / LAYERS, _layer_rows(sparsity, rng))
     result: Result = {
         "accuracy": epochs[-1]["test_accuracy"],
         "loss": epochs[-1]["test_loss"],
         "train_accuracy": 0.99,
-        "sparsity": sparsity,
-        "sparsity_all": sparsity,
+        "sparsity": sparsity + missed,
+        "sparsity_all": sparsity + missed,
         "active": round(1e5 * (1 - sparsity)),
         "prunable": 100_000,
         "parameters": 101_000,
@@ -107,12 +117,12 @@ def _write(
 
 
 def _epoch_rows(
-    label: str, sparsity: float, sign_in: bool, rng: np.random.Generator
+    label: str, sparsity: float, flips: bool, rng: np.random.Generator
 ) -> list[EpochRow]:
-    end = 0.97 - 0.05 * sparsity**4 + 0.004 * sign_in - 0.001 * (sum(map(ord, label)) % 13)
+    end = 0.97 - 0.05 * sparsity**4 + 0.004 * flips - 0.001 * (sum(map(ord, label)) % 13)
     noise = 0.004
     if label == "random (uniform)":  # a method that does far worse than the others
-        end, noise = 0.4 + 0.08 * sign_in, 0.12
+        end, noise = 0.4 + 0.08 * flips, 0.12
     end += noise * rng.standard_normal()
     rows: list[EpochRow] = []
     for epoch in range(N_EPOCHS):
@@ -127,7 +137,7 @@ def _epoch_rows(
                 "lr": 0.2 * (1 - part),
                 "sparsity": sparsity,
                 "sparsity_all": sparsity,
-                "flips": float((0.3 + 0.1 * sign_in) * part**0.5 + 0.01 * rng.standard_normal()),
+                "flips": float((0.3 + 0.1 * flips) * part**0.5 + 0.01 * rng.standard_normal()),
                 "skipped": 0,
                 "seconds": 3.0,
                 "test_seconds": 0.1,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+import launch.commands.cancel
 import launch.executors.status
 from analysis import folder
+from analysis.checked import BrokenFile
 from analysis.folder import (
-    BrokenFile,
+    list_runs,
     read_config,
     read_epochs,
     read_failure,
@@ -22,7 +27,9 @@ from analysis.folder import (
     read_result,
     read_sharpness,
 )
-from launch.executors.status import Status, statuses
+from analysis.frame import load_runs
+from launch.cli import main
+from launch.executors.status import Status, statuses, to_text
 from launch.runs.files import write_csv, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +132,7 @@ def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):
         write_json(tmp_path / name / folder.CONFIG, {"run": {}})
         (tmp_path / name / file).write_text('{"')
     found = {status.name: status for status in statuses(tmp_path)}
-    assert {status.state for status in found.values()} == {"failed"}
+    assert {status.state for status in found.values()} == {"broken"}
     assert folder.RESULT in found["a"].detail and folder.CONFIG in found["c"].detail
 
 
@@ -143,3 +150,93 @@ def test_the_status_of_a_job(tmp_path, monkeypatch, queue, state, detail, active
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "a" / folder.JOB, {"job": "7_1", "log": "out.log"})
     assert statuses(tmp_path) == [Status("a", state, detail, "7_1", active)]
+
+
+@pytest.mark.parametrize(
+    "row", ["0,x", "0,1e400\n0,inf\n1,", "99999999999999999999,1", "0.5,1", "0," + "9" * 5000]
+)
+def test_rows_of_odd_numbers_are_numbers_or_refused(tmp_path, row):
+    (tmp_path / folder.EPOCHS).write_text(f"epoch,test_accuracy\n{row}\n")
+    try:
+        rows = read_epochs(tmp_path)
+    except BrokenFile as error:
+        assert folder.EPOCHS in str(error)
+    else:
+        assert all(isinstance(value, int | float) for row in rows for value in row.values())
+
+
+def test_snapshots_with_other_names_are_ignored(tmp_path):
+    (tmp_path / folder.SNAPSHOTS).mkdir()
+    for name in ("epoch-3.safetensors", "epoch-x.safetensors", "epoch-.safetensors", "epoch-3"):
+        (tmp_path / folder.SNAPSHOTS / name).write_text("")
+    assert list(folder.find_snapshots(tmp_path)) == [3]
+
+
+def config_of(seed=0, **changes):
+    run = {"recipe": "digits", "method": "dense", "options": {}, "settings": {}}
+    run |= {"sparsity": 0.0, "sign_in": False, "seed": seed, "exclude": []}
+    return {"run": run, "label": "dense", "epochs": 5} | changes
+
+
+def write_run(home, **files):
+    home.mkdir()
+    write_json(home / folder.CONFIG, config_of())
+    for name, value in files.items():
+        write_json(home / f"{name}.json", value)
+
+
+def test_one_bad_folder_does_not_end_the_listing(tmp_path):
+    write_run(tmp_path / "good", result={"accuracy": 0.5, "seconds": 3.0})
+    for i, text in enumerate(("{}", "\udcff", "[" * 100_000, '{"run": {"a": 1}}')):
+        (tmp_path / f"bad{i}").mkdir()
+        (tmp_path / f"bad{i}" / folder.CONFIG).write_bytes(text.encode(errors="surrogateescape"))
+    write_run(tmp_path / "times", result={"accuracy": 0.5, "seconds": float("nan")})
+    write_run(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe" / folder.RESULT)
+    (tmp_path / "folder" / folder.CONFIG).mkdir(parents=True)
+    lines = to_text(statuses(tmp_path)).splitlines()
+    assert "finished  good  accuracy 50.00%, 0 min 3 s" in lines
+    assert lines[-1] == "7 broken, 1 finished"
+    assert all(len(line) < 400 for line in lines)
+    with pytest.warns(UserWarning, match="left out: "):
+        runs = load_runs(list_runs(tmp_path))
+    assert [path.name for path in runs["folder"]] == ["good"]
+    assert len(runs.attrs["left_out"]) == 7
+
+
+def test_a_stopped_run_on_a_read_only_file_system_is_stopped(tmp_path, monkeypatch):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / folder.LOCK).touch()
+    original = os.open
+
+    def read_only(path, flags, *args, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return original(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    (found,) = statuses(tmp_path)
+    assert found.state == "stopped"
+
+
+def test_a_run_whose_folder_is_locked_is_running(tmp_path):
+    write_run(tmp_path / "run")
+    with FileLock(tmp_path / "run" / folder.LOCK):
+        assert statuses(tmp_path)[0].state == "running"
+
+
+def test_a_cancelled_job_is_cancelled_until_it_is_submitted_again(tmp_path, monkeypatch, capsys):
+    queue = {"7": ("PENDING", "Priority")}
+    cancelled = []
+    for module in (launch.executors.status, launch.commands.cancel):
+        monkeypatch.setattr(module, "list_jobs", lambda: queue, raising=False)
+    monkeypatch.setattr(launch.commands.cancel, "cancel_jobs", cancelled.extend)
+    monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
+    write_run(tmp_path / "run", slurm={"job": "7", "log": "out.log"})
+    assert main(["cancel", "--runs", str(tmp_path)]) == 0
+    assert cancelled == ["7"] and "cancelled 1 jobs" in capsys.readouterr().out
+    queue.clear()
+    (found,) = statuses(tmp_path)
+    assert found.state == "cancelled" and "epoch 0/5" in found.detail
+    write_json(tmp_path / "run" / folder.JOB, {"job": "8", "log": "out.log"})
+    assert statuses(tmp_path)[0].state == "failed"

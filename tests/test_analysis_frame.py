@@ -22,14 +22,16 @@ def test_runs_with_the_defaults_of_before_are_told_from_those_with_new_ones(tmp_
     new = {"new_defaults": {"scope": "layer"}}
     newer = write(tmp_path / "c", "gmp", {"scope": "layer"}, **new)
     chosen = write(tmp_path / "d", "gmp (global)", {"scope": "global"}, **new)
+    further = write(tmp_path / "f", "gmp (begin=0.1)", {"scope": "global", "begin": 0.1})
     other = write(tmp_path / "e", "rigl", {})
     assert list(load_runs([old, other])["label"]) == ["gmp", "rigl"]
-    found = load_runs([old, explicit, newer, chosen, other])
+    found = load_runs([old, explicit, newer, chosen, further, other])
     assert list(found["label"]) == [
-        "earlier gmp",
+        "gmp (earlier)",
         "gmp (layer)",
         "gmp",
         "gmp (global)",
+        "gmp (earlier, begin=0.1)",
         "rigl",
     ]
     assert "new_defaults" not in found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.names import FAMILIES, FIXED, NAMES, OTHERS, family_of, legend_entry, name_of
+from analysis.names import FAMILIES, FIXED, NAMES, OTHERS, family_of, name_of, short_names
 from baselines.registry import methods
 
 INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
@@ -21,13 +21,13 @@ INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
         ("random (uniform)", "Random (uniform)"),
         ("fixed (rigl@final)", "RigL mask"),
         ("fixed (rigl@10, gmp@final)", "RigL mask @10, gmp@final"),
+        ("fixed (wr (a=1, b=2)@final, gmp@3)", "WR (a=1, b=2) mask, gmp@3"),
         ("fixed (mask.safetensors)", "mask.safetensors mask"),
         ("mine", "mine"),
     ],
 )
 def test_methods_are_spelled_as_in_their_papers(label, name):
     assert name_of(label) == name
-    assert legend_entry(label, True) == f"{name} + Sign-In"
 
 
 def test_every_method_has_the_name_and_family_of_the_documentation():
@@ -43,3 +43,9 @@ def test_every_method_has_the_name_and_family_of_the_documentation():
 def test_families_of_other_labels():
     assert family_of("random (uniform)") == "at initialisation"
     assert family_of("fixed (rigl@final)") == FIXED and family_of("mine") == OTHERS
+
+
+def test_short_names_have_the_options_that_distinguish():
+    labels = ["random", "random (uniform)", "lrr (level_length=0.25)", "fixed (random@final)"]
+    names = ["Random", "Random (uniform)", "LRR", "Random mask"]
+    assert list(short_names(labels).values()) == names

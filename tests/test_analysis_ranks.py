@@ -36,7 +36,7 @@ DEMSAR = np.array(
 def table_of(accuracies):
     """Return a DataFrame as `aggregate` does, of accuracies (blocks, methods)."""
     return pd.DataFrame(
-        {"recipe": f"set {i}", "label": name, "sign_in": False, "sparsity": 0.9, "runs": 3}
+        {"recipe": f"set {i}", "label": name, "rule": "", "sparsity": 0.9, "runs": 3}
         | {"accuracy": 100 * value}
         for i, row in enumerate(accuracies)
         for name, value in zip("abcd", row, strict=False)

@@ -14,6 +14,7 @@ from structure import check_latex
 from analysis.conditions import select_runs
 from analysis.folder import list_runs
 from analysis.frame import load_runs
+from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
 from analysis.tables import make_table, render
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
@@ -40,7 +41,6 @@ def write_run(
     options = fields.pop("options", {})
     settings = {"epochs": 10, "lr": 0.1, "model": "m", **fields.pop("settings", {}), **fields}
     run = {"recipe": recipe, "method": method, "options": options, "settings": settings}
-    run |= {"ham": settings.pop("is_ham", False)} if "is_ham" in settings else {}
     run |= {"sparsity": sparsity, "sign_in": sign_in, "seed": seed, "exclude": []}
     (folder / "config.json").write_text(json.dumps({"run": run, "label": label}))
     if accuracy is None:
@@ -175,7 +175,7 @@ def test_another_sparsity_than_requested_never_competes(tmp_path):
     for form in ("text", "markdown", "latex", "html"):
         text = "".join(render(sheet, form) for sheet in table.sheets)
         mark = r"\$\^\\ddagger\$" if form == "latex" else "‡"
-        assert re.search(rf"97\.60 .{{0,9}}0\.10.{{0,3}}{mark}", text), text
+        assert re.search(rf"97\.60\s.{{0,9}}0\.10.{{0,3}}{mark}", text), text
         assert "its sparsity is not the requested one, but 0.8933, 0.4900" in text
     assert "misses" in table.render("csv").splitlines()[0]
 
@@ -229,19 +229,30 @@ def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
 
 
-def test_runs_with_ham_are_not_averaged_with_plain_ones(tmp_path):
-    for i, ham in enumerate((None, False, True)):  # earlier versions do not have the field
-        folder = write_run(tmp_path / f"{ham}", "random", 0.5 + i / 10, seed=i)
-        config = json.loads((folder / "config.json").read_text())
-        if ham is not None:
-            config["run"]["ham"] = ham
-        (folder / "config.json").write_text(json.dumps(config))
-    roots = sorted(tmp_path.iterdir())
-    runs = load_runs([folder for root in roots for folder in list_runs(root)])
-    with pytest.raises(UserError, match=r'differ in ham \(False, True\).*--where "ham=False"'):
-        aggregate(runs)
-    found = make_table("compare", runs).numbers.set_index("ham")["accuracy"]
-    assert found.to_dict() == pytest.approx({False: 55.0, True: 70.0})
+def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
+    for rule, more in (("", 0.0), ("Sign-In", 0.01), ("HAM", 0.02)):
+        for seed in range(3):
+            accuracy, settings = 0.5 + seed / 10 + more, {"ham": {"ham_alpha": 10.0}}
+            settings = settings if rule == "HAM" else {"ham": {"ham_alpha": 200.0}} if seed else {}
+            root = tmp_path / f"{rule}{seed}"
+            folder = write_run(root, "random", accuracy, seed, rule == "Sign-In", settings=settings)
+            config = json.loads((folder / "config.json").read_text())
+            if seed or rule == "HAM":  # earlier versions do not have the field
+                config["run"]["ham"] = rule == "HAM"
+            (folder / "config.json").write_text(json.dumps(config))
+    runs = load_runs([folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)])
+    numbers = aggregate(runs).set_index("rule")
+    assert numbers["accuracy"].to_dict() == pytest.approx({"": 60, "HAM": 62, "Sign-In": 61})
+    assert numbers["gain"].dropna().to_dict() == pytest.approx({"HAM": 2, "Sign-In": 1})
+    (sheet,) = make_table("compare", runs).sheets
+    assert list(sheet.cells[""]) == ["", "HAM", "Sign-In"]
+    assert any(note.startswith("gain: Sign-In or HAM minus plain") for note in sheet.notes)
+    assert "gain of HAM" in results_sheet(runs).cells
+    (sheet,) = make_table("ham", runs).sheets
+    assert list(sheet.cells["digits"])[:3] == ["Random", "Random + Sign-In", "Random + HAM"]
+    cell = sheet.cells.set_index("digits")["s = 0.9"]["Random + HAM"]
+    assert cell.startswith("62.00 ± 10.00") and cell.endswith("[72.72]")
+    assert "arXiv 2506.02630" in "".join(sheet.notes) and "Table" not in sheet.title
 
 
 def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
@@ -295,21 +306,6 @@ def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     }
     assert found.keys() == expected.keys()
     assert all(found[key] == pytest.approx(expected[key]) for key in expected)
-
-
-def test_runs_with_ham_are_rows_of_their_own(tmp_path):
-    write_run(tmp_path / "plain", "random", 0.8, settings={"ham": {"ham_beta": 1.0}})
-    for beta in (1.0, 2.0):
-        root = tmp_path / f"{beta}"
-        write_run(
-            root, "random", 0.8 + beta / 100, is_ham=True, settings={"ham": {"ham_beta": beta}}
-        )
-    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
-    table = make_table("compare", load_runs(folders)).numbers.fillna(-1)
-    found = {
-        (r["ham"], r["settings.ham.ham_beta"]): r["accuracy"] for r in table.to_dict("records")
-    }
-    assert found == pytest.approx({(False, -1): 80, (True, 1.0): 81, (True, 2.0): 82})
 
 
 def test_a_mixed_recipe_does_not_block_the_others(tmp_path):

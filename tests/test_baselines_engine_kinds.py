@@ -162,6 +162,8 @@ def images(n):
 REFUSE = {
     "srigl": "srigl needs weights of convolutions and Linear layers: exclude 'up.weight' of a "
     "ConvTranspose2d",
+    "srste": "srste needs weights of convolutions and Linear layers",
+    "rigl_nm": "rigl_nm needs weights of convolutions and Linear layers",
     "phew": "cannot be followed through conv_transpose2d",
     "npb": "cannot be followed through conv_transpose2d",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import schedulefree
 import timm.optim
 import torch
 import torch.distributed as dist
@@ -265,6 +266,27 @@ def test_muon_with_dense_latents_is_muon_on_masked_gradients():
                 assert torch.equal(a, b)
 
 
+def test_torchs_muon_is_served_by_dense_latents_only():
+    def build():
+        torch.manual_seed(0)
+        layers = nn.Linear(108, 20, bias=False), nn.ReLU(), nn.Linear(20, 5, bias=False)
+        model = nn.Sequential(nn.Flatten(), *layers)
+        return model, torch.optim.Muon(model.parameters(), lr=0.01)
+
+    (model, optimizer), (twin, other) = build(), build()
+    with pytest.raises(UserError, match="Muon treats weights by the shape.*dense_latents=True"):
+        sparsify(model, optimizer, "gmp", sparsity=0.5, steps=9)
+    net = SparseModel(model, dense_latents=True)
+    masks = {name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()}
+    net.set_masks(masks)
+    net.attach(optimizer)
+    for x, y in batches(4):
+        with torch.no_grad():
+            train_masked(twin, other, masks, x, y)
+    train(model, optimizer)
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
 def train_masked(model, optimizer, masks, x, y):
     for name, mask in masks.items():
         model.get_parameter(name).mul_(mask)
@@ -351,3 +373,57 @@ def test_an_optimizer_that_writes_between_steps_sees_pruned_layers():
     net = SparseModel(model, Product(), dense_latents=True)
     with pytest.raises(UserError, match="without factors"):
         net.attach(Averaged(model.parameters(), 0.1))
+
+
+# ---- schedule-free optimizers, whose eval() writes the weights
+
+SCHEDULE_FREE = {
+    "sgd": lambda m: schedulefree.SGDScheduleFree(m.parameters(), lr=0.1),
+    "adamw": lambda m: schedulefree.AdamWScheduleFree(m.parameters(), lr=0.01, weight_decay=0.1),
+    "radam": lambda m: schedulefree.RAdamScheduleFree(m.parameters(), lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULE_FREE)
+def test_schedule_free_training_is_that_on_masked_gradients(name):
+    model, twin = tiny_net(), tiny_net()
+    net = SparseModel(model, dense_latents=True)
+    masks = {name: torch.rand(shape) < 0.4 for name, shape in net.shapes.items()}
+    net.set_masks(masks)
+    optimizer, other = SCHEDULE_FREE[name](model), SCHEDULE_FREE[name](twin)
+    net.attach(optimizer)
+    optimizer.train()
+    other.train()
+    for x, y in batches(4):
+        with torch.no_grad():
+            train_masked(twin, other, masks, x, y)
+        optimizer.zero_grad()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+    optimizer.eval()
+    other.eval()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", SCHEDULE_FREE)
+def test_schedule_free_evaluation_sees_changed_masks(name):
+    model = tiny_net()
+    optimizer = SCHEDULE_FREE[name](model)
+    choices = {"sparsity": 0.8, "steps": 8}
+    with pytest.raises(UserError, match="dense_latents=True, without factors or thresholds"):
+        sparsify(model, optimizer, "rigl", **choices)
+    with pytest.raises(UserError, match="dense_latents=True, without factors or thresholds"):
+        sparsify(model, optimizer, "rigl", sign_in=True, dense_latents=True, **choices)
+    sparsifier = sparsify(model, optimizer, "rigl", dense_latents=True, **choices)
+    first = sparsifier.masks
+    for x, y in batches(8):
+        optimizer.train()
+        optimizer.zero_grad()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.eval()
+        for name, mask in sparsifier.masks.items():
+            assert not sparsifier.net.weights[name][~mask].any()
+    assert any(not torch.equal(mask, first[name]) for name, mask in sparsifier.masks.items())
+    assert sparsifier.sparsity() == pytest.approx(0.8, abs=0.01)

@@ -100,7 +100,7 @@ def test_options_are_made_from_values():
         (lambda: LevelOptions(keep=1.0), r"keep must be in \(0, 1\)"),
         (lambda: LevelOptions(level_length=0), "level_length must be positive"),
         (lambda: WrOptions(rewind_to=1.0), r"rewind_to must be in \[0, 1\)"),
-        (lambda: DynamicOptions(update_every=0), "update_every must be positive"),
+        (lambda: DynamicOptions(update_every=-1), "update_every must not be negative"),
         (lambda: RigLOptions(drop_fraction=1.5), r"must be in \[0, 1\]"),
         (lambda: SampleOptions(samples_per_class=0), "samples_per_class must be positive"),
         (lambda: SynFlowOptions(iterations=0), "iterations must be positive"),

@@ -14,15 +14,15 @@ from baselines.methods.lrr_wr_imp import Imp, LevelOptions, Lrr, RewindOptions, 
 
 
 def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
-    chosen = Wr(Plan(0.8, 10, 5), WrOptions(rewind_to=0.9, rewind_lr=True))
+    chosen = Wr(Plan(0.8, 10, 5), WrOptions(rewind_to=0.9))
     assert chosen.epochs == 2 + 8 * 1
 
 
 LEVELS = [
     (Lrr, LevelOptions(keep=0.5)),
     (Imp, RewindOptions(keep=0.5)),
+    (Wr, WrOptions(keep=0.5, rewind_to=0.5, rewind_lr=False)),
     (Wr, WrOptions(keep=0.5, rewind_to=0.5)),
-    (Wr, WrOptions(keep=0.5, rewind_to=0.5, rewind_lr=True)),
 ]
 
 
@@ -76,6 +76,20 @@ def test_statistics_stay_where_asked():
     chosen.before_step(net, 2)
     assert torch.equal(net.model[1].running_mean, mean)
     assert net.nnz == net.numel - round(0.5 * net.numel)
+
+
+@pytest.mark.parametrize(
+    "epochs, length, rewound", [(150, 150, 10), (7, 7, 1), (2, 2, 1), (1, 2, 1)]
+)
+def test_wr_is_never_imp(epochs, length, rewound):
+    plan = Plan(0.8, 4 * epochs, 4)
+    chosen, restarting = Wr(plan), Wr(plan, WrOptions(rewind_lr=False))
+    assert chosen.level_epochs == length and chosen.rewind_step == 4 * rewound
+    # the paper's schedule: each level repeats what comes after the rewind epoch, rate included
+    assert chosen.schedule(4 * length) == (4 * rewound, 4 * length)
+    assert chosen.epochs == length + 8 * (length - rewound)
+    assert restarting.schedule(4 * length) == (0, 4 * length) and restarting.epochs == 9 * length
+    assert Wr(plan, WrOptions(rewind_to=0.0)).rewind_step == 0
 
 
 class Versioned(torch.nn.Linear):

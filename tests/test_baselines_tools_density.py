@@ -22,6 +22,7 @@ from baselines.tools.density import (
     keep_count,
     layer_counts,
     legacy_balanced,
+    uniform_dense_first,
 )
 from baselines.tools.masks import top_k_mask
 from launch.models import build_model
@@ -111,6 +112,18 @@ def test_erk_plus_keeps_the_classifier_dense():
     assert len(ratios) == 1
     with pytest.raises(UserError, match="alone has more weights"):
         erk_plus(shapes_of("resnet50", 1000), 0.05)
+
+
+def test_uniform_with_a_dense_first_layer():
+    shapes = shapes_of("resnet20", 10)
+    got = uniform_dense_first(shapes, 0.1)
+    assert list(got) == list(shapes) and got["conv1.weight"] == 1
+    (rest,) = {d for name, d in got.items() if name != "conv1.weight"}
+    assert rest == pytest.approx((27_089.6 - 432) / (270_896 - 432))
+    assert sum(layer_counts("uniform-dense-first", shapes, 0.9).values()) == 27_090
+    with pytest.raises(UserError, match="a alone has more weights than density 0.4 allows"):
+        uniform_dense_first({"a": (10,), "b": (10,)}, 0.4)
+    assert uniform_dense_first({"a": (10,)}, 0.4) == {"a": 1.0}
 
 
 def test_balanced_worked_example():

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.tools.masks import drop_and_grow, global_top_k_masks, random_mask, top_k_mask
+from baselines.tools.masks import (
+    drop_and_grow,
+    global_top_k_masks,
+    layer_masks,
+    random_mask,
+    top_k_mask,
+)
 
 
 @given(n=st.integers(1, 200), data=st.data())
@@ -47,3 +53,14 @@ def test_one_rigl_update_worked():
     g = torch.tensor([0.1, 0.8, 0.05, 0.3, 0.02, 0.1, 0.6, 0.01, 0.9, 0.2])
     new = drop_and_grow(w, mask, g, 0.4)
     assert new.nonzero().flatten().tolist() == [0, 1, 2, 5, 8]  # 1 went and came, 8 is new
+
+
+def test_layer_masks_prune_every_layer_alike_and_never_what_is_masked():
+    scores = {"a": torch.tensor([5.0, 1, 2, 3]), "b": torch.tensor([9.0, 8, 7, 6, 5, 4])}
+    found = layer_masks(scores, 0.5)
+    assert found["a"].tolist() == [True, False, False, True]
+    assert found["b"].tolist() == [True, True, True, False, False, False]
+    # 4 of 10 are kept: 1.6 and 2.4, rounded by the largest remainder
+    found = layer_masks({**scores, "a": torch.tensor([5.0, -1, -1, -1])}, 0.6)
+    assert found["a"].tolist() == [True, False, False, False]  # the other layer keeps what is left
+    assert found["b"].tolist() == [True, True, True, False, False, False]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from baselines.tools.schedules import (
     cosine_fraction,
     cubic_sparsity,
     events,
+    is_update,
     triangular,
 )
 
@@ -63,6 +66,39 @@ def test_cosine_fractions_worked():
     got = [cosine_fraction(t, 25000, 0.3) for t in steps]
     assert got == pytest.approx(fractions, rel=1e-4, abs=1e-12)
     assert [int(3687 * f) for f in got] == [1106, 1106, 944, 553, 161, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "steps, updates, gaps",
+    [
+        (32_000, 250, {95, 96}),  # RigL's ImageNet training: 25,000 of 32,000 steps and ΔT = 100
+        (125_100, 250, {373, 374}),  # the same images in batches of 1,024
+        (14_550, 250, {43, 44}),  # the CIFAR recipes
+        (3_000, 89, {25}),  # short: 25 steps apart
+        (360, 9, {27}),  # shorter: ten periods, as on digits
+        (20, 9, {1, 2}),
+        (8, 5, {1}),
+    ],
+)
+def test_the_number_of_updates_does_not_depend_on_the_batch_size(steps, updates, gaps):
+    end = 0.75 * steps
+    at = [step for step in range(steps) if is_update(step, end, updates=250)]
+    assert len(at) == updates
+    assert at[-1] < end and at[0] in gaps
+    assert {b - a for a, b in itertools.pairwise(at)} <= gaps
+
+
+@given(end=st.floats(0, 5000), every=st.integers(1, 600))
+def test_updates_at_a_given_period(end, every):
+    at = [step for step in range(6000) if is_update(step, end, 250, every)]
+    period = every if every <= end / 10 else max(1, int(end / 10))
+    assert at == [step for step in range(period, 6000, period) if step < end]
+
+
+def test_few_updates_are_as_many_as_asked_for():
+    assert [step for step in range(100) if is_update(step, 60, updates=3)] == [15, 30, 45]
+    assert not any(is_update(step, 60, updates=0) for step in range(100))
+    assert not any(is_update(step, 0.0, updates=9) for step in range(100))
 
 
 def phase_string(epochs):

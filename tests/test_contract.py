@@ -88,9 +88,11 @@ def test_a_run_ends_at_the_requested_sparsity(references, name, variant, rule):
     run = make(name, variant, rule, epochs=5, lr=0.1)
     _, result, steps = uninterrupted(references, run)
     wanted = keep_count(result["prunable"], run.sparsity)
-    tolerance = methods()[name].tolerance * result["prunable"]
-    assert abs(result["active"] - wanted) <= tolerance
-    assert result["sparsity"] == pytest.approx(1 - result["active"] / result["prunable"], abs=1e-9)
+    tolerance = methods()[name].tolerance
+    assert abs(result["active"] - wanted) <= tolerance * result["prunable"]
+    # an active weight of a dead neuron can be zero, where a structure prescribes how many it has
+    zeros = pytest.approx(1 - result["active"] / result["prunable"], abs=max(tolerance, 1e-9))
+    assert result["sparsity"] == zeros
     assert steps == list(range(result["epochs"] * 18))
     assert result["loss"] < 2.3  # of guessing: ln 10 = 2.303
 

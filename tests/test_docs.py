@@ -3,6 +3,7 @@
 Conventions of the pages:
 
     ```python                     runs, after the blocks before it on the page
+    ```py                         does not run: needs packages that the tests do not have
     ```python title="file.py"     a file; the page's other blocks and commands run in its folder
     ```yaml title="file.yaml"     a grid file; a recipe if its name has "recipe" in it
     ```sh                         lines that begin with "signbench" are commands
@@ -32,7 +33,8 @@ from in_process import command, modules_of
 import launch.config.recipes
 from baselines.registry import methods
 from launch.cli import COMMANDS, main
-from launch.config.grids import GRIDS, read_grid
+from launch.config.grid_file import read_grid
+from launch.config.grids import GRIDS
 from launch.config.recipes import RECIPES, find_recipe
 from signin import HAM, SignIn
 
@@ -41,6 +43,11 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 METHODS = methods()
+PACKAGES = {  # that the code of a page needs
+    "guide/hugging-face.md": ("transformers", "accelerate"),
+    "guide/lightning.md": ("lightning",),
+    "guide/other-trainers.md": ("accelerate", "skorch"),
+}
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 
@@ -62,6 +69,8 @@ def write_files(page: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
 def test_python_runs(name, forked_workers, tmp_path, monkeypatch):
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package, reason=f"no {package}")
     write_files(DOCS / name, tmp_path)
     code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
     if "own-" in name:  # registers methods, models or recipes, which other tests must not see

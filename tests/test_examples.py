@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,15 @@ EXAMPLES = {
     "tabular_data": r"sparsity 0\.50: accuracy 0\.9\d+\n.*0\.9\d+\nsparsity 0\.95: accuracy 0\.9",
     "token_data": r"dense: accuracy (0\.9\d+|1\.000)\nsnip: accuracy (0\.[89]|1\.0)",
 }
+TRAINERS = {  # run in the process of the tests, which imports their packages once
+    "huggingface_bert": r"at sparsity 0\.700\n(.*\n)*sparsity 0\.800\n(.*\n)*accuracy 0\.[78]",
+    "huggingface_llama": r"sparsity 0\.800\n(.*\n)*2\.\d\d bits per character",
+    "lightning_vit": r"sparsity 0\.800\naccuracy 0\.[6-9]",
+}
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in ROOT.glob("examples/*.py")} == set(EXAMPLES)
+    assert {path.stem for path in ROOT.glob("examples/*.py")} == {*EXAMPLES, *TRAINERS}
 
 
 def python(folder: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +60,16 @@ def test_models_data_and_recipes_run_by_the_command_line(tmp_path):
         assert command(["run", *line.split()], ROOT / "examples", tmp_path) == 0
     names = [path.parent.name for path in tmp_path.glob("runs/*/result.json")]
     assert len(names) == 3 and any(name.startswith("own_recipe-rigl") for name in names)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_example_of_a_trainer_runs(tmp_path, monkeypatch, capsys, name):
+    package = "lightning" if name.startswith("lightning") else "transformers"
+    pytest.importorskip(package, reason=f"no {package}")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    assert re.search(TRAINERS[name], output), output
 
 
 def test_the_method_runs_by_the_command_line(tmp_path):

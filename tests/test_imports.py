@@ -28,11 +28,13 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 ROOMS = {
     "launch": (
         ("inputs", "limits", "packages", "integrations"),
+        ("console",),
         ("plugins",),
         ("models",),
         ("config",),
         ("ranks",),
-        ("data", "runs"),
+        ("runs",),
+        ("data",),
         ("measures", "trackers"),
         ("training",),
         ("executors",),

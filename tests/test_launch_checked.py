@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import zipfile
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, interrupt_after, train
 
+import launch.runs.folder
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
 from analysis.folder import (
     EPOCHS,
@@ -26,8 +28,12 @@ from analysis.folder import (
     signs_path,
     snapshot_path,
 )
+from baselines.errors import UserError
 from launch.config.run import Run
+from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
+from launch.runs.folder import RunFolder
+from launch.runs.snapshots import read_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
 
 TENSORS = {
@@ -134,6 +140,24 @@ def test_json_without_its_digest_or_with_another_is_refused(tmp_path):
             unseal_json({k: v for k, v in sealed.items() if k != key}, tmp_path)
 
 
+def test_a_file_in_the_place_of_another_one_is_refused(stopped):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    twin = replace(run, seed=1)
+    train(twin, machine)
+    with pytest.raises(BrokenFile, match=rf"in the place of {run.name}: {twin.name}"):
+        save_archive({}, folder / LAST_STATE, twin.name)
+        RunFolder(run, machine.runs).read_state(LAST_STATE)
+    for epoch, place in ((0, 1), (1, 0)):
+        path = snapshot_path(folder, place)
+        path.write_bytes(snapshot_path(other.runs / run.name, epoch).read_bytes())
+        with pytest.raises(BrokenFile, match=rf"in the place of {run.name}@{place}"):
+            read_snapshot(folder, str(place))
+    (folder / "result.json").write_text((machine.runs / twin.name / "result.json").read_text())
+    with pytest.raises(BrokenFile, match="is that of another run"):
+        read_result(folder)
+
+
 # ---- states that are not what they should be
 
 
@@ -141,7 +165,7 @@ def rewrite(path, change):
     """Change a state and save it as if it were intact."""
     state = load_archive(path)
     change(state)
-    save_archive(state, path)
+    save_archive(state, path, path.parent.name)
 
 
 def momentum(state):
@@ -275,7 +299,7 @@ def test_rows_that_are_lost_between_stop_and_resume_are_in_the_state(stopped, fi
 def test_a_lost_snapshot_is_named(stopped):
     run, machine, other = stopped
     snapshot_path(machine.runs / run.name, 1).unlink()
-    with pytest.warns(UserWarning, match=r"epoch-1.* is lost"):
+    with pytest.warns(UserWarning, match=r"a snapshot is lost: .*epoch-1"):
         train(run, machine)
     assert (
         read_result(machine.runs / run.name)["loss"] == read_result(other.runs / run.name)["loss"]
@@ -291,3 +315,57 @@ def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, dam
     damage(folder / (EPOCHS if read is read_epochs else LAYERS))
     with pytest.raises(BrokenFile, match="damaged"):
         read(folder)
+
+
+# ---- ends
+
+
+def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(machine, monkeypatch):
+    run = Run.make("digits", "dense", epochs=2)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        patch.setattr(RunFolder, "_remove_states", lambda self: pull_the_plug())
+        train(run, machine)
+    folder = machine.runs / run.name
+    assert (folder / LAST_STATE).exists() and (folder / "signs").exists()
+    train(run, machine)
+    left = {path.name for path in folder.iterdir()}
+    assert not left & {LAST_STATE, PREVIOUS_STATE, "signs"}
+
+
+def pull_the_plug():
+    raise RuntimeError("pulled the plug")
+
+
+def test_a_damaged_result_is_set_aside_and_made_again(machine):
+    run = Run.make("digits", "dense", epochs=1)
+    result = train(run, machine)
+    path = machine.runs / run.name / "result.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 0.9'))
+    with pytest.warns(UserWarning, match=r"result.json cannot be used .* set aside"):
+        again = train(run, machine)
+    assert again["loss"] == result["loss"] == read_result(path.parent)["loss"]
+
+
+def test_on_a_full_disk_the_file_that_failed_is_named(machine, monkeypatch):
+    def full(state, path, label):
+        monkeypatch.setattr(files, "write_text", write_nothing)  # nor can the failure be
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def write_nothing(path, _text):
+        raise UserError(f"cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr(launch.runs.folder, "save_archive", full)
+    with pytest.raises(UserError, match=r"cannot write .*last\.pt: No space left on device"):
+        train(Run.make("digits", "dense", epochs=1), machine)
+
+
+def test_the_numbers_of_ranks_are_kept(stopped):
+    run, machine, _ = stopped
+
+    def two_ranks(state):
+        for row in state["rows"][0][:2]:
+            row["ranks"] = 2
+
+    rewrite(machine.runs / run.name / LAST_STATE, two_ranks)
+    result = train(run, machine)
+    assert result["ranks"] == 1 and result["all_ranks"] == [2, 1]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections import Counter
 
 import pandas as pd
 import pytest
 
+from analysis.protocol import LABELS, NUMBERS, OPTIONS
+from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grids import GRIDS, find_grid
+from launch.config.grid_choice import find_grid
+from launch.config.grids import GRIDS
 
 # runs at the paper's recipes, worked out from its tables
 SIZES = {
@@ -20,6 +24,7 @@ SIZES = {
     "table9": 2 * 3 * 3 * 2 * 3,  # sets, methods, sparsities, with and without, seeds
     "table10": (3 * 3 + 3 * 2) * 3,  # learned masks need their source; the others do not
     "table11": 3 * 3 * 3 * 3,
+    "ham": 3 * 3 * 3 * 3,  # methods, sparsities, rules, seeds
     "figure1": 1 + 3 * 2,
     "figure5": 3 + 2,
     "figure8": 3,
@@ -58,6 +63,27 @@ def test_table_one_transplants_what_its_rows_say():
     )
     seeds = {run.seed for run in runs if run.needs}
     assert seeds == {1003}  # not the initialisation that the mask was learned from
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_papers_protocol_changes_random_masks_and_synflow_only(number):
+    name = f"table{number}"
+    runs, published = find_grid(name), find_grid(name, protocol="paper")
+    assert len(published) == SIZES[name] == len({run.name for run in published})
+    for ours, theirs in zip(runs, published, strict=True):
+        assert dataclasses.replace(theirs, options=ours.options) == ours
+        same = ours.method not in OPTIONS
+        assert (theirs == ours) == same
+        assert same or LABELS[theirs.label] == ours.label
+    assert {run.label for run in published} >= {"random (legacy-balanced)"}
+    synflow = {run.options.iterations for run in published if run.method == "synflow"}
+    assert synflow == ({1} if number in ("9", "10") else set())
+
+
+@pytest.mark.parametrize("name", ["quick", "table1", "table4", "figure1"])
+def test_grids_that_are_the_same_in_all_protocols_refuse_one(name):
+    with pytest.raises(UserError, match="protocol paper is for tables 3, 9, 10, 11, not"):
+        find_grid(name, protocol="paper")
 
 
 def test_decay_separates_sign_in_from_its_decays():

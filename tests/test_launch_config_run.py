@@ -36,11 +36,16 @@ from launch.config.run import Run
         ),
         (
             "digits",
+            "rigl",
+            {"drop_fraction": 0.2, "seed": 1, "update_every": 100},
+            "digits-rigl-s0.9-seed1-a0f578e0",
+        ),
+        (
+            "digits",
             "acdc",
             {"sparsity": 0.8, "sign_in": True, "rescale_period": 0},
             "digits-acdc-signin-s0.8-seed0-920b8c3c",
         ),
-        ("digits", "rigl", {"drop_fraction": 0.2, "seed": 1}, "digits-rigl-s0.9-seed1-a0f578e0"),
         (
             "digits",
             "str",
@@ -82,7 +87,7 @@ from launch.config.run import Run
         (
             "imagefolder",
             "gmp",
-            {"data": "my-images", "model": "resnet18", "bad_images": "skip"},
+            {"data": "my-images", "model": "resnet18", "bad_images": "skip", "scope": "global"},
             "imagefolder-gmp-s0.9-seed0-c930ad65",
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from needs import needs_fashion_mnist
 from PIL import Image
 from test_launch_train import train
 from torchvision import datasets
@@ -133,6 +135,52 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
 
 
+def write_fashion_mnist(folder, train=20, test=10, suffix=""):
+    """Write files in the format of Fashion-MNIST: random images, with the ten labels in turn."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, n in (("train", train), ("t10k", test)):
+        images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        for kind, array in (("images", images), ("labels", labels)):
+            header = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes()
+            content = header + array.tobytes()
+            file = folder / f"{split}-{kind}-idx{array.ndim}-ubyte{suffix}"
+            file.write_bytes(gzip.compress(content) if suffix else content)
+
+
+def test_fashion_mnist_is_alike_from_torchvision_and_from_debian(tmp_path, monkeypatch):
+    recipe = replace(RECIPES["fashion"], batch_size=10)
+    monkeypatch.setattr(launch.data.sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    write_fashion_mnist(tmp_path / "FashionMNIST" / "raw")
+    data = load(recipe, tmp_path)
+    launch.data.sources.read_splits.cache_clear()
+    write_fashion_mnist(tmp_path / "debian", suffix=".gz")
+    debian = load(recipe, tmp_path / "elsewhere")
+    assert (len(data.train), len(data.test), data.classes, data.inputs.shape[0]) == (2, 1, 10, 1)
+    for split in ("train", "test"):
+        for one, other in zip(
+            getattr(data, split).epoch(0), getattr(debian, split).epoch(0), strict=True
+        ):
+            assert one[0].shape == (10, 1, 28, 28)
+            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_a_damaged_archive_of_fashion_mnist_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.data.sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    write_fashion_mnist(tmp_path / "debian", suffix=".gz")
+    archive = tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz"
+    archive.write_bytes(archive.read_bytes()[:-12])
+    with pytest.raises(UserError, match="cannot read .*t10k-labels"):
+        load(RECIPES["fashion"], tmp_path)
+
+
+@needs_fashion_mnist
+def test_a_run_on_the_real_fashion_mnist(machine):
+    result = train(Run.make("fashion", "random", sparsity=0.9, epochs=1), machine)
+    assert result["accuracy"] > 0.7
+
+
 def test_cifar_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise OSError("no route to host")
@@ -168,8 +216,10 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     first = batch()
     assert len(read) == 33 and torch.equal(batch(), first) and len(read) == 33
     for file in root.rglob("*.npy"):
-        file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(batch(), first) and len(read) == 66  # broken caches are remade
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+    assert torch.equal(batch(), first) and len(read) == 66  # damaged caches are remade
     Image.new("RGB", (30, 30)).save(image_folder / "test" / "bee" / "1.jpg")
     batch()
     assert len(read) == 75  # the test images, for one of them has changed

@@ -24,7 +24,7 @@ from analysis.folder import LAST_STATE, read_result
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
-from launch.executors.queue import cancel_jobs, list_jobs
+from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
 from launch.executors.slurm import Job, own_modules, parameters, submit
 from launch.executors.status import statuses
 
@@ -117,12 +117,12 @@ def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):
 
 @needs_slurm
 def test_an_array_in_parts_runs_once_however_often_it_is_submitted(here):
-    runs = [digits(seed) for seed in range(6)]  # the cluster takes arrays of 4
+    runs = [digits(seed) for seed in range(5)]  # the cluster takes arrays of 4
     with ThreadPoolExecutor(2) as pool:  # two submit at once
         both = list(pool.map(lambda _: submit(runs, here, CLUSTER), range(2)))
-    assert sorted(map(len, both)) == [0, 6]
+    assert sorted(map(len, both)) == [0, 5]
     jobs = [job for _, job in max(both, key=len)]
-    assert len(set(jobs)) == 6 and len({job.split("_")[0] for job in jobs}) == 2
+    assert len(set(jobs)) == 5 and len({job.split("_")[0] for job in jobs}) == 2
     for run in runs:
         wait_for(here, run, "finished")
     assert submit(runs, here, CLUSTER) == []
@@ -141,20 +141,20 @@ def test_four_ranks_on_two_nodes(here):
 
 @needs_slurm
 def test_a_preempted_run_resumes_and_ends_the_same(here):
-    run = digits(epochs=150)
+    run = digits(epochs=40)
     submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
     wait_until(lambda: epochs_of(here, run) > 5)
     everything = ["-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null"]
     shell("sbatch", *everything, "--wrap", "sleep 4")
     wait_for(here, run, "waiting", seconds=60)
     before = epochs_of(here, run)
-    assert 5 < before < 150
+    assert 5 < before < 40
     saved = torch.load(here.runs / run.name / LAST_STATE)["epoch"]  # rows are written before it
     wait_for(here, run, "finished", seconds=150)
     assert saved + 1 in (before - 1, before)
     assert f"resumes from epoch {saved + 2}" in out(here)
     alone = replace(here, runs=here.runs.parent / "alone")
-    flags = ["--method", "random", "--sparsity", "0.8", "--epochs", "150", "--device", "cpu"]
+    flags = ["--method", "random", "--sparsity", "0.8", "--epochs", "40", "--device", "cpu"]
     flags += ["--runs", str(alone.runs), "--threads", "1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*torchrun, "-m", "launch", "run", *flags], check=True, capture_output=True)
@@ -167,14 +167,14 @@ def out(machine):
 
 @needs_slurm
 def test_a_requeued_job_goes_on(here):
-    run = digits(epochs=100)
+    run = digits(epochs=40)
     ((_, job),) = submit([run], here, CLUSTER)
     wait_until(lambda: epochs_of(here, run) > 5)
     shell("scontrol", "requeue", job)
     wait_for(here, run, "waiting")
     before = epochs_of(here, run)
     wait_for(here, run, "finished")
-    assert before < 100 and epochs_of(here, run) == 100
+    assert before < 40 and epochs_of(here, run) == 40
     alone = replace(here, runs=here.runs.parent / "alone")
     train(run, alone)
     assert result(here, run) == result(alone, run)
@@ -238,6 +238,46 @@ def test_cancelled_runs_leave_the_queue(here, capsys):
     wait_until(lambda: not set(jobs) & set(list_jobs()), 30)
     time.sleep(0.5)
     assert all(not s.active for s in statuses(here.runs))
+
+
+@needs_slurm
+def test_what_has_ended_without_a_result_is_submitted_again(here, capsys):
+    runs = [
+        digits(seed, epochs=epochs) for seed, epochs in ((0, 2), *((i, 2000) for i in (1, 2, 3)))
+    ]
+    finished, preempted, cancelled, _queued = runs
+    submit(runs, here, replace(CLUSTER, setup=("export ODD='a b'",)))
+    wait_for(here, finished, "finished")
+    wait_until(lambda: epochs_of(here, preempted) > 1)
+    ended = [state_of(here, run).job for run in (preempted, cancelled)]
+    shell("scancel", *ended)  # as a site does that preempts
+    note_cancelled(here.runs / cancelled.name)  # as `signbench cancel` does
+    wait_until(lambda: not set(ended) & set(list_jobs()))
+    done = epochs_of(here, preempted)
+    assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
+    out = capsys.readouterr().out
+    assert preempted.title in out and "submitted 1 runs again" in out
+    wait_until(lambda: epochs_of(here, preempted) > done)
+
+
+@needs_slurm
+def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("recipe: digits\nmethod: random\nsparsity: 0.8\nseed: [0, 1]\nepochs: 2000\n")
+    flags = [str(grid), "--runs", str(here.runs)]
+    slurm_flags = ["--executor", "slurm", "--timeout", "11m", "--cpus", "1", "--device", "cpu"]
+    assert main(["grid", *flags, *slurm_flags]) == 0
+    assert main(["cancel", "--runs", str(here.runs)]) == 0
+    wait_until(lambda: not list_jobs())
+    capsys.readouterr()
+    assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
+    assert "submitted 0 runs again" in capsys.readouterr().out  # they were cancelled
+    assert main(["grid", *flags, "--resubmit"]) == 0
+    assert "submitted 2 runs again" in capsys.readouterr().out
+    limits = shell("squeue", "--noheader", "--me", "--array", "--format=%l").split()
+    assert limits == ["11:00", "11:00"]
+    assert main(["grid", *flags, "--resubmit"]) == 0
+    assert "submitted 0 runs again" in capsys.readouterr().out
 
 
 ODD = """my $(touch x) `touch x`; 'it' "is" & ü#~*?[a]{b} |"""

@@ -55,7 +55,7 @@ def test_curves_are_drawn(root, tmp_path):
     path = tmp_path / "curves.svg"
     assert main(["figure", "curves", "--runs", str(root), "-o", str(path)]) == 0
     picture = path.read_text()
-    assert all(entry in picture for entry in ("Random + Sign-In", "STR", "RigL mask", "Dense"))
+    assert all(entry in picture for entry in ("Random", "with Sign-In", "STR", "RigL mask"))
 
 
 def test_the_report_has_all_runs(root, tmp_path, capsys):
@@ -111,7 +111,7 @@ def test_rows_that_the_stopped_run_has_lost_stay_missing_with_a_warning(
 ):
     folder = root / expected["stopped"]
     (folder / file).unlink()
-    with pytest.warns(UserWarning, match=rf"{file} lacks the rows of epochs 0, 1, 2, 3, 4"):
+    with pytest.warns(UserWarning, match=rf"{file} lacks rows of epochs 0, 1, 2, 3, 4"):
         result = train(read_run(folder), replace(machine, runs=root))
     assert result["accuracy"] == pytest.approx(expected["result"]["accuracy"], abs=0.005)
     known = file == "epochs.csv"

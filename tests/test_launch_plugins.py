@@ -35,6 +35,17 @@ class Own(Method[OwnOptions]):
     is_sparse = False
 '''
 
+OTHER = '''
+from baselines.method import Method
+
+
+class Other(Method):
+    """Dense training under another name; it is not registered."""
+
+    name, family, paper = "other", "none", "-"
+    is_sparse = False
+'''
+
 
 def signbench(folder, *args):
     """Run the command line in a separate process, so that the method is not registered here."""
@@ -54,18 +65,7 @@ def folder(tmp_path):
 
 
 def test_a_run_uses_a_method_and_a_recipe_of_ones_own(folder):
-    flags = [
-        "--import",
-        "mine",
-        "--recipe",
-        "short",
-        "--method",
-        "own",
-        "--knob",
-        "2",
-        "--threads",
-        "1",
-    ]
+    flags = ["--import=mine", "--recipe=short", "--method=own", "--knob=2", "--threads=1"]
     done = signbench(folder, "run", *flags)
     assert done.returncode == 0, done.stderr
     (config,) = folder.glob("runs/short-own-*/config.json")
@@ -76,23 +76,14 @@ def test_a_run_uses_a_method_and_a_recipe_of_ones_own(folder):
     assert exported.returncode == 0, exported.stderr
 
 
-def test_workers_of_a_grid_import_it_too(folder):
-    (folder / "grid.yaml").write_text("recipe: short\nmethod: [own, dense]\nseed: [0, 1]")
+def test_workers_of_a_grid_import_what_is_given_and_what_methods_are_named_by(folder):
+    (folder / "other.py").write_text(OTHER)
+    (folder / "grid.yaml").write_text('recipe: short\nmethod: [own, "other:Other"]\nseed: [0, 1]')
     flags = ["--import", "mine", "--slots", "2", "--device", "cpu", "--threads", "1"]
     done = signbench(folder, "grid", "grid.yaml", *flags)
     assert done.returncode == 0, done.stderr
-    assert len(list(folder.glob("runs/short-own-*/result.json"))) == 2
-
-
-def test_a_method_named_by_its_module_needs_no_import(folder):
-    (folder / "grid.yaml").write_text(
-        'recipe: digits\nepochs: 1\nmethod: ["mine:Own"]\nseed: [0, 1]'
-    )
-    done = signbench(
-        folder, "grid", "grid.yaml", "--slots", "2", "--device", "cpu", "--threads", "1"
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(list(folder.glob("runs/digits-own-*/result.json"))) == 2
+    for name in ("own", "other"):
+        assert len(list(folder.glob(f"runs/short-{name}-*/result.json"))) == 2
 
 
 @pytest.mark.parametrize(

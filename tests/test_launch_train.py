@@ -96,7 +96,7 @@ def train_until(seconds, run, machine):
 
 def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
     machine = replace(machine, threads=1)  # OpenMP's threads do not live on in a forked process
-    run = Run.make("digits", epochs=30, optimizer="adamw", lr=0.01, **SIGN_IN)
+    run = Run.make("digits", epochs=15, optimizer="adamw", lr=0.01, **SIGN_IN)
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(replace(run, seed=1), other)  # imports what has to be imported
     began = time.process_time()
@@ -251,6 +251,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
     assert state["epoch"] == 1
     assert all(bool(t.isfinite().all()) for t in state["loop"]["model"].values())
     assert train(run, machine)["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"method": "str", "lr": 1e6},
+        {"method": "str", "lr": 1e3, "sign_in": True},
+        {"method": "woodfisher", "lr": 100.0},
+    ],
+)
+def test_a_training_that_diverges_says_so_whatever_fails_first(machine, choices):
+    with pytest.raises(Diverged, match=r"epoch \d, step \d"):
+        train(Run.make("digits", epochs=2, batch_size=128, **choices), machine)
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(machine, monkeypatch):

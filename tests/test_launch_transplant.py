@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -100,7 +102,7 @@ def test_what_torch_prunes_has_its_mask_read(tmp_path, capsys):
     ("change", "reason"),
     [
         (lambda c: c.update({"4.weight": c["4.weight"][:, :9]}), "has shape (5, 9), not (5, 72)"),
-        (lambda c: c.pop("4.weight"), "the source has no 4.weight"),
+        (lambda c: c.pop("4.weight"), "has no 4.weight"),
         (lambda c: c["0.weight"].fill_(float("nan")), "0.weight has values that are not finite"),
     ],
 )
@@ -125,3 +127,12 @@ def test_a_mask_must_be_of_zeros_and_ones(files, tmp_path, capsys):
 def test_an_output_that_cannot_be_written(files, tmp_path, capsys, output):
     assert main([*TRANSPLANT[:-1], output]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["A.safetensors", "./A.safetensors", "link.safetensors"])
+def test_a_source_is_not_overwritten(files, tmp_path, capsys, output):
+    (tmp_path / "link.safetensors").symlink_to("A.safetensors")
+    before = Path("A.safetensors").read_bytes()
+    assert main([*TRANSPLANT[:-1], output]) == 2
+    assert "is a source" in capsys.readouterr().err
+    assert Path("A.safetensors").read_bytes() == before

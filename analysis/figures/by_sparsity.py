@@ -1,40 +1,114 @@
-"""Accuracy against sparsity."""
+"""Accuracy: methods ranked at each sparsity, and lines over sparsities."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.figures.groups import by_method
-from analysis.figures.style import COLUMN, PAGE, legend_below, look, subplots
+from analysis.figures.dots import DotPanel, draw_dots, padded_limits, rule_series
+from analysis.figures.groups import lowest_typical
+from analysis.figures.lines import draw_panels
+from analysis.figures.panels import Panel
+from analysis.figures.style import Size, rule_name
 from analysis.frame import finished_runs
-from analysis.names import legend_entry
+from analysis.names import PLAIN
 from analysis.statistics import check_alike
+from analysis.target import misses_target
+from baselines.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_BY = ["recipe", "label", "rule", "sparsity"]
 
-def draw_accuracy(runs: pd.DataFrame) -> Figure:
-    """Draw accuracy against sparsity, one line per method.
+
+def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
+    """Draw the accuracy of each method, best first, in one panel per sparsity.
+
+    Dense runs are a line, unless there are no others. Results at another sparsity than the
+    requested one have a cross and do not count for the order.
 
     Raises:
         UserError: the runs cannot be compared.
     """
+    done = _accuracies(runs)
+    sparse = done[done["sparsity"] > 0] if (done["sparsity"] > 0).any() else done
+    groups = sparse.assign(series=sparse["rule"].map(rule_name)).groupby(
+        ["sparsity", "label", "series"]
+    )
+    table = groups["accuracy"].agg(["mean", "std"]).fillna({"std": 0.0})
+    table = table.assign(marked=groups["misses"].any()).reset_index()
+    dense = done[(done["sparsity"] == 0) & (done["rule"] == PLAIN)]["accuracy"].mean()
+    reference = {"Dense": dense} if len(sparse) < len(done) and pd.notna(dense) else {}
+    order, panels = _order(table), []
+    for sparsity, part in table.groupby("sparsity"):
+        typical = part[part["mean"] >= lowest_typical(part["mean"])]
+        lines = pd.DataFrame({"mean": list(reference.values()), "std": 0.0})
+        limits, title = padded_limits(pd.concat([typical, lines])), f"sparsity {sparsity:g}"
+        panels.append(DotPanel(part, order, title, "accuracy (%)", limits, reference))
+    return draw_dots(panels, rule_series(sparse["rule"]), size)
+
+
+def _order(table: pd.DataFrame) -> list[str]:
+    """Return the labels, best first: by the best mean at each sparsity, averaged."""
+    competing = table.assign(mean=table["mean"].where(~table["marked"]))
+    best = competing.groupby(["sparsity", "label"])["mean"].max().groupby("label").mean()
+    return list(best.sort_values(ascending=False, na_position="last").index)
+
+
+def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
+    """Draw accuracy against sparsity, one line per method; the ranking if there is one sparsity.
+
+    The sparsity axis is logarithmic in the density. Dense runs are a horizontal line. Results at
+    another sparsity than the requested one are drawn at the realised one, with a cross.
+
+    Raises:
+        UserError: the runs cannot be compared.
+    """
+    done = _accuracies(runs)
+    sparsities = sorted({s for s in done["sparsity"] if s > 0})
+    if len(sparsities) < 2:
+        return draw_ranking(runs, size)
+    sparse = done[done["sparsity"] > 0].assign(value=lambda table: table["accuracy"])
+    sparse = sparse.assign(x=_place(_drawn_sparsity(sparse)), marked=sparse["misses"])
+    ends = sparse["x"].min(), sparse["x"].max()
+    dense = done[done["sparsity"] == 0]
+    lines = [dense.assign(x=x, value=dense["accuracy"], marked=False) for x in ends]
+    values = pd.concat([sparse, *lines], ignore_index=True)
+    ticks = {float(_place(s)): f"{s:g}" for s in sparsities}
+    return draw_panels([Panel(values, "", "sparsity", "accuracy (%)", ticks, zoom=1.0)], size)
+
+
+def _place(sparsity: Any) -> Any:
+    """Return the position on the sparsity axis: equal factors of density are equally far apart."""
+    return -np.log10(1 - sparsity)
+
+
+def _drawn_sparsity(sparse: pd.DataFrame) -> pd.Series:
+    """Return the requested sparsity; the mean realised one where a result misses it."""
+    if "result.sparsity" not in sparse:
+        return sparse["sparsity"]
+    realised = sparse.groupby(_BY)["result.sparsity"].transform("mean")
+    return sparse["sparsity"].where(~sparse["misses"], realised)
+
+
+def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs of one recipe, with accuracies in percent and `misses`.
+
+    Raises:
+        UserError: there are none, or they differ in more than method, sparsity, Sign-In and HAM.
+    """
     done = finished_runs(runs)
-    by = ["recipe", "label", "sign_in", "sparsity"]
-    check_alike(done, by)
-    done = done.drop_duplicates([*by, "seed"])
-    methods = len(done[["label", "sign_in"]].drop_duplicates())
-    drawn, (ax,) = subplots(1, COLUMN if methods <= 6 else PAGE, 2.8)
-    values = sorted(done["sparsity"].unique())
-    for (label, sign_in), group in by_method(done):
-        accuracy = 100 * group.groupby("sparsity")["result.accuracy"].agg(["mean", "std"])
-        x = [values.index(s) for s in accuracy.index]
-        errors, entry = accuracy["std"].fillna(0), legend_entry(label, sign_in)
-        ax.errorbar(x, accuracy["mean"], errors, label=entry, capsize=2, **look(label, sign_in))
-    ax.set_xticks(range(len(values)), [f"{s:g}" for s in values])
-    ax.set(xlabel="sparsity", ylabel="accuracy (%)", xlim=(-0.3, len(values) - 0.7))
-    legend_below(drawn, [ax])
-    return drawn
+    recipes = sorted(set(done["recipe"]))
+    if len(recipes) > 1:
+        raise UserError(
+            f"the runs are of several recipes ({', '.join(recipes)}): choose with "
+            f"--where recipe={recipes[0]}."
+        )
+    check_alike(done, _BY)
+    done = done.drop_duplicates([*_BY, "seed"])
+    done = done.assign(accuracy=100 * done["result.accuracy"], misses=misses_target(done))
+    # a configuration whose seeds miss in part is drawn as a whole
+    return done.assign(misses=done.groupby(_BY)["misses"].transform("any"))

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
 from analysis.folder import LAYERS
 from analysis.frame import finished_runs, load_rows
+from analysis.names import method_of
 from analysis.statistics import check_alike
-from baselines.errors import UserError
+from baselines.errors import UserError, unknown
 
-Group = tuple[str, bool]  # label, with Sign-In
+Group = tuple[str, str]  # label and rule
 
 
 def by_method(table: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """Yield the rows of each method, plain and with Sign-In."""
-    for (label, sign_in), group in table.groupby(["label", "sign_in"]):
-        yield (str(label), bool(sign_in)), group
+    """Yield the rows of each method, plain and with Sign-In or HAM."""
+    for (label, rule), group in table.groupby(["label", "rule"]):
+        yield (str(label), str(rule)), group
+
+
+def select_methods(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the runs of methods and those that train their masks; all, if none is named.
+
+    Args:
+        names: methods or labels, such as `random` and `random (uniform)`.
+
+    Raises:
+        UserError: there are no runs of one of them.
+    """
+    if not names:
+        return runs
+    found = [{label, method_of(label)} for label in runs["label"]]
+    for name in names:
+        if not any(name in own for own in found):
+            raise unknown("method", name, sorted(set().union(*found)))
+    return runs[[not own.isdisjoint(names) for own in found]]
 
 
 def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs. They may differ only in method, Sign-In and seed.
+    """Return the finished runs. They may differ only in method, Sign-In or HAM, and seed.
 
     Dense runs are checked only for the recipe and the model.
 
@@ -29,7 +48,7 @@ def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
         UserError: there are no finished runs, or they differ in another field.
     """
     done = finished_runs(runs)
-    check_alike(done[done["sparsity"] > 0], ["label", "sign_in"])
+    check_alike(done[done["sparsity"] > 0], ["label", "rule"])
     for field in ("recipe", "settings.model"):
         values = sorted(map(str, done[field].unique()))
         if len(values) > 1:
@@ -42,18 +61,27 @@ def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """Apply a function to the layers.csv of each run. Add the columns label, sign_in and seed.
+    """Apply a function to the layers.csv of each run. Add the columns label, rule and seed.
 
     Raises:
         UserError: no run has finished, or they are of different networks.
     """
     parts = []
-    done = of_one_network(runs).drop_duplicates(["label", "sign_in", "seed"])
+    done = of_one_network(runs).drop_duplicates(["label", "rule", "seed"])
     for run in done.to_dict("records"):
         layers = load_rows(run["folder"], LAYERS)
         if "final_flips_init" in layers:
-            about = {"label": run["label"], "sign_in": run["sign_in"], "seed": run["seed"]}
+            about = {name: run[name] for name in ("label", "rule", "seed")}
             parts.append(measure(layers).assign(**about))
     if not parts:
         raise UserError("no run has sign flips over its final mask.")
     return pd.concat(parts, ignore_index=True)
+
+
+def lowest_typical(values: pd.Series[float]) -> float:
+    """Return the lowest value, without those far below the others.
+
+    Far is more than three times the range between the quartiles below the lower one.
+    """
+    low, high = values.quantile(0.25), values.quantile(0.75)
+    return float(values[values >= low - 3 * (high - low)].min())

@@ -2,62 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.figures.dots import DotPanel, Series, draw_dots
 from analysis.figures.flips import PHASES, flips_by_phase
 from analysis.figures.groups import per_run
-from analysis.figures.style import PAGE, legend_below, subplots
-from analysis.names import is_fixed, legend_entry
+from analysis.figures.style import COLOURS, MARKERS, RULE_LOOKS, Size
+from analysis.names import FAMILIES, RULES, is_fixed, method_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FROM_SCRATCH = ("random", "snip", "synflow", "grasp", "phew", "npb")
+
+def _series(phase: str, rule: str) -> str:
+    return f"{phase}, {rule}" if rule else phase
 
 
-def draw_flips_by_phase(runs: pd.DataFrame) -> Figure:
+_SERIES = [
+    Series(_series(phase, rule), colour, marker, shift, RULE_LOOKS[rule].get("markerfacecolor"))
+    for phase, colour, marker in zip(PHASES, COLOURS, MARKERS, strict=False)
+    for rule, shift in zip(RULES, (-0.18, 0.18, 0.0), strict=True)
+]
+
+
+def draw_flips_by_phase(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw (a) methods that learn their masks and (b) masks trained from scratch.
 
     Raises:
         UserError: the runs cannot be compared, or have no sign flips.
     """
     flips = per_run(runs, flips_by_phase)
+    flips = flips.assign(series=list(map(_series, flips["phase"], flips["rule"])))
     scratch = flips["label"].map(_is_from_scratch)
-    drawn, axes = subplots(2, PAGE, 2.1, sharey=True, gridspec_kw={"width_ratios": [1, 1.3]})
-    titles = ("(a) dense to sparse", "(b) from scratch")
-    for ax, part, title in zip(axes, (flips[~scratch], flips[scratch]), titles, strict=True):
-        _bars(ax, part)
-        ax.set(title=title, xlabel="", ylabel="sign flips (%)" if ax is axes[0] else "")
-    legend_below(drawn, axes)
-    return drawn
+    titles = ("learned masks", "masks from scratch")
+    parts = zip((flips[~scratch], flips[scratch]), titles, strict=True)
+    panels = [_panel(part, title) for part, title in parts if len(part)]
+    return draw_dots(panels, _SERIES, size)
+
+
+def _panel(flips: pd.DataFrame, title: str) -> DotPanel:
+    """Return a panel of methods, those with the most flips at the end first."""
+    table = flips.groupby(["label", "series"])["value"].agg(["mean", "std"])
+    total = flips[flips["phase"] == list(PHASES)[-1]].groupby("label")["value"].max()
+    order = list(total.sort_values(ascending=False).index)
+    return DotPanel(table.fillna({"std": 0.0}).reset_index(), order, title, "sign flips (%)")
 
 
 def _is_from_scratch(label: str) -> bool:
-    return is_fixed(label) or label.startswith(FROM_SCRATCH)
-
-
-def _bars(ax: Any, flips: pd.DataFrame) -> None:
-    import seaborn
-
-    ordered = flips.sort_values(["label", "sign_in"])
-    entries = map(legend_entry, ordered["label"], ordered["sign_in"])
-    named = ordered.assign(run=list(entries))
-    colours = dict(zip(PHASES, seaborn.color_palette("colorblind")[:3], strict=True))
-    if len(named):
-        seaborn.barplot(
-            named,
-            x="run",
-            y="value",
-            hue="phase",
-            hue_order=list(PHASES),
-            palette=colours,
-            errorbar="sd",
-            err_kws={"linewidth": 0.8},
-            ax=ax,
-            legend=True,
-        )
-        ax.tick_params(axis="x", rotation=25)
-        for tick in ax.get_xticklabels():
-            tick.set_horizontalalignment("right")
+    return is_fixed(label) or method_of(label) in FAMILIES["at initialisation"]

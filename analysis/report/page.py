@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import base64
-import tempfile
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import FIGURES, FigureKind, save
-from analysis.tables import COMPARISON, RANKS, TABLES, Sheet, is_of_one_sparsity, make_table
+from analysis.frame import LEFT_OUT
+from analysis.protocol import protocols
+from analysis.report.pictures import Picture, draw_picture
+from analysis.report.results import results_sheet
+from analysis.tables import Sheet, is_of_one_sparsity, make_table
+from analysis.tables.paper import LAYOUTS, paper_values
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
 TEMPLATE = Path(__file__).parent / "report.html"
+_OF_ONE_SPARSITY = ("curves", "1", "5", "8", "9")  # names of figures
+
+
+@dataclass
+class Part:
+    """What is below one heading.
+
+    Attributes:
+        blocks: pictures, and tables as HTML texts.
+        notes: what cannot be shown or was not measured.
+    """
+
+    title: str
+    blocks: list[Picture | str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def draw(self, name: str, runs: pd.DataFrame) -> None:
+        """Add a figure, or a note why it cannot be drawn."""
+        try:
+            picture, notes = draw_picture(name, runs)
+            self.blocks.append(picture)
+            self.notes += notes
+        except UserError as error:
+            title = f"Figure {name}" if name.isdigit() else name.capitalize()
+            self.notes.append(f"{title}: {error}")
 
 
 @dataclass
 class Section:
-    """The runs of one recipe.
-
-    Attributes:
-        about: settings that they share.
-        tables: HTML texts.
-        figures: titles, and pictures as data URLs.
-        notes: one sentence for each table or figure that cannot be shown.
-    """
+    """The runs of one recipe, and the settings that they share."""
 
     title: str
     about: str
-    tables: list[str] = field(default_factory=list)
-    figures: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    parts: list[Part]
 
 
 def render_page(runs: pd.DataFrame) -> str:
@@ -44,12 +63,24 @@ def render_page(runs: pd.DataFrame) -> str:
     """
     from jinja2 import Environment
 
+    done = runs["state"].eq("finished")
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
     return template.render(
+        summary=_summary(runs),
+        sections=[
+            _section(str(recipe), part)
+            for recipe, part in runs.groupby("recipe")
+            if part["state"].eq("finished").any()
+        ],
+        unfinished=to_html(_unfinished_runs(runs[~done])) if (~done).any() else "",
         facts=_facts(runs),
-        sections=[_section(str(recipe), part) for recipe, part in runs.groupby("recipe")],
-        runs=to_html(_all_runs(runs)),
+        runs=to_html(_finished_runs(runs[done])),
     )
+
+
+def _summary(runs: pd.DataFrame) -> str:
+    states = runs["state"].value_counts()
+    return ", ".join(f"{n} {state}" for state, n in states.items())
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:
@@ -59,12 +90,12 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
         found = set(runs[column].dropna().astype(str)) if column in runs else set[str]()
         return ", ".join(sorted(found)) or "unknown"
 
-    states = runs["state"].value_counts()
     seconds = runs["result.seconds"].sum() if "result.seconds" in runs else 0.0
     dirty = runs["git_dirty"].eq(True).any()
     versions = [c for c in runs if str(c).startswith("versions.")]
+    left_out = runs.attrs.get(LEFT_OUT, [])
     return {
-        "runs": ", ".join(f"{n} {state}" for state, n in states.items()),
+        **({"left out": "; ".join(left_out)} if left_out else {}),
         "recipes": distinct("recipe"),
         "methods": distinct("method"),
         "seeds": distinct("seed"),
@@ -77,32 +108,46 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _section(recipe: str, runs: pd.DataFrame) -> Section:
-    section = Section(recipe, _shared_settings(runs))
-    for sheet in _sheets(runs, section.notes):
-        section.tables.append(to_html(sheet))
-    for name, kind in FIGURES.items():
-        title = f"Figure {name}" if name.isdigit() else name.capitalize()
-        for suffix, part in [("", runs)] if name in ("compare", "ranks") else _by_sparsity(runs):
-            try:
-                url = _as_url(kind, part)
-                section.figures.append((f"{title}: {kind.caption}{suffix}", url))
-            except UserError as error:
-                section.notes.append(f"{title}{suffix}: {error}")
-    return section
+    parts = [_results(runs), _paper_tables(recipe, runs)]
+    for suffix, own in _by_sparsity(runs):
+        part = Part(f"Training and masks{suffix}")
+        for name in _OF_ONE_SPARSITY:
+            part.draw(name, own)
+        parts.append(part)
+    return Section(recipe, _shared_settings(runs), [p for p in parts if p.blocks or p.notes])
 
 
-def _sheets(runs: pd.DataFrame, notes: list[str]) -> Iterator[Sheet]:
-    """Yield the comparison and the paper's tables that contain a run."""
-    names = [name for name in TABLES if name != RANKS or runs["sparsity"].nunique() > 1]
-    for name in sorted(names, key=lambda name: name != COMPARISON):
-        title = "Comparison" if name == COMPARISON else f"Table {name}"
-        for suffix, part in _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]:
+def _results(runs: pd.DataFrame) -> Part:
+    part = Part("Results")
+    part.draw("ranking", runs)
+    try:
+        part.blocks.append(to_html(results_sheet(runs)))
+    except UserError as error:
+        part.notes.append(f"Table: {error}")
+    if runs["rule"].nunique() > 1:
+        part.draw("gains", runs)
+    if len(_by_sparsity(runs)) > 1:
+        part.draw("compare", runs)
+        part.draw("ranks", runs)
+    return part
+
+
+def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
+    """Return the paper's tables that have this recipe or are complete."""
+    part = Part("Tables of the paper")
+    for name in (n for n, layout in LAYOUTS.items() if layout.rule in set(runs["rule"])):
+        parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
+        for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
             try:
-                table = make_table(name, part)
-                if table.numbers["runs"].any():
-                    yield from (replace(s, title=s.title + suffix) for s in table.sheets)
+                table = make_table(name, own, protocol=protocol)
             except UserError as error:
-                notes.append(f"{title}{suffix}: {error}")
+                part.notes.append(f"Table {name}{suffix}: {error}")
+                continue
+            of_paper = recipe in set(paper_values(name)["recipe"])
+            if table.numbers["runs"].all() or (of_paper and table.numbers["runs"].any()):
+                sheets = (replace(s, title=s.title + suffix) for s in table.sheets)
+                part.blocks += map(to_html, sheets)
+    return part
 
 
 def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -124,33 +169,31 @@ def _shared_settings(runs: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def _all_runs(runs: pd.DataFrame) -> Sheet:
-    """Return one row per run, unfinished ones first."""
-    ordered = runs.assign(
-        done=runs["state"].eq("finished"), name=[Path(f).name for f in runs["folder"]]
-    ).sort_values(["done", "name"])
+def _unfinished_runs(runs: pd.DataFrame) -> Sheet:
+    """Return one row per run that has no result, with the reason."""
+    names = [Path(folder).name for folder in runs["folder"]]
+    cells = {"run": names, "state": list(runs["state"]), "reason": list(runs["reason"])}
+    title = f"{len(runs)} runs without a result"
+    return _plain_sheet(title, pd.DataFrame(cells).sort_values(["state", "run"]), 3)
+
+
+def _finished_runs(runs: pd.DataFrame) -> Sheet:
+    """Return one row per finished run."""
 
     def shown(column: str, form: Callable[[float], str]) -> list[str]:
-        values = ordered[column] if column in ordered else [None] * len(ordered)
+        values = runs[column] if column in runs else [None] * len(runs)
         return ["" if pd.isna(value) else form(value) for value in values]
 
-    texts = pd.DataFrame(
-        {
-            "run": ordered["name"],
-            "state": ordered["state"],
-            "reason": ordered["reason"],
-            "accuracy": shown("result.accuracy", lambda v: f"{100 * v:.2f}"),
-            "sparsity": shown("result.sparsity", "{:.4f}".format),
-            "seconds": shown("result.seconds", "{:.1f}".format),
-        }
-    ).reset_index(drop=True)
-    plain = pd.DataFrame(False, index=texts.index, columns=texts.columns)
-    return Sheet(f"All {len(texts)} runs", texts, plain, labels=3)
+    cells = {
+        "run": [Path(folder).name for folder in runs["folder"]],
+        "accuracy": shown("result.accuracy", lambda v: f"{100 * v:.2f}"),
+        "sparsity": shown("result.sparsity", "{:.4f}".format),
+        "seconds": shown("result.seconds", "{:.1f}".format),
+    }
+    return _plain_sheet(f"All {len(runs)} finished runs", pd.DataFrame(cells), 1)
 
 
-def _as_url(kind: FigureKind, runs: pd.DataFrame) -> str:
-    """Draw a figure. Return it as a data URL."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        save(kind.draw(runs), path)
-        return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+def _plain_sheet(title: str, cells: pd.DataFrame, labels: int) -> Sheet:
+    cells = cells.reset_index(drop=True)
+    bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    return Sheet(title, cells, bold, labels)

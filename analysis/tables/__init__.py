@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.alike import comparison_fields
 from analysis.frame import find_column
+from analysis.protocol import Protocol, check_protocol, of_protocol
 from analysis.ranks import rank_summary
 from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
@@ -87,6 +88,7 @@ def make_table(
     columns: Sequence[str] = ("sparsity",),
     paper: bool = True,
     select: Sequence[str] = (),
+    protocol: Protocol = "suite",
     command: Command | None = None,
 ) -> Table:
     """Make a table of runs.
@@ -98,14 +100,18 @@ def make_table(
             differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
         select: fields whose values are chosen for each row by validation accuracy.
+        protocol: whose runs of random masks and SynFlow the paper's tables show: the suite's, or
+            those made as by the paper's code (see `analysis.protocol`).
         command: returns the command line that trains missing cells of the paper's tables.
 
     Raises:
-        UserError: there is no such table, or the runs cannot be compared.
+        UserError: there is no such table, it has no runs of the protocol, or the runs cannot be
+            compared.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    choice = choose_by_validation(runs, select)
+    check_protocol(protocol, name)
+    choice = choose_by_validation(of_protocol(runs, protocol), select)
     runs = choice.runs
     if name in (COMPARISON, RANKS):
         rows, columns = comparison_fields(runs, rows, columns, choice.columns)
@@ -115,7 +121,7 @@ def make_table(
         sheets = comparison_sheets(numbers, choice, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
     cells = paper_cells(runs, name, choice.columns)
-    sheets = paper_sheets(cells, runs, name, paper, command)
+    sheets = paper_sheets(cells, runs, name, paper, protocol, command)
     told = [*choice.notes, *describe_choice(choice)]
     return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
 

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.decay import decay_notes
 from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
-from analysis.names import name_of
+from analysis.names import RULES, SIGN_IN, name_of
 from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
@@ -47,14 +47,13 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
-    index = [*down, "sign_in"]
+    index = [*down, "rule"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
     names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
     left = cells.index.to_frame(index=False).rename(columns=shortened)
-    left["sign_in"] = left["sign_in"].map({True: "Sign-In", False: ""})
-    left = left.rename(columns={"sign_in": ""})
+    left = left.rename(columns={"rule": ""})
     cells, bold = (
         frame.set_axis(columns, axis=1).reset_index(drop=True) for frame in (cells, bold)
     )
@@ -71,25 +70,24 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
 def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet:
     records = table.to_dict("records")
     cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
-    cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
+    cells[""] = table["rule"]
     labels = cells.shape[1]
     for name in chosen:
         cells[f"{shortened(name)} (chosen)"] = shown(table, name)
     if "validation" in table and table["validation"].notna().any():
         cells["validation"] = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
     cells["accuracy"] = [mean_text(row) for row in records]
-    cells["gain"] = [_gain(row) for row in records]
+    cells["gain"] = [gain_text(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
     cells["realised"] = ["" if pd.isna(s) else f"{s:.4f}" for s in table["realised"]]
     if table["dense_epochs"].notna().any():
-        cells["dense epochs"] = [_cost(row) for row in records]
-        cells["training"] = [_ratio(row["training_flops"], None) for row in records]
-        cells["inference"] = [_ratio(row["flops"], row["dense_flops"]) for row in records]
+        cells["dense epochs"] = [cost_text(row) for row in records]
+        cells["training"] = [ratio_text(row["training_flops"], None) for row in records]
+        cells["inference"] = [ratio_text(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
     notes = mark_notes(table)
-    if table["gain"].notna().any():
-        notes.append("gain: Sign-In minus plain runs of the same seeds, with 95 % interval")
+    notes += gain_notes(table)
     if (table["runs"] < LEAST_SEEDS).any():
         notes.append(FEW_SEEDS)
     if "dense epochs" in cells:
@@ -98,7 +96,7 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
-    title = f"Accuracy in percent, gain of Sign-In and cost{at}"
+    title = f"Accuracy in percent, gain of {listed_rules(table)} and cost{at}"
     return Sheet(title, cells, bold, labels, notes)
 
 
@@ -115,12 +113,26 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
     """Return a line for each kind of mark in a table."""
     notes = [TIED] * bool(table["tied"].any())
     if table["misses"].any():
-        realised = ", ".join(f"{s:.4f}" for s in table["realised"][table["misses"]])
+        found = (f"{s:.4f}" for s in table["realised"][table["misses"]])
+        realised = ", ".join(dict.fromkeys(found))
         notes.append(f"‡ does not compete: its sparsity is not the requested one, but {realised}")
     return notes + [FAILED] * bool((table["failed"] > 0).any())
 
 
-def _gain(row: dict[Any, Any]) -> str:
+def listed_rules(table: pd.DataFrame) -> str:
+    """Return what gains are of: "Sign-In or HAM", if a table has runs with both."""
+    present = set(table["rule"])
+    return " or ".join(rule for rule in RULES if rule in present and rule) or SIGN_IN
+
+
+def gain_notes(table: pd.DataFrame) -> list[str]:
+    """Return a line that says what a gain is, if there are any."""
+    told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
+    return [told] * bool(table["gain"].notna().any())
+
+
+def gain_text(row: dict[Any, Any]) -> str:
+    """Return the gain and its interval."""
     if pd.isna(row["gain"]):
         return ""
     if pd.isna(row["gain_low"]):
@@ -131,13 +143,15 @@ def _gain(row: dict[Any, Any]) -> str:
     return f"{row['gain']:+.2f} [{low}, {high}]"
 
 
-def _cost(row: dict[Any, Any]) -> str:
+def cost_text(row: dict[Any, Any]) -> str:
+    """Return the dense epochs of the same cost, and the epochs trained."""
     if pd.isna(row["dense_epochs"]):
         return ""
     return f"{row['dense_epochs']:.1f} of {row['epochs']:.0f}"
 
 
-def _ratio(value: float, of: float | None) -> str:
+def ratio_text(value: float, of: float | None) -> str:
+    """Return a number, and its fraction of another one."""
     if pd.isna(value):
         return ""
     return f"{value:.2g}" if of is None else f"{value:.2g} ({value / of:.0%})"

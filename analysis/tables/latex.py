@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from analysis.tables.sheet import Sheet
+from analysis.tables.sheet import MINUS, POWER, Sheet
 
 COLUMN, TEXT, LANDSCAPE = 234.0, 487.0, 650.0  # ICML's column and text, in points
 ROWS, LANDSCAPE_ROWS = 48, 30  # on a page
@@ -21,8 +21,6 @@ _ESCAPES = str.maketrans(
     | {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
     | {"<": "$<$", ">": "$>$", "−": "$-$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$"}
 )
-_MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")
-_POWER = re.compile(r"(?<=\d)e([+-]?)0*(\d+)")
 _NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†‡*]*)")
 
 
@@ -53,8 +51,8 @@ def preamble(text: str) -> str:
 
 def escape(text: str) -> str:
     """Return a text for LaTeX: special characters escaped, minus signs, powers of ten."""
-    text = _MINUS.sub("−", text)
-    text = _POWER.sub(lambda m: f"×10^{'−' if m[1] == '-' else ''}{m[2]}", text)
+    text = MINUS.sub("−", text)
+    text = POWER.sub(lambda m: f"×10^{'−' if m[1] else ''}{m[2]}", text)
     text = text.translate(_ESCAPES).replace("--", "-{}-")
     power = r"\$\\times\$10\\textasciicircum\{\}(\$-\$)?(\d+)"
     return re.sub(power, lambda m: rf"$\times 10^{{{'-' if m[1] else ''}{m[2]}}}$", text)

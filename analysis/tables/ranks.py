@@ -20,7 +20,7 @@ def ranks_sheet(ranks: Ranks, rows: Sequence[str]) -> Sheet:
     """
     table = ranks.table
     cells = pd.DataFrame({shortened(name): shown(table, name) for name in rows})
-    cells[""] = table["sign_in"].map({True: "Sign-In", False: ""})
+    cells[""] = table["rule"]
     labels = cells.shape[1]
     marks = table["tied"].map({True: "†", False: ""})
     cells["average rank"] = table["rank"].map("{:.2f}".format) + marks

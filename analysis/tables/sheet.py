@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -9,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")  # the sign of a number
+POWER = re.compile(r"(?<=\d)e(-?)\+?0*(\d+)")  # the exponent of a number
+UNBROKEN = re.compile(r" ± |\[[^\]]*\]")  # where lines of narrow tables do not break
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 
 
@@ -123,8 +127,11 @@ def to_html(sheet: Sheet) -> str:
 
     def cell(tag: str, text: str, column: int, bold: bool = False) -> str:
         kind = "" if column < sheet.labels else ' class="number"'
-        inner = f"<b>{escape(text)}</b>" if bold else escape(text)
-        return f"<{tag}{kind}>{inner}</{tag}>"
+        value = f' data-value="{escape(text)}"' if POWER.search(text) else ""
+        inner = POWER.sub(r" × 10<sup>\1\2</sup>", MINUS.sub("−", escape(text)))
+        inner = UNBROKEN.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), inner)
+        inner = f"<b>{inner}</b>" if bold else inner
+        return f"<{tag}{kind}{value}>{inner}</{tag}>"
 
     head = "".join(cell("th", name, i) for i, name in enumerate(sheet.cells.columns))
     body = "".join(
@@ -135,7 +142,7 @@ def to_html(sheet: Sheet) -> str:
     )
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in sheet.notes)
     return (
-        f"<div class='scroll'><table><caption>{escape(sheet.title)}</caption>"
+        f"<div class='scroll'><table><caption><span>{escape(sheet.title)}</span></caption>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{notes}"
     )
 

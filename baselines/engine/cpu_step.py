@@ -52,7 +52,9 @@ def step_in_pieces(
     rule, weight, grad = _RULES.get(type(optimizer)), layer.weight, layer.weight.grad
     latents, shared = layer.own_latents, layer.shared_latents
     states = [optimizer.state.get(latent, {}) for latent in latents]
-    if weight.numel() < PIECE or rule is None or grad is None or _is_special(optimizer, group):
+    if not storage.in_pieces or weight.numel() < PIECE or rule is None or grad is None:
+        return None
+    if _is_special(optimizer, group):
         return None
     names = rule.moments(group)
     if any(name not in state for name in names for state in states):
@@ -80,7 +82,9 @@ def step_in_pieces(
 def merge_in_pieces(storage: Storage, layer: Layer) -> bool:
     """Write a weight from its latents, if it has at least one piece and one memory layout."""
     weight, latents, shared = layer.weight, layer.own_latents, layer.shared_latents
-    if weight.numel() < PIECE or not all(_is_like(weight, latent) for latent in latents):
+    if not storage.in_pieces or weight.numel() < PIECE:
+        return False
+    if not all(_is_like(weight, latent) for latent in latents):
         return False
     for (theta,), params in zip(_in_pieces([weight]), _in_pieces(latents), strict=True):
         storage.merge_into([theta], tuple([part] for part in (*params, *shared)))

@@ -74,7 +74,7 @@ def _wrapped_by(optimizer: Any) -> Optimizer | None:
         inner = getattr(optimizer, name, None)
         if not isinstance(inner, Optimizer):
             continue
-        if _held(inner) != _held(optimizer):
+        if hasattr(optimizer, "param_groups") and _held(inner) != _held(optimizer):
             raise UserError(
                 f"{type(optimizer).__name__} wraps an optimizer that holds other parameters than "
                 "it does: use an ordinary optimizer."
@@ -84,8 +84,7 @@ def _wrapped_by(optimizer: Any) -> Optimizer | None:
 
 
 def _held(optimizer: Any) -> list[int]:
-    groups = getattr(optimizer, "param_groups", ())
-    return [id(p) for group in groups for p in group["params"]]
+    return [id(p) for group in optimizer.param_groups for p in group["params"]]
 
 
 def _check_shapes(

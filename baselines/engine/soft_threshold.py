@@ -33,7 +33,9 @@ class SoftThreshold(Storage):
 
     def threshold(self, s: Tensor) -> Tensor:
         """Return the threshold of s."""
-        return s.sigmoid() if self.kind == "sigmoid" else s.exp()
+        if self.kind == "sigmoid":
+            return s.sigmoid()
+        return s.exp().clamp(max=torch.finfo(s.dtype).max)  # softshrink refuses infinity
 
     def slope(self, threshold: Tensor) -> Tensor:
         """Return the derivative of the threshold with respect to s."""

@@ -32,6 +32,8 @@ class Storage(ABC):
     is_identity = False
     #: False if merge(split(θ)) differs from θ by more than rounding.
     keeps_values = True
+    #: False if an entry of θ depends on more than one entry of a latent.
+    in_pieces = True
     #: Weight decay of latents with no dimension; the weights' own decay does not apply to them.
     shared_decay = 0.0
 
@@ -78,7 +80,7 @@ class Wrapped(Storage):
     def __init__(self, inner: Storage) -> None:
         self.inner = inner
         self.names = inner.names
-        self.keeps_values = inner.keeps_values
+        self.keeps_values, self.in_pieces = inner.keeps_values, inner.in_pieces
         self.shared_decay = inner.shared_decay
 
     def split(self, thetas: Tensors) -> tuple[Tensors, ...]:

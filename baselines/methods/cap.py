@@ -1,35 +1,44 @@
 """CAP: WoodFisher with correlations between the weights that are removed together.
 
 Kuznedelev et al. 2023 (arXiv 2210.09223). Within each block, weights are removed one by one, the
-cheapest first. Each removal moves the others and updates the inverse Fisher matrix; the cost of a
-weight is the one at its turn. The costs of all blocks are compared, and the kept weights move to
-the minimum of the loss without the removed ones: jointly, not by a sum of moves as in WoodFisher.
+cheapest first. Each removal moves the others and updates the inverse Fisher matrix. Compared over
+all blocks is the sum of the costs of a block's removals up to a weight's own: the rise of the loss.
+The kept weights move to the minimum of the loss without the removed ones: jointly, not by a sum of
+moves as in WoodFisher.
 
 Masks are sensitive to rounding: blocks are counted along the active weights, so one weight swapped
-for another shifts all blocks between the two. On digits (s = 0.8, 20 epochs), gradients changed by
-a rounding or two move no mask in float64, but 1,612 of 33,240 positions in float32. In float64, a
-swap of a layer's first weight for its last moves 626 at the next event, of two neighbours 96.
-All else, and the differences from the official code, are as for `woodfisher`.
+for another shifts all blocks between the two. So all of this is computed in float64. All else, and
+the differences from the official code, are as for `woodfisher`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from baselines.methods.woodfisher import WoodFisher
+from baselines.fields import changed
+from baselines.methods.woodfisher import FisherOptions, FisherPruning
 from baselines.registry import register
 from baselines.tools.second_order import elimination_costs, inverse_fisher, joint_compensation
 
 
+@dataclass(frozen=True)
+class CapOptions(FisherOptions):
+    ranking: Literal["sum", "highest"] = changed("sum", before="highest")
+    """What ranks a weight: the costs of all removals up to its own, or the highest of them."""
+
+
 @register
-class Cap(WoodFisher):
+class Cap(FisherPruning[CapOptions]):
     """Correlation-aware gradual pruning."""
 
     name = "cap"
     paper = "Kuznedelev et al. 2023"
 
-    def costs(self, theta: Tensor, factors: Tensor) -> Tensor:
-        return elimination_costs(theta, inverse_fisher(factors))
+    def costs(self, theta: Tensor, fisher: Tensor) -> Tensor:
+        return elimination_costs(theta, inverse_fisher(fisher), self.options.ranking == "sum")
 
-    def compensated(self, theta: Tensor, factors: Tensor, keep: Tensor) -> Tensor:
-        return joint_compensation(theta, factors, keep)
+    def compensated(self, theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
+        return joint_compensation(theta, fisher, keep)

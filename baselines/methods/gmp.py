@@ -5,8 +5,8 @@ first and ever fewer later: the sparsity after the i-th of n events is s_i = s·
 
 Differs from the published codes, which all differ from each other: the last event reaches exactly
 the requested sparsity (of 0.9, STR's copy reaches 0.89999, AC/DC's 0.8991, sparsimony's 0.8969),
-pruned weights never return, so that masks are nested, and one magnitude threshold serves all layers
-(`scope="layer"` prunes each layer to the same sparsity, as Zhu & Gupta do).
+and pruned weights never return, so that masks are nested. Every layer is pruned to the same
+sparsity, as by Zhu & Gupta; `scope="global"` has one threshold for all layers, as AC/DC's code.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
-from baselines.tools.density import capped, layer_counts
-from baselines.tools.masks import global_masks, top_k_mask
+from baselines.tools.masks import global_masks, layer_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -42,8 +42,8 @@ class CubicOptions(Options):
 
 @dataclass(frozen=True)
 class GmpOptions(CubicOptions):
-    scope: Literal["global", "layer"] = "global"
-    """One threshold for the network, or the same sparsity in every layer."""
+    scope: Literal["layer", "global"] = changed("layer", before="global")
+    """The same sparsity in every layer, or one threshold for the network."""
 
 
 C = TypeVar("C", bound=CubicOptions)
@@ -78,12 +78,5 @@ class Gmp(CubicPruning[GmpOptions]):
     paper = "Zhu & Gupta 2017"
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
-        scores = net.magnitudes()  # −1 where masked: masks are nested
-        if self.options.scope == "global":
-            net.set_masks(global_masks(scores, sparsity))
-        else:
-            counts = capped(
-                layer_counts("uniform", net.shapes, sparsity),
-                {layer.name: layer.nnz for layer in net},
-            )
-            net.set_masks({name: top_k_mask(scores[name], k) for name, k in counts.items()})
+        masks = global_masks if self.options.scope == "global" else layer_masks
+        net.set_masks(masks(net.magnitudes(), sparsity))  # −1 where masked: masks are nested

@@ -1,9 +1,6 @@
-"""LRR, WR and IMP: iterative magnitude pruning, one training per level.
+"""LRR, WR and IMP: train, prune the smallest weights of the network, train again, level by level.
 
-Train, prune the smallest weights of the whole network, train again, until the requested sparsity is
-reached. The three differ in what happens to the weights in between:
-
-- `lrr`, learning-rate rewinding (Renda et al. 2020, arXiv 2003.02389): they stay as they are.
+- `lrr`, learning-rate rewinding (Renda et al. 2020, arXiv 2003.02389): the weights stay.
 - `wr`, weight rewinding (Frankle et al. 2020, arXiv 1912.05671): they return to an early epoch.
 - `imp`, the lottery ticket (Frankle & Carbin 2019, arXiv 1803.03635): they return to the start.
 
@@ -14,15 +11,16 @@ end at 83.2, 91.4, 95.6 %). They differ in what else is rewound: each choice is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import require
+from baselines.fields import changed
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
-from baselines.tools.levels import Levels, level_sparsities
+from baselines.tools.levels import Levels, level_sparsities, rewind_epoch
 from baselines.tools.masks import global_masks
 
 
@@ -50,8 +48,8 @@ class RewindOptions(LevelOptions):
 class WrOptions(RewindOptions):
     rewind_to: float = 1 / 15
     """Epoch to rewind to, as a fraction of a level (epoch 10 of 150)."""
-    rewind_lr: bool = False
-    """Rewind the learning rate, too, which makes later levels shorter (Renda et al.)."""
+    rewind_lr: bool = changed(True, before=None)  # in version 0.1, short levels equalled IMP's
+    """Rewind the learning rate, too, which makes later levels shorter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,10 +65,11 @@ class IterativePruning(Method[L]):
 
     family = "iterative"
     variants = ({"level_length": 0.25},)
+    least_epochs: ClassVar[int] = 1  # of a level
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.level_epochs = max(1, round(self.options.level_length * plan.epochs))
+        self.level_epochs = max(self.least_epochs, round(self.options.level_length * plan.epochs))
         sparsities = level_sparsities(plan.sparsity, self.options.keep)
         self.levels = Levels(sparsities, self.level_epochs * plan.steps_per_epoch)
 
@@ -141,10 +140,11 @@ class Wr(Rewinding[WrOptions]):
     name = "wr"
     paper = "Frankle et al. 2020; Renda et al. 2020"
     variants = ({"level_length": 0.25, "rewind_to": 0.2},)
+    least_epochs = 2
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        epoch = min(round(self.options.rewind_to * self.level_epochs), self.level_epochs - 1)
+        epoch = rewind_epoch(self.options.rewind_to, self.level_epochs)
         self.rewind_step = epoch * plan.steps_per_epoch
         if self.options.rewind_lr:
             self.levels = replace(self.levels, skipped=self.rewind_step)

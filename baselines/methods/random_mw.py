@@ -27,9 +27,15 @@ from baselines.tools.masks import random_masks
 
 @dataclass(frozen=True)
 class RandomOptions(Options):
-    density: Literal["balanced", "erk", "uniform", "erk-plus", "legacy-balanced", "legacy-erk"] = (
-        "balanced"
-    )
+    density: Literal[
+        "balanced",
+        "erk",
+        "uniform",
+        "erk-plus",
+        "uniform-dense-first",
+        "legacy-balanced",
+        "legacy-erk",
+    ] = "balanced"
     """How many weights each layer keeps. The legacy ones give a higher sparsity than requested."""
 
 

@@ -9,7 +9,8 @@ after the optimizer's step. Differs from the original: it drops by magnitude (no
 positive and the largest negative weights), and the drop fraction anneals as for RigL.
 
 `rigl`: Evci et al. 2020 (arXiv 1911.11134). It grows by |∂L/∂θ| at all positions, masked or not,
-and the update replaces the optimizer's step. The paper's ΔT = 100 counts batches of 4,096 images.
+and the update replaces the optimizer's step. The number of updates is that of the official ImageNet
+training, 25,000 steps with ΔT = 100, so that ΔT scales with batch size and length of a training.
 Differs from the official code: the first update is at step ΔT, as in the paper (theirs is at step
 0), and the drop fraction anneals from there over the span of the updates. Growth ranks the absolute
 value of the gradient's mean over ranks; both PyTorch ports rank the mean of the absolute values,
@@ -27,30 +28,34 @@ from torch import Tensor
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import require
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.masks import drop_and_grow, random_masks, seeded
-from baselines.tools.schedules import cosine_fraction, update_period
+from baselines.tools.schedules import cosine_fraction, is_update
 
 
 @dataclass(frozen=True)
 class DynamicOptions(Options):
-    density: Literal["erk", "balanced", "uniform"] = "erk"
+    density: Literal["erk", "balanced", "uniform", "uniform-dense-first"] = "erk"
     """How many weights each layer keeps."""
-    update_every: int = 100
-    """ΔT, in steps. A short training updates more often, so that it has at least 10 updates."""
+    updates: int = 250
+    """Number of updates; fewer if they would be less than 25 steps apart."""
+    update_every: int = changed(0, before=100)
+    """ΔT in steps, in place of `updates`; less in a training with less than 10 periods."""
     drop_fraction: float = 0.3
     """α: fraction of a layer's weights that the first update replaces."""
     update_until: float = 0.75
     """Fraction of the steps after which masks are constant."""
 
     def __post_init__(self) -> None:
-        if self.update_every < 1:
-            raise UserError(f"update_every must be positive, not {self.update_every}.")
-        if not 0 <= self.drop_fraction <= 1 or not 0 <= self.update_until <= 1:
-            raise UserError("drop_fraction and update_until must be in [0, 1].")
+        for name in ("updates", "update_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must not be negative, not {value}.")
+        fractions = 0 <= self.drop_fraction <= 1 and 0 <= self.update_until <= 1
+        require(fractions, "drop_fraction and update_until must be in [0, 1].")
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ class DynamicMask(Method[D], ABC):
 
     def is_update(self, step: int) -> bool:
         """Return whether masks are updated at a step."""
-        period = update_period(self.options.update_every, self.end)
-        return step > 0 and step % period == 0 and step < self.end
+        return is_update(step, self.end, self.options.updates, self.options.update_every)
 
     def drop_fraction(self, step: int) -> float:
         """Return the fraction of weights that an update at a step replaces."""

@@ -2,27 +2,29 @@
 
 Ziyin & Wang 2023 (arXiv 2210.01212). With θ = m ⊙ w, the minimum of the weight decay
 λ/2·(m² + w²) over all factors of θ is the penalty λ|θ|, but it is smooth: plain SGD solves the
-lasso. Then the smallest weights are pruned, and the rest is fine-tuned.
+lasso. Meanwhile the smallest weights of each layer are pruned, once per epoch along GMP's cubic.
+Then the rest is fine-tuned.
 
 Differs from the official code: the factors start (almost) balanced, m² − w² = `balance`, which is
 the code's "sqrt" initialisation (its default draws both at random), so that the initial network is
-that of dense training. Pruning applies one global threshold, once, at exactly the requested
-sparsity (theirs: a fixed threshold, or the same fraction of each layer), and pruned weights stay
-pruned (theirs grow back, because only one factor is zeroed). λ is added to the recipe's decay of
-factors (`--sign-in-weight-decay`, `--frobenius-decay`), which replaces its weight decay.
+that of dense training. Pruned weights stay pruned (theirs grow back until the next epoch, because
+only one factor is zeroed). λ is added to the recipe's decay of factors (`--sign-in-weight-decay`,
+`--frobenius-decay`), which replaces its weight decay.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import DecayedLatents
-from baselines.errors import UserError
+from baselines.errors import require
+from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
-from baselines.tools.masks import global_masks
+from baselines.tools.masks import global_masks, layer_masks
+from baselines.tools.schedules import cubic_sparsity, events
 
 
 @dataclass(frozen=True)
@@ -30,31 +32,36 @@ class FactorDecayOptions(Options):
     factor_decay: float = 1e-3
     """λ: gradient λm on m and λw on w, until pruning."""
     prune_at: float = 0.7
-    """When to prune, as a fraction of the steps."""
+    """When pruning is complete, as a fraction of the steps."""
 
     def __post_init__(self) -> None:
-        if self.factor_decay < 0:
-            raise UserError(f"factor_decay must not be negative, not {self.factor_decay}.")
-        if not 0 <= self.prune_at < 1:
-            raise UserError(f"prune_at must be in [0, 1), not {self.prune_at}.")
+        decay, at = self.factor_decay, self.prune_at
+        require(decay >= 0, f"factor_decay must not be negative, not {decay}.")
+        require(0 <= at < 1, f"prune_at must be in [0, 1), not {at}.")
 
 
 @dataclass(frozen=True)
 class SpredOptions(FactorDecayOptions):
     balance: float = 0.01
     """Initial β = m² − w²; with 0, zeros could not be trained."""
+    pruning: Literal["gradual", "once"] = changed("gradual", before="once")
+    """Prune once per epoch from `prune_from` on along GMP's cubic, or only at `prune_at`."""
+    prune_from: float = 0.2
+    """When gradual pruning starts, as a fraction of the steps; at the latest at `prune_at`."""
+    scope: Literal["layer", "global"] = changed("layer", before="global")
+    """The same sparsity in every layer, or one threshold for the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.balance > 0:
-            raise UserError(f"balance must be positive, not {self.balance}.")
+        require(0 <= self.prune_from < 1, f"prune_from must be in [0, 1), not {self.prune_from}.")
+        require(self.balance > 0, f"balance must be positive, not {self.balance}.")
 
 
 F = TypeVar("F", bound=FactorDecayOptions)
 
 
 class FactorDecay(Method[F]):
-    """Base of methods that decay both factors, then prune once by magnitude."""
+    """Base of methods that decay both factors and prune by magnitude."""
 
     family = "dense to sparse"
     factorised = True
@@ -63,14 +70,23 @@ class FactorDecay(Method[F]):
         self.storage = DecayedLatents(net.storage)
         net.storage = self.storage
 
+    @property
+    def events(self) -> tuple[int, ...]:
+        """Steps before which weights are pruned."""
+        return (int(self.options.prune_at * self.plan.steps),)
+
     def before_step(self, net: SparseModel, step: int) -> None:
-        prune_at = int(self.options.prune_at * self.plan.steps)
-        self.storage.decay = self.factor_decay(step) if step < prune_at else 0.0
-        if step == prune_at:
-            net.set_masks(global_masks(net.magnitudes(), self.plan.sparsity))
+        self.storage.decay = self.factor_decay(step) if step < self.events[-1] else 0.0
+        if step in self.events:
+            i, n = self.events.index(step) + 1, len(self.events)
+            self.prune(net, cubic_sparsity(i, n, self.plan.sparsity))
+
+    def prune(self, net: SparseModel, sparsity: float) -> None:
+        """Prune the network to a sparsity."""
+        net.set_masks(global_masks(net.magnitudes(), sparsity))
 
     def factor_decay(self, step: int) -> float:
-        """Return the decay of the factors at a step before pruning."""
+        """Return the decay of the factors at a step before pruning is complete."""
         return self.options.factor_decay
 
 
@@ -84,3 +100,16 @@ class Spred(FactorDecay[SpredOptions]):
     @property
     def inner_scaling(self) -> float | None:
         return self.options.balance
+
+    @property
+    def events(self) -> tuple[int, ...]:
+        if self.options.pruning == "once":
+            return super().events
+        end, plan = self.options.prune_at, self.plan
+        begin = min(self.options.prune_from, end)
+        epochs = round((end - begin) * plan.steps / plan.steps_per_epoch)
+        return events(begin, end, epochs + 1, plan.steps)
+
+    def prune(self, net: SparseModel, sparsity: float) -> None:
+        masks = global_masks if self.options.scope == "global" else layer_masks
+        net.set_masks(masks(net.magnitudes(), sparsity))

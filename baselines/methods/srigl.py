@@ -12,8 +12,8 @@ initial fan-ins are chosen such that the network has the requested sparsity up t
 of the last layer. From then on each layer has its own budget, met up to half its neurons.
 
 Differs from the official code: the neurons of the last layer, the classes, are never ablated, and a
-layer keeps enough neurons for its weights; the scaling multiplies the weights that the model was
-initialised with by √(dense fan-in / k), instead of drawing new ones with that variance.
+layer keeps enough neurons for its weights; the weights that the model was initialised with are
+scaled by √(dense fan-in / k), and not drawn anew.
 """
 
 from __future__ import annotations

@@ -7,27 +7,29 @@ of a block are removed at once). Sparsity follows GMP's cubic.
 
 Differs from the official code: g are the gradients of the training's own last `gradients` batches
 before each event (theirs runs separate ones, in the large experiments of batches, too); a block
-consists of consecutive *active* weights, so that pruned weights take no room in it; λ is relative
-to the mean of the squared gradients, because batch gradients shrink during training; and F is
-inverted exactly, by a Cholesky decomposition, instead of by Woodbury's recursion.
+consists of consecutive *active* weights, so that pruned weights take no room in it; and F is
+accumulated, and inverted exactly by a Cholesky decomposition, instead of by Woodbury's recursion.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import require
+from baselines.fields import changed
 from baselines.method import Options, Plan
 from baselines.methods.gmp import CubicOptions, CubicPruning
 from baselines.registry import register
 from baselines.tools.masks import global_masks
 from baselines.tools.second_order import (
+    Fisher,
     in_blocks,
     over_chunks,
     removal_costs,
@@ -39,38 +41,37 @@ from baselines.tools.second_order import (
 class FisherOptions(CubicOptions):
     events: int = 10
     """Number of events; at most one per step."""
-    gradients: int = 32
-    """n: number of batch gradients in F, those right before each event."""
+    gradients: int = changed(1024, before=32)
+    """n: number of batch gradients in F, those right before each event and after the last one."""
     block_size: int = 32
     """Number of weights in a block."""
-    damping: float = 0.1
-    """λ, as a multiple of the mean of g² over all active weights."""
+    damping: float = changed(1e-7, before=0.1)
+    """λ."""
+    relative_damping: bool = changed(False, before=True)
+    """Give λ as a multiple of the mean of g² over all active weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gradients < 1 or self.block_size < 1:
-            raise UserError("gradients and block_size must be positive.")
-        if not self.damping > 0:
-            raise UserError(f"damping must be positive, not {self.damping}.")
+        require(min(self.gradients, self.block_size) > 0, "gradients, block_size: be positive.")
+        require(self.damping > 0, f"damping must be positive, not {self.damping}.")
 
 
-@register
-class WoodFisher(CubicPruning[FisherOptions]):
-    """Gradual pruning by a block-diagonal inverse Fisher matrix."""
+F = TypeVar("F", bound=FisherOptions)
 
-    name = "woodfisher"
-    paper = "Singh & Alistarh 2020"
+
+class FisherPruning(CubicPruning[F]):
+    """Base of methods that prune by a block-diagonal inverse Fisher matrix."""
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.gradients: dict[str, list[Tensor]] = {}  # of the active weights, by layer
+        self.fisher = Fisher(self.options.block_size)
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if any(step < event <= step + self.options.gradients for event in self.events):
+            self.fisher.count += 1
             for layer in net:
                 if layer.weight.grad is not None:
-                    grad = layer.gather(layer.weight.grad).flatten().clone()
-                    self.gradients.setdefault(layer.name, []).append(grad)
+                    self.fisher.add(layer.name, layer.gather(layer.weight.grad).flatten())
         return False
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
@@ -88,42 +89,55 @@ class WoodFisher(CubicPruning[FisherOptions]):
             weights[name] = _spread(net.layers[name], moved, 0.0)
         net.set_masks(masks)
         net.set_weights(weights)
-        self.gradients = {}
+        self.fisher = Fisher(self.options.block_size)
 
     def _blocks(self, net: SparseModel) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return weights (blocks, size) and Fisher factors (blocks, n + size, size) by layer."""
-        squares = sum(float(g.square().sum()) for gs in self.gradients.values() for g in gs)
-        count = sum(g.numel() for gs in self.gradients.values() for g in gs)
-        damping = self.options.damping * (squares / count if squares else 1.0)
-        size, blocks = self.options.block_size, {}
-        for layer in net:
-            theta = layer.gather(layer.weight.detach()).flatten()
-            grads = [g.to(theta) for g in self.gradients.get(layer.name, [torch.zeros_like(theta)])]
-            rows = torch.stack([in_blocks(g, size) for g in grads], 1) / len(grads) ** 0.5
-            root = torch.eye(size).to(theta) * damping**0.5
-            blocks[layer.name] = (
-                in_blocks(theta, size),
-                torch.cat([rows, root.expand(len(rows), size, size)], 1),
+        """Return weights (blocks, size) and Fisher matrices (blocks, size, size) by layer."""
+        unit = self.fisher.mean_square(net.nnz) if self.options.relative_damping else 1.0
+        return {
+            layer.name: self.fisher.blocks(
+                layer.name,
+                layer.gather(layer.weight.detach()).flatten(),
+                unit * self.options.damping,
             )
-        return blocks
+            for layer in net
+        }
 
-    def costs(self, theta: Tensor, factors: Tensor) -> Tensor:
+    @abstractmethod
+    def costs(self, theta: Tensor, fisher: Tensor) -> Tensor:
         """Return the cost of removing each weight, (blocks, size)."""
-        return removal_costs(theta, factors)
 
-    def compensated(self, theta: Tensor, factors: Tensor, keep: Tensor) -> Tensor:
+    @abstractmethod
+    def compensated(self, theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
         """Return the weights after those not in `keep` are removed, (blocks, size)."""
-        return summed_compensation(theta, factors, keep)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"gradients": self.gradients}
+        return {"count": self.fisher.count, "sums": self.fisher.sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gradients = state["gradients"]
+        self.fisher = Fisher(self.options.block_size, state.get("count", 0), state.get("sums", {}))
+        for name, gradients in state.get("gradients", {}).items():  # of version 0.1
+            self.fisher.count = len(gradients)
+            for gradient in gradients:
+                self.fisher.add(name, gradient)
+
+
+@register
+class WoodFisher(FisherPruning[FisherOptions]):
+    """Gradual pruning by the cost of removing each weight alone."""
+
+    name = "woodfisher"
+    paper = "Singh & Alistarh 2020"
+
+    def costs(self, theta: Tensor, fisher: Tensor) -> Tensor:
+        return removal_costs(theta, fisher)
+
+    def compensated(self, theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
+        return summed_compensation(theta, fisher, keep)
 
 
 def _spread(layer: Layer, blocks: Tensor, elsewhere: float) -> Tensor:
     """Return values of the active weights as a tensor of the weight's shape."""
     values = blocks.flatten()[: layer.nnz]
-    dense = torch.full_like(layer.weight, elsewhere)
+    dense = torch.full_like(layer.weight, elsewhere, dtype=blocks.dtype)
     return layer.scatter(values.view(layer.weight.shape) if layer.index is None else values, dense)

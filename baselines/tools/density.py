@@ -17,6 +17,7 @@ from baselines.engine.kinds import BatchShape
 from baselines.errors import UserError, unknown
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch.Size is one
+Kind = Callable[[Shapes, float], dict[str, float]]
 
 
 def fill(raw: Mapping[str, float], sizes: Mapping[str, int], density: float) -> dict[str, float]:
@@ -74,12 +75,28 @@ def erk_plus(shapes: Shapes, density: float) -> dict[str, float]:
     Raises:
         UserError: the classifier alone exceeds the density.
     """
-    *rest, last = shapes
+    return _with_dense([*shapes][-1], shapes, density, erk)
+
+
+def uniform_dense_first(shapes: Shapes, density: float) -> dict[str, float]:
+    """Return a dense first layer and the same density for all others; Evci et al. 2020 (RigL).
+
+    The other layers are sparser by as much, so that the whole keeps the density.
+
+    Raises:
+        UserError: the first layer alone exceeds the density.
+    """
+    return _with_dense(next(iter(shapes)), shapes, density, uniform)
+
+
+def _with_dense(dense: str, shapes: Shapes, density: float, others: Kind) -> dict[str, float]:
     sizes = _sizes(shapes)
-    left = (density * sum(sizes.values()) - sizes[last]) / max(1, sum(sizes[n] for n in rest))
-    if not left > 0:
-        raise UserError(f"erk-plus: {last} alone has more weights than density {density} allows.")
-    return {**erk({name: shapes[name] for name in rest}, left), last: 1.0}
+    rest = {name: shape for name, shape in shapes.items() if name != dense}
+    left = density * sum(sizes.values()) - sizes[dense]
+    if left <= 0 < len(rest):
+        raise UserError(f"{dense} alone has more weights than density {density:g} allows.")
+    found = others(rest, left / sum(_sizes(rest).values())) if rest else {}
+    return {name: found.get(name, 1.0) for name in shapes}
 
 
 def legacy_erk(shapes: Shapes, density: float) -> dict[str, float]:
@@ -105,14 +122,15 @@ def legacy_balanced(shapes: Shapes, density: float) -> dict[str, float]:
     return densities
 
 
-DENSITIES: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
+DENSITIES: dict[str, Kind] = {
     "uniform": uniform,
     "erk": erk,
     "balanced": balanced,
     "erk-plus": erk_plus,
+    "uniform-dense-first": uniform_dense_first,
 }
 
-LEGACY: dict[str, Callable[[Shapes, float], dict[str, float]]] = {
+LEGACY: dict[str, Kind] = {
     "legacy-erk": legacy_erk,
     "legacy-balanced": legacy_balanced,
 }

@@ -42,3 +42,9 @@ def level_sparsities(target: float, keep: float) -> tuple[float, ...]:
     """Return 0, 1 − keep, 1 − keep², … and finally the target itself."""
     levels = math.ceil(math.log(1 - target) / math.log(keep) - 1e-9) if target > 0 else 0
     return (*(1 - keep**i for i in range(levels)), target)
+
+
+def rewind_epoch(fraction: float, epochs: int) -> int:
+    """Return the epoch of a level to rewind to: 0 only for fraction 0, and never the last one."""
+    epoch = max(1, round(fraction * epochs)) if fraction else 0
+    return min(epoch, epochs - 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.engine import device
 from baselines.errors import UserError
-from baselines.tools.density import Shapes, keep_count, layer_counts
+from baselines.tools.density import Shapes, capped, keep_count, layer_counts
 
 
 def seeded(*parts: int | str) -> torch.Generator:
@@ -86,6 +86,22 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Ten
     return global_top_k_masks(scores, keep_count(numel, sparsity))
 
 
+def layer_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return masks that keep the largest scores of each layer, at the same sparsity in all layers.
+
+    Args:
+        scores: scores by layer; negative where a weight is not to be kept.
+        sparsity: fraction of zeros over all layers, met exactly, in [0, 1).
+
+    Raises:
+        UserError: a score is NaN, or the sparsity is out of range.
+    """
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    left = {name: int((score >= 0).sum()) for name, score in scores.items()}
+    counts = capped(layer_counts("uniform", shapes, sparsity), left)
+    return {name: top_k_mask(scores[name], k) for name, k in counts.items()}
+
+
 def strongest(weight: Tensor, mask: Tensor, k: int) -> Tensor:
     """Return a mask of the k active weights with the largest magnitude."""
     return top_k_mask(weight.abs().masked_fill(~mask, -1.0), k)
@@ -100,10 +116,13 @@ def drop_and_grow(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float)
     Args:
         growth: non-negative scores of the weight's shape.
     """
-    n = int(mask.sum())
-    drop = int(n * fraction)
-    kept = strongest(weight, mask, n - drop)
-    return kept | top_k_mask(growth.masked_fill(kept, -1.0), drop)
+    return replaced(weight, mask, growth, int(int(mask.sum()) * fraction))
+
+
+def replaced(weight: Tensor, mask: Tensor, growth: Tensor, count: int) -> Tensor:
+    """Return a mask that drops `count` weights and grows as many (see `drop_and_grow`)."""
+    kept = strongest(weight, mask, int(mask.sum()) - count)
+    return kept | top_k_mask(growth.masked_fill(kept, -1.0), count)
 
 
 def count_ones(masks: Mapping[str, Tensor]) -> int:

@@ -6,6 +6,9 @@ import math
 from functools import cache
 from typing import Literal
 
+LEAST_PERIODS = 10
+SHORTEST_PERIOD = 25  # 100 steps of RigL's CIFAR-10 training have as many images as 25 of ours
+
 
 def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -> float:
     """Return the factor on the peak learning rate: linear from `start` to 1, then linear to 0.
@@ -46,9 +49,21 @@ def cosine_fraction(step: int, end: float, start: float) -> float:
     return start / 2 * (1 + math.cos(math.pi * min(1.0, step / end)))
 
 
-def update_period(every: int, end: float) -> int:
-    """Return the steps between mask updates: `every`, or fewer so that 10 come before `end`."""
-    return max(1, min(every, int(end / 10)))
+def is_update(step: int, end: float, updates: int, every: int = 0) -> bool:
+    """Return whether SET and RigL update masks at a step: after 0 and before `end`.
+
+    Args:
+        updates: number of updates, evenly spaced. In a short training they are at least
+            `SHORTEST_PERIOD` steps apart, or there are `LEAST_PERIODS` periods before `end`.
+        every: if not 0, the steps from one update to the next instead. In a short training there
+            are `LEAST_PERIODS` periods before `end`.
+    """
+    if not 0 < step < end:
+        return False
+    if every:
+        return step % max(1, min(every, int(end / LEAST_PERIODS))) == 0
+    periods = min(updates + 1, max(LEAST_PERIODS, int(end / SHORTEST_PERIOD)))
+    return int(step * periods / end) > int((step - 1) * periods / end)
 
 
 @cache

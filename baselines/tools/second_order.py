@@ -1,70 +1,110 @@
 """Costs and compensation of pruning by a block-diagonal Fisher matrix.
 
-A layer's active weights are cut into blocks. θ is (blocks, size). The Fisher matrix of a block is
-F = AᵀA with the factor A, (blocks, rows, size).
+A layer's active weights are cut into blocks: θ is (blocks, size), the Fisher matrix F of all blocks
+(blocks, size, size). F can be very ill-conditioned: it is accumulated and inverted in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-CHUNK = 512  # blocks at a time: intermediate results of blocks of 32 weights take 2 MiB
+ROUNDING = 1e-12  # least λ as a fraction of the largest entry of F, for the decomposition
+CHUNK = 512  # blocks at a time: intermediate results of blocks of 32 weights take 4 MiB
 
 
-def inverse_fisher(factors: Tensor) -> Tensor:
-    """Return F⁻¹, (blocks, size, size). In float64: F can be very ill-conditioned."""
-    a = factors.double()
-    fisher = torch.bmm(a.transpose(1, 2), a)
-    return torch.cholesky_inverse(torch.linalg.cholesky(fisher)).to(factors.dtype)
+@dataclass
+class Fisher:
+    """Sums over gradients g of the active weights, by layer: Σ g gᵀ of each block.
+
+    Attributes:
+        size: number of weights in a block.
+        count: number of gradients.
+    """
+
+    size: int
+    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        """Add the gradient of a layer's active weights, a vector."""
+        g = in_blocks(gradient.double(), self.size)
+        if name not in self.sums:
+            self.sums[name] = g.new_zeros(len(g), self.size, self.size)
+        self.sums[name].baddbmm_(g.unsqueeze(2), g.unsqueeze(1))
+
+    def mean_square(self, weights: int) -> float:
+        """Return the mean of g² over all gradients of a number of weights; 1 if all are zero."""
+        squares = sum(float(s.diagonal(dim1=1, dim2=2).sum()) for s in self.sums.values())
+        return squares / (self.count * weights) if squares else 1.0
+
+    def blocks(self, name: str, theta: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+        """Return a layer's weights, and λI + 1/n Σ g gᵀ, in blocks and float64.
+
+        Args:
+            theta: the layer's active weights, a vector.
+            damping: λ; raised to what rounding allows to invert if gradients are huge.
+        """
+        weights = in_blocks(theta.double(), self.size)
+        fisher = weights.new_zeros(len(weights), self.size, self.size)
+        if name in self.sums:
+            fisher += self.sums[name] / self.count
+        diagonal = fisher.diagonal(dim1=1, dim2=2)
+        diagonal += (ROUNDING * diagonal.amax(1, keepdim=True)).clamp_min(damping)
+        return weights, fisher
 
 
-def removal_costs(theta: Tensor, factors: Tensor) -> Tensor:
+def inverse_fisher(fisher: Tensor) -> Tensor:
+    """Return F⁻¹."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(fisher))
+
+
+def removal_costs(theta: Tensor, fisher: Tensor) -> Tensor:
     """Return the rise of the loss without each weight, θ_q²/(2·[F⁻¹]_qq), (blocks, size).
 
     Singh & Alistarh 2020 (WoodFisher).
     """
-    diagonal = inverse_fisher(factors).diagonal(dim1=1, dim2=2)
+    diagonal = inverse_fisher(fisher).diagonal(dim1=1, dim2=2)
     return theta.square() / (2 * diagonal)
 
 
-def summed_compensation(theta: Tensor, factors: Tensor, keep: Tensor) -> Tensor:
+def summed_compensation(theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
     """Return the weights after removing those not in `keep`, (blocks, size).
 
     Each removed weight q moves all others by −θ_q·F⁻¹e_q/[F⁻¹]_qq; the moves add up
     (Singh & Alistarh 2020).
     """
-    inverse = inverse_fisher(factors)
+    inverse = inverse_fisher(fisher)
     pulls = (theta / inverse.diagonal(dim1=1, dim2=2)).masked_fill(keep, 0.0)
     return (theta - torch.bmm(inverse, pulls.unsqueeze(2)).squeeze(2)).masked_fill(~keep, 0.0)
 
 
-def joint_compensation(theta: Tensor, factors: Tensor, keep: Tensor) -> Tensor:
+def joint_compensation(theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
     """Return the weights after removing those not in `keep`, (blocks, size).
 
     The kept weights K minimise the quadratic loss without the removed ones Q:
     θ_K + F_KK⁻¹ F_KQ θ_Q (Kuznedelev et al. 2023).
     """
-    factors, dtype, theta = factors.double(), theta.dtype, theta.double()
-    fisher = torch.bmm(factors.transpose(1, 2), factors)
     gone = torch.bmm(fisher, theta.masked_fill(keep, 0.0).unsqueeze(2))
     pairs = keep.unsqueeze(1) & keep.unsqueeze(2)
     inside = torch.where(pairs, fisher, torch.eye(keep.shape[1]).to(fisher))
     move: Tensor = torch.linalg.solve(inside, gone.masked_fill(~keep.unsqueeze(2), 0.0))
-    return (theta + move.squeeze(2)).masked_fill(~keep, 0.0).to(dtype)
+    return (theta + move.squeeze(2)).masked_fill(~keep, 0.0)
 
 
-def elimination_costs(theta: Tensor, inverse: Tensor) -> Tensor:
-    """Return the cost at which each weight is removed one by one, the cheapest first.
+def elimination_costs(theta: Tensor, inverse: Tensor, summed: bool = True) -> Tensor:
+    """Return the costs of removing weights one by one, the cheapest first, (blocks, size).
 
-    Each removal moves the other weights and updates the inverse. A weight costs at least as much
-    as those removed before it (Kuznedelev et al. 2023).
+    Each removal moves the other weights and updates the inverse (Kuznedelev et al. 2023).
 
     Args:
         theta: weights, (blocks, size).
-        inverse: F⁻¹, (blocks, size, size).
+        inverse: F⁻¹.
+        summed: give each weight the cost of all removals up to its own, which is the rise of the
+            block's loss; otherwise the highest cost of one of them.
     """
     theta, inverse = theta.clone(), inverse.clone()
     costs = torch.full_like(theta, torch.inf)
@@ -73,7 +113,7 @@ def elimination_costs(theta: Tensor, inverse: Tensor) -> Tensor:
         diagonal = inverse.diagonal(dim1=1, dim2=2).clamp_min(1e-30)
         now = (theta.square() / (2 * diagonal)).masked_fill(costs.isfinite(), torch.inf)
         cost, q = now.min(1)
-        reached = torch.maximum(reached, cost)
+        reached = reached + cost if summed else torch.maximum(reached, cost)
         costs[rows, q] = reached
         column = inverse[rows, :, q]
         pivot = column[rows, q].clamp_min(1e-30)

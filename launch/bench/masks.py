@@ -82,9 +82,8 @@ def bench_masks(options: MasksBench) -> int:
         step = statistics.median(timed(bare.step, r.device) for _ in range(3))
         images, _ = data_set(case.image_size)
         epoch = step / batch * images
-        steps = images // RECIPES[case.name].batch_size
         print(f"{options.model}: an epoch of {images:,} images takes {epoch:,.0f} s here, computed")
-        for task in _tasks(options, bare, steps, Path(folder)):
+        for task in _tasks(options, bare, RECIPES[case.name].epochs, Path(folder)):
             found = [timed(task.do, r.device) for _ in range(task.repeats)]
             seconds = statistics.median(found)
             share = f"{seconds * task.per_epoch / epoch:8.4%} of an epoch"
@@ -92,7 +91,7 @@ def bench_masks(options: MasksBench) -> int:
     return 0
 
 
-def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> list[TimedTask]:
+def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> list[TimedTask]:
     bare.restart()  # fused SGD refuses a group in which only some have momentum
     untrained = SparseModel(copy.deepcopy(bare.model))  # SynFlow refuses weights that are zero
     net = SparseModel(bare.model, Product())
@@ -102,8 +101,8 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
     for parameter in bare.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     k = keep_count(net.numel, options.sparsity)
-    rigl = RigL(Plan(options.sparsity, steps, steps), RigLOptions())
-    every = rigl.options.update_every
+    rigl = RigL(Plan(options.sparsity, epochs, 1), RigLOptions())
+    updates = rigl.options.updates
     masks, full = net.masks, dict.fromkeys(net.layers)
     record = RunFolder(Run.make(MEASURED_MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)
@@ -137,7 +136,11 @@ def _tasks(options: MasksBench, bare: BareLoop, steps: int, folder: Path) -> lis
             f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
         ),
         TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
-        TimedTask(f"RigL update, every {every} steps", lambda: rigl.update(net, 0), steps / every),
+        TimedTask(
+            f"RigL update, {updates} in {epochs} epochs",
+            lambda: rigl.update(net, 0),
+            updates / epochs,
+        ),
         TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
         TimedTask("Sign-In: rescaling", net.rescale, 1.0),
         TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.executors.queue import cancel_jobs
+from launch.executors.queue import cancel_jobs, note_cancelled
 from launch.executors.status import statuses
 from launch.flags import parse
 
@@ -20,8 +20,10 @@ class CancelCommand:
 
 def command(args: list[str]) -> int:
     """Cancel the jobs. Return the exit code."""
-    found = statuses(parse(CancelCommand, args, "signbench cancel").runs)
-    jobs = [status.job for status in found if status.active]
-    cancel_jobs(jobs)
-    print(f"cancelled {len(jobs)} jobs; the runs resume from their last epoch when resubmitted.")
+    root = parse(CancelCommand, args, "signbench cancel").runs
+    active = [status for status in statuses(root) if status.active]
+    cancel_jobs([status.job for status in active])
+    for status in active:
+        note_cancelled(root / status.name)
+    print(f"cancelled {len(active)} jobs; the runs resume from their last epoch when resubmitted.")
     return 0

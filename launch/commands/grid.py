@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.protocol import Protocol
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
 from launch.commands.selection import terminal_width
-from launch.commands.submission import print_scripts, submit_runs
+from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
 from launch.config.assignments import is_field
 from launch.config.cluster import Cluster, Executor
-from launch.config.fields import KEEP_COMMAS, check_not_negative, check_positive
-from launch.config.grids import find_grid
+from launch.config.fields import KEEP_COMMAS, check_at_most, check_not_negative, check_positive
+from launch.config.grid_choice import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.flags import parse, split_name
@@ -51,6 +52,9 @@ class GridCommand:
     set: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
     """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
     for each of several values."""
+    protocol: Protocol = "suite"
+    """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of the
+    paper's code: one-shot SynFlow, and balanced masks that are sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs; with
     --executor slurm also the scripts for sbatch."""
@@ -62,10 +66,13 @@ class GridCommand:
     executor: Executor = "local"
     """Run them here, or submit them to Slurm with one job per run."""
     cluster: Cluster = field(default_factory=Cluster)
+    resubmit: bool = False
+    """Submit again the runs that are neither finished nor queued, as they were submitted before."""
 
     def __post_init__(self) -> None:
         check_not_negative(slots=self.slots)
         check_positive(slots_per_gpu=self.slots_per_gpu)
+        check_at_most(1024, slots=self.slots, slots_per_gpu=self.slots_per_gpu)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -82,16 +89,18 @@ def command(args: list[str]) -> int:
     name, rest = split_name(args)
     given = _parsed(rest)
     import_plugins(given.machine.imports)
-    runs = find_grid(name, given.set, **given.choices)
+    runs = find_grid(name, given.set, given.protocol, **given.choices)
     if given.dry_run and given.executor == "slurm":
         print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:
         return preview(runs, given.machine)
+    if given.resubmit:
+        return resubmit_runs(given.machine.runs, {run.name for run in runs})
     check_runs(runs, given.machine, elsewhere=given.executor == "slurm")
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
-    return show(Path(name).stem, outcomes, given.machine)
+    return show(Path(name).stem, outcomes, given.machine, given.protocol)
 
 
 def _parsed(args: list[str]) -> GridCommand:
@@ -138,7 +147,7 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
     print("written:", *table.write(machine.runs / "tables", f"{name}-chosen"))
 
 
-def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
+def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol = "suite") -> int:
     """Print and write a grid's table, then print which runs failed and why."""
     from analysis.folder import CONFIG
     from analysis.frame import load_runs
@@ -148,11 +157,13 @@ def show(name: str, outcomes: list[Outcome], machine: Machine) -> int:
     if any(outcome.result for outcome in outcomes):
         runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
         kind = table_of_grid(name)
-        table = make_table(kind, runs, command=missing_command(machine.runs))
+        missing = missing_command(machine.runs, protocol)
+        table = make_table(kind, runs, protocol=protocol, command=missing)
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
         print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
-        print("written:", *table.write(machine.runs / "tables", name))
+        file = name if protocol == "suite" else f"{name}-{protocol}"
+        print("written:", *table.write(machine.runs / "tables", file))
         if kind == COMPARISON:
             show_choice(name, runs, machine)
     failed = [o for o in outcomes if o.result is None]

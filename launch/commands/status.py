@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from launch.commands.selection import Selection
 from launch.commands.states import chosen_statuses
+from launch.commands.submission import resubmit_runs
 from launch.executors.estimate import time_left
 from launch.executors.progress import duration
 from launch.executors.status import to_text
@@ -19,12 +20,16 @@ class StatusCommand:
     selection: Selection = field(default_factory=Selection)
     failed: bool = False
     """Show only runs that have failed; the same as --where state=failed,broken."""
+    resubmit: bool = False
+    """Submit the runs again whose jobs have ended without a result, except cancelled ones."""
 
 
 def command(args: list[str]) -> int:
     """Print one line per run. Return the exit code."""
     given = parse(StatusCommand, args, "signbench status")
     found = chosen_statuses(given.selection, failed=given.failed)
+    if given.resubmit:
+        return resubmit_runs(given.selection.runs, {status.name for status in found})
     print(to_text(found))
     left = time_left(given.selection.runs, found)
     if left is not None:

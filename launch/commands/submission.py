@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from launch.config.cluster import Cluster
@@ -30,4 +31,19 @@ def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
     print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
     where = "" if machine.runs == Path("runs") else f" --runs {shlex.quote(str(machine.runs))}"
     print(f"follow them with: signbench status{where}")
+    return 0
+
+
+def resubmit_runs(root: Path, names: Collection[str] | None = None) -> int:
+    """Submit again what has ended without a result, and print the jobs. Return the exit code.
+
+    Args:
+        names: the runs to consider; by default all in the folder.
+    """
+    from launch.executors.resubmission import resubmit
+
+    submitted = resubmit(root, names)
+    for run, job in submitted:
+        print(f"job {job}: {run.title}")
+    print(f"submitted {len(submitted)} runs again.")
     return 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from analysis.protocol import Protocol
 from launch.commands.missing import missing_command
 from launch.commands.selection import Selection, print_or_write, split_known, terminal_width
 from launch.flags import parse
@@ -33,6 +34,8 @@ class TableCommand:
     """Choose the values of these fields by validation accuracy, for each row: lr weight_decay."""
     paper: bool = True
     """Show the paper's own values, in brackets."""
+    protocol: Protocol = "suite"
+    """Random masks and SynFlow of tables 3, 9, 10, 11: the suite's, or as in the paper's code."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
     """Texts in one of three forms, or the numbers as CSV."""
     output: Path | None = None
@@ -46,8 +49,10 @@ def command(args: list[str]) -> int:
     name, rest = split_known(args, TABLES, "table", ELSEWHERE)
     given = parse(TableCommand, rest, f"signbench table {name}")
     runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
-    missing = missing_command(given.selection.runs)
-    table = make_table(name, runs, given.rows, given.columns, given.paper, given.select, missing)
+    missing = missing_command(given.selection.runs, given.protocol)
+    table = make_table(
+        name, runs, given.rows, given.columns, given.paper, given.select, given.protocol, missing
+    )
     width = 0 if given.output else terminal_width()
     print_or_write(table.render(given.format, width), given.output)
     return 0

@@ -19,7 +19,7 @@ from baselines.errors import UserError
 from baselines.tools.masks import seeded
 from launch.flags import parse
 from launch.runs.checkpoints import write_checkpoint
-from launch.runs.snapshots import read_source
+from launch.runs.snapshots import find_source, read_source
 from signin.signs import agreement
 from signin.transplant import (
     PARTS,
@@ -128,7 +128,12 @@ def _read_sources(given: TransplantCommand, fresh: SparseModel | None) -> dict[s
     texts = {given.source(part) for part in PARTS}
     if given.mask == RANDOM or (RANDOM in texts and fresh is None):
         raise UserError("a mask cannot be random here, and other random sources need --model.")
-    found = {text: read_source(text, given.runs) for text in texts - {RANDOM}}
+    found = {}
+    for text in texts - {RANDOM}:
+        path = find_source(text, given.runs)
+        if given.output.exists() and path.exists() and path.samefile(given.output):
+            raise UserError(f"--output {given.output} is a source; write to another file.")
+        found[text] = read_source(text, given.runs)
     if fresh is not None:
         found[RANDOM] = Checkpoint(fresh.model.state_dict(), masks={})
     return {part: found[given.source(part)] for part in PARTS}

@@ -51,6 +51,12 @@ def check_not_negative(**values: float) -> None:
             raise UserError(f"{name} must not be negative, not {value}.")
 
 
+def check_at_most(most: int, **values: float) -> None:
+    for name, value in values.items():
+        if value > most:
+            raise UserError(f"{name} must be at most {most:,}, not {value}.")
+
+
 def check_in_unit(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:

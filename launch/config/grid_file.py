@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from launch.config.assignments import OPTIONS
 from launch.config.run import Run
 from launch.config.yaml_file import read_mapping
 
+MOST_RUNS = 10_000
 LIST_FIELDS = ("exclude", "keep_epochs")  # whose value is itself a list
 
 
@@ -39,26 +41,33 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     Raises:
         UserError: no such file, not of this form, or an unknown key or value.
     """
-    for several, one in (("seeds", "seed"), ("methods", "method")):
-        if several in choices:
-            choices[one] = list(choices.pop(several))
-    return runs_of(read_mapping(path), path, **choices)
+    found = read_mapping(path)
+    try:
+        return runs_of(found, **choices)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
-def runs_of(found: dict[str, Any], source: Path | str = "grid", **choices: Any) -> list[Run]:
+def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     """Return the runs of a mapping such as that of a file.
 
     Args:
-        source: what it is from, for messages.
         choices: values that replace those of the mapping.
 
     Raises:
         UserError: it is not of this form, or has an unknown key or value.
     """
+    for several, one in (("seeds", "seed"), ("methods", "method")):
+        if several in choices:
+            choices[one] = list(choices.pop(several))
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
-    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add", source))]
-    without = _entries(found, "leave_out", source)
-    combinations = [values for entry in entries for values in _product({**entry, **choices})]
+    entries = [rest, *({**rest, **entry} for entry in _entries(found, "add"))]
+    entries = [{**entry, **choices} for entry in entries]
+    number = sum(math.prod(len(_choices(*field)) for field in entry.items()) for entry in entries)
+    if number > MOST_RUNS:
+        raise UserError(f"a grid has at most {MOST_RUNS:,} runs, not {number:,}.")
+    without = _entries(found, "leave_out")
+    combinations = [values for entry in entries for values in _product(entry)]
     known = {key for values in combinations for key in values}
     for key in {key for out in without for key in out} - known:
         raise unknown("key of leave_out", str(key), known)
@@ -77,6 +86,9 @@ def run_of(values: dict[str, Any]) -> Run:
     """
     chosen = dict(values)
     recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
+    for key, name in (("recipe", recipe), ("method", method)):
+        if not isinstance(name, str):
+            raise UserError(f"{key} must be a name, not {name!r}.")
     kind = find_method(method)
     own = {spec.name for spec in dataclasses.fields(kind.options_class)}
     chosen |= {key: value for key, value in chosen.pop(OPTIONS, {}).items() if key in own}
@@ -85,10 +97,10 @@ def run_of(values: dict[str, Any]) -> Run:
     return Run.make(recipe, method, **chosen)
 
 
-def _entries(found: dict[str, Any], key: str, path: Path | str) -> list[dict[str, Any]]:
+def _entries(found: dict[str, Any], key: str) -> list[dict[str, Any]]:
     entries = found.get(key) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path}: {key} must be a list of mappings.")
+        raise UserError(f"{key} must be a list of mappings.")
     return entries
 
 

@@ -9,20 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from inspect import signature
-from pathlib import Path
 from typing import Any
 
-from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.assignments import OPTIONS, check_options, parse_assignments
-from launch.config.dependencies import in_order
-from launch.config.grid_file import read_grid, run_of
-from launch.config.recipe import RULES
+from launch.config.grid_file import run_of
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
-from launch.config.yaml_file import ENDINGS
 
 QUICK_SPARSITY = 0.9
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
@@ -33,7 +26,10 @@ OTHER_SEED = 1000  # added to the seed of runs that train another run's mask
 
 Seeds = Sequence[int]
 Entry = tuple[str, dict[str, Any]]  # a method and its options
-BOTH = (False, True)
+Rule = dict[str, Any]
+PLAIN: Rule = {"sign_in": False}
+BOTH: Sequence[Rule] = (PLAIN, {"sign_in": True})
+ALL: Sequence[Rule] = (*BOTH, {"ham": True})
 
 
 def quick(
@@ -42,12 +38,12 @@ def quick(
     methods: Sequence[str] | None = None,
     **choices: Any,
 ) -> list[Run]:
-    """Every method, plain and with Sign-In, at one sparsity that is hard for the digits net."""
+    """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits."""
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
-            runs += _pairs([recipe or "digits"], [(name, variant)], seeds, **choices)
+            runs += _pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
     return runs
 
 
@@ -108,15 +104,21 @@ def table10(
     runs = _pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
-        runs += [base, *(_from_mask_of(base, sign_in=sign_in) for sign_in in BOTH)]
+        runs += [base, *(_from_mask_of(base, **rule) for rule in BOTH)]
     return runs
 
 
 def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Effect of rescaling: random masks plain, with Sign-In, and with m ⊙ w without rescaling."""
     recipes = [recipe] if recipe else [*CIFAR, *IMAGENET]
-    alone = _sparsities(recipes, [("mw", {})], seeds, sign_ins=(False,), **choices)
+    alone = _sparsities(recipes, [("mw", {})], seeds, rules=(PLAIN,), **choices)
     return table3(recipe, seeds, **choices) + alone
+
+
+def ham(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
+    """Random masks, AC/DC and RigL: plain, with Sign-In, and with HAM."""
+    entries: list[Entry] = [(name, {}) for name in ("random", "acdc", "rigl")]
+    return _sparsities([recipe] if recipe else IMAGENET, entries, seeds, ALL, **choices)
 
 
 def decay(
@@ -134,9 +136,9 @@ def decay(
     plain: list[dict[str, Any]] = [{}, twice, none]
     ours = [{}, twice, factors, {**factors, **none}, {**factors, **halved}]
     runs = []
-    for sign_in, variants in ((False, plain), (True, ours)):
+    for rule, variants in zip(BOTH, (plain, ours), strict=True):
         for variant, name in itertools.product(variants, methods):
-            runs += _pairs([recipe], [(name, {})], seeds, (sign_in,), **{**choices, **variant})
+            runs += _pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
     return runs
 
 
@@ -147,7 +149,7 @@ def figure1(
     **choices: Any,
 ) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
-    runs = _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (False,), **_at(choices))
+    runs = _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **_at(choices))
     for seed, method in itertools.product(seeds, methods):
         base = _learner(recipe, method, seed, **choices)
         runs += [base, _from_mask_of(base)]
@@ -187,7 +189,7 @@ def figure9(
 ) -> list[Run]:
     """Layer-wise sparsity of all masks."""
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = _pairs([recipe or IMAGENET[0]], entries, seeds, (False,), **_at(choices))
+    runs = _pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **_at(choices))
     return runs + [_learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
 
 
@@ -202,12 +204,14 @@ def _pairs(
     recipes: Iterable[str],
     entries: Iterable[Entry],
     seeds: Seeds,
-    sign_ins: Sequence[bool] = BOTH,
+    rules: Sequence[Rule] = BOTH,
     **choices: Any,
 ) -> list[Run]:
+    """Return runs with each of the rules; HAM only with methods that train plain weights."""
     return [
-        run_of({"recipe": recipe, "method": name, "sign_in": s, "seed": seed, **own, **choices})
-        for recipe, (name, own), s, seed in itertools.product(recipes, entries, sign_ins, seeds)
+        run_of({"recipe": recipe, "method": name, **rule, "seed": seed, **own, **choices})
+        for recipe, (name, own), rule, seed in itertools.product(recipes, entries, rules, seeds)
+        if not (rule.get("ham") and find_method(name).factorised)
     ]
 
 
@@ -215,14 +219,14 @@ def _sparsities(
     recipes: Iterable[str],
     entries: Iterable[Entry],
     seeds: Seeds,
-    sign_ins: Sequence[bool] = BOTH,
+    rules: Sequence[Rule] = BOTH,
     **choices: Any,
 ) -> list[Run]:
     wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
     return [
         run
         for recipe, sparsity in itertools.product(recipes, wanted)
-        for run in _pairs([recipe], entries, seeds, sign_ins, sparsity=sparsity, **choices)
+        for run in _pairs([recipe], entries, seeds, rules, sparsity=sparsity, **choices)
     ]
 
 
@@ -260,39 +264,5 @@ def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, ham, decay, *_TABLES, *_FIGURES)
 }
-
-
-def find_grid(name: str, assigned: Sequence[str] = (), **choices: Any) -> list[Run]:
-    """Return the runs of a named grid or of a YAML file, each after those that it needs.
-
-    Args:
-        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
-            each combination of their values.
-        choices: recipe, seeds, methods, and values of fields for all its runs.
-
-    Raises:
-        UserError: an unknown grid, a file of another form, no seeds, an unknown field, or methods
-            for a grid whose methods are fixed.
-    """
-    runs: list[Run] = []
-    for values in parse_assignments(assigned):
-        if twice := values.keys() & choices.keys():
-            raise UserError(f"{min(twice)} is given twice, once by --set.")
-        runs += check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
-    return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
-
-
-def _one_grid(name: str, **choices: Any) -> list[Run]:
-    if "seeds" in choices and not choices["seeds"]:
-        raise UserError("seeds: give at least one.")
-    if name.endswith(ENDINGS):
-        return read_grid(Path(name), **choices)
-    if name not in GRIDS:
-        raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
-    if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
-        raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
-    if rules := choices.keys() & set(RULES):
-        raise UserError(f"{name} decides {min(rules)} itself; a YAML file can have one value.")
-    return GRIDS[name](**choices)

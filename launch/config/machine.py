@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from launch.config.fields import check_not_negative
+from launch.config.fields import check_at_most, check_not_negative
 
 Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 
@@ -37,3 +37,4 @@ class Machine:
 
     def __post_init__(self) -> None:
         check_not_negative(workers=self.workers, threads=self.threads)
+        check_at_most(1024, workers=self.workers, threads=self.threads)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from baselines.errors import UserError
 from baselines.fields import typed
-from launch.config.fields import check_in_unit, check_not_negative, check_positive
+from launch.config.fields import check_at_most, check_in_unit, check_not_negative, check_positive
 from signin import HAM, SignIn
 
 T = TypeVar("T")
@@ -21,7 +21,8 @@ class Recipe:
     """What all methods of one comparison share. The defaults are those of the digits recipe."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/ (or val/)."""
+    """digits, fashion-mnist, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/
+    (or val/)."""
     model: str = "digits-cnn"
     """One of the suite's models, or any timm model by name."""
     image_size: int = 8
@@ -81,6 +82,8 @@ class Recipe:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
+        check_at_most(100_000, epochs=self.epochs, image_size=self.image_size)
+        check_at_most(self.image_size, crop_padding=self.crop_padding)
         check_in_unit(
             warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
         )

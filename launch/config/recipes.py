@@ -48,6 +48,15 @@ _IMAGENET = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(ham=HAM(ham_alpha=10.0)),  # with 20 and more some trainings diverge
+    "fashion": Recipe(
+        data="fashion-mnist",
+        model="fashion-cnn",
+        image_size=28,
+        epochs=10,
+        batch_size=128,
+        lr=0.1,
+        weight_decay=5e-4,
+    ),
     "cifar10-resnet20": _CIFAR,
     "cifar100-resnet18": replace(_CIFAR, data="cifar100", model="resnet18-cifar"),
     "imagenet-resnet50": _IMAGENET,

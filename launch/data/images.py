@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from simplejpeg import decode_jpeg
+from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
+from analysis.checked import BrokenFile, open_regular
 from baselines.errors import UserError
+from launch.limits import IMAGE
+from launch.runs.archives import load_array, save_array
+from launch.runs.files import make_folder, remove_leftovers, write_file
 
+_MOST_BYTES = 2**28
+_USUAL_SCANS = 32  # of a progressive JPEG, the embedded preview included
+# PIL would hand others to external programs
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -93,48 +102,66 @@ def read_image(path: Path) -> Tensor:
     """Return pixels (H, W, 3) in RGB, uint8, for any mode of the file (16 bits are scaled to 8).
 
     Raises:
-        UserError: not an image, or a truncated one; the message names the file.
+        UserError: not an image, a truncated one, or one of too many pixels; the message names the
+            file.
     """
+    try:
+        with open_regular(path) as stream:
+            data: bytes = stream.read(_MOST_BYTES + 1)
+    except (OSError, BrokenFile) as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"cannot read image {path}: it has more than {_MOST_BYTES:,} bytes")
     # same pixels as PIL (CMYK: to within 1) in two thirds of the time
     with contextlib.suppress(OSError, ValueError):  # not a JPEG, or a damaged one
-        return torch.from_numpy(decode_jpeg(path.read_bytes()))
-    return torch.from_numpy(np.array(_open(path)))
+        height, width, *_ = decode_jpeg_header(data)
+        if height * width * _scans(data) <= IMAGE.value:
+            return torch.from_numpy(decode_jpeg(data))
+    return torch.from_numpy(np.array(_open(path, data)))
 
 
-def _open(path: Path) -> Any:
+def _scans(data: bytes) -> int:
+    """Return how often a JPEG is decoded: a progressive one has a scan for each refinement."""
+    return max(1, data.count(b"\xff\xda") // _USUAL_SCANS)
+
+
+def _open(path: Path, data: bytes) -> Any:
     """Return a PIL image in RGB."""
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None  # `IMAGE` holds, which can be changed
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            scans = _scans(data) if image.format in ("JPEG", "MPO") else 1
+            IMAGE.check(image.width * image.height * scans, f"image {path}")
             if image.mode.startswith("I;16"):
                 return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):  # of unknown range: PIL would clip at 255
                 raise UserError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
             return image.convert("RGB")
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read image {path}: {error}") from error
+    except Exception as error:  # PIL raises exceptions of many types for garbage
+        raise UserError(f"cannot read image {path}: {error or type(error).__name__}") from error
 
 
 def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:
     """Return all images (N, size, size, 3), from the cache if the files are unchanged since."""
-    digest = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(f"checked {size}".encode())
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.resolve()))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     file = cache / f"{digest.hexdigest()[:32]}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged
-        found: np.ndarray = np.load(file)
-        if found.shape == (len(paths), size, size, 3):
+    with contextlib.suppress(BrokenFile):  # absent or damaged
+        found = load_array(file)
+        if found.shape == (len(paths), size, size, 3) and found.dtype == np.uint8:
             return found
     images = _read_all(paths, size, workers)
-    with contextlib.suppress(OSError):  # without a cache the next run reads them again
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
-        np.save(temporary, images)
-        temporary.replace(file)
+    with contextlib.suppress(UserError):  # without a cache the next run reads them again
+        make_folder(cache)
+        remove_leftovers(cache)
+        write_file(file, lambda temporary: save_array(images, temporary))
     return images
 
 

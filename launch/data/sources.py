@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from launch.data.order import hold_out
 from launch.data.own import Split, read_own
 from launch.inputs import Inputs
 
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 RESIDENT_MAX_SIZE = 64  # larger images are read while training
 
 
@@ -115,8 +118,8 @@ def _digits(root: Path) -> tuple[Arrays, Arrays, int]:
     return (x, y), (x_test, y_test), 10
 
 
-def _cifar(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
-    """Return CIFAR10 or CIFAR100, which torchvision downloads and checks."""
+def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
+    """Return a data set of torchvision, which downloads and checks it."""
     from torchvision import datasets
 
     parts = []
@@ -128,14 +131,39 @@ def _cifar(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
                 f"cannot get {name} in {root}: {error}. Put its archive there, or use --data DIR "
                 "with a folder of images."
             ) from error
-        parts.append((part.data, np.array(part.targets)))
+        images = np.asarray(part.data)
+        images = images.reshape(*images.shape[:3], -1)  # (N, H, W) has one channel
+        parts.append((images, np.asarray(part.targets)))
     return parts[0], parts[1], len(part.classes)
+
+
+def _fashion_mnist(root: Path) -> tuple[Arrays, Arrays, int]:
+    """Return Fashion-MNIST from Debian's package dataset-fashion-mnist, or through torchvision."""
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        return _torchvision(root, "FashionMNIST")
+    return _debian_split("train"), _debian_split("t10k"), 10
+
+
+def _debian_split(name: str) -> Arrays:
+    """Return a split of IDX files, whose headers are 16 bytes for images and 8 for labels."""
+    images = _unpack(DEBIAN_FASHION_MNIST / f"{name}-images-idx3-ubyte.gz")[16:]
+    labels = _unpack(DEBIAN_FASHION_MNIST / f"{name}-labels-idx1-ubyte.gz")[8:]
+    return images.reshape(-1, 28, 28, 1), labels.astype(np.int64)
+
+
+def _unpack(archive: Path) -> np.ndarray:
+    """Return the bytes in an archive. Raises UserError."""
+    try:
+        return np.frombuffer(gzip.decompress(archive.read_bytes()), np.uint8)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {archive}: {error}.") from error
 
 
 # each takes the folder of data sets; images are uint8 (N, H, W, C), see `launch.data.arrays` for
 # other inputs; a module of a user's own adds one with `SOURCES[name] = …`
 SOURCES: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
     "digits": _digits,
-    "cifar10": partial(_cifar, name="CIFAR10"),
-    "cifar100": partial(_cifar, name="CIFAR100"),
+    "cifar10": partial(_torchvision, name="CIFAR10"),
+    "cifar100": partial(_torchvision, name="CIFAR100"),
+    "fashion-mnist": _fashion_mnist,
 }

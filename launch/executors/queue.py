@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.folder import read_job
+from analysis.checked import BrokenFile
+from analysis.folder import JOB, read_job
 from baselines.errors import UserError
+from launch.runs.files import write_json
 
 
 def list_jobs() -> dict[str, tuple[str, str]]:
@@ -29,9 +32,23 @@ def cancel_jobs(jobs: Sequence[str]) -> None:
         _output("scancel", *jobs[i : i + 500])
 
 
-def job_of(folder: Path) -> str:
-    """Return the id of the job that a run was last submitted as; empty if it never was."""
+def note_cancelled(folder: Path) -> None:
+    """Note in a run's folder that its job was cancelled. Raises UserError."""
     record = read_job(folder)
+    if record is not None:
+        write_json(folder / JOB, {**record, "cancelled": True})
+
+
+def job_of(folder: Path) -> str:
+    """Return the id of the job that a run was last submitted as; empty if it never was.
+
+    A record that cannot be read is ignored, with a warning.
+    """
+    try:
+        record = read_job(folder)
+    except BrokenFile as error:
+        warnings.warn(str(error), stacklevel=2)
+        return ""
     return record["job"] if record else ""
 
 

@@ -13,7 +13,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from launch.config.run import Run
 from launch.executors.code_copy import copy_code
 from launch.executors.queue import job_of, list_jobs, max_array_size
 from launch.plugins import import_plugins
-from launch.runs.files import make_folder, write_json
+from launch.runs.files import make_folder, remove_file, write_json
 from launch.runs.folder import RunFolder
+from launch.runs.provenance import write_config
 
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
 
@@ -171,7 +172,9 @@ def _submit_array(
     )
     executor.update_parameters(**parameters(cluster, code, after))
     for run in runs:  # before a job can fail again
-        (machine.runs / run.name / FAILURE).unlink(missing_ok=True)
+        make_folder(machine.runs / run.name)
+        remove_file(machine.runs / run.name / FAILURE)
+        write_config(machine.runs / run.name, run, starts=False)
     try:
         with _outside_of_jobs():
             jobs = executor.submit_array([Job(run, machine) for run in runs])
@@ -179,8 +182,8 @@ def _submit_array(
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     for run, job in zip(runs, jobs, strict=True):
         home = machine.runs / run.name
-        home.mkdir(parents=True, exist_ok=True)
-        write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr)})
+        given = {"machine": asdict(machine), "cluster": asdict(cluster)}
+        write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr), **given})
     return [(run, str(job.job_id)) for run, job in zip(runs, jobs, strict=True)]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from analysis.checked import BrokenFile
 from analysis.contents import JobRecord
@@ -16,15 +16,17 @@ from analysis.folder import (
     CONFIG,
     JOB,
     LOCK,
+    list_runs,
     read_config,
     read_epochs,
     read_failure,
     read_job,
     read_result,
 )
+from baselines.errors import one_line
 from launch.executors.queue import list_jobs
 
-STATES = ("running", "waiting", "stopped", "failed", "finished")
+STATES = ("running", "waiting", "stopped", "cancelled", "failed", "broken", "finished")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,8 @@ class Status:
 
 def statuses(root: Path) -> list[Status]:
     """Return the states of all runs in a folder, in the order of `STATES`."""
-    folders = [
-        path
-        for path in (root.iterdir() if root.is_dir() else ())
-        if (path / CONFIG).exists() or (path / JOB).exists()
-    ]
-    submitted = any((folder / JOB).exists() for folder in folders)
+    folders = list_runs(root, (CONFIG, JOB)) if root.is_dir() else []
+    submitted = any(os.path.exists(folder / JOB) for folder in folders)
     jobs = list_jobs() if submitted and shutil.which("squeue") else {}
     found = [_status(folder, jobs) for folder in folders]
     return sorted(found, key=lambda s: (STATES.index(s.state), s.name))
@@ -64,9 +62,11 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
         in_queue = jobs.get(record["job"]) if record else None
         state, detail = _state(folder, record, in_queue)
     except BrokenFile as error:
-        state, detail = "failed", str(error)
+        state, detail = "broken", str(error)
+    except Exception as error:  # a folder from elsewhere can hold anything
+        state, detail = "broken", f"it cannot be read: {type(error).__name__}: {error}"
     job = record["job"] if record else ""
-    return Status(folder.name, state, detail, job, in_queue is not None)
+    return Status(folder.name, state, one_line(detail), job, in_queue is not None)
 
 
 def _state(
@@ -86,6 +86,8 @@ def _state(
         return "waiting", f"job {record['job']} {in_queue[0].lower()} ({in_queue[1]})"
     if (failure := read_failure(folder)) is not None:
         return "failed", failure["reason"]
+    if record and record.get("cancelled"):
+        return "cancelled", f"{_progress(folder)}; it resumes from there when resubmitted"
     if record:
         return "failed", f"job {record['job']} exited without a result: see {record['log']}"
     return "stopped", f"{_progress(folder)}; the same command resumes from there"
@@ -103,14 +105,20 @@ def _progress(folder: Path) -> str:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Return whether a process holds the folder."""
-    if not (folder / LOCK).exists():
+    """Return whether a process holds the folder, without writing to it."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
         return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except (Timeout, OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _time(seconds: float) -> str:
@@ -122,6 +130,6 @@ def _time(seconds: float) -> str:
 def to_text(found: list[Status]) -> str:
     """Return one line per run, and the number of runs in each state."""
     counts = Counter(status.state for status in found)
-    lines = [f"{s.state:9} {s.name}  {s.detail}" for s in found]
+    lines = [f"{s.state:9} {one_line(s.name)}  {s.detail}" for s in found]
     summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     return "\n".join([*lines, summary or "no runs"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
-from baselines.method import Method, Options
 from baselines.registry import MethodClass
 from baselines.sign_rule import SignRule
 from baselines.sparsifier import Sparsifier, sparsify
@@ -21,16 +21,12 @@ from signin.signs import count_flips, signs, total
 class SparsifyCallback:
     """Calls `sparsify` when a trainer knows its model, optimizer and number of steps.
 
-    Attributes:
-        sparsifier: the sparsifier; None before the training begins. It stays attached after the
-            training; `sparsifier.finalize()` removes its hooks and latents.
-
     Args:
         method: name ("rigl"), "package.module:Class", or Method class.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
         sign_in: True, `SignIn(...)` or another SignRule.
-        steps: optimizer steps of the method's schedules; default: all that the trainer takes.
-            Methods that train in levels (LRR, WR, IMP) take several times as many.
+        steps: optimizer steps of the method's schedules; default: all that the trainer takes. For
+            methods that train in levels (LRR, WR, IMP), those of one level.
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: the trainer's.
         options: other arguments of `sparsify` (seed, samples, exclude) and the method's own.
     """
@@ -39,7 +35,7 @@ class SparsifyCallback:
 
     def __init__(
         self,
-        method: str | MethodClass | Method[Options],
+        method: str | MethodClass,
         sparsity: float,
         *,
         sign_in: SignRule | bool | None = None,
@@ -49,20 +45,22 @@ class SparsifyCallback:
     ) -> None:
         self.method, self.sparsity, self.sign_in = method, sparsity, sign_in
         self.steps, self.steps_per_epoch, self.options = steps, steps_per_epoch, options
-        self.sparsifier: Sparsifier | None = None
+        self._sparsifier: Sparsifier | None = None
         self._signs: dict[str, Tensor] | None = None
         self._flips = math.nan
 
     @property
-    def attached(self) -> Sparsifier:
-        """The sparsifier.
+    def sparsifier(self) -> Sparsifier:
+        """The sparsifier of the training, also after its end.
+
+        `sparsifier.finalize()` then removes its hooks and latents.
 
         Raises:
             UserError: the training has not begun.
         """
-        if self.sparsifier is None:
-            raise UserError("the network is not sparse before the training begins.")
-        return self.sparsifier
+        if self._sparsifier is None:
+            raise UserError("there is no sparsifier before the training begins.")
+        return self._sparsifier
 
     def attach(
         self,
@@ -71,7 +69,7 @@ class SparsifyCallback:
         steps: float,
         steps_per_epoch: float,
         resume: bool = False,
-    ) -> Sparsifier:
+    ) -> None:
         """Make the training sparse.
 
         Args:
@@ -82,16 +80,16 @@ class SparsifyCallback:
         Raises:
             UserError: the number of steps is not known, or the training cannot be served.
         """
-        if self.sparsifier is not None:
-            self.sparsifier.finalize()
-            self.sparsifier = None
+        if self._sparsifier is not None:
+            self._sparsifier.finalize()
+            self._sparsifier = None
         epoch = self.steps_per_epoch
         if epoch is None and 0 < steps_per_epoch < math.inf:
             epoch = int(steps_per_epoch)
         planned = steps if self.steps is None else self.steps
         if not 0 < planned < math.inf:
             raise UserError("the trainer's number of steps is not known: give Sparsify(steps=…).")
-        self.sparsifier = sparsify(
+        self._sparsifier = sparsify(
             model,
             optimizer,
             self.method,
@@ -104,7 +102,6 @@ class SparsifyCallback:
             **self.options,
         )
         self._signs, self._flips = None, math.nan
-        return self.sparsifier
 
     def check_steps(self, steps: float) -> None:
         """Check that the trainer takes as many steps as the method needs.
@@ -112,10 +109,12 @@ class SparsifyCallback:
         Raises:
             UserError: it takes fewer.
         """
-        needed = self.attached.total_steps
+        method = self.sparsifier.method
+        planned, needed = method.plan.steps, self.sparsifier.total_steps
         if 0 < steps < needed:
+            levels = "" if needed == planned else f" ({needed / planned:g} trainings of {planned})"
             raise UserError(
-                f"the method needs {needed} steps to reach its sparsity, but the trainer takes "
+                f"{method.name} takes {needed} steps{levels} to reach its sparsity, the trainer "
                 f"{int(steps)}: train longer or give a smaller Sparsify(steps=…)."
             )
 
@@ -123,13 +122,13 @@ class SparsifyCallback:
 
     def saved_state(self) -> dict[str, Any]:
         """Return the sparsifier's state, and the plan that it belongs to."""
-        return {"plan": self._plan(), "sparsifier": self.attached.state_dict()}
+        return {"plan": self._plan(), "sparsifier": self.sparsifier.state_dict()}
 
     def load_saved_state(self, state: Mapping[str, Any]) -> None:
         """Load a state into the attached sparsifier.
 
         Raises:
-            UserError: the state belongs to another method, sparsity or number of steps.
+            UserError: the state belongs to another plan: method, sparsity, steps and so on.
         """
         saved, own = state["plan"], self._plan()
         for key, value in own.items():
@@ -137,14 +136,17 @@ class SparsifyCallback:
                 raise UserError(
                     f"the checkpoint was saved with {key}={saved[key]!r}, not {value!r}."
                 )
-        self.attached.load_state_dict(state["sparsifier"])
+        self.sparsifier.load_state_dict(state["sparsifier"])
 
     def _plan(self) -> dict[str, Any]:
-        method = self.attached.method
+        method, rule = self.sparsifier.method, self.sparsifier.rule
         plan = method.plan
         return {
             "method": method.name,
+            "options": str(method.options),
+            "sign_in": str(rule) if is_dataclass(rule) else type(rule).__name__,
             "sparsity": plan.sparsity,
+            "seed": plan.seed,
             "steps": plan.steps,
             "steps_per_epoch": plan.steps_per_epoch,
         }
@@ -154,35 +156,44 @@ class SparsifyCallback:
     def begin_step(self) -> None:
         """Do what comes before a step, if `manual_begin`."""
         if self.manual_begin:
-            self.attached.begin_step()
+            self.sparsifier.begin_step()
 
     def begin_epoch(self) -> None:
         """Remember the signs that this epoch's flips are counted against."""
-        self._signs = signs(self.attached.net.weights)
+        self._signs = signs(self.sparsifier.net.weights)
 
     def end_epoch(self) -> None:
         """Count the flips of this epoch."""
         if self._signs is not None:
-            net = self.attached.net
+            net = self.sparsifier.net
             self._flips = total(count_flips(self._signs, net.weights, net.masks).values()).share
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged.
+        """Return what is logged; nothing before the training begins.
 
         Returns:
             "sparsity", and "sign_flips": fraction of the weights that have a sign before and after
             the last epoch whose sign is the opposite. The latter is left out if no epoch was seen
             from its beginning.
         """
-        found = {"sparsity": self.attached.sparsity()}
+        if self._sparsifier is None:
+            return {}
+        found = {"sparsity": self._sparsifier.sparsity()}
         return found if math.isnan(self._flips) else {**found, "sign_flips": self._flips}
 
-    def warn_if_not_done(self) -> None:
-        """Warn if the training has ended before the method has."""
-        if not self.attached.is_done:
-            step, planned = self.attached.step, self.attached.total_steps
+    def end(self) -> None:
+        """Warn if the network that the training leaves is not as sparse as planned."""
+        sparsifier, net = self.sparsifier, self.sparsifier.net
+        sparsity, masked = sparsifier.sparsity(), 1 - net.nnz / net.numel
+        if not sparsifier.is_done:
             warnings.warn(
-                f"the training ended after {step} of {planned} planned steps, at sparsity "
-                f"{self.attached.sparsity():.3f}.",
+                f"the training ended after {sparsifier.step} of {sparsifier.total_steps} planned "
+                f"steps, at sparsity {sparsity:.3f}.",
+                stacklevel=2,
+            )
+        if sparsity < masked - 1e-6:
+            warnings.warn(
+                "the weights have been replaced, maybe by those of the best checkpoint: their "
+                f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}.",
                 stacklevel=2,
             )

@@ -1,6 +1,7 @@
 """Sparse training in a Hugging Face Trainer.
 
 trainer = SparseTrainer(model, args, callbacks=[Sparsify("rigl", sparsity=0.9, sign_in=True)])
+trainer.train()
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from baselines.errors import UserError
+from baselines.sparsifier import Sparsifier
 from launch.integrations.callback import SparsifyCallback
 
 STATE_FILE = "sparsifier.pt"
@@ -23,10 +25,10 @@ STATE_FILE = "sparsifier.pt"
 class Sparsify(SparsifyCallback, TrainerCallback):
     """Makes the training of a `SparseTrainer` sparse.
 
-    Any other Trainer is served as long as it clips no gradients and resumes from no checkpoint.
+    Other trainers are served as long as they clip no gradients and resume from no checkpoint.
     """
 
-    is_ready = False  # attached by the trainer for the training that begins
+    is_ready = False  # a SparseTrainer has attached the optimizer for the training that begins
 
     def on_train_begin(
         self,
@@ -76,8 +78,8 @@ class Sparsify(SparsifyCallback, TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn if the training has ended too early."""
-        self.warn_if_not_done()
+        """Warn if the network is not as sparse as planned."""
+        self.end()
 
 
 class SparseTrainer(Trainer):
@@ -91,8 +93,18 @@ class SparseTrainer(Trainer):
     _steps_per_epoch = 0
 
     @property
-    def sparsify(self) -> Sparsify | None:
-        """The callback among the trainer's callbacks."""
+    def sparsifier(self) -> Sparsifier:
+        """The sparsifier of the training, also after its end.
+
+        Raises:
+            UserError: there is no callback `Sparsify`, or the training has not begun.
+        """
+        if self._sparsify is None:
+            raise UserError("the trainer has no callback Sparsify.")
+        return self._sparsify.sparsifier
+
+    @property
+    def _sparsify(self) -> Sparsify | None:
         callbacks = self.callback_handler.callbacks
         return next((found for found in callbacks if isinstance(found, Sparsify)), None)
 
@@ -110,43 +122,40 @@ class SparseTrainer(Trainer):
         Raises:
             UserError: the training cannot be served.
         """
-        if self.sparsify is not None:
+        if callback := self._sparsify:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise UserError("FSDP and DeepSpeed shard the weights: use DDP or one device.")
-            resume = self.state.global_step > 0
             held = self.optimizer if optimizer is None else optimizer
-            epoch = self._steps_per_epoch
             assert self.model is not None and held is not None
-            self.sparsify.attach(self.model, held, num_training_steps, epoch, resume)
-            self.sparsify.check_steps(num_training_steps)
-            self.sparsify.is_ready = True
+            resume = self.state.global_step > 0
+            callback.attach(self.model, held, num_training_steps, self._steps_per_epoch, resume)
+            callback.check_steps(num_training_steps)
+            callback.is_ready = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if self.sparsify is not None:
-            if self.accelerator.scaler is not None:  # it can unscale only once per step
-                self.accelerator.unscale_gradients(self.optimizer)
-                self.sparsify.attached.mask_gradients()
-                return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
-            self.sparsify.attached.mask_gradients()
-        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        if self._sparsify is None:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        self.accelerator.unscale_gradients(self.optimizer)  # which a scaler allows only once
+        self.sparsifier.mask_gradients()
+        return nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.sparsify is not None and self.args.should_save:
-            torch.save(self.sparsify.saved_state(), os.path.join(output_dir, STATE_FILE))
+        if self._sparsify is not None and self.args.should_save:
+            torch.save(self._sparsify.saved_state(), os.path.join(output_dir, STATE_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.sparsify is not None and checkpoint is not None:
+        if self._sparsify is not None and checkpoint is not None and self.state.global_step:
             path = os.path.join(checkpoint, STATE_FILE)
             if not os.path.isfile(path):
                 raise UserError(f"{checkpoint} was saved without Sparsify: it has no {STATE_FILE}.")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.sparsify.load_saved_state(state)
+            self._sparsify.load_saved_state(state)
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add sparsity and sign flips."""
-        if self.sparsify is not None and self.sparsify.sparsifier is not None:
-            logs = {**logs, **self.sparsify.metrics()}
+        if self._sparsify is not None:
+            logs = {**logs, **self._sparsify.metrics()}
         super().log(logs, *args, **kwargs)

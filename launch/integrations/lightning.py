@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
-from baselines.method import Method, Options
 from baselines.registry import MethodClass
 from launch.integrations.callback import SparsifyCallback
 
@@ -25,24 +24,24 @@ class Sparsify(SparsifyCallback, Callback):
 
     Args:
         optimizer: index of the optimizer that holds the prunable weights.
-        manual_begin: masks change before the first batch of a step, so that validation sees the
-            network of the last step. False: at the end of each step, for manual optimization with
-            several steps per batch.
+        manual_begin: change masks before the first batch of a step, so that validation sees the
+            network of the last step; False: at the end of the last step, which allows several steps
+            per batch. Default: True for automatic optimization, False for manual optimization.
         choices: the other arguments of `SparsifyCallback` (sign_in, steps, steps_per_epoch, seed,
             …) and the method's options.
     """
 
     def __init__(
         self,
-        method: str | MethodClass | Method[Options],
+        method: str | MethodClass,
         sparsity: float,
         *,
         optimizer: int = 0,
-        manual_begin: bool = True,
+        manual_begin: bool | None = None,
         **choices: Any,
     ) -> None:
         super().__init__(method, sparsity, **choices)
-        self.optimizer, self.manual_begin = optimizer, manual_begin
+        self.optimizer, self._asked_begin = optimizer, manual_begin
         self._optimizer: Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
         self._final: dict[str, Any] | None = None
@@ -54,7 +53,7 @@ class Sparsify(SparsifyCallback, Callback):
         """Return what a training resumes from."""
         if self._final is not None:
             return self._final
-        return {} if self.sparsifier is None else self.saved_state()
+        return {} if self._sparsifier is None else self.saved_state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state. Lightning calls this before `on_fit_start`."""
@@ -65,7 +64,7 @@ class Sparsify(SparsifyCallback, Callback):
     # ---- Lightning's hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the state of another run of the trainer."""
+        """Forget what another call of the trainer has loaded."""
         self._loaded, self._is_fitting = None, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,22 +76,27 @@ class Sparsify(SparsifyCallback, Callback):
         if trainer.strategy.restore_checkpoint_after_setup:
             name = type(trainer.strategy).__name__
             raise UserError(f"{name} shards the weights: use DDP or one device.")
-        if trainer.ckpt_path and self._loaded is None:
-            raise UserError("the checkpoint was saved without Sparsify: load its weights only.")
+        if trainer.ckpt_path and not self._loaded:
+            raise UserError(
+                "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
+            )
         if self.optimizer >= len(trainer.optimizers):
             count = len(trainer.optimizers)
             raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
-        self._final, self._optimizer = None, trainer.optimizers[self.optimizer]
-        if self._loaded is not None:
-            plan = self._loaded["plan"]
+        automatic = pl_module.automatic_optimization
+        self.manual_begin = automatic if self._asked_begin is None else self._asked_begin
+        self._optimizer = trainer.optimizers[self.optimizer]
+        state = self._loaded or (self._final if trainer.global_step else None)
+        if state:
+            plan = state["plan"]
             self.attach(pl_module, self._optimizer, plan["steps"], plan["steps_per_epoch"], True)
-            self.load_saved_state(self._loaded)
+            self.load_saved_state(state)
         else:
             steps, epoch = steps_of(trainer)
             self.attach(pl_module, self._optimizer, steps, epoch)
-            if pl_module.automatic_optimization:
+            if automatic:
                 self.check_steps(steps)
-        self._is_fitting = True
+        self._final, self._is_fitting = None, True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the signs."""
@@ -109,7 +113,7 @@ class Sparsify(SparsifyCallback, Callback):
     ) -> None:
         """Set masked gradients to zero; clipping comes next."""
         if optimizer is self._optimizer:
-            self.attached.mask_gradients()
+            self.sparsifier.mask_gradients()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log sparsity and sign flips."""
@@ -119,7 +123,7 @@ class Sparsify(SparsifyCallback, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
         self._final, self._is_fitting = self.saved_state(), False
-        self.warn_if_not_done()
+        self.end()
 
 
 def steps_of(trainer: Trainer) -> tuple[float, float]:

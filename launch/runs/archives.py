@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,30 @@ _END_SIZE = 22  # of an archive without a comment
 _MOST_PICKLE = 32 * 2**20  # bytes; torch's reader of plain contents is slow
 
 
-def save_archive(value: Any, path: Path) -> None:
-    """Write a file of torch.save that ends with its digest."""
+def save_archive(value: Any, path: Path, label: str = "") -> None:
+    """Write a file of torch.save that ends with its digest and a label of one line."""
     torch.save(value, path)
-    seal_file(path)
+    seal_file(path, label)
 
 
-def save_array(array: np.ndarray, path: Path) -> None:
-    """Write a file of numpy.save that ends with its digest."""
+def save_array(array: np.ndarray, path: Path, label: str = "") -> None:
+    """Write a file of numpy.save that ends with its digest and a label of one line."""
     with path.open("wb") as stream:  # given a path, numpy would append a suffix
         np.save(stream, array, allow_pickle=False)
-    seal_file(path)
+    seal_file(path, label)
 
 
-def load_array(path: Path) -> np.ndarray:
+def load_array(path: Path, label: str | None = None) -> np.ndarray:
     """Read a file of `save_array`, or of numpy.save.
 
+    Args:
+        label: that of the file, if it is known.
+
     Raises:
-        BrokenFile: the file is gone, damaged, or no array of numbers.
+        BrokenFile: the file is gone, damaged, another one, or no array of numbers.
     """
     try:
-        sealed = is_sealed(path)
+        sealed = is_sealed(path, label)
         with open_regular(path) as stream:
             array: np.ndarray = np.load(stream, allow_pickle=False)
             if not sealed and stream.read(1):
@@ -49,13 +53,14 @@ def load_array(path: Path) -> np.ndarray:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
 
-def load_archive(path: Path, must_be_sealed: bool = False) -> Any:
+def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = False) -> Any:
     """Read a file of torch.save, with tensors on the CPU.
 
     The digest of a file of `save_archive` is verified. Of others, the checksums are that
     torch.save stores.
 
     Args:
+        label: that of the file, if it is known.
         must_be_sealed: refuse a file without a digest.
 
     Raises:
@@ -63,16 +68,19 @@ def load_archive(path: Path, must_be_sealed: bool = False) -> Any:
         OSError: it cannot be opened.
     """
     try:
-        if is_sealed(path):
+        if is_sealed(path, label):
             return torch.load(path, map_location="cpu", weights_only=True)
         if must_be_sealed:
             raise BrokenFile(f"{path} has no digest: it is damaged, or from elsewhere.")
         is_archive = _check_archive(path)
         # mapped, a tensor that claims more than the file has is refused
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        return _copied(found, [4 * path.stat().st_size]) if is_archive else found
     except (BrokenFile, MemoryError, FileNotFoundError):
         raise
-    except Exception as error:  # torch.load raises exceptions of many types for garbage and code
+    except pickle.UnpicklingError:  # torch's own message advises to execute what the file says
+        raise BrokenFile(f"{path} has other contents than tensors and plain values.") from None
+    except Exception as error:  # torch.load raises exceptions of many types for garbage
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise BrokenFile(f"{path} cannot be read as plain tensors: {reason}") from None
 
@@ -98,3 +106,26 @@ def _check_archive(path: Path) -> bool:
             if damaged := archive.testzip():
                 raise BrokenFile(f"{path} is damaged: the checksum of {damaged} is wrong.")
     return True
+
+
+def _copied(value: Any, room: list[int]) -> Any:
+    """Return plain values with copies of their tensors, which no longer depend on the file.
+
+    Tensors that are larger than their storage are left as they are.
+
+    Args:
+        room: number of bytes that the copies may still take, as the only item.
+    """
+    if isinstance(value, dict):
+        return {key: _copied(part, room) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(part, room) for part in value]
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
+        return value
+    size = value.numel() * value.element_size()
+    if size > value.untyped_storage().nbytes():
+        return value
+    room[0] -= size
+    if room[0] < 0:
+        raise ValueError("its tensors are larger than the file")
+    return value.clone()

@@ -1,15 +1,16 @@
 """RunFolder: writes the folder of one run so that a kill at any moment leaves it whole.
 
-`analysis.folder` lists the files. Rows are written before the state of their epoch, and result.json
-last of all.
+`analysis.folder` lists the files. An epoch's snapshot, rows and signs are on disk before its state
+is, and all else before result.json is; only then are the states removed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,17 +20,20 @@ from filelock import FileLock, Timeout
 from analysis.checked import BrokenFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
+    CONFIG,
     DIGESTS,
     EPOCHS,
     FAILURE,
     LAST_STATE,
     LAYERS,
     LOCK,
+    NAME,
     PREVIOUS_STATE,
     RESULT,
     SIGNS,
     has_digests,
     read_epochs,
+    read_json,
     read_layers,
     read_result,
     signs_path,
@@ -43,6 +47,7 @@ from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import (
     make_folder,
     move_file,
+    one_sync,
     remove_file,
     remove_leftovers,
     write_csv,
@@ -55,6 +60,11 @@ from launch.runs.snapshots import write_snapshot
 State = dict[str, Any]
 Rows = tuple[list[EpochRow], list[LayerRow]]
 Row = TypeVar("Row", EpochRow, LayerRow)
+NEEDED = {  # entries of a row that a result is made of
+    EPOCHS: {"seconds", "test_accuracy", "test_loss", "train_accuracy", "flips"}
+    | {"sparsity", "sparsity_all"},
+    LAYERS: {"density"},
+}
 STATES = (LAST_STATE, PREVIOUS_STATE)  # the newest first
 
 
@@ -102,32 +112,61 @@ class RunFolder:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
         with lock:
             remove_leftovers(self.path)
+            self._set_aside_if_broken(CONFIG, lambda: read_json(self.path / CONFIG))
+            self._set_aside_if_broken(RESULT, lambda: read_result(self.path))
             write_config(self.path, self._run)
             remove_file(self.path / FAILURE)
             yield
 
+    def _set_aside_if_broken(self, file: str, read: Callable[[], object]) -> None:
+        try:
+            read()
+        except BrokenFile as error:
+            self.set_aside(file, str(error))
+
+    def set_aside(self, file: str, reason: str) -> None:
+        """Rename a file that cannot be used, with a warning. Raises UserError."""
+        path = self.path / file
+        move_file(path, path.with_name(f"{file}.unreadable"))
+        reason = reason.removeprefix(f"{path} ")
+        warnings.warn(
+            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
+        )
+
     # ---- rows
 
-    def rows_before(self, epoch: int) -> Rows:
-        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones."""
-        epochs = self._rows_before(epoch, EPOCHS, read_epochs)
-        return epochs, self._rows_before(epoch, LAYERS, read_layers)
+    def rows_before(self, epoch: int, layers: Collection[str]) -> Rows:
+        """Return the rows of epochs.csv and layers.csv before an epoch. Warn of missing ones.
 
-    def _rows_before(self, epoch: int, file: str, read: Callable[[Path], list[Row]]) -> list[Row]:
+        Args:
+            layers: names of all layers; an epoch needs a row of each.
+        """
+        epochs = self._rows_before(epoch, EPOCHS, read_epochs, [""])
+        return epochs, self._rows_before(epoch, LAYERS, read_layers, layers)
+
+    def _rows_before(
+        self, epoch: int, file: str, read: Callable[[Path], list[Row]], layers: Collection[str]
+    ) -> list[Row]:
+        by_epoch: dict[int, list[Row]] = {}
         problem = ""
         try:
-            rows = [row for row in read(self.path) if row["epoch"] < epoch]
+            for row in read(self.path):
+                by_epoch.setdefault(row["epoch"], []).append(row)
         except BrokenFile as error:
-            rows, problem = [], f": {error}"
-        missing = set(range(epoch)) - {row["epoch"] for row in rows}
-        if missing:
-            numbers = ", ".join(map(str, sorted(missing)))
+            problem = f": {error}"
+        whole = {
+            epoch: rows
+            for epoch, rows in by_epoch.items()
+            if sorted(str(row.get("layer", "")) for row in rows) == sorted(layers)
+            and all(row.keys() >= NEEDED[file] for row in rows)
+        }
+        if missing := [str(e) for e in range(epoch) if e not in whole]:
             warnings.warn(
-                f"{self.path / file} lacks the rows of epochs {numbers:.60}, which stay missing"
-                f"{problem}",
+                f"{self.path / file} lacks rows of epochs {', '.join(missing):.60}, which stay "
+                f"missing{problem}",
                 stacklevel=2,
             )
-        return rows
+        return [row for e in range(epoch) for row in whole.get(e, ())]
 
     def write_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Write all rows of epochs.csv. Raises UserError."""
@@ -142,9 +181,10 @@ class RunFolder:
     def save_state(self, state: State) -> None:
         """Write the state to resume from, and keep the state before. Raises UserError."""
         last = self.path / LAST_STATE
-        if last.exists():
-            move_file(last, self.path / PREVIOUS_STATE)
-        write_file(last, lambda path: save_archive(state, path))
+        with one_sync():
+            if last.exists():
+                move_file(last, self.path / PREVIOUS_STATE)
+            write_file(last, lambda path: save_archive(state, path, self._run.name))
 
     def read_state(self, file: str) -> State | None:
         """Return one of the states in `STATES`; None if there is no such file.
@@ -153,7 +193,7 @@ class RunFolder:
             BrokenFile: it cannot be read, or is damaged.
         """
         try:
-            state = load_archive(self.path / file, must_be_sealed=has_digests(self.path))
+            state = load_archive(self.path / file, self._run.name, has_digests(self.path))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -162,43 +202,46 @@ class RunFolder:
             raise BrokenFile(f"{self.path / file} holds no state.")
         return state
 
-    def set_aside(self, file: str, reason: str) -> None:
-        """Rename a state that cannot be used, with a warning. Raises UserError."""
-        path = self.path / file
-        move_file(path, path.with_name(f"{file}.unreadable"))
-        warnings.warn(
-            f"{path} cannot be used ({reason}); set aside as {file}.unreadable.", stacklevel=2
-        )
-
     # ---- signs
 
     def keep_signs(self, epoch: int, packed: np.ndarray) -> None:
         """Keep the signs after so many epochs until the run has finished. Raises UserError."""
         make_folder(self.path / SIGNS)
-        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path))
+        label = f"{self._run.name}@{epoch}"
+        write_file(signs_path(self.path, epoch), lambda path: save_array(packed, path, label))
 
     def kept_signs(self, epoch: int) -> np.ndarray:
         """Return what `keep_signs` kept. Raises BrokenFile if it is gone or damaged."""
-        return load_array(signs_path(self.path, epoch))
+        return load_array(signs_path(self.path, epoch), f"{self._run.name}@{epoch}")
 
     # ---- snapshots and ends
 
     def save_snapshot(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the snapshot after so many epochs. Raises UserError."""
-        write_snapshot(self.path, epoch, checkpoint)
+        write_snapshot(self.path, self._run.name, epoch, checkpoint)
 
     def warn_of_lost_snapshots(self, epochs: Iterable[int]) -> None:
         """Warn of snapshots that are gone or damaged; the run itself does not need them."""
-        for path in (snapshot_path(self.path, epoch) for epoch in epochs):
+        for epoch in epochs:
+            path = snapshot_path(self.path, epoch)
             try:
-                read_checkpoint(path)
+                read_checkpoint(path, f"{self._run.name}@{epoch}")
             except UserError as error:
-                warnings.warn(f"{path} is lost: {error}", stacklevel=2)
+                warnings.warn(f"a snapshot is lost: {error}", stacklevel=2)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result; remove states and signs, which are not needed any more."""
         files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
-        write_json(self.path / RESULT, {**result, DIGESTS: files})
+        write_json(self.path / RESULT, {NAME: self._run.name, **result, DIGESTS: files})
+        self._remove_states()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed just after it wrote the result has left."""
+        if any(os.path.exists(self.path / name) for name in (SIGNS, *STATES)):
+            with suppress(UserError), self.opened():  # another process may be at it
+                self._remove_states()
+
+    def _remove_states(self) -> None:
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
         for file in STATES:
             remove_file(self.path / file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.checked import BrokenFile
-from analysis.folder import CONFIG, read_json
+from analysis.folder import CONFIG, NAME, read_json
 from baselines.errors import UserError
 from baselines.fields import new_defaults
 from launch.config.recipe import RULES
@@ -22,8 +22,11 @@ REVISION = "revision.json"  # in a copy of the code, next to the packages
 RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")
 
 
-def write_config(folder: Path, run: Run) -> None:
+def write_config(folder: Path, run: Run, starts: bool = True) -> None:
     """Write config.json into a run's folder, if there is none that can be read.
+
+    Args:
+        starts: whether the run starts here; versions, revision and host are those of its start.
 
     Raises:
         UserError: the folder holds another run, or cannot be written.
@@ -31,16 +34,18 @@ def write_config(folder: Path, run: Run) -> None:
     fields = json.loads(json.dumps(dataclasses.asdict(run.decayed)))
     there = _read(folder / CONFIG)
     if there is None:
-        about: dict[str, Any] = {"run": fields, "label": run.label, "epochs": run.epochs}
-        about["decays"] = run.decays
+        about: dict[str, Any] = {NAME: run.name, "run": fields, "label": run.label}
+        about |= {"epochs": run.epochs, "decays": run.decays}
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
-        write_json(folder / CONFIG, {**about, **find_provenance()})
+        write_json(folder / CONFIG, {**about, **(find_provenance() if starts else {})})
         return
     for name in set(RULES) - set(run.used_rules):  # their settings are no part of its name either
         del fields["settings"][name]
     if not _agree(fields, there.get("run", {})):
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
+    if starts and "versions" not in there:
+        write_json(folder / CONFIG, {**there, **find_provenance()})
 
 
 def find_provenance() -> dict[str, Any]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.folder import SNAPSHOTS, find_snapshots, is_finished, snapshot_path
+from analysis.folder import (
+    SNAPSHOTS,
+    find_snapshots,
+    is_finished,
+    read_name,
+    snapshot_epoch,
+    snapshot_path,
+)
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
 from launch.runs.files import make_folder
 
 
-def write_snapshot(folder: Path, epoch: int, checkpoint: Checkpoint) -> None:
-    """Write the snapshot after so many epochs into a run folder. Raises UserError."""
+def write_snapshot(folder: Path, name: str, epoch: int, checkpoint: Checkpoint) -> None:
+    """Write the snapshot of a run after so many epochs into its folder. Raises UserError."""
     make_folder(folder / SNAPSHOTS)
-    write_checkpoint(snapshot_path(folder, epoch), checkpoint)
+    write_checkpoint(snapshot_path(folder, epoch), checkpoint, label=f"{name}@{epoch}")
 
 
 def read_snapshot(folder: Path, epoch: str) -> Checkpoint:
@@ -26,17 +33,7 @@ def read_snapshot(folder: Path, epoch: str) -> Checkpoint:
     Raises:
         UserError: there is no such snapshot, or it cannot be read.
     """
-    snapshots = find_snapshots(folder)
-    if not snapshots:
-        raise UserError(f"there is no run {folder} with snapshots.")
-    if epoch == "final" and not is_finished(folder):
-        raise UserError(f"{folder} has not finished: there is no final snapshot yet.")
-    named = {"init": 0, "final": max(snapshots)}
-    number = named.get(epoch, int(epoch) if epoch.isdecimal() else -1)
-    if number not in snapshots:
-        known = ", ".join(map(str, sorted(snapshots)))
-        raise UserError(f"{folder} has no snapshot {epoch!r}; there are {known}, init and final.")
-    return read_checkpoint(snapshots[number])
+    return _read(_snapshot_of(folder, epoch))
 
 
 def read_source(text: str, root: Path) -> Checkpoint:
@@ -48,8 +45,38 @@ def read_source(text: str, root: Path) -> Checkpoint:
     Raises:
         UserError: there is no such run, epoch or file, or it cannot be read.
     """
+    return _read(find_source(text, root))
+
+
+def find_source(text: str, root: Path) -> Path:
+    """Return the file that `read_source` reads; there may be none.
+
+    Raises:
+        UserError: there is no such run or epoch.
+    """
     run, at, epoch = text.rpartition("@")
     if at and not Path(text).exists():
-        return read_snapshot(Path(run) if "/" in run else root / run, epoch)
+        return _snapshot_of(Path(run) if "/" in run else root / run, epoch)
     path = Path(text).expanduser()
-    return read_snapshot(path, "final") if path.is_dir() else read_checkpoint(path)
+    return _snapshot_of(path, "final") if path.is_dir() else path
+
+
+def _snapshot_of(folder: Path, epoch: str) -> Path:
+    snapshots = find_snapshots(folder)
+    if not snapshots:
+        raise UserError(f"there is no run {folder} with snapshots.")
+    if epoch == "final" and not is_finished(folder):
+        raise UserError(f"{folder} has not finished: there is no final snapshot yet.")
+    named = {"init": 0, "final": max(snapshots)}
+    number = named.get(epoch, int(epoch) if epoch.isdecimal() and len(epoch) < 10 else -1)
+    if number not in snapshots:
+        known = ", ".join(map(str, sorted(snapshots)))
+        raise UserError(f"{folder} has no snapshot {epoch!r}; there are {known}, init and final.")
+    return snapshots[number]
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read a file. A snapshot must be that of its run and epoch."""
+    folder, epoch = path.parent.parent, snapshot_epoch(path)
+    name = None if epoch is None else read_name(folder)
+    return read_checkpoint(path, label=None if name is None else f"{name}@{epoch}")

@@ -9,21 +9,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from analysis.checked import DIGEST, BrokenFile, open_regular
+from analysis.checked import DIGEST, BrokenFile, check_label, open_regular
+
+_DIGEST_SIZE = 64  # characters
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write contiguous tensors of the CPU that share no memory."""
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, label: str = "") -> None:
+    """Write contiguous tensors of the CPU that share no memory, with their digest and a label."""
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), path, metadata={DIGEST: digest_of_tensors(tensors)})
+    # a single entry, for the order of several is not fixed
+    seal = f"{digest_of_tensors(tensors, label)} {label}"
+    save_file(dict(tensors), path, metadata={DIGEST: seal})
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, label: str | None = None) -> dict[str, Tensor]:
     """Read a file of `save_tensors`, or of others, which have no digest.
 
+    Args:
+        label: that of the file, if it is known.
+
     Raises:
-        BrokenFile: the file cannot be read, or is damaged.
+        BrokenFile: the file cannot be read, is damaged, or is another one.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -34,16 +41,17 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise BrokenFile(f"{path} cannot be read: {error}") from None
-    digest = metadata.get(DIGEST)
-    sealed = any(len(value) == 64 for value in metadata.values())  # also where the key is damaged
-    if sealed and digest != digest_of_tensors(tensors):
-        raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
+    if any(len(value) > _DIGEST_SIZE for value in metadata.values()):  # or the key is damaged
+        digest, _, own = metadata.get(DIGEST, "").partition(" ")
+        if digest != digest_of_tensors(tensors, own):
+            raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
+        check_label(own, label, path)
     return tensors
 
 
-def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return one digest of names, types, shapes and contents."""
-    digest = hashlib.sha256()
+def digest_of_tensors(tensors: Mapping[str, Tensor], label: str = "") -> str:
+    """Return one digest of names, types, shapes and contents, and of a label."""
+    digest = hashlib.sha256(label.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -77,7 +77,8 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     model = make_model(recipe.model, data.classes, data.inputs)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    return SparseModel(model, exclude=run.exclude)
+    dense = not find_method(run.method).is_sparse
+    return SparseModel(model, exclude=run.exclude, stays_dense=dense)
 
 
 def called_model(model: nn.Module, ranks: Ranks, compile: bool) -> nn.Module:

@@ -10,15 +10,18 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # no stub
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from baselines.errors import one_line
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
 from launch.data.batches import Batches, Data
 from launch.data.order import mix
+from launch.measures.evaluation import evaluation_sums
 from launch.ranks import Ranks
 from launch.training.meter import Meter
 
@@ -79,7 +82,15 @@ class Loop:
         title = f"epoch {epoch + 1}/{self.epochs}"
         batches = self.data.train.epoch(epoch)
         for x, y in tqdm(batches, title, self.steps, leave=False, disable=not self.bar):
-            self.step(x, y, meter)
+            try:
+                self.step(x, y, meter)
+            except Exception as error:  # what is not finite makes methods fail in many ways
+                self._check(meter, epoch)
+                when = f"in epoch {epoch}, step {meter.steps - 1}"
+                self.check_weights(when, error)
+                if isinstance(error, LinAlgError):  # values too large for the method
+                    raise Diverged(f"{one_line(error)} {when}") from error
+                raise
         self._check(meter, epoch)
         return meter.totals(self.ranks)
 
@@ -110,7 +121,16 @@ class Loop:
             loss = meter.losses[bad].item()
             raise Diverged(f"loss is {loss} at epoch {epoch}, step {bad}, lr {lr:.4g}")
 
-    @torch.no_grad()
+    def check_weights(self, when: str, cause: Exception | None = None) -> None:
+        """Raise Diverged if a parameter of the model or of the method is not finite."""
+        latents = self.sparsifier.net.state_dict()["latents"].values()
+        tensors = [
+            *self.plain_model.parameters(),
+            *(t for parts in latents for t in parts.values()),
+        ]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise Diverged(f"a weight is not finite {when}") from cause
+
     def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
         """Return loss (without label smoothing) and accuracy on a split; by default, test."""
         if self.ranks.world > 1:  # running statistics differ by rank: rank 0's are the run's
@@ -119,15 +139,12 @@ class Loop:
         # DDP's own forward would wait for ranks that have fewer batches
         model = self.plain_model if self.ranks.world > 1 else self.model
         model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
-        for x, y in (batches or self.data.test).epoch(0):
-            if not len(y):
-                continue
-            with autocast(self.recipe, x.device):
-                output = model(x)
-            loss = F.cross_entropy(output.float(), y, reduction="sum")
-            correct = (output.argmax(1) == y).sum()
-            totals += torch.stack([loss, correct, torch.full_like(correct, len(y))])
+        totals = evaluation_sums(
+            model,
+            batches or self.data.test,
+            self.ranks.device,
+            partial(autocast, self.recipe, self.ranks.device),
+        )
         loss_sum, hits, n = self.ranks.sum(totals).tolist()
         return loss_sum / n, hits / n
 

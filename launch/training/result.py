@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -45,6 +46,7 @@ def make_result(
         "mask_hash": mask_hash(net.masks),
         "epochs": loop.epochs,
         "ranks": ranks.world,
+        "all_ranks": [n for n, _ in groupby(row["ranks"] for row in epochs if "ranks" in row)],
         "device": device_name(ranks.device),
         "seconds": sum(seconds),
         "seconds_per_epoch": statistics.median(seconds),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -19,11 +19,11 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import FlipTracker
 from launch.ranks import Ranks, join_ranks
+from launch.runs.files import one_sync
 from launch.runs.folder import STATES, RunFolder
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
-from launch.training.loop import Diverged
 from launch.training.result import make_result
 from launch.training.rows import epoch_text, layer_rows
 from launch.training.state import Misfit, State, has_last_rows, load_state
@@ -55,6 +55,7 @@ def run_training(
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
+        folder.tidy()
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
@@ -69,7 +70,8 @@ def run_training(
                     return found
                 return (training or make()).finish()
             except Exception as error:  # on the first rank that raises one
-                folder.fail(f"{type(error).__name__}: {error}")
+                with suppress(UserError):  # on a full disk, the reason is the file before
+                    folder.fail(f"{type(error).__name__}: {error}")
                 raise
 
 
@@ -139,11 +141,13 @@ class Training:
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
-        flips = self.flips.count(epoch + 1)
-        row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
-        self.epochs.append(row)
-        self.layers += layer_rows(self.loop.sparsifier, epoch, flips)
-        self._keep(epoch)
+        with one_sync():
+            flips = self.flips.count(epoch + 1)
+            row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
+            self.epochs.append(row)
+            self.layers += layer_rows(self.loop.sparsifier, epoch, flips)
+            self._keep_rows(epoch)
+        self._keep_state(epoch)
         self.report(epoch_text(row, self.loop.epochs))
         return row
 
@@ -186,7 +190,8 @@ class Training:
         try:
             done = load_state(self.loop, self.flips, state)
             if self.ranks.is_first:
-                rows = state.get("rows") or self.folder.rows_before(done)  # none in version 0.1
+                # version 0.1 had no rows in its states
+                rows = state.get("rows") or self.folder.rows_before(done, self.net.layers)
                 if done == self.loop.epochs and not has_last_rows(rows, done):
                     raise Misfit("the rows of its last epoch are lost")
                 self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)
@@ -202,19 +207,22 @@ class Training:
         """The epochs after which snapshots are kept."""
         return {0, *self.run.early_epochs, self.loop.epochs, *self.run.keep_epochs}
 
-    def _keep(self, epoch: int) -> None:
-        """Write snapshot, rows and state. The state is last: a resumed run drops later rows.
+    def _keep_rows(self, epoch: int) -> None:
+        """Write snapshot and rows.
 
         Raises:
             Diverged: a weight is not finite. Nothing is written.
         """
-        if not all(bool(p.isfinite().all()) for p in self.net.model.parameters()):
-            raise Diverged(f"a weight is not finite after epoch {epoch}")
+        self.loop.check_weights(f"after epoch {epoch}")
         if epoch + 1 in self._kept_epochs:
             self._snapshot(epoch + 1)
         if self.ranks.is_first:
             self.folder.write_epochs(self.epochs)
             self.folder.write_layers(self.layers)
+
+    def _keep_state(self, epoch: int) -> None:
+        """Write the state, when all else is on disk."""
+        if self.ranks.is_first:
             self.folder.save_state(
                 {
                     "epoch": epoch,
@@ -251,6 +259,7 @@ class Training:
             "sparsity_all": self.net.sparsity_all(),
             "flips": flips,
             "skipped": self._skipped(),
+            "ranks": self.ranks.world,
             "seconds": seconds,
             "test_seconds": test_seconds,
         }

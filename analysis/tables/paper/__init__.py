@@ -3,4 +3,10 @@
 from analysis.tables.paper.cells import Command, paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.layouts import LAYOUTS
 
-__all__ = ["LAYOUTS", "Command", "paper_cells", "paper_sheets", "paper_values"]
+__all__ = [
+    "LAYOUTS",
+    "Command",
+    "paper_cells",
+    "paper_sheets",
+    "paper_values",
+]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.decay import decay_notes
 from analysis.names import LEARNERS, network_name
+from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
 from analysis.tables.comparison import mark_notes, mean_text
 from analysis.tables.paper.layouts import LAYOUTS, Layout, RunRow, at_budget
@@ -27,7 +28,7 @@ of the runs that the table has of it."""
 
 
 def paper_values(number: str) -> pd.DataFrame:
-    """Return the paper's own values: recipe, row, column, accuracy, std, runs (1 if stated).
+    """Return the published values: recipe, row, column, accuracy, std, runs (1 if stated).
 
     The values are as printed. The plain rows of Table 3 differ from those of Tables 9 and 11 (88.25
     and 88.41 on CIFAR10 at 0.8), and Table 5 prints 74.74 in bold, which is less than 74.75.
@@ -66,7 +67,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    alike = ["label", "sign_in", LAYOUTS[number].column, *chosen]
+    alike = ["label", "rule", LAYOUTS[number].column, *chosen]
     placed = _comparable(_placed(runs, LAYOUTS[number]), alike)
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
@@ -158,6 +159,7 @@ def paper_sheets(
     runs: pd.DataFrame,
     number: str,
     paper: bool = True,
+    protocol: Protocol = "suite",
     command: Command | None = None,
 ) -> list[Sheet]:
     """Return one of the paper's tables, one sheet per recipe.
@@ -165,18 +167,21 @@ def paper_sheets(
     Args:
         cells: from `paper_cells`, of the same runs and number.
         paper: whether to show the paper's own values, in brackets.
-        command: returns the command line that trains missing cells; without it none is shown.
+        protocol: that of the runs, for the notes.
+        command: returns the command line that trains missing cells.
     """
     placed = _placed(runs, LAYOUTS[number])
     sheets = []
     for recipe, part in cells.groupby("recipe", sort=False):
         folders = list(placed[placed["recipe"] == recipe]["folder"]) if len(placed) else []
         line = command(number, str(recipe), folders) if command else ""
-        sheets.append(_sheet(part, str(recipe), number, paper, line))
+        sheets.append(_sheet(part, str(recipe), number, paper, protocol, line))
     return sheets
 
 
-def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: str) -> Sheet:
+def _sheet(
+    part: pd.DataFrame, recipe: str, number: str, paper: bool, protocol: Protocol, command: str
+) -> Sheet:
     records = part.to_dict("records")
     texts = [_cell(cell, paper) for cell in records]
     order = {by: list(dict.fromkeys(part[by])) for by in ("row", "column")}
@@ -191,11 +196,15 @@ def _sheet(part: pd.DataFrame, recipe: str, number: str, paper: bool, command: s
     bold.insert(0, recipe, False)
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
-        notes.append(f"in brackets: the paper's values for {part['paper_recipe'].iloc[0]}")
+        whose = LAYOUTS[number].values
+        notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}")
+    if protocol == "paper" or paper:
+        notes += filter(None, [protocol_note(protocol, number)])
     if not (part["runs"] + part["failed"]).all():
         notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
-    title = f"Table {number}: {LAYOUTS[number].title}{network and ', '}{network}"
+    title = f"{LAYOUTS[number].title}{network and ', '}{network}"
+    title += "" if protocol == "suite" else ", protocol of the paper's code"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import legend_entry, name_of
+from analysis.names import HAM, PLAIN, legend_entry, name_of, with_rule
 
 PAPER_EPOCHS, EARLY = 100, (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
 
@@ -15,19 +15,19 @@ Place = tuple[str, str] | None  # row and column; None: the run does not belong 
 
 
 def _by_sparsity(*methods: str) -> Callable[[RunRow], Place]:
-    """Return a placement with one row per method, plain and with Sign-In."""
+    """Return a placement with one row per method, plain and with Sign-In or HAM."""
 
     def place(run: RunRow) -> Place:
         if run["label"] not in methods:
             return None
-        return legend_entry(run["label"], run["sign_in"]), f"s = {run['sparsity']:g}"
+        return legend_entry(run["label"], run["rule"]), f"s = {run['sparsity']:g}"
 
     return place
 
 
 def _signs(run: RunRow) -> Place:
     """Place a run in Table 1: learned masks with learned signs or magnitudes."""
-    if run["sign_in"]:
+    if run["rule"]:
         return None
     if run["learner"]:
         return "Baseline", name_of(run["label"])
@@ -47,7 +47,7 @@ def _signs(run: RunRow) -> Place:
 
 def _masks(run: RunRow) -> Place:
     """Place a run in Table 10: masks of all kinds, initialised at random."""
-    column = "Random + Sign-In" if run["sign_in"] else "Random"
+    column = with_rule("Random", run["rule"])
     if run["label"] in ("snip", "synflow", "random"):
         return name_of(run["label"]), column
     if _takes_mask(run) and run["signs.at"] == run["magnitudes.at"] == "random":
@@ -99,22 +99,39 @@ class Layout:
 
     Attributes:
         place: returns the row and column of a run.
-        column: the field that runs may differ in besides method and Sign-In.
+        grid: the name of the grid with the table's runs.
+        column: the field that runs may differ in besides method, Sign-In and HAM.
+        values: whose values stand beside ours.
+        rule: what the table is about; a report without such runs does not have it.
     """
 
     title: str
     place: Callable[[RunRow], Place]
+    grid: str
     column: str = "sparsity"
+    values: str = "the paper's values"
+    rule: str = PLAIN
+
+
+def _layout(number: str, title: str, place: Callable[[RunRow], Place], *column: str) -> Layout:
+    return Layout(f"Table {number}: {title}", place, f"table{number}", *column)
 
 
 LAYOUTS = {
-    "1": Layout("learned masks with learned signs or magnitudes", _signs, "label"),
-    "3": Layout("random masks with Sign-In", _by_sparsity("random")),
-    "4": Layout("random masks with Sign-In", _by_sparsity("random")),
-    "5": Layout("AC/DC with Sign-In", _by_sparsity("acdc")),
-    "9": Layout(
-        "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
+    "1": _layout("1", "learned masks with learned signs or magnitudes", _signs, "label"),
+    "3": _layout("3", "random masks with Sign-In", _by_sparsity("random")),
+    "4": _layout("4", "random masks with Sign-In", _by_sparsity("random")),
+    "5": _layout("5", "AC/DC with Sign-In", _by_sparsity("acdc")),
+    "9": _layout(
+        "9", "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
     ),
-    "10": Layout("masks of all kinds, initialised at random", _masks, "label"),
-    "11": Layout("effect of rescaling", _by_sparsity("random", "mw")),
+    "10": _layout("10", "masks of all kinds, initialised at random", _masks, "label"),
+    "11": _layout("11", "effect of rescaling", _by_sparsity("random", "mw")),
+    "ham": Layout(
+        "Sign-In and HAM",
+        _by_sparsity("random", "acdc", "rigl"),
+        "ham",
+        values="the values of arXiv 2506.02630 (HAM) and of the paper's Tables 3 and 5",
+        rule=HAM,
+    ),
 }

@@ -1,0 +1,133 @@
+"""`signbench barrier`: loss and error on the line between the networks of two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from analysis.folder import find_run
+from baselines.checkpoint import Checkpoint
+from baselines.errors import UserError
+from launch.config.machine import Imports
+from launch.config.run import Run
+from launch.data import load_data
+from launch.flags import leading_names, parse
+from launch.measures.barrier import Point, barrier, points_between
+from launch.plugins import import_plugins
+from launch.ranks import Share, join_ranks
+from launch.runs.files import write_csv
+from launch.runs.network import load_network, read_run
+from launch.runs.snapshots import read_snapshot
+
+FIGURES = (".pdf", ".svg", ".png")
+_SAME = ("model", "data", "image_size")  # settings that the two runs share
+
+
+@dataclass(frozen=True)
+class BarrierCommand:
+    """Measure loss and error on the line between two networks, and the barrier: by how much the
+    worst of them exceeds the line between the values of the two ends. Name two runs before the
+    options, as RUN or RUN@EPOCH. The batch statistics of each network are computed anew, in one
+    pass over the training images."""
+
+    points: int = 11
+    """Number of networks that are measured, the two ends included."""
+    output: tuple[Path, ...] = ()
+    """Files to write, also -o: .csv, or a figure as .pdf, .svg or .png."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    data_dir: Path = Path("data")
+    """Folder of the data sets."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of the computation; 0: torch's default."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
+
+    def __post_init__(self) -> None:
+        if self.points < 3:
+            raise UserError(f"points must be at least 3, not {self.points}.")
+        for path in self.output:
+            if path.suffix not in (".csv", *FIGURES):
+                raise UserError(f"--output must end in .csv, .pdf, .svg or .png, not {path}.")
+
+    @property
+    def positions(self) -> list[float]:
+        return [i / (self.points - 1) for i in range(self.points)]
+
+
+def command(args: list[str]) -> int:
+    """Measure the barrier between two runs."""
+    names, flags = leading_names(args)
+    given = parse(BarrierCommand, flags, "signbench barrier RUN RUN")
+    if len(names) != 2:
+        raise UserError("signbench barrier RUN RUN: give two runs, as RUN or RUN@EPOCH.")
+    import_plugins(given.imports)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    points = measure(names, given)
+    for line in _summary(points):
+        print(line)
+    for path in given.output:
+        _write(points, path)
+        print(f"written: {path}")
+    return 0
+
+
+def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
+    """Return the points on the line between two runs.
+
+    Raises:
+        UserError: a run cannot be read, or the networks or their data are not alike.
+    """
+    (run, first), (other, second) = (_read(name, given.runs) for name in names)
+    for field in _SAME:
+        one, two = (getattr(r.settings, field) for r in (run, other))
+        if one != two:
+            raise UserError(f"the runs differ in {field}: {one} and {two}.")
+    with join_ranks(given.device) as r:
+        data = load_data(run.settings, given.data_dir, r.device, run.seed, Share(0, 1), workers=2)
+        net = load_network(run, first, data.classes, data.inputs, r.device)
+        ends = (_on(first, r.device), _on(second, r.device))
+        model, positions = net.model, given.positions
+        return list(points_between(model, ends, positions, data.train, data.test, r.device))
+
+
+def _read(name: str, root: Path) -> tuple[Run, Checkpoint]:
+    """Return a run and its snapshot, given RUN or RUN@EPOCH."""
+    text, at, epoch = name.rpartition("@")
+    folder = find_run(text if at else name, root)
+    return read_run(folder), read_snapshot(folder, epoch if at else "final")
+
+
+def _on(checkpoint: Checkpoint, device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
+
+
+def _summary(points: Sequence[Point]) -> list[str]:
+    """Return a table of the points, and a line with the barriers."""
+    positions = [p.position for p in points]
+    loss = barrier(positions, [p.loss for p in points])
+    error = barrier(positions, [p.error for p in points])
+    return [
+        "position     loss    error",
+        *(f"{p.position:8.3f} {p.loss:8.4f} {100 * p.error:7.2f}%" for p in points),
+        f"barrier: {100 * error:.2f} percentage points of error, {loss:.4f} of loss",
+    ]
+
+
+def _write(points: Sequence[Point], path: Path) -> None:
+    rows = [asdict(point) for point in points]
+    if path.suffix == ".csv":
+        write_csv(path, rows)
+        return
+    import pandas as pd
+
+    from analysis.figures.barrier import draw_barrier
+    from analysis.figures.style import save
+
+    save(draw_barrier(pd.DataFrame(rows)), path)

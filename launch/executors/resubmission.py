@@ -1,0 +1,80 @@
+"""Submitting again, as before, what has ended on Slurm without a result."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analysis.contents import JobRecord
+from analysis.folder import JOB, is_finished, list_runs, read_job
+from baselines.errors import UserError
+from launch.config.cluster import Cluster
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.executors.queue import list_jobs
+from launch.executors.slurm import submit
+from launch.plugins import import_plugins
+from launch.runs.network import read_run
+
+Settings = tuple[Machine, Cluster]
+
+
+def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run, str]]:
+    """Submit again the runs in a folder that are neither finished nor queued.
+
+    Each is submitted with the settings of its last submission. A run that cannot be submitted is
+    left out with a warning.
+
+    Args:
+        names: the runs to consider. By default all but those that were cancelled.
+
+    Returns:
+        The runs that were submitted, with their job ids.
+
+    Raises:
+        UserError: Slurm is not installed, or refuses the jobs.
+    """
+    queued = list_jobs()
+    groups: dict[Settings, list[Run]] = {}
+    for folder in list_runs(root, (JOB,)):
+        if names is not None and folder.name not in names:
+            continue
+        try:
+            record = read_job(folder)
+            if record is None or is_finished(folder) or record["job"] in queued:
+                continue
+            if names is None and record.get("cancelled"):
+                continue
+            settings = _settings(record, root)
+            import_plugins(settings[0].imports)
+            groups.setdefault(settings, []).append(_run(folder))
+        except UserError as error:
+            warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
+    return [job for settings, runs in groups.items() for job in submit(runs, *settings)]
+
+
+def _run(folder: Path) -> Run:
+    run = read_run(folder)
+    if run.name != folder.name:
+        raise UserError(f"this version names it {run.name}.")
+    return run
+
+
+def _settings(record: JobRecord, root: Path) -> Settings:
+    """Return what a run was submitted with; its folder may have been moved since."""
+    if "machine" not in record or "cluster" not in record:
+        raise UserError("an earlier version submitted it; repeat the command.")
+    try:
+        machine = Machine(**_fields(record["machine"]))
+        return replace(machine, runs=root), Cluster(**_fields(record["cluster"]))
+    except TypeError as error:
+        raise UserError(f"its {JOB} is that of another version: {error}") from None
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass, whose paths and tuples are texts and lists in JSON."""
+    paths = {k: Path(values[k]) for k in ("runs", "data_dir") if k in values}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} | paths

@@ -1,0 +1,169 @@
+"""Figures of 3, 9 and 22 methods fit: no text is cut, small, or on top of another."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from synthetic_runs import FEW, MANY, SOME, write_runs
+
+from analysis.figures import FIGURES, WIDTHS, Size, select_methods
+from analysis.figures.panels import Panel, group_methods
+from analysis.figures.style import COLOURS, MARKERS, MOST, PAGE, choose_looks, line_style
+from analysis.names import RULES
+from baselines.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("figure layout")  # the cases share their runs
+SMALLEST = 7  # points
+SEVERAL = ("ranking", "compare", "ranks")  # figures of several sparsities
+SIZES = (("few", "column"), ("some", "text"), ("many", "column"), ("many", "text"))
+CASES = [
+    (name, *size)
+    for name, size in itertools.product(FIGURES, SIZES)
+    if (name, size[0]) != ("ranks", "few")  # at one sparsity there are no ranks
+]
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory):
+    """Return the runs of three grids: of one sparsity, of two and all rules, and of four."""
+    root, seeds = tmp_path_factory.mktemp("grids"), (0, 1)
+    return {
+        "few": write_runs(root / "few", FEW, (0.9,), seeds, sharpness=True),
+        "some": write_runs(root / "some", SOME, (0.9, 0.95), seeds, RULES, missed={"str": -0.02}),
+        "many": write_runs(root / "many", MANY, (0.8, 0.9, 0.95, 0.98), seeds),
+    }
+
+
+def draw(name, runs, size):
+    one = runs[runs["sparsity"].isin([0, 0.9])]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="sharpness was not measured")
+        return FIGURES[name].draw(runs if name in SEVERAL else one, size)
+
+
+def shown_texts(figure):
+    """Yield all texts that are drawn."""
+    for ax in figure.axes:
+        if ax.axison:
+            yield from (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)
+            for axis in (ax.xaxis, ax.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+                yield from (tick.label1 for tick in ticks if low <= tick.get_loc() <= high)
+    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    for legend in (*figure.legends, *legends):
+        yield from (*legend.get_texts(), legend.get_title())
+
+
+@pytest.mark.parametrize(("name", "grid", "width"), CASES)
+def test_texts_fit(grids, name, grid, width):
+    figure = draw(name, grids[grid], Size(WIDTHS[width]))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [t for t in shown_texts(figure) if t.get_visible() and t.get_text().strip()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(texts) > 8
+    assert min(text.get_fontsize() for text in texts) >= SMALLEST
+    right, top = canvas.get_width_height()
+    for text, box in zip(texts, boxes, strict=True):
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= right and box.y1 <= top
+        assert inside, f"{text.get_text()!r} is cut"
+    for (one, a), (other, b) in itertools.combinations(zip(texts, boxes, strict=True), 2):
+        across, along = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(across, along) <= 0.5, f"{one.get_text()!r} is on {other.get_text()!r}"
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    assert all((edge == 255).all() for edge in edges), "something is cut at the edge"
+    assert figure.get_figheight() <= PAGE
+    panels = [ax for ax in figure.axes if ax.axison]
+    heights = [ax.get_window_extent().height / figure.dpi for ax in panels]
+    assert min(heights) > (0.2 if name in ("1", "ranking", "compare") else 0.6)
+    assert all(ax.has_data() for ax in panels), "a panel is blank"
+    if grid == "many":
+        named = {text.get_text().removesuffix(" + Sign-In") for text in texts}
+        assert named >= {"AC/DC", "RigL", "WoodFisher", "spred", "PILoT"}
+        assert "Random (uniform)" in named or any("↓" in name for name in named)
+
+
+def test_a_panel_has_at_most_as_many_methods_as_colours():
+    for labels in (FEW, SOME, MANY, [f"mine{i}" for i in range(20)], [*MANY, "fixed (gmp@final)"]):
+        groups = group_methods(labels)
+        assert sorted(label for group in groups.values() for label in group) == sorted(labels)
+        for group in groups.values():
+            looks = choose_looks(group).values()
+            assert 0 < len(group) <= MOST
+            # markers differ, too: in grey, colours are not enough
+            for key in ("color", "marker"):
+                assert len({look[key] for look in looks}) == len(group)
+    assert len(set(COLOURS)) == len(set(MARKERS)) == MOST
+    assert len(group_methods(FEW)) == 1 and len(group_methods(MANY)) == 3
+    assert list(group_methods([f"mine{i}" for i in range(9)])) == [
+        "other methods (1)",
+        "other methods (2)",
+    ]
+
+
+def test_looks_are_kept_where_they_can_be():
+    assert choose_looks(["rigl", "snip"])["rigl"] == choose_looks(["rigl", "acdc", "str"])["rigl"]
+    both = choose_looks(["gmp", "fixed (gmp@final)"])
+    assert both["gmp"] == both["fixed (gmp@final)"]
+    assert line_style("gmp", "") != line_style("fixed (gmp@final)", "")
+    assert line_style("gmp", "Sign-In")["markerfacecolor"] == "white"
+
+
+def test_axes_adapt_to_the_values(grids):
+    values = grids["few"].assign(x=[i % 3 for i in range(len(grids["few"]))])
+    spread = [10.0 ** (i % 4) for i in range(len(values))]
+    assert Panel(values.assign(value=spread), "", "", "").is_logarithmic
+    level = Panel(values.assign(value=50.0), "", "", "")
+    assert not level.is_logarithmic and level.limits[0] < 50 < level.limits[1]
+    values = grids["many"].assign(x=0)
+    place = values["label"].map({label: 90 + i / 10 for i, label in enumerate(MANY)})
+    far = values.assign(value=place.where(values["label"] != "random (uniform)", 40.0))
+    zoomed = Panel(far, "", "", "", zoom=1.0)
+    assert zoomed.below == {"random (uniform)"} and 89 < zoomed.limits[0] < 90
+    assert Panel(far, "", "", "").below == set()
+    figure = draw("ranking", grids["many"], Size())
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert len(texts) == 4 and all(text.startswith("◂ ") and " / " in text for text in texts)
+
+
+def test_methods_and_sizes_are_chosen(grids):
+    runs = grids["many"]
+    assert set(select_methods(runs, ["rigl", "random (uniform)"])["label"]) == {
+        "rigl",
+        "random (uniform)",
+    }
+    assert set(select_methods(runs, ["random"])["label"]) == {"random", "random (uniform)"}
+    assert len(select_methods(runs, [])) == len(runs)
+    with pytest.raises(UserError, match=r"unknown method 'rigel'.*rigl"):
+        select_methods(runs, ["rigel"])
+    figure = draw("curves", grids["few"], Size(4.0, 2.5))
+    assert tuple(figure.get_size_inches()) == (4.0, 2.5)
+
+
+def test_what_was_not_measured_has_no_panel(grids):
+    with pytest.warns(UserWarning, match="signbench sharpness"):
+        figure = FIGURES["5"].draw(grids["some"][grids["some"]["sparsity"] != 0.95])
+    assert sum(ax.axison for ax in figure.axes) == 2  # sign flips of two groups
+    assert sum(ax.axison for ax in draw("5", grids["few"], Size()).axes) == 2  # and sharpness
+
+
+def test_results_at_another_sparsity_are_drawn_where_they_are(grids):
+    figure = draw("compare", grids["some"], Size())
+    lines = [line for ax in figure.axes for line in ax.get_lines()]
+    (own,) = (line for line in lines if line.get_label() == "STR + HAM")
+    assert own.get_xdata() == pytest.approx(-np.log10([0.12, 0.07]))
+    crosses = [line for line in lines if line.get_marker() == "x"]
+    assert len(crosses) == len(RULES)  # plain, with Sign-In, with HAM
+    assert any(line.get_ydata() == pytest.approx(own.get_ydata()) for line in crosses)
+    ticks = [t.get_text() for t in figure.axes[1].get_xticklabels()]
+    assert ticks == ["0.9", "0.95"]
+    ranking = draw("ranking", grids["some"], Size())
+    order = [tick.get_text() for tick in ranking.axes[0].get_yticklabels()]
+    assert order[-1] == "STR"  # does not compete
+    assert "not the requested sparsity" in [t.get_text() for t in ranking.legends[0].get_texts()]

@@ -1,0 +1,65 @@
+"""spred prunes along the cubic, and PILoT once; both decay factors until then."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from literal import batches, loss_of, tiny_net
+
+from baselines import sparsify
+from baselines.errors import UserError
+from baselines.method import Plan
+from baselines.methods.spred import Spred, SpredOptions
+
+
+def history_of(name, sparsity=0.8, **options):
+    """Train a tiny network. Return the method, and masks and decay of the factors at each step."""
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    options |= {"sparsity": sparsity, "steps": 40, "steps_per_epoch": 4, "manual_begin": True}
+    sparsifier = sparsify(model, optimizer, name, **options)
+    masks, decays = [], []
+    for x, y in batches(40):
+        sparsifier.begin_step()
+        masks.append(sparsifier.masks)
+        decays.append(sparsifier.method.storage.decay)
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return sparsifier.method, masks, decays
+
+
+def test_weights_are_pruned_once_per_epoch_in_every_layer_alike():
+    method, masks, decays = history_of("spred")
+    assert method.events == (8, 12, 16, 20, 24, 28)  # 0.2 to 0.7 of the steps, every 4
+    assert decays == 28 * [1e-3] + 12 * [0.0]
+    for step, (earlier, later) in enumerate(itertools.pairwise(masks), start=1):
+        assert all(not (later[k] & ~earlier[k]).any() for k in later)
+        if step in method.events:
+            i = method.events.index(step) + 1
+            expected = 0.8 * (1 - (1 - i / 6) ** 3)
+            for mask in later.values():
+                assert 1 - mask.double().mean() == pytest.approx(expected, abs=1 / mask.numel())
+        else:
+            assert all((later[k] == earlier[k]).all() for k in later)
+
+
+@pytest.mark.parametrize(
+    "name, options", [("spred", {"pruning": "once", "scope": "global"}), ("pilot", {})]
+)
+def test_one_pruning_has_one_threshold(name, options):
+    method, masks, decays = history_of(name, **options)
+    assert method.events == (28,)
+    assert all(d > 0 for d in decays[:28]) and decays[28:] == 12 * [0.0]
+    assert all(mask.all() for mask in masks[27].values())
+    total = sum(mask.numel() for mask in masks[28].values())
+    assert sum(int(m.sum()) for m in masks[28].values()) == total - round(0.8 * total)
+    assert len({round(float(m.double().mean()), 2) for m in masks[28].values()}) > 1
+
+
+def test_pruning_starts_at_the_latest_when_it_is_complete():
+    assert Spred(Plan(0.8, 40, 4), SpredOptions(prune_at=0.1)).events == (4,)
+    with pytest.raises(UserError, match="prune_from must be in"):
+        SpredOptions(prune_from=1.0)

@@ -1,0 +1,82 @@
+"""The terminal: one line per error and warning, and readers that leave."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from baselines.errors import UserError, one_line
+from launch.cli import main
+from launch.console import exit_code_of
+
+
+@pytest.mark.parametrize("command", ["--help", "recipes", "run --help", "status"])
+def test_a_reader_that_leaves_ends_nothing(tmp_path, command):
+    line = f"{sys.executable} -m launch {command} | head -1 | cut -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.splitlines()[-1] == "0"
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "launch", "recipes"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == ("signbench: error: cannot write the output: No space left on device.\n")
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (UserError("several\n  lines"), "several lines"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 20), f"{'a' * 20}: File name"),
+        (MemoryError(), "there is not enough memory"),
+        (ModuleNotFoundError("x", name="pandas"), "no module 'pandas'; install the whole suite"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(capsys, error, text):
+    def fails():
+        raise error
+
+    assert exit_code_of(fails) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("signbench: error: ") and text in line
+
+
+def test_warnings_are_one_line_in_the_terminal(capsys):
+    def warns():
+        warnings.warn("a\nb", stacklevel=1)
+        return 0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *args, **_: sys.stderr.write(warnings.formatwarning(*args))
+        assert exit_code_of(warns) == 0
+    assert capsys.readouterr().err == "signbench: warning: a b\n"
+
+
+def test_characters_that_the_terminal_lacks_are_escaped():
+    done = subprocess.run(
+        [sys.executable, "-c", "from launch.cli import main; main(['grid', 'θ\\udcff'])"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+    )
+    assert done.stderr.startswith(b"signbench: error: unknown grid '\\u03b8\\udcff'")
+
+
+def test_long_lines_lose_their_middle():
+    text = "start " + "x" * 1000 + " end"
+    short = one_line(text)
+    assert len(short) == 300 and short.startswith("start") and short.endswith("end")
+    assert one_line("a\n\tb") == "a b"
+    for most in range(10, 60):
+        assert len(one_line("y" * 100, most)) == most
+
+
+def test_help_is_printed(capsys):
+    assert main(["--help"]) == 0
+    assert "signbench COMMAND" in capsys.readouterr().out
