@@ -9,8 +9,9 @@ FAMILIES = {
     "dense": ("dense",),
     "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "rigl_nm"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
+    "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
@@ -25,8 +26,10 @@ NAMES = {
     "grasp": "GraSP",
     "imp": "IMP",
     "lrr": "LRR",
+    "mest": "MEST",
     "mw": "Random + m ⊙ w",
     "npb": "NPB",
+    "oneshot": "One-shot",
     "phew": "PHEW",
     "pilot": "PILoT",
     "random": "Random",
@@ -34,11 +37,13 @@ NAMES = {
     "rigl_nm": "RigL N:M",
     "set": "SET",
     "snip": "SNIP",
+    "sparsegpt": "SparseGPT",
     "spred": "spred",
     "srigl": "SRigL",
     "srste": "SR-STE",
     "str": "STR",
     "synflow": "SynFlow",
+    "wanda": "Wanda",
     "woodfisher": "WoodFisher",
     "wr": "WR",
 }

@@ -18,8 +18,8 @@ from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
 from launch.config.dependencies import in_order
-from launch.config.grid_choice import find_grid
 from launch.config.grid_file import runs_of
+from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.main_module import stop_in_worker

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 
@@ -64,7 +64,7 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     found = {}
     for name, weight in like.items():
         mask = source.masks.get(name)
-        mask = _entry(source, name, weight) != 0 if mask is None else mask
+        mask = entries_of(source, {name: weight})[name] != 0 if mask is None else mask
         if mask.shape != weight.shape:
             shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"
             raise UserError(f"{source.origin}: the mask of {name} has {shapes}.")
@@ -81,15 +81,6 @@ def weights_of(source: Checkpoint | None, own: Named) -> dict[str, Tensor]:
         UserError: one is missing, of another shape, or not finite.
     """
     return dict(own) if source is None else entries_of(source, own)
-
-
-def entries_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
-    """Return the source's tensors of the given names and shapes.
-
-    Raises:
-        UserError: one is missing, of another shape, or not finite.
-    """
-    return {name: _entry(source, name, tensor) for name, tensor in like.items()}
 
 
 def layer_means(magnitudes: Named, masks: Named) -> dict[str, Tensor]:
@@ -126,18 +117,3 @@ def load_others(source: Checkpoint, net: SparseModel) -> None:
     state = {k: v for k, v in net.model.state_dict().items() if k not in net.layers}
     for name, value in entries_of(source, state).items():
         state[name].copy_(value)
-
-
-def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
-    if name not in source.weights:
-        raise UserError(f"{source.origin} has no {name}.")
-    value = source.weights[name]
-    if value.shape != like.shape:
-        shapes = f"shape {tuple(value.shape)}, not {tuple(like.shape)}"
-        raise UserError(f"{source.origin}: {name} has {shapes}.")
-    if like.is_floating_point() and not value.is_floating_point():
-        raise UserError(f"{source.origin}: {name} has type {value.dtype}, not floating point.")
-    ends = value.aminmax() if value.is_floating_point() and value.numel() else ()
-    if not all(end.isfinite() for end in ends):
-        raise UserError(f"{source.origin}: {name} has values that are not finite.")
-    return value

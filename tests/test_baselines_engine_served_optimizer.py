@@ -62,6 +62,19 @@ class Bare(Wrapper):
         self.engine = optimizer
 
 
+class Groupless:
+    """Wraps an optimizer and shows no parameter groups, as fastai's OptimWrapper does."""
+
+    def __init__(self, optimizer):
+        self.opt = optimizer
+
+    def step(self):
+        self.opt.step()
+
+    def zero_grad(self):
+        self.opt.zero_grad()
+
+
 class Averaged(torch.optim.SGD):
     """Can put other values into the weights between steps, as schedule-free optimizers do."""
 
@@ -140,7 +153,7 @@ def train(model, optimizer, steps=4):
 
 def test_a_wrapper_that_passes_steps_on_is_looked_through():
     ends = []
-    for wrap in (lambda opt: opt, Wrapper, lambda opt: Wrapper(Wrapper(opt))):
+    for wrap in (lambda opt: opt, Wrapper, Groupless, lambda opt: Wrapper(Wrapper(opt))):
         model = tiny_net()
         inner = sgd(model)
         optimizer = wrap(inner)
@@ -151,6 +164,67 @@ def test_a_wrapper_that_passes_steps_on_is_looked_through():
         assert not inner._optimizer_step_pre_hooks
     for end in ends[1:]:
         assert all(torch.equal(value, ends[0][key]) for key, value in end.items())
+
+
+def test_an_optimizer_is_attached_once():
+    model = tiny_net()
+    optimizer = sgd(model)
+    first = sparsify(model, optimizer, "rigl", sparsity=0.5, steps=4, sign_in=True)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"SGD is attached already: finalize\(\)"):
+        sparsify(model, optimizer, "acdc", sparsity=0.8, steps=4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    train(model, optimizer, 2)
+    first.finalize()
+    second = sparsify(model, optimizer, "random", sparsity=0.8, steps=4)
+    train(model, optimizer, 2)
+    assert (first.step, second.step) == (2, 2)
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation in two steps, as in widespread implementations."""
+
+    def __init__(self, base):
+        super().__init__([p for g in base.param_groups for p in g["params"]], {})
+        self.base_optimizer, self.param_groups = base, base.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        (group,) = self.param_groups
+        norm = torch.stack([p.grad.norm() for p in group["params"]]).norm()
+        for p in group["params"]:
+            self.state[p]["old"] = p.data.clone()
+            p.add_(p.grad / norm)
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = self.state[p]["old"]
+        self.base_optimizer.step()
+
+
+def test_sam_on_masked_gradients_is_that_of_the_sparse_network():
+    model, twin = tiny_net(), tiny_net()
+    optimizer, other = SAM(sgd(model)), SAM(sgd(twin))
+    with pytest.warns(UserWarning, match=r"SAM moves the weights.* call mask_gradients\(\)"):
+        sparsifier = sparsify(model, optimizer, "random", sparsity=0.5, steps=4)
+
+    def mask(tensor_of):
+        with torch.no_grad():
+            for name, mask in sparsifier.masks.items():
+                tensor_of(twin.get_parameter(name)).mul_(mask)
+
+    mask(lambda weight: weight)
+    for x, y in batches(4):
+        for step in ("first_step", "second_step"):
+            for net, opt in ((model, optimizer), (twin, other)):
+                opt.zero_grad()
+                loss_of(net(x), y).backward()
+            sparsifier.mask_gradients()
+            mask(lambda weight: weight.grad)
+            getattr(optimizer, step)()
+            getattr(other, step)()
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
 
 class Interrupted(Product):

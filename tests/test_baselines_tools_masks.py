@@ -32,7 +32,8 @@ def test_top_k_takes_the_largest_and_breaks_ties_by_index(scores, data):
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     expected = torch.zeros(len(scores), dtype=torch.bool)
     expected[order[:k]] = True
-    assert torch.equal(top_k_mask(torch.tensor(scores).float(), k), expected)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        assert torch.equal(top_k_mask(torch.tensor(scores, dtype=dtype), k), expected)
 
 
 def test_global_top_k_has_one_threshold_over_all_layers():

@@ -45,7 +45,7 @@ CASES = [
 
 def make(name, variant, rule, **choices):
     sparsity = {"sparsity": 0.8} if methods()[name].is_sparse else {}
-    if not methods()[name].variants:  # reads its mask from a file
+    if name == "fixed":  # reads its mask from a file
         variant = {**variant, "mask": str(mask_file())}
     return Run.make("digits", name, **{**variant, **sparsity, **RULES[rule], **choices})
 

@@ -105,6 +105,19 @@ def test_the_command_measures_writes_and_draws(two_runs, machine, capsys, tmp_pa
     assert picture.read_bytes().startswith(b"%PDF")
 
 
+def test_the_second_may_be_a_file(two_runs, machine, capsys):
+    (one, other), _ = two_runs
+    file = machine.runs / other.name / "snapshots" / "epoch-2.safetensors"
+    flags = ["--points", "3", "--runs", str(machine.runs), "--device", "cpu", "--threads", "1"]
+    shown = []
+    for second in (other.name, str(file)):
+        assert main(["barrier", one.name, second, *flags]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert main(["barrier", str(file), one.name, *flags]) == 2
+    assert "the first of the two must be a run" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_one_line(two_runs, machine, capsys):
     (one, other), _ = two_runs
     flags = ["--runs", str(machine.runs)]

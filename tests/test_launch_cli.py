@@ -14,7 +14,7 @@ from analysis.names import name_of
 from baselines.registry import methods
 from launch.cli import main
 from launch.commands.run import parse_run
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.recipes import RECIPES
 
 

@@ -7,7 +7,7 @@ import pytest
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.assignments import OPTIONS, assignment, parse_assignments
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.recipe import Recipe
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grid_choice import find_grid
 from launch.config.grid_file import read_grid
+from launch.config.grids import find_grid
 
 
 def write(tmp_path, text):

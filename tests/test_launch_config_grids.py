@@ -12,8 +12,7 @@ import pytest
 from analysis.protocol import LABELS, NUMBERS, OPTIONS
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config.grid_choice import find_grid
-from launch.config.grids import GRIDS
+from launch.config.grids import GRIDS, find_grid
 
 # runs at the paper's recipes, worked out from its tables
 SIZES = {

@@ -10,7 +10,7 @@ import pytest
 import launch.config.recipes
 from baselines.errors import UserError
 from launch.commands.run import parse_run
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.recipe import Recipe, SignIn
 from launch.config.recipes import RECIPES, find_recipe
 from launch.config.run import Run

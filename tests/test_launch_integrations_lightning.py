@@ -411,6 +411,23 @@ def test_a_finished_training_does_not_warn(tmp_path):
         trainer.fit(Module(), Loader(batches(PER_EPOCH)))
 
 
+def test_an_average_that_is_less_sparse_is_noticed(tmp_path):
+    class Average(Callback):
+        def on_train_end(self, _, module):
+            torch.nn.init.ones_(module.net[0].weight)
+
+    trainer = trainer_of(tmp_path, callback_of("rigl", None), 15, callbacks=[Average()])
+    with pytest.warns(UserWarning, match=r"replaced, by an average .* of the masks 0\.750"):
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
+
+
+def test_unknown_methods_and_options_are_refused_at_once():
+    with pytest.raises(UserError, match="unknown method 'riggl', did you mean rigl"):
+        Sparsify("riggl", sparsity=0.5)
+    with pytest.raises(UserError, match="unknown field 'evry'"):
+        Sparsify("rigl", sparsity=0.5, seed=1, exclude=["7.weight"], evry=3)
+
+
 # ---- two ranks
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import fnmatch
+import functools
 import math
 import sys
 import time
@@ -43,13 +44,13 @@ SIZES = (64, 96, 128, 160, 224, 256)
 PARTS = {  # of torchvision.models, with the shape of an input for an image size
     "": lambda size: (2, 3, size, size),
     "segmentation": lambda size: (2, 3, size, size),
-    "detection": lambda size: (1, 3, size, size),
+    "detection": lambda size: (2, 3, size, size),
     "video": lambda size: (1, 3, 16, size, size),
     "optical_flow": lambda size: (1, 3, size, size),
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
     """One model of a family."""
 
@@ -238,17 +239,19 @@ def fitting_input(entry: Entry, task: Task) -> Tensor:
     dtype = next(task.parameters()).dtype
     cfg = getattr(task.model, "default_cfg", {})
     channels, own = cfg.get("input_size", (3, 224, 224))[0], cfg.get("input_size", (3, 0, 0))[-1]
-    for size in dict.fromkeys((*SIZES, own) if own else SIZES):
+    sizes = dict.fromkeys((*SIZES, own) if own else SIZES)
+    for size in sizes:
         shape = list(entry.shape(size))
         shape[1] = channels
         x = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         try:
             with torch.no_grad():
                 copy.deepcopy(task).train()(x)
-        except Exception:  # of any kind: the size does not fit
+        except Exception as error:  # of any kind: the size does not fit
+            reason = error
             continue
         return x
-    raise RuntimeError(f"{entry.name} takes none of the sizes {SIZES}")
+    raise RuntimeError(f"{entry.name} takes none of the sizes {[*sizes]}: {reason}") from reason
 
 
 # ---- all models
@@ -293,6 +296,7 @@ def torchvision_entry(
     return Entry(f"torchvision/{family}", name, build, shape)
 
 
+@functools.cache
 def _size(entry: Entry) -> float:
     """Return a model's number of parameters, without making them."""
     try:

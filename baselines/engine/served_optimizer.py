@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines.engine.entrywise import is_entrywise
+from baselines.engine.step_hooks import StepHooks
 from baselines.errors import UserError
 
 _SHARDED = "keeps parts of the parameters on other ranks: use DDP with an ordinary optimizer"
@@ -23,7 +25,7 @@ _REFUSED = {
     "PostLocalSGDOptimizer": _OUTSIDE,
     "Lookahead": _OUTSIDE,
 }
-_INNER = ("optimizer", "base_optimizer", "optim")
+_INNER = ("optimizer", "base_optimizer", "optim", "opt")
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_state_dict_pre_hooks")
 
 
@@ -57,6 +59,12 @@ def served_optimizer(
         raise UserError("Apex amp keeps copies of the weights: use torch.amp.")
     inner = _wrapped_by(optimizer)
     if inner is not None:
+        if hasattr(optimizer, "first_step"):
+            warnings.warn(
+                f"{kind} moves the weights by their gradients before it steps: call "
+                "mask_gradients() before, so that masked weights stay zero.",
+                stacklevel=4,
+            )
         return served_optimizer(inner, weights, full_size, plain)
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
@@ -64,6 +72,8 @@ def served_optimizer(
     missing = [name for name, weight in weights.items() if id(weight) not in held]
     if missing:
         raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
+    if _is_attached(optimizer):
+        raise UserError(f"the {kind} is attached already: finalize() its sparsifier first.")
     _check_shapes(optimizer, weights.values(), full_size, plain)
     return optimizer
 
@@ -81,6 +91,11 @@ def _wrapped_by(optimizer: Any) -> Optimizer | None:
             )
         return inner
     return None
+
+
+def _is_attached(optimizer: Optimizer) -> bool:
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(getattr(hook, "__self__", None), StepHooks) for hook in hooks)
 
 
 def _held(optimizer: Any) -> list[int]:

@@ -133,6 +133,7 @@ def count_ones(masks: Mapping[str, Tensor]) -> int:
 def _kth_largest(flat: Tensor, k: int) -> Tensor:
     """Return the k-th largest value. On a CPU, numpy is ten times as fast as torch."""
     if device.on_cpu(flat):
+        values = flat.detach().float() if flat.dtype == torch.bfloat16 else flat.detach()
         i = flat.numel() - k
-        return flat.new_tensor(np.partition(flat.detach().numpy(), i)[i])
+        return flat.new_tensor(np.partition(values.numpy(), i)[i])
     return flat.topk(k, sorted=True).values[-1]

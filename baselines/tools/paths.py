@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ class Op:
         sources: indices of the operations that provide the input units.
         layer: name of the weight, for a "layer".
         groups: number of groups of a convolution.
+        entries: names of the parameters and buffers that it takes.
     """
 
     kind: Literal["input", "layer", "pass", "join", "concat"]
@@ -41,6 +42,7 @@ class Op:
     sources: tuple[int, ...] = ()
     layer: str = ""
     groups: int = 1
+    entries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,8 @@ def trace(net: SparseModel, x: Any) -> Paths:
                 name = names.get(id(parameter), path)
                 if id(parameter) not in names:
                     fixed[name] = parameter.detach().abs().cpu()
-                op = Op("layer", op.units, op.sources, name, op.groups)
-            ops.append(op)
+                op = replace(op, layer=name)
+            ops.append(replace(op, entries=tuple(weights[n.name] for n in parameters)))
         elif node.op == "output":
             (last,) = node.args[0]
             ops = ops[: at[last] + 1]

@@ -23,7 +23,7 @@ from launch.bench.runs import RunBench, bench_run
 from launch.bench.scaling import run_quietly
 from launch.bench.steps import bench_steps
 from launch.bench.variants import StepsBench
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.ranks import find_device

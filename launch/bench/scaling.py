@@ -30,7 +30,7 @@ from baselines.errors import UserError
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.recipes import RECIPES
 from launch.config.run import Run

@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from analysis.folder import find_run
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.errors import UserError
 from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.data import load_data
 from launch.flags import leading_names, parse
-from launch.measures.barrier import Point, barrier, points_between
+from launch.measures.barrier import Named, Point, barrier, points_between
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
+from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
@@ -30,8 +32,8 @@ _SAME = ("model", "data", "image_size")  # settings that the two runs share
 class BarrierCommand:
     """Measure loss and error on the line between two networks, and the barrier: by how much the
     worst of them exceeds the line between the values of the two ends. Name two runs before the
-    options, as RUN or RUN@EPOCH. The batch statistics of each network are computed anew, in one
-    pass over the training images."""
+    options, as RUN or RUN@EPOCH; the second may be a checkpoint file. The batch statistics of each
+    network are computed anew, in one pass over the training images."""
 
     points: int = 11
     """Number of networks that are measured, the two ends included."""
@@ -85,27 +87,33 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
         UserError: a run cannot be read, or the networks or their data are not alike.
     """
     (run, first), (other, second) = (_read(name, given.runs) for name in names)
-    for field in _SAME:
-        one, two = (getattr(r.settings, field) for r in (run, other))
+    if run is None:
+        raise UserError(f"the first of the two must be a run, not the file {names[0]}.")
+    for field in _SAME if other else ():
+        one, two = (getattr(r.settings, field) for r in (run, other) if r)
         if one != two:
             raise UserError(f"the runs differ in {field}: {one} and {two}.")
     with join_ranks(given.device) as r:
         data = load_data(run.settings, given.data_dir, r.device, run.seed, Share(0, 1), workers=2)
         net = load_network(run, first, data.classes, data.inputs, r.device)
-        ends = (_on(first, r.device), _on(second, r.device))
+        template = net.model.state_dict()
+        ends = (_on(first, template, r.device), _on(second, template, r.device))
         model, positions = net.model, given.positions
         return list(points_between(model, ends, positions, data.train, data.test, r.device))
 
 
-def _read(name: str, root: Path) -> tuple[Run, Checkpoint]:
-    """Return a run and its snapshot, given RUN or RUN@EPOCH."""
+def _read(name: str, root: Path) -> tuple[Run | None, Checkpoint]:
+    """Return a run and its snapshot, given RUN or RUN@EPOCH, or the checkpoint of a file."""
+    if Path(name).is_file():
+        return None, read_checkpoint(Path(name))
     text, at, epoch = name.rpartition("@")
     folder = find_run(text if at else name, root)
     return read_run(folder), read_snapshot(folder, epoch if at else "final")
 
 
-def _on(checkpoint: Checkpoint, device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
+def _on(checkpoint: Checkpoint, template: Named, device: torch.device) -> dict[str, Tensor]:
+    entries = entries_of(checkpoint, template)
+    return {name: tensor.to(device) for name, tensor in entries.items()}
 
 
 def _summary(points: Sequence[Point]) -> list[str]:

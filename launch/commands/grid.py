@@ -16,7 +16,7 @@ from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
 from launch.config.assignments import is_field
 from launch.config.cluster import Cluster, Executor
 from launch.config.fields import KEEP_COMMAS, check_at_most, check_not_negative, check_positive
-from launch.config.grid_choice import find_grid
+from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.flags import parse, split_name

@@ -29,7 +29,8 @@ def _command(
     """
     from analysis.tables import is_of_one_sparsity
     from analysis.tables.paper import LAYOUTS
-    from launch.config.grids import LEARNED, OTHER_SEED
+    from launch.config.grid_parts import OTHER_SEED
+    from launch.config.grids import LEARNED
     from launch.config.shell import grid_command
     from launch.runs.network import read_run
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.masks import seeded
@@ -24,7 +24,6 @@ from signin.signs import agreement
 from signin.transplant import (
     PARTS,
     RANDOM,
-    entries_of,
     layer_means,
     masks_of,
     prunable_of,
@@ -57,10 +56,16 @@ class TransplantCommand:
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
     """Fraction of the signs to reverse at random."""
+    align: str = ""
+    """Permute the units of the mask's source so that its weights match those of this source, before
+    anything is taken from it. Needs --model."""
+    align_from: str = ""
+    """Source of the weights that are matched, such as the dense network that the mask was found
+    in; that of the mask if not given."""
     model: str = ""
-    """One of the suite's models or of timm's. Needed for `random`. Determines what is prunable:
-    without it, the layers that the mask's source has masks of, or else all its matrices and
-    kernels that are named weight."""
+    """One of the suite's models or of timm's. Needed for `random` and --align. Determines what is
+    prunable: without it, the layers that the mask's source has masks of, or else all its matrices
+    and kernels that are named weight."""
     classes: int = 1000
     """Number of classes of --model."""
     channels: int = 3
@@ -75,6 +80,10 @@ class TransplantCommand:
     def __post_init__(self) -> None:
         if not 0 <= self.flip_signs <= 1:
             raise UserError(f"flip_signs must be in [0, 1], not {self.flip_signs}.")
+        if self.align_from and not self.align:
+            raise UserError("--align-from needs --align.")
+        if self.align and not self.model:
+            raise UserError("--align needs --model.")
         if self.output.suffix not in (".safetensors", ".pt", ".pth"):
             raise UserError(f"--output must end in .safetensors, .pt or .pth, not {self.output}.")
 
@@ -97,6 +106,8 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     """
     fresh = _fresh(given) if given.model else None
     sources = _read_sources(given, fresh)
+    if given.align and fresh is not None:
+        sources = _aligned(given, sources, fresh, report)
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
     masks = masks_of(sources["mask"], like)
     signs, magnitudes = (weights_of(sources[part], like) for part in ("signs", "magnitudes"))
@@ -137,6 +148,32 @@ def _read_sources(given: TransplantCommand, fresh: SparseModel | None) -> dict[s
     if fresh is not None:
         found[RANDOM] = Checkpoint(fresh.model.state_dict(), masks={})
     return {part: found[given.source(part)] for part in PARTS}
+
+
+def _aligned(
+    given: TransplantCommand,
+    sources: dict[str, Checkpoint],
+    fresh: SparseModel,
+    report: Callable[[str], None],
+) -> dict[str, Checkpoint]:
+    """Return the sources, with the units of the mask's source permuted wherever it is one."""
+    from launch.measures.alignment import align
+
+    net = _fresh(given)
+    target, matched = (
+        Checkpoint(fresh.model.state_dict(), {}) if t == RANDOM else read_source(t, given.runs)
+        for t in (given.align, given.align_from or given.mask)
+    )
+    x = torch.zeros(1, given.channels, given.image_size, given.image_size)
+    found = align(matched, target, net, x)
+    report(
+        f"aligned: {len(found.groups)} permutations of units, cosine of the weights "
+        f"{found.before:.3f} before, {found.after:.3f} after"
+    )
+    return {
+        part: found.apply(source) if given.source(part) == given.mask else source
+        for part, source in sources.items()
+    }
 
 
 def _summary(

@@ -7,29 +7,42 @@ them in minutes. Runs that need the results of others name them (`Run.needs`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
+from analysis.protocol import OPTIONS as PROTOCOL_OPTIONS
+from analysis.protocol import Protocol, check_protocol
+from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.grid_file import run_of
+from launch.config.assignments import OPTIONS, check_options, parse_assignments
+from launch.config.dependencies import in_order
+from launch.config.grid_file import read_grid
+from launch.config.grid_parts import (
+    ALL,
+    BOTH,
+    IMAGENET,
+    PLAIN,
+    Entry,
+    Seeds,
+    at_sparsities,
+    at_sparsity,
+    from_mask_of,
+    keeping_tenths,
+    learner,
+    pairs,
+)
+from launch.config.recipe import RULES
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
+from launch.config.yaml_file import ENDINGS
 
 QUICK_SPARSITY = 0.9
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
-IMAGENET = ("imagenet-resnet50",)
-SPARSITIES = (0.8, 0.9, 0.95)
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
-OTHER_SEED = 1000  # added to the seed of runs that train another run's mask
-
-Seeds = Sequence[int]
-Entry = tuple[str, dict[str, Any]]  # a method and its options
-Rule = dict[str, Any]
-PLAIN: Rule = {"sign_in": False}
-BOTH: Sequence[Rule] = (PLAIN, {"sign_in": True})
-ALL: Sequence[Rule] = (*BOTH, {"ham": True})
 
 
 def quick(
@@ -43,8 +56,19 @@ def quick(
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
-            runs += _pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
+            runs += pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
     return runs
+
+
+def fashion(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2, 3, 4),
+    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    **choices: Any,
+) -> list[Run]:
+    """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
+    choices = {"sparsity": 0.95, **choices}
+    return pairs([recipe or "fashion"], [(name, {}) for name in methods], seeds, **choices)
 
 
 def table1(
@@ -56,7 +80,7 @@ def table1(
     """Sign alignment: learned masks with learned signs, learned magnitudes, or neither."""
     runs = []
     for seed, method in itertools.product(seeds, methods):
-        base = _learner(recipe, method, seed, **choices)
+        base = learner(recipe, method, seed, **choices)
         for signs, magnitudes in (
             *((f"{base.name}@{epoch}", "random") for epoch in base.early_epochs),
             (f"{base.name}@final", "random"),
@@ -64,7 +88,7 @@ def table1(
             ("random", f"{base.name}@final"),
             ("random", "random"),
         ):
-            runs.append(_from_mask_of(base, signs=signs, magnitudes=magnitudes))
+            runs.append(from_mask_of(base, signs=signs, magnitudes=magnitudes))
         runs.append(base)
     return runs
 
@@ -72,24 +96,24 @@ def table1(
 def table3(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Random masks, with and without Sign-In."""
     recipes = [recipe] if recipe else [*CIFAR, *IMAGENET]
-    return _sparsities(recipes, [("random", {})], seeds, **choices)
+    return at_sparsities(recipes, [("random", {})], seeds, **choices)
 
 
 def table4(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """DeiT Small, half sparse."""
     choices = {"sparsity": 0.5, **choices}
-    return _pairs([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
+    return pairs([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
 
 
 def table5(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """AC/DC, with and without Sign-In."""
-    return _sparsities([recipe] if recipe else IMAGENET, [("acdc", {})], seeds, **choices)
+    return at_sparsities([recipe] if recipe else IMAGENET, [("acdc", {})], seeds, **choices)
 
 
 def table9(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Pruning at initialisation, with and without Sign-In."""
     entries: list[Entry] = [(name, {}) for name in ("random", "snip", "synflow")]
-    return _sparsities([recipe] if recipe else CIFAR, entries, seeds, **choices)
+    return at_sparsities([recipe] if recipe else CIFAR, entries, seeds, **choices)
 
 
 def table10(
@@ -99,26 +123,26 @@ def table10(
     **choices: Any,
 ) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
-    choices = _at(choices)
+    choices = at_sparsity(choices)
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = _pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
+    runs = pairs([recipe or IMAGENET[0]], entries, seeds, **choices)
     for seed, method in itertools.product(seeds, methods):
-        base = _learner(recipe, method, seed, **choices)
-        runs += [base, *(_from_mask_of(base, **rule) for rule in BOTH)]
+        base = learner(recipe, method, seed, **choices)
+        runs += [base, *(from_mask_of(base, **rule) for rule in BOTH)]
     return runs
 
 
 def table11(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Effect of rescaling: random masks plain, with Sign-In, and with m ⊙ w without rescaling."""
     recipes = [recipe] if recipe else [*CIFAR, *IMAGENET]
-    alone = _sparsities(recipes, [("mw", {})], seeds, rules=(PLAIN,), **choices)
+    alone = at_sparsities(recipes, [("mw", {})], seeds, rules=(PLAIN,), **choices)
     return table3(recipe, seeds, **choices) + alone
 
 
 def ham(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Random masks, AC/DC and RigL: plain, with Sign-In, and with HAM."""
     entries: list[Entry] = [(name, {}) for name in ("random", "acdc", "rigl")]
-    return _sparsities([recipe] if recipe else IMAGENET, entries, seeds, ALL, **choices)
+    return at_sparsities([recipe] if recipe else IMAGENET, entries, seeds, ALL, **choices)
 
 
 def decay(
@@ -128,7 +152,7 @@ def decay(
     **choices: Any,
 ) -> list[Run]:
     """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
-    recipe, choices = recipe or CIFAR[0], _at(choices)
+    recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
     lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
     twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
     factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
@@ -138,7 +162,7 @@ def decay(
     runs = []
     for rule, variants in zip(BOTH, (plain, ours), strict=True):
         for variant, name in itertools.product(variants, methods):
-            runs += _pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
+            runs += pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
     return runs
 
 
@@ -149,10 +173,10 @@ def figure1(
     **choices: Any,
 ) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
-    runs = _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **_at(choices))
+    runs = pairs([recipe or IMAGENET[0]], [("random", {})], seeds, (PLAIN,), **at_sparsity(choices))
     for seed, method in itertools.product(seeds, methods):
-        base = _learner(recipe, method, seed, **choices)
-        runs += [base, _from_mask_of(base)]
+        base = learner(recipe, method, seed, **choices)
+        runs += [base, from_mask_of(base)]
     return runs
 
 
@@ -163,21 +187,21 @@ def figure5(
     **choices: Any,
 ) -> list[Run]:
     """Sign flips and sharpness during training, with and without Sign-In."""
-    runs = [_learner(recipe, method, seed, **choices) for seed in seeds for method in methods]
+    runs = [learner(recipe, method, seed, **choices) for seed in seeds for method in methods]
     both = [
-        _keeping_tenths(run)
-        for run in _pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **_at(choices))
+        keeping_tenths(run)
+        for run in pairs([recipe or IMAGENET[0]], [("random", {})], seeds, **at_sparsity(choices))
     ]
-    return [*map(_keeping_tenths, runs), *both]
+    return [*map(keeping_tenths, runs), *both]
 
 
 def figure8(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> list[Run]:
     """Layer-wise sign flips: AC/DC, AC/DC with Sign-In, and its mask trained from scratch."""
     runs = []
     for seed in seeds:
-        base = _learner(recipe, "acdc", seed, **choices)
-        runs += [base, _learner(recipe, "acdc", seed, sign_in=True, **choices)]
-        runs.append(_from_mask_of(base))
+        base = learner(recipe, "acdc", seed, **choices)
+        runs += [base, learner(recipe, "acdc", seed, sign_in=True, **choices)]
+        runs.append(from_mask_of(base))
     return runs
 
 
@@ -189,73 +213,8 @@ def figure9(
 ) -> list[Run]:
     """Layer-wise sparsity of all masks."""
     entries: list[Entry] = [(name, {}) for name in ("snip", "synflow", "random")]
-    runs = _pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **_at(choices))
-    return runs + [_learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
-
-
-# ---- what the grids are built from
-
-
-def _at(choices: dict[str, Any]) -> dict[str, Any]:
-    return {"sparsity": 0.9, **choices}
-
-
-def _pairs(
-    recipes: Iterable[str],
-    entries: Iterable[Entry],
-    seeds: Seeds,
-    rules: Sequence[Rule] = BOTH,
-    **choices: Any,
-) -> list[Run]:
-    """Return runs with each of the rules; HAM only with methods that train plain weights."""
-    return [
-        run_of({"recipe": recipe, "method": name, **rule, "seed": seed, **own, **choices})
-        for recipe, (name, own), rule, seed in itertools.product(recipes, entries, rules, seeds)
-        if not (rule.get("ham") and find_method(name).factorised)
-    ]
-
-
-def _sparsities(
-    recipes: Iterable[str],
-    entries: Iterable[Entry],
-    seeds: Seeds,
-    rules: Sequence[Rule] = BOTH,
-    **choices: Any,
-) -> list[Run]:
-    wanted = [choices.pop("sparsity")] if "sparsity" in choices else SPARSITIES
-    return [
-        run
-        for recipe, sparsity in itertools.product(recipes, wanted)
-        for run in _pairs([recipe], entries, seeds, rules, sparsity=sparsity, **choices)
-    ]
-
-
-def _learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
-    """Return a dense-to-sparse run, whose mask and signs others use."""
-    at = {"recipe": recipe or IMAGENET[0], "method": method, "seed": seed}
-    return run_of({**at, **_at(choices)})
-
-
-def _keeping_tenths(run: Run) -> Run:
-    """Return the run with a snapshot every tenth of the epochs, at which sharpness is measured."""
-    epochs = run.epochs
-    tenths = sorted({round(i * epochs / 10) for i in range(11)})
-    return replace(run, keep_epochs=tuple(tenths))
-
-
-def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
-    """Return a run that trains the mask of another from a different initialisation."""
-    run = Run.make(
-        base.recipe,
-        "fixed",
-        mask=f"{base.name}@final",
-        **sources,
-        sparsity=base.sparsity,
-        sign_in=sign_in,
-        seed=base.seed + OTHER_SEED,
-        exclude=base.exclude,
-    )
-    return replace(run, settings=base.settings)
+    runs = pairs([recipe or IMAGENET[0]], entries, seeds, (PLAIN,), **at_sparsity(choices))
+    return runs + [learner(recipe, m, seed, **choices) for seed in seeds for m in methods]
 
 
 # ---- by name
@@ -264,5 +223,50 @@ def _from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, ham, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, fashion, ham, decay, *_TABLES, *_FIGURES)
 }
+
+
+def find_grid(
+    name: str, assigned: Sequence[str] = (), protocol: Protocol = "suite", **choices: Any
+) -> list[Run]:
+    """Return the runs of a named grid or of a YAML file, each after those that it needs.
+
+    Args:
+        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
+            each combination of their values.
+        protocol: "paper" for one-shot SynFlow and balanced densities as in the paper's code.
+        choices: recipe, seeds, methods, and values of fields for all its runs.
+
+    Raises:
+        UserError: an unknown grid, a file of another form, no seeds, an unknown field, methods for
+            a grid whose methods are fixed, or a protocol for a grid that is the same in all.
+    """
+    runs: list[Run] = []
+    for values in parse_assignments(assigned):
+        if twice := values.keys() & choices.keys():
+            raise UserError(f"{min(twice)} is given twice, once by --set.")
+        runs += check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
+    if protocol == "paper":
+        runs = _as_in_the_papers_code(name, runs)
+    return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
+
+
+def _one_grid(name: str, **choices: Any) -> list[Run]:
+    if "seeds" in choices and not choices["seeds"]:
+        raise UserError("seeds: give at least one.")
+    if name.endswith(ENDINGS):
+        return read_grid(Path(name), **choices)
+    if name not in GRIDS:
+        raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
+    if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
+        raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
+    if rules := choices.keys() & set(RULES):
+        raise UserError(f"{name} decides {min(rules)} itself; a YAML file can have one value.")
+    return GRIDS[name](**choices)
+
+
+def _as_in_the_papers_code(name: str, runs: list[Run]) -> list[Run]:
+    check_protocol("paper", name.removeprefix("table"))
+    changes = {method: PROTOCOL_OPTIONS.get(method, {}) for method in {run.method for run in runs}}
+    return [replace(run, options=replace(run.options, **changes[run.method])) for run in runs]

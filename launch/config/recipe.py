@@ -13,7 +13,7 @@ from signin import HAM, SignIn
 
 T = TypeVar("T")
 
-RULES = ("sign_in", "ham")  # fields of Recipe with the settings of sign rules
+RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from launch.config.recipe import (
 )
 from launch.config.recipes import find_recipe, known_recipe, recipe_name
 
-ONE_MASK = ("dense", "pruning at initialisation", "from a file")  # families that keep their mask
+# families that keep their mask
+ONE_MASK = ("dense", "pruning at initialisation", "one shot", "from a file")
 
 
 @dataclass(frozen=True)

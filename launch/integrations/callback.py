@@ -6,13 +6,14 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
-from baselines.registry import MethodClass
+from baselines.registry import MethodClass, find_method
 from baselines.sign_rule import SignRule
 from baselines.sparsifier import Sparsifier, sparsify
 from signin.signs import count_flips, signs, total
@@ -29,6 +30,9 @@ class SparsifyCallback:
             methods that train in levels (LRR, WR, IMP), those of one level.
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: the trainer's.
         options: other arguments of `sparsify` (seed, samples, exclude) and the method's own.
+
+    Raises:
+        UserError: the method or one of its options is not known.
     """
 
     manual_begin = True
@@ -45,6 +49,8 @@ class SparsifyCallback:
     ) -> None:
         self.method, self.sparsity, self.sign_in = method, sparsity, sign_in
         self.steps, self.steps_per_epoch, self.options = steps, steps_per_epoch, options
+        own = {k: v for k, v in options.items() if k not in signature(sparsify).parameters}
+        find_method(method).options_class.make(**own)
         self._sparsifier: Sparsifier | None = None
         self._signs: dict[str, Tensor] | None = None
         self._flips = math.nan
@@ -193,7 +199,8 @@ class SparsifyCallback:
             )
         if sparsity < masked - 1e-6:
             warnings.warn(
-                "the weights have been replaced, maybe by those of the best checkpoint: their "
-                f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}.",
+                "the weights have been replaced, by an average or the best checkpoint: their "
+                f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
+                "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
                 stacklevel=2,
             )

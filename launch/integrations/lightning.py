@@ -123,6 +123,9 @@ class Sparsify(SparsifyCallback, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
         self._final, self._is_fitting = self.saved_state(), False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the network is not as sparse as planned. Other callbacks may have changed it."""
         self.end()
 
 

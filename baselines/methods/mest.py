@@ -1,0 +1,116 @@
+"""MEST: dynamic masks that drop by magnitude and gradient, and grow at random.
+
+Yuan et al. 2021 (arXiv 2110.14032). At an update each layer keeps its k weights with the largest
+|θ| + λ·|∂L/∂θ| and grows others at random, from zero. The mutation ratio r falls in stairs: to a
+half after 9/16 of the steps and to zero after 3/4 (epochs 90 and 120 of 160), with an update every
+5 of 160 epochs.
+
+Elastic mutation (EM) has k·(1 − r) kept weights and the requested number k after growth. With
+`soft_bound` (EM&S) a layer keeps k and grows r·k more, so that it is denser than requested until
+the last update, which only prunes.
+
+Differs from the official code: layer-wise densities are ERK by default (theirs: given for each
+layer), masks have exact numbers of ones, new weights start with cleared momentum (theirs keep it),
+and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the epoch before).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import require
+from baselines.method import Method, Options, Plan
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.density import layer_counts
+from baselines.tools.masks import random_masks, seeded, top_k_mask
+from baselines.tools.schedules import is_update
+
+HALVED, STOPPED = 9 / 16, 3 / 4  # when the mutation ratio falls, as fractions of the steps
+
+
+@dataclass(frozen=True)
+class MestOptions(Options):
+    density: Literal["erk", "balanced", "uniform"] = "erk"
+    """How many weights each layer keeps."""
+    mutation: float = 0.2
+    """r: fraction of a layer's weights that the first updates replace, or add with `soft_bound`."""
+    soft_bound: bool = False
+    """Keep more weights than requested until the last update (EM&S)."""
+    gradient_weight: float = 0.0
+    """λ of |∂L/∂θ| in the score of weights to keep."""
+    updates: int = 23
+    """Number of updates, evenly spaced; fewer if they would be less than 25 steps apart."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.mutation <= 1, f"mutation must be in [0, 1], not {self.mutation}.")
+        require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
+        require(
+            self.gradient_weight >= 0,
+            f"gradient_weight must not be negative, not {self.gradient_weight}.",
+        )
+
+
+@register
+class Mest(Method[MestOptions]):
+    """Dynamic sparse training by elastic mutation."""
+
+    name = "mest"
+    family = "dynamic sparse"
+    paper = "Yuan et al. 2021"
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.gradients: dict[str, Tensor] = {}  # |∂L/∂θ|, from the backward pass to the update
+        self.last = int(STOPPED * plan.steps)
+
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
+        kind, sparsity = self.options.density, self.plan.sparsity
+        net.set_masks(random_masks(kind, net.shapes, sparsity, self.plan.seed))
+
+    def after_backward(self, net: SparseModel, step: int) -> bool:
+        if self.options.gradient_weight and self.is_update(step):
+            grads = {layer.name: layer.weight.grad for layer in net}
+            self.gradients = {name: grad.abs() for name, grad in grads.items() if grad is not None}
+        return False
+
+    def after_step(self, net: SparseModel, step: int) -> None:
+        if self.is_update(step):
+            counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
+            changes = {name: int(k * self.mutation(step)) for name, k in counts.items()}
+            drops = {name: 0 if self.options.soft_bound else n for name, n in changes.items()}
+            kept = {name: self.kept(net, name, k - drops[name]) for name, k in counts.items()}
+            net.set_masks(kept)
+            net.set_masks(
+                {name: self.grown(m, changes[name], name, step) for name, m in kept.items()}
+            )
+            self.gradients = {}
+
+    def is_update(self, step: int) -> bool:
+        """Return whether masks are updated after a step."""
+        return step == self.last or is_update(step, self.last, self.options.updates)
+
+    def mutation(self, step: int) -> float:
+        """Return r at an update."""
+        if step >= self.last:
+            return 0.0
+        halved = step >= HALVED * self.plan.steps
+        return self.options.mutation / 2 if halved else self.options.mutation
+
+    def kept(self, net: SparseModel, name: str, count: int) -> Tensor:
+        """Return a mask of a layer's active weights with the largest scores."""
+        scores = net.weights[name].detach().abs()
+        if name in self.gradients:
+            scores = scores + self.options.gradient_weight * self.gradients[name]
+        return top_k_mask(scores.masked_fill(~net.masks[name], -1.0), count)
+
+    def grown(self, mask: Tensor, count: int, name: str, step: int) -> Tensor:
+        """Return a mask with up to `count` more ones, drawn at random, equal on all ranks."""
+        drawn = torch.rand(mask.shape, generator=seeded(self.plan.seed, step, name))
+        free = mask.numel() - int(mask.sum())
+        return mask | top_k_mask(drawn.to(mask.device).masked_fill(mask, -1.0), min(count, free))

@@ -1,0 +1,77 @@
+"""One-shot magnitude pruning of a trained network, then fine-tuning.
+
+The network is that of a checkpoint (`init_from`), or the model as it is. The smallest |θ| are
+pruned before the first step, and the training fine-tunes what is left: "essential sparsity",
+Jaiswal et al. 2023 (arXiv 2306.03805). No official code was compared.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from baselines.checkpoint import entries_of
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.method import Method, Options
+from baselines.registry import register
+from baselines.samples import Samples
+from baselines.tools.masks import global_masks, layer_masks
+
+
+@dataclass(frozen=True)
+class PretrainedOptions(Options):
+    init_from: str = ""
+    """Source of all weights: a run (`RUN@final`) or a file. Empty: the model as it is."""
+    finetune: bool = True
+    """Train after pruning. Without, weights stay, and batch statistics are updated only."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        run, at, _ = self.init_from.rpartition("@")
+        return (run,) if at and "/" not in run else ()
+
+
+@dataclass(frozen=True)
+class OneShotOptions(PretrainedOptions):
+    scope: Literal["global", "layer"] = "global"
+    """One threshold for the network, or the same sparsity in every layer."""
+
+
+P = TypeVar("P", bound=PretrainedOptions)
+
+
+class Pretrained(Method[P], ABC):
+    """Base of methods that prune a trained network once."""
+
+    family = "one shot"
+    variants = ()
+
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
+        if source := self.options.init_from:
+            if self.plan.read is None:
+                raise UserError(f"{self.name}: there is nothing to read {source} with.")
+            state = net.model.state_dict()
+            for name, value in entries_of(self.plan.read(source), state).items():
+                state[name].copy_(value)
+        self.prune(net, samples)
+
+    @abstractmethod
+    def prune(self, net: SparseModel, samples: Samples) -> None:
+        """Prune the network to the requested sparsity."""
+
+    def after_backward(self, net: SparseModel, step: int) -> bool:
+        return not self.options.finetune
+
+
+@register
+class OneShot(Pretrained[OneShotOptions]):
+    """One-shot pruning by magnitude."""
+
+    name = "oneshot"
+    paper = "Jaiswal et al. 2023"
+
+    def prune(self, net: SparseModel, samples: Samples) -> None:
+        masks = global_masks if self.options.scope == "global" else layer_masks
+        net.set_masks(masks(net.magnitudes(), self.plan.sparsity))

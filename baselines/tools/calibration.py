@@ -1,0 +1,104 @@
+"""Inputs of layers on calibration data, and pruning of a layer by them.
+
+A layer is a matrix for each of its groups: rows are outputs, columns are inputs (those of a
+convolution at all positions of its kernel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.forward import call
+from baselines.samples import Batch
+from baselines.tools.masks import top_k_mask
+
+
+def check_layers(net: SparseModel, what: str) -> None:
+    """Raise UserError unless all prunable weights are those of nn.Linear and nn.Conv2d."""
+    net.require_ordinary(what)
+    for name, slot in net.slots.items():
+        if not isinstance(slot.module, nn.Linear | nn.Conv2d):
+            kind = type(slot.module).__name__
+            raise UserError(f"{what} serves Linear and Conv2d: exclude {name!r} of a {kind}.")
+
+
+def layer_inputs(net: SparseModel, name: str, batches: Iterable[Batch]) -> Iterator[Tensor]:
+    """Yield what a layer is given, (groups, examples and positions, columns), call by call.
+
+    Raises:
+        UserError: the layer's module is never called.
+    """
+    module, found = net.slots[name].module, 0
+    held: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: held.append(inputs[0]))
+    try:
+        for x, _ in batches:
+            call(net.model, x)
+            found += len(held)
+            while held:
+                yield columns(module, held.pop())
+    finally:
+        handle.remove()
+    if not found:
+        raise UserError(f"{name}: its layer is not called in the forward pass: exclude it.")
+
+
+def columns(module: nn.Module, x: Tensor) -> Tensor:
+    """Return a layer's input as (groups, examples and positions, columns)."""
+    if not isinstance(module, nn.Conv2d):
+        return x.reshape(1, -1, x.shape[-1])
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    patches = F.unfold(padded, module.kernel_size, module.dilation, stride=module.stride)
+    grouped = patches.view(len(x), module.groups, -1, patches.shape[-1])
+    return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def row_masks(scores: Tensor, count: int) -> Tensor:
+    """Return a mask with `count` ones, as many in each row (one more in the first ones)."""
+    rows, size = scores.shape
+    least, more = divmod(count, rows)
+    quota = least + (torch.arange(rows, device=scores.device) < more).long()
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    kept = torch.arange(size, device=scores.device) < quota.unsqueeze(1)
+    return torch.zeros_like(kept).scatter_(1, order, kept)
+
+
+def reconstructed(
+    weight: Tensor, hessian: Tensor, count: int, block: int = 128, damping: float = 0.01
+) -> tuple[Tensor, Tensor]:
+    """Return weights and mask of a matrix with `count` weights left, by SparseGPT.
+
+    Frantar & Alistarh 2023, Algorithm 1: column by column, the error of a pruned weight is made up
+    for by those to the right, along the inverse Hessian. Each block of columns loses its share,
+    where w²/[U]² is smallest; U is the upper Cholesky factor of the inverse.
+
+    Args:
+        weight: (rows, columns).
+        hessian: XᵀX of the inputs, (columns, columns), up to a factor.
+        block: number of columns that choose their weights together.
+        damping: added to the diagonal, as a fraction of its mean.
+    """
+    w, h = weight.double(), hessian.double()
+    dead = h.diagonal() == 0
+    h = h + torch.diag(dead.double())
+    h = h + damping * h.diagonal().mean() * torch.eye(len(h)).to(h)
+    w = w.masked_fill(dead, 0.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    mask, size = torch.zeros_like(w, dtype=torch.bool), w.shape[1]
+    for begin in range(0, size, block):
+        end = min(begin + block, size)
+        quota = round(count * end / size) - round(count * begin / size)
+        cost = w[:, begin:end].square() / upper.diagonal()[begin:end].square()
+        mask[:, begin:end] = top_k_mask(cost, quota)
+        for q in range(begin, end):
+            error = w[:, q].masked_fill(mask[:, q], 0.0) / upper[q, q]
+            w[:, q:] -= error.unsqueeze(1) * upper[q, q:]
+    return w.masked_fill(~mask, 0.0).to(weight.dtype), mask

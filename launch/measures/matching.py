@@ -1,0 +1,106 @@
+"""Permutations of a network's units that bring its weights close to those of another network.
+
+This is weight matching, Algorithm 1 of Ainsworth et al. (2023), for networks whose axes
+`launch.measures.units` finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from launch.measures.units import Axis
+
+Group = tuple[Axis, ...]
+Named = Mapping[str, Tensor]
+MAX_ROUNDS = 100
+
+
+def match_units(
+    source: Named, target: Named, groups: Sequence[Group], parameters: Sequence[str], seed: int = 0
+) -> list[Tensor]:
+    """Return a permutation of the units of each group.
+
+    The groups are matched one after the other, each exactly, in rounds of random order, until none
+    increases the inner product of the two networks' parameters.
+
+    Args:
+        source: the state dict of the network whose units are to be permuted.
+        target: that of the network to match.
+        parameters: names of the tensors that are compared.
+        seed: of the orders.
+
+    Returns:
+        By group a tensor p: unit i of the permuted network is unit p[i] of the source.
+    """
+    compared = set(parameters)
+    found = [torch.arange(_size(group, source)) for group in groups]
+    rng = np.random.default_rng(seed)
+    for _ in range(MAX_ROUNDS):
+        changed = False
+        for g in rng.permutation(len(groups)):
+            gains = _inner_products(source, target, groups, found, int(g), compared)
+            _, chosen = linear_sum_assignment(gains.numpy(), maximize=True)
+            best = torch.from_numpy(chosen)
+            before, after = (gains[torch.arange(len(p)), p].sum() for p in (found[g], best))
+            if after > before + 1e-12 * before.abs():
+                found[g], changed = best, True
+        if not changed:
+            break
+    return found
+
+
+def permute_units(
+    tensors: Named, groups: Sequence[Group], found: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors with the units of all groups permuted; others are unchanged.
+
+    Args:
+        tensors: a state dict, or masks with the names and shapes of some of its tensors.
+    """
+    permuted = dict(tensors)
+    for group, order in zip(groups, found, strict=True):
+        for axis in group:
+            if axis.name in permuted:
+                permuted[axis.name] = _permuted(permuted[axis.name], axis, order)
+    return permuted
+
+
+def _size(group: Group, tensors: Named) -> int:
+    return tensors[group[0].name].shape[group[0].dim] // group[0].block
+
+
+def _permuted(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
+    entries = order[:, None] * axis.block + torch.arange(axis.block)
+    return tensor.index_select(axis.dim, entries.flatten().to(tensor.device))
+
+
+def _inner_products(
+    source: Named,
+    target: Named,
+    groups: Sequence[Group],
+    found: Sequence[Tensor],
+    g: int,
+    compared: set[str],
+) -> Tensor:
+    """Return the inner product of each unit of the target and each of the source, (n, n).
+
+    The other groups of the source are permuted as found so far.
+    """
+    n = len(found[g])
+    total = torch.zeros(n, n, dtype=torch.float64)
+    own = {axis.name for axis in groups[g]}
+    orders = [torch.arange(n) if i == g else order for i, order in enumerate(found)]
+    others = permute_units({name: source[name] for name in own & compared}, groups, orders)
+    for axis in groups[g]:
+        if axis.name in compared:
+            rows, columns = (
+                t[axis.name].double().movedim(axis.dim, 0).reshape(n, -1).cpu()
+                for t in (target, others)
+            )
+            total += rows @ columns.T
+    return total

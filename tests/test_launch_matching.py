@@ -1,0 +1,174 @@
+"""Matching of units: permuted networks are found again, functions and optima are exact."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from baselines.checkpoint import Checkpoint
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
+from baselines.tools.paths import trace
+from launch.cli import main
+from launch.measures.alignment import align
+from launch.measures.matching import match_units, permute_units
+from launch.measures.units import permutable_units
+from launch.models import build_model
+from launch.runs.checkpoints import write_checkpoint
+
+
+def groups_of(model, x):
+    return permutable_units(trace(SparseModel(model), x), model.state_dict())
+
+
+def shuffled(model, groups, seed=0):
+    """Return the state of the network with the units of all groups in a random order."""
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    orders = []
+    for first, *_ in groups:
+        n = state[first.name].shape[first.dim] // first.block
+        orders.append(torch.randperm(n, generator=generator))
+    return permute_units(state, groups, orders)
+
+
+def names(model):
+    return [name for name, _ in model.named_parameters()]
+
+
+class Flat(nn.Module):
+    """A convolution whose units have four entries each behind the flatten, and a layer scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(6 * 4, 3)
+        self.scale = nn.Parameter(torch.rand(6, 1, 1))
+
+    def forward(self, x):
+        return self.fc((self.conv(x).relu() * self.scale).flatten(1))
+
+
+MODELS = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)), (1, 5), 1),
+    "flatten": (Flat, (1, 1, 4, 4), 1),
+    "digits-cnn": (lambda: build_model("digits-cnn", 10, 1, 8), (1, 1, 8, 8), 3),
+    "resnet20": (lambda: build_model("resnet20", 10, 3, 16), (1, 3, 16, 16), 12),
+    # depthwise convolutions, squeeze and excitation
+    "mobilenet": (lambda: timm.create_model("lcnet_035", num_classes=5), (1, 3, 32, 32), 4),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_permuted_network_computes_the_same_and_is_found_again(name):
+    make, shape, at_least = MODELS[name]
+    model = make().double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    groups = groups_of(model, x)
+    assert len(groups) >= at_least
+    other = make().double().eval()
+    state = shuffled(model, groups)
+    assert not all(torch.equal(t, state[k]) for k, t in model.state_dict().items())
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(x), model(x), rtol=1e-9, atol=1e-12)
+    found = match_units(model.state_dict(), state, groups, names(model))
+    again = permute_units(model.state_dict(), groups, found)
+    for key, tensor in again.items():
+        assert torch.equal(tensor, state[key]), key
+
+
+def test_the_assignment_of_one_group_is_the_best_of_all():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    target = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double().state_dict()
+    groups = groups_of(model, torch.randn(1, 3, dtype=torch.float64))
+    source = model.state_dict()
+
+    def product(order):
+        permuted = permute_units(source, groups, [torch.tensor(order)])
+        return sum((permuted[k] * target[k]).sum() for k in target).item()
+
+    best = max(itertools.permutations(range(5)), key=product)
+    (found,) = match_units(source, target, groups, names(model))
+    assert found.tolist() == list(best)
+
+
+def test_residual_groups_share_a_permutation():
+    model = build_model("resnet20", 10, 3, 16)
+    groups = groups_of(model, torch.randn(1, 3, 16, 16))
+    (stage,) = [g for g in groups if any(a.name == "conv1.weight" for a in g)]
+    outputs = {axis.name for axis in stage if axis.dim == 0 and axis.name.endswith("conv2.weight")}
+    assert outputs == {f"layer1.{i}.conv2.weight" for i in range(3)}
+
+
+def test_units_that_cannot_be_permuted_are_noticed():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 2))
+    other = copy.deepcopy(model)
+    other[0].weight.data = other[0].weight[[2, 1, 0, 3]]
+    states = [Checkpoint(m.state_dict(), {}) for m in (model, other)]
+    with pytest.raises(UserError, match="cannot be permuted: that changes what it computes"):
+        align(*states, SparseModel(model), torch.zeros(1, 1, 4, 4))
+
+
+FLAGS = ["--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8"]
+
+
+def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build_model("digits-cnn", 10, 1, 8)
+    groups = groups_of(model, torch.zeros(1, 1, 8, 8))
+    state = shuffled(model, groups)
+    masks = {k: torch.rand(t.shape) < 0.4 for k, t in model.state_dict().items() if t.ndim > 1}
+    pruned = {k: t * masks[k] if k in masks else t for k, t in model.state_dict().items()}
+    write_checkpoint(Path("mask.safetensors"), Checkpoint(pruned, masks))
+    write_checkpoint(Path("dense.safetensors"), Checkpoint(model.state_dict(), {}))
+    write_checkpoint(Path("other.safetensors"), Checkpoint(state, {}))
+    sources = ["--mask=mask.safetensors", "--align-from=dense.safetensors"]
+    sources += ["--align=other.safetensors", "--magnitudes=other.safetensors"]
+    assert main(["transplant", *sources, *FLAGS, "-o", "out.safetensors"]) == 0
+    assert f"aligned: {len(groups)} permutations" in (shown := capsys.readouterr().out)
+    assert "1.000 after" in shown
+    found = load_file("out.safetensors")
+    orders = match_units(model.state_dict(), state, groups, names(model))
+    moved = permute_units(masks, groups, orders)
+    for key, mask in moved.items():  # the shuffled network under the mask that moved with it
+        assert torch.equal(found[key], state[key] * mask), key
+    for key in state.keys() - moved.keys():  # biases are the source's, permuted
+        assert torch.equal(found[key], state[key]), key
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--align", "a.pt"], "--align needs --model"),
+        (["--align-from", "a.pt", *FLAGS], "--align-from needs --align"),
+        (["--align", "a.pt", *FLAGS], "there is no file"),
+    ],
+)
+def test_what_cannot_be_aligned_is_one_line(tmp_path, capsys, flags, message):
+    torch.save(build_model("digits-cnn", 10, 1, 8).state_dict(), tmp_path / "m.pt")
+    source = ["--mask", str(tmp_path / "m.pt"), "-o", str(tmp_path / "out.pt")]
+    assert main(["transplant", *source, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
+class Concatenated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(6, 5)
+        self.d = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.d(self.c(torch.cat([self.a(x), self.b(x)], 1)).relu())
+
+
+def test_concatenated_units_stay():
+    groups = groups_of(Concatenated(), torch.randn(1, 4))
+    assert {axis.name for group in groups for axis in group} == {"c.weight", "c.bias", "d.weight"}
