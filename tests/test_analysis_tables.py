@@ -336,7 +336,16 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     text = to_text(cifar)
     assert "**86.00 ± 1.41* [86.25 ± 0.30]**" in text
     assert "missing [87.83 ± 0.11]" in text and "some seeds failed" in text
-    assert "signbench grid table3 --recipe cifar10-resnet20 --epochs 10" in text
+    assert "missing: signbench table 3 shows how to train them" in text
+    asked = []
+
+    def command(number, recipe, folders):
+        asked.append((number, recipe, len(folders)))
+        return f"signbench grid table{number}"
+
+    shown = [to_text(sheet) for sheet in make_table("3", runs, command=command).sheets]
+    assert asked == [("3", "cifar10-resnet20", 3), ("3", "digits", 1)]
+    assert all("missing: signbench grid table3" in sheet for sheet in shown)
     assert "90.00 [88.25 ± 0.35]" in to_text(digits)
     assert "[" not in to_text(make_table("3", runs, paper=False).sheets[0])
     assert len(make_table("9", load_runs([])).sheets) == 2  # only the paper's values

@@ -85,7 +85,7 @@ def test_one_run_from_the_shell(tmp_path, module):
         ("--epochs -1", "epochs must be positive"),
         ("--seed", "Missing value for argument '--seed'"),
         ("--device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
-        ("--batch-size 99999", "above the 1198 training images"),
+        ("--batch-size 99999", "above the 1198 training examples"),
         ("--exclude nothing", "'nothing' matches none of"),
         ("--runs /proc/no", "cannot write to /proc/no"),
     ],

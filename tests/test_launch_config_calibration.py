@@ -13,9 +13,9 @@ from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config import calibration
 from launch.config.calibration import SHIPPED, add_calibrations, find_constants
-from launch.config.command_line import command_line
 from launch.config.dependencies import require_constants
 from launch.config.run import Run
+from launch.config.shell import run_command
 from launch.runs.files import write_json
 
 DIGITS = [(s, sign_in) for s in (0.8, 0.9, 0.95) for sign_in in (False, True)]
@@ -107,7 +107,7 @@ def test_a_command_line_gives_the_same_run():
         {"mode": "target", "begin": 0.2},
     ):
         run = Run.make("digits", "str", **choices)
-        words = command_line(run).split()
+        words = run_command(run).split()
         assert words[:2] == ["signbench", "run"] and parse_run(words[2:]).run == run
 
 

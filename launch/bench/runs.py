@@ -25,7 +25,7 @@ from launch.bench.timing import timed
 from launch.bench.variants import NEEDED
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.data.load import RESIDENT_MAX_SIZE
+from launch.data.sources import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training

@@ -26,6 +26,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.resident import Resident
+from launch.inputs import Inputs
 from launch.ranks import Ranks, find_device
 from launch.training.build import build_loop
 from launch.training.loop import Loop
@@ -236,7 +237,7 @@ def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int
     half = torch.full((3,), 0.5)
     make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
     train = make(images, labels, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True)
-    return Data(train, make(images[:1], labels[:1]), classes, 3)
+    return Data(train, make(images[:1], labels[:1]), classes, Inputs.image(3, size))
 
 
 def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None) -> int:

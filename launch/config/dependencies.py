@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterable
 
 from baselines.errors import UserError
 from baselines.methods.str_ import StrOptions
-from launch.config.command_line import flags
 from launch.config.run import Run
+from launch.config.shell import run_flags
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
@@ -47,8 +48,8 @@ def require_constants(runs: Iterable[Run]) -> None:
             continue
         if options.s_init or options.threshold_decay:
             raise UserError("str: give both --s-init and --threshold-decay.")
-        rest = flags(run, leave_out=("method", "sparsity", "seed", "keep_epochs"))
-        command = " ".join(["signbench calibrate str", *rest, f"--sparsity {run.sparsity:g}"])
+        flags = run_flags(run, leave_out=("method", "sparsity", "seed", "keep_epochs"))
+        command = f"signbench calibrate str {shlex.join(flags)} --sparsity {run.sparsity:g}"
         raise UserError(
             f"str has no constants for these settings of {run.recipe}: find them with `{command}`, "
             "or give --s-init and --threshold-decay, or use str-target."

@@ -18,10 +18,15 @@ from baselines.registry import find_method
 from baselines.sign_rule import SignRule
 from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
-from launch.config.recipe import Recipe
-from launch.config.recipes import find_recipe
-
-RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
+from launch.config.recipe import (
+    RULES,
+    Recipe,
+    field_names,
+    replace_fields,
+    replace_settings,
+    setting_names,
+)
+from launch.config.recipes import find_recipe, known_recipe, recipe_name
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,12 @@ class Run:
         settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
-        options = _replace_fields(options, choices)
-        rules = {name: _replace_fields(getattr(settings, name), choices) for name in RULES}
-        settings = dataclasses.replace(_replace_fields(settings, choices), **rules)
-        own = _names(cls) - {"options", "settings"}
+        options = replace_fields(options, choices)
+        settings = replace_settings(settings, choices)
+        own = field_names(cls) - {"options", "settings"}
         for key in choices.keys() - own:
-            known = own.union(*map(_names, (options, settings, *rules.values())))
-            raise unknown("field", key, known)
-        return cls(recipe, method, options, settings, **typed(cls, choices))
+            raise unknown("field", key, own | field_names(options) | setting_names(settings))
+        return cls(recipe_name(recipe), method, options, settings, **typed(cls, choices))
 
     def calibrated(self) -> Run:
         """Return the run with the constants of STR that reach its sparsity, if they are known."""
@@ -176,7 +179,7 @@ class Run:
 
         That is: the method's options, the settings that differ from the recipe's, and `exclude`.
         """
-        recipe = find_recipe(self.recipe)
+        recipe = known_recipe(self.recipe) or self.settings
         told = differences(self.options) | _changes(self.settings, recipe)
         if told.pop("sign_in", None) and self.factorised:
             told |= _changes(self.settings.sign_in, recipe.sign_in)
@@ -217,13 +220,3 @@ def _changes(value: Any, base: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance that differ from those of another."""
     names = (spec.name for spec in dataclasses.fields(value))
     return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
-
-
-def _names(home: Any) -> set[str]:
-    return {spec.name for spec in dataclasses.fields(home)}
-
-
-def _replace_fields(home: Any, choices: dict[str, Any]) -> Any:
-    """Return a copy of a dataclass instance with its fields taken out of `choices`."""
-    keys = (_names(home) - set(RULES)) & choices.keys()
-    return dataclasses.replace(home, **typed(home, {key: choices.pop(key) for key in keys}))

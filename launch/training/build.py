@@ -21,7 +21,7 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
-from launch.models import build_model
+from launch.models import make_model
 from launch.ranks import Ranks
 from launch.runs.snapshots import read_source
 from launch.training.loop import Loop
@@ -79,7 +79,7 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     """Return the run's model, initialised from its seed."""
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
-    model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
+    model = make_model(recipe.model, data.classes, data.inputs)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     dense = not find_method(run.method).is_sparse
