@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.folder import find_run
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.errors import UserError
 from launch.config.machine import Imports
 from launch.config.run import Run
@@ -23,7 +23,6 @@ from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
-from signin.transplant import entries_of
 
 FIGURES = (".pdf", ".svg", ".png")
 _SAME = ("model", "data", "image_size")  # settings that the two runs share

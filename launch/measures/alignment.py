@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.paths import trace
 from baselines.tools.scores import scoring
 from launch.measures.matching import Group, Named, match_units, permute_units
 from launch.measures.units import permutable_units
-from signin.transplant import entries_of
 
 
 @dataclass(frozen=True)
