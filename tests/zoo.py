@@ -311,47 +311,62 @@ def _size(entry: Entry) -> float:
 
 PAGE = """# Models
 
-Masks and steps on the smallest model of each family of timm and torchvision, by
+Masks and steps on the smallest model of each family of timm and torchvision, from
 
 ```
 python tests/zoo.py --out docs/zoo.md
 ```
 
-with torch {torch}, timm {timm} and torchvision {torchvision} on a CPU. {exact} of {all} models are
-served, {refused} are refused with a reason.
+with torch {torch}, timm {timm} and torchvision {torchvision} on a CPU. Of {all} models, {exact} are
+served and {refused} are refused with a reason.{left}
+
+Each model gets a mask of {sparsity:.0%} sparsity, with an exact number of ones. It takes one step
+of SGD with Product (Sign-In's m ⊙ w) and one with STR's soft threshold.
 
 - *prunable*: fraction of the trained parameters in tensors of two or more dimensions;
-- *sparsity*: zeros among the prunable weights after a step with Product, {sparsity:.0%} requested;
-- *Product*, *STR*: largest difference of a weight from the literal formulation after one step of
-  SGD, relative to the largest weight. In the literal formulation the mask and the
-  re-parameterisation are part of the forward pass.
+- *Product*, *STR*: largest difference of a weight from the literal formulation after the step,
+  relative to the largest weight. In the literal formulation the mask and the re-parameterisation
+  are part of the forward pass. Differences of 1e-9 and more are those of float32, in which some
+  models compute, or of networks that amplify rounding.
 
 {table}"""
 
 
-def page(rows: list[Row]) -> str:
-    """Return the page of the documentation."""
+def page(rows: list[Row], left: int = 0) -> str:
+    """Return the page of the documentation.
+
+    Args:
+        left: number of families that were not examined.
+    """
     refused = sum(row.note.startswith("refused") for row in rows)
     versions = {m.__name__: m.__version__.split("+")[0] for m in (torch, timm, torchvision)}
     exact, every = sum(row.is_exact for row in rows), len(rows)
     return PAGE.format(
-        **versions, exact=exact, all=every, refused=refused, sparsity=SPARSITY, table=table(rows)
+        **versions,
+        exact=exact,
+        all=every,
+        refused=refused,
+        left=f" {left} larger ones were not examined." if left else "",
+        sparsity=SPARSITY,
+        table=table(rows),
     )
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as a table in Markdown."""
+    """Return the rows as a table in Markdown, and their notes as a list."""
     lines = [
-        "| family | model | parameters | prunable | sparsity | Product | STR | note |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| family | model | parameters | prunable | Product | STR |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for row in sorted(rows, key=lambda row: row.entry.family):
+    rows = sorted(rows, key=lambda row: row.entry.family)
+    for row in rows:
         errors = [f"{error:.0e}" for error in row.errors] or ["–", "–"]
-        counts = [f"{row.prunable:.1%}", f"{row.sparsity:.2%}"] if row.errors else ["–", "–"]
+        prunable = f"{row.prunable:.1%}" if row.errors else "refused"
         size = f"{row.parameters / 1e6:.1f} M"
-        cells = [row.entry.family, f"`{row.entry.name}`", size, *counts, *errors, row.note]
+        cells = [row.entry.family, f"`{row.entry.name}`", size, prunable, *errors]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    notes = [f"- `{row.entry.name}`: {row.note}" for row in rows if row.note]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -383,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(rows)} models in {time.monotonic() - start:.0f} s; {left} not begun")
     print(f"not equal, or failed: {', '.join(failed) or 'none'}")
     if given.out:
-        given.out.write_text(page(rows))
+        given.out.write_text(page(rows, left))
     return 1 if failed else 0
 
 
