@@ -76,7 +76,7 @@ def test_one_run_from_the_shell(tmp_path, module):
     [
         ("--sparsity 1.2 --method random", "sparsity must be in [0, 1), not 1.2"),
         ("--sparsity lots", "could not convert string to float"),
-        ("--method randm", "unknown method 'randm', did you mean random?"),
+        ("--method randm", "unknown method 'randm', did you mean random"),
         ("--recipe digts", "unknown recipe 'digts', did you mean digits?"),
         ("--model resnet51", "unknown model 'resnet51', did you mean"),
         ("--epoch 5", "Perhaps you meant: --epochs"),
@@ -158,14 +158,13 @@ def test_a_seed_given_twice_is_one_run():
     assert len(find_grid("quick", seeds=(0, 0))) == len(find_grid("quick", seeds=(0,)))
 
 
-def test_the_quick_grid_is_short_and_can_do_without_ham():
+def test_the_quick_grid_is_short_and_has_each_rule_that_a_method_takes():
     runs = find_grid("quick", methods=["rigl", "pilot"], seeds=(0,))
     assert [(run.method, run.sign_in, run.ham) for run in runs] == [
         *(("rigl", False, False), ("rigl", True, False), ("rigl", False, True)),
         *(("pilot", False, False), ("pilot", True, False)),
     ]
     assert {run.settings.epochs for run in runs} == {12}
-    assert len(find_grid("quick", methods=["rigl"], seeds=(0,), ham=False)) == 2
     (run, *_) = find_grid("quick", recipe="cifar10-resnet20", methods=["rigl"])
     assert run.settings.epochs == RECIPES["cifar10-resnet20"].epochs
 

@@ -11,10 +11,9 @@ The published settings are 62 updates in all, the first half of which prune (CIF
 62,560 steps, to epoch 80 of 160), from a random ERK mask with s_i = 0.5, or from a dense network
 (`initial_sparsity=0`).
 
-Differs from the official code: there is an n-th pruning, which reaches exactly the requested
-sparsity (theirs stops after n − 1, with i/n = 1 − 1/n), masks have exact numbers of ones (theirs
-drops all ties, and draws each weight of the initial mask independently), and no update follows the
-last step, after which new weights could not be trained.
+Differs from the official code: an n-th pruning reaches exactly the requested sparsity (theirs stops
+after n − 1), masks have exact numbers of ones (theirs drops all ties, and draws each weight of the
+initial mask independently), and no update follows the last step.
 """
 
 from __future__ import annotations
@@ -132,8 +131,7 @@ class Regrowth(Method[G]):
 class GraNet(Regrowth[GraNetOptions]):
     """Gradual pruning with regrowth by gradient."""
 
-    name = "granet"
-    paper = "Liu et al. 2021"
+    name, paper = "granet", "Liu et al. 2021"
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
