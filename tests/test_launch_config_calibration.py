@@ -18,7 +18,10 @@ from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.runs.files import write_json
 
-DIGITS = [(s, sign_in) for s in (0.8, 0.9, 0.95) for sign_in in (False, True)]
+SETTINGS = [
+    *({"sparsity": s, "sign_in": on} for s in (0.8, 0.9, 0.95) for on in (False, True)),
+    *({"sparsity": 0.9, "epochs": 12, **rule} for rule in ({}, {"sign_in": True}, {"ham": True})),
+]  # of digits; the latter are those of the quick grid
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +53,7 @@ def test_the_shipped_constants_reach_the_sparsity(machine, sparsity, sign_in):
 
 def test_what_is_shipped_was_found():
     """The last trial has the constants, and a mean that is the requested sparsity."""
-    runs = [Run.make("digits", "str", sparsity=s, sign_in=r) for s, r in DIGITS]
+    runs = [Run.make("digits", "str", **settings) for settings in SETTINGS]
     assert shipped().keys() == {run.conditions for run in runs}
     for run in runs:
         found = shipped()[run.conditions]
