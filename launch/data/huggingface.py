@@ -93,7 +93,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 def _load(data: str, root: Path) -> Mapping[str, Any]:
     try:
-        import datasets  # type: ignore[import-not-found,unused-ignore]
+        import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise UserError(f"data {data} needs: pip install datasets.") from None
     name, _, config = data.removeprefix(PREFIX).partition(":")
