@@ -22,7 +22,7 @@ from baselines.errors import UserError
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
 MOST_TEXT = 32 * 2**20  # bytes of a JSON or CSV file
-_LAST_LINE = re.compile(rb"\nsha256 ([0-9a-f]{64}) ([^\n]*)\n\Z")
+_LAST_LINE = re.compile(rb"\nsha256 (?:from (\d{1,18}) )?([0-9a-f]{64})(?: ([^\n]*))?\n\Z")
 _LONGEST_LINE = 600
 
 
@@ -66,16 +66,19 @@ def _digest_of_json(value: dict[str, Any]) -> str:
 # ---- binary files
 
 
-def seal_file(path: Path, label: str = "") -> None:
+def seal_file(path: Path, label: str = "", start: int = 0) -> None:
     """Append the digest of a file and of a label to it.
 
     Args:
         label: what the file is, so that another one in its place is found. One line.
+        start: first byte of the digest. What is before it must have checksums of its own.
     """
     with path.open("r+b") as stream:
+        stream.seek(start)
         digest = hashlib.file_digest(stream, "sha256")
         digest.update(label.encode())
-        stream.write(f"\nsha256 {digest.hexdigest()} {label}\n".encode())
+        where = f"from {start} " if start else ""
+        stream.write(f"\nsha256 {where}{digest.hexdigest()} {label}\n".encode())
 
 
 def is_sealed(path: Path, label: str | None = None) -> bool:
@@ -88,34 +91,35 @@ def is_sealed(path: Path, label: str | None = None) -> bool:
         BrokenFile: the file is damaged, has another label, or cannot be read.
     """
     with open_regular(path) as stream:
-        start = max(0, os.fstat(stream.fileno()).st_size - _LONGEST_LINE)
-        stream.seek(start)
+        tail = max(0, os.fstat(stream.fileno()).st_size - _LONGEST_LINE)
+        stream.seek(tail)
         found = _LAST_LINE.search(stream.read())
         if not found:
             return False
-        stream.seek(0)
-        digest = _digest_of_start(stream, start + found.start())
-        digest.update(found[2])
-    if digest.hexdigest().encode() != found[1]:
+        start, own = int(found[1] or 0), found[3] or b""
+        digest = _digest_between(stream, start, tail + found.start())
+        digest.update(own)
+    if digest.hexdigest().encode() != found[2]:
         raise BrokenFile(f"{path} is damaged: its digest is not that of its contents.")
-    check_label(found[2].decode(), label, path)
+    check_label(own.decode(), label, path)
     return True
 
 
 def check_label(found: str, label: str | None, path: Path) -> None:
-    """Raise BrokenFile if a file has another label than the one that is known."""
-    if label is not None and found != label:
-        raise BrokenFile(f"{path} is another file in the place of {label}: {found or 'unknown'}.")
+    """Raise BrokenFile if a file that has a label has another one than is known."""
+    if found and label is not None and found != label:
+        raise BrokenFile(f"{path} is another file in the place of {label}: {found}.")
 
 
-def _digest_of_start(stream: IO[bytes], size: int) -> Any:
+def _digest_between(stream: IO[bytes], start: int, end: int) -> Any:
     digest = hashlib.sha256()
-    while size:
-        part = stream.read(min(size, 2**20))
+    stream.seek(start)
+    while start < end:
+        part = stream.read(min(end - start, 2**20))
         if not part:
             raise BrokenFile(f"{stream.name} is damaged: it has changed while it was read.")
         digest.update(part)
-        size -= len(part)
+        start += len(part)
     return digest
 
 

@@ -50,10 +50,11 @@ class Validation(TypedDict):
 class Result(Validation):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
-    `tolerance` is by how much the method may miss the requested sparsity. `flops` is the number of
-    floating-point operations of a forward pass of one image, `training_flops` that of the training,
-    `dense_epochs` the same in epochs of dense training. `ranks` is the number of processes at the
-    end, `all_ranks` those of the whole run in order.
+    `tolerance` is by how much the method may miss the requested sparsity. `classes`, `input_shape`
+    and `vocabulary` (0 if the inputs are no tokens) are those of the data. `flops` is the number of
+    floating-point operations of a forward pass of one example, `training_flops` that of the
+    training, `dense_epochs` the same in epochs of dense training. `ranks` is the number of
+    processes at the end, `all_ranks` those of the whole run in order.
     """
 
     accuracy: float
@@ -70,6 +71,9 @@ class Result(Validation):
     dense_flops: NotRequired[float]
     training_flops: NotRequired[float]
     dense_epochs: NotRequired[float]
+    classes: NotRequired[int]
+    input_shape: NotRequired[list[int]]
+    vocabulary: NotRequired[int]
     mask_hash: str
     epochs: int
     ranks: int

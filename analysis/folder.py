@@ -10,6 +10,7 @@
     result.json          written last: a run that has one has finished
     sharpness.csv        one row per snapshot, written by `signbench sharpness`
     slurm.json           the last Slurm job of the run
+    tracker.json         the run in a tracker, and the epochs that it has
     lock                 locked by the process that trains the run
 
 A reader returns None or an empty list if there is no file. It raises `BrokenFile` for a file whose
@@ -44,6 +45,7 @@ CONFIG, RESULT, FAILURE, JOB = "config.json", "result.json", "failure.json", "sl
 EPOCHS, LAYERS, SHARPNESS = "epochs.csv", "layers.csv", "sharpness.csv"
 LAST_STATE, PREVIOUS_STATE = "last.pt", "previous.pt"
 LOCK = "lock"
+TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders

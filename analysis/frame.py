@@ -131,6 +131,14 @@ def _row(folder: Path) -> dict[str, Any]:
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
+    return _renamed(row)
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the method's name of now: `str` was what is `str-target` in version 0.1."""
+    if row["method"] == "str" and row.get("options.mode") == "target":
+        label = "str-target" + row["label"].removeprefix("str")
+        return {**row, "method": "str-target", "label": label, "new_defaults": {}}
     return row
 
 

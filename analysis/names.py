@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 FAMILIES = {
     "dense": ("dense",),
-    "dense to sparse": ("acdc", "str", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
+    "dense to sparse": (
+        *("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
+    ),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "rigl_nm"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
@@ -42,6 +44,8 @@ NAMES = {
     "srigl": "SRigL",
     "srste": "SR-STE",
     "str": "STR",
+    "str-target": "STR (target)",
+    "svite": "SViTE",
     "synflow": "SynFlow",
     "wanda": "Wanda",
     "woodfisher": "WoodFisher",

@@ -11,7 +11,7 @@ from analysis.alike import differing_fields, without_unused
 from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
-from analysis.names import SIGN_IN
+from analysis.names import RULES, SIGN_IN
 from analysis.selection import VALIDATION
 from analysis.target import misses_target
 from baselines.errors import UserError
@@ -81,13 +81,19 @@ def aggregate(
         table[name] = groups[name].first()
     counts = failed.groupby(by, dropna=False).size().rename("failed").reset_index()
     table = table.reset_index().merge(counts.astype(ended[by].dtypes), how="outer", on=by)
-    table = table.sort_values(by, ignore_index=True).fillna({"runs": 0, "failed": 0})
+    table = table.sort_values(by, ignore_index=True, key=_in_order)
+    table = table.fillna({"runs": 0, "failed": 0})
     table = table.astype({"runs": int, "failed": int})
     for name in ("misses", "best", "tied"):
         table[name] = table[name].eq(True)
     gains = summarise_gains(paired_gains(done[~misses_target(done)], by)).reset_index()
     table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
     return table.assign(sign_in=table["rule"] == SIGN_IN)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Return the keys that sort a column: rules as in `analysis.names.RULES`."""
+    return column.map(RULES.index) if column.name == "rule" else column
 
 
 def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) -> pd.DataFrame:

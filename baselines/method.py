@@ -71,6 +71,11 @@ class Options:
         """Names of the runs that must have finished before."""
         return ()
 
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Names of the options that tables do not show."""
+        return ()
+
 
 O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741  # the usual letter
 
@@ -151,6 +156,12 @@ class Method(Generic[O]):
         """Return the epoch of a step in the schedule, and the schedule's length in epochs."""
         at, total = self.schedule(step)
         return at // self.plan.steps_per_epoch, total // self.plan.steps_per_epoch
+
+    @classmethod
+    def keeps_masks(cls) -> bool:
+        """Return whether masks stay as `prepare` sets them; by default, if it acts at no step."""
+        hooks = ("before_step", "after_backward", "after_step")
+        return all(getattr(cls, hook) is getattr(Method, hook) for hook in hooks)
 
     def setup(self, net: SparseModel) -> None:
         """Wrap or replace `net.storage`. Called before all else, also when a run is resumed."""

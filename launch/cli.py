@@ -15,7 +15,9 @@ from launch.packages import foreign_package
 COMMANDS = {
     "run": "train one network:  signbench run --recipe digits --method random --sign-in",
     "grid": "run a grid and print its table:  signbench grid quick",
-    "status": "show the state of all runs",
+    "calibrate": "find STR's constants for a recipe:  signbench calibrate str --sparsity 0.9",
+    "status": "show the state of all runs, and the time to their end",
+    "runs": "list, show, retry or remove runs:  signbench runs retry --where recipe=digits",
     "cancel": "cancel the Slurm jobs of runs that have not finished",
     "transplant": "write a checkpoint with the mask, signs and magnitudes of different ones",
     "table": "print a table of the paper, or any comparison:  signbench table 9 --format latex",

@@ -1,7 +1,9 @@
-"""Models by name: the paper's, a small one for digits, and any of timm's."""
+"""Models by name: the paper's, small ones for digits and features, any of timm's, a user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.errors import UserError, unknown
+from launch.inputs import OF_IMAGES, OF_TOKENS, Inputs
+from launch.plugins import call_with_known, import_attribute
 
 
 class BasicBlock(nn.Module):
@@ -117,9 +121,24 @@ def resnet50(classes: int, channels: int, image_size: int) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-# functions of (classes, channels, image_size); a user's module adds its own by MODELS[name] = …
-MODELS = {
+def mlp(classes: int, features: int) -> nn.Module:
+    """Return a network for features: two hidden layers of 256 units."""
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(features, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, classes),
+    )
+    _he_init(model, "fan_in")
+    return model
+
+
+# a user's module adds its own by MODELS[name] = …; see `call_factory` for the parameters
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits-cnn": digits_cnn,
+    "mlp": mlp,
     "fashion-cnn": fashion_cnn,
     "resnet20": resnet20,
     "resnet18-cifar": resnet18_cifar,
@@ -128,35 +147,91 @@ MODELS = {
 
 
 def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """Return a freshly initialised model of square images, as `make_model` does."""
+    return make_model(name, classes, Inputs.image(channels, image_size))
+
+
+def make_model(name: str, classes: int, inputs: Inputs) -> nn.Module:
     """Return a freshly initialised model, drawn from torch's global generator.
 
+    Args:
+        name: a key of `MODELS`, a model of timm, or `package.module:factory`.
+
     Raises:
-        UserError: the name is neither in `MODELS` nor one of timm's, or the model cannot take
-            images of that shape.
+        UserError: there is no such model, or it cannot take such inputs, or its output is not of
+            shape (N, classes).
     """
+    factory = find_model(name)
     try:
-        model = _build(name, classes, channels, image_size)
+        model = factory(classes, inputs)
         with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, image_size, image_size))
+            output = model.eval()(inputs.zeros(1))
     except UserError:
         raise
     except Exception as error:  # models raise exceptions of many types
-        size = f"{channels} × {image_size} × {image_size}"
-        raise UserError(f"{name} cannot take images of {size}: {error}") from error
+        raise UserError(f"{name} cannot take {inputs}: {error}") from error
+    if getattr(output, "shape", None) != (1, classes):
+        got = getattr(output, "shape", type(output).__name__)
+        raise UserError(f"{name} must return logits of shape (N, {classes}), not {got}.")
     return model.train()
 
 
-def _build(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+def find_model(name: str) -> Callable[[int, Inputs], nn.Module]:
+    """Return the function of classes and inputs that makes a model.
+
+    Raises:
+        UserError: there is no model of that name; the message has the nearest names.
+    """
     if name in MODELS:
-        return MODELS[name](classes, channels, image_size)
+        return partial(call_factory, MODELS[name], name)
+    if ":" in name:
+        found = import_attribute(name, "model")
+        if isinstance(found, nn.Module):
+            raise UserError(f"model {name} is a network; name a function or class that makes one.")
+        return partial(call_factory, found, name)
     import timm
 
     if not timm.is_model(name):
         raise unknown("model", name, [*MODELS, *timm.list_models()])
-    sized: dict[str, Any] = {}
+    return partial(_timm_model, name)
+
+
+def call_factory(
+    factory: Callable[..., nn.Module], name: str, classes: int, inputs: Inputs
+) -> nn.Module:
+    """Call a function or class that makes a model with those parameters that it has.
+
+    Known are classes (or num_classes), channels (in_chans), image_size (img_size), features,
+    shape, vocabulary (vocab_size), length, and inputs. A function of three parameters of other
+    names gets classes, channels and image size.
+
+    Raises:
+        UserError: it needs another parameter, or makes no module.
+    """
+    known = {"classes": classes, "num_classes": classes, **inputs.facts}
+    positions = ("classes", "channels", "image_size")
+    given = call_with_known(factory, known, name, positions, reserved=(*OF_IMAGES, *OF_TOKENS))
+    if not isinstance(given, nn.Module):
+        raise UserError(f"model {name} is a {type(given).__name__}, not a torch.nn.Module.")
+    return given
+
+
+def _timm_model(name: str, classes: int, inputs: Inputs) -> nn.Module:
+    import timm
+
+    if not inputs.is_image:
+        raise UserError(f"{name} takes images, not {inputs}.")
+    return timm.create_model(name, **timm_arguments(name, classes, inputs))
+
+
+def timm_arguments(name: str, classes: int, inputs: Inputs) -> dict[str, Any]:
+    """Return the arguments of `timm.create_model` for images."""
+    import timm
+
+    arguments = {"num_classes": classes, "in_chans": inputs.shape[0]}
     if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
-        sized["img_size"] = image_size  # the size of position embeddings
-    return timm.create_model(name, num_classes=classes, in_chans=channels, **sized)
+        arguments["img_size"] = inputs.facts["img_size"]  # the size of position embeddings
+    return arguments
 
 
 def _he_init(model: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:

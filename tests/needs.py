@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sysconfig
 from pathlib import Path
@@ -18,6 +19,12 @@ HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 def _needs(what: str, is_there: bool, packages: str) -> pytest.MarkDecorator:
     reason = f"no {what} on this machine (apt install {packages})"
     return pytest.mark.skipif(not is_there, reason=reason)
+
+
+def needs_library(name: str) -> pytest.MarkDecorator:
+    """Return a mark that skips a test without a library that the extra `test` does not have."""
+    there = importlib.util.find_spec(name) is not None
+    return pytest.mark.skipif(not there, reason=f"{name} is not installed: it is optional")
 
 
 def _has(program: str) -> bool:

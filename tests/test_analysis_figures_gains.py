@@ -8,6 +8,7 @@ from synthetic_runs import FEW, write_runs
 
 from analysis.figures import FIGURES
 from analysis.figures.ranks import cliques
+from analysis.names import RULES, legend_entry
 from analysis.ranks import rank_summary
 from analysis.statistics import aggregate
 from baselines.errors import UserError
@@ -38,6 +39,23 @@ def test_each_pair_of_runs_is_a_line(runs):
     (bars,) = container[2]
     ends = np.array([segment[:, 0] for segment in bars.get_segments()])
     assert ends == pytest.approx(numbers[["gain_low", "gain_high"]].to_numpy())
+
+
+def test_gains_of_sign_in_and_ham_are_told_apart(tmp_path):
+    runs = write_runs(tmp_path, FEW[:2], (0.8, 0.9), rules=RULES)
+    one = runs[runs["sparsity"] == 0.9]
+    pairs, effects = FIGURES["gains"].draw(one).axes
+    numbers = aggregate(one).dropna(subset=["gain"]).sort_values("gain")
+    names = [tick.get_text() for tick in pairs.get_yticklabels()]
+    rows = numbers[["label", "rule"]].to_numpy()
+    assert names == [legend_entry(label, rule) for label, rule in rows]
+    assert {"RigL + HAM", "RigL + Sign-In"} < set(names)
+    assert effects.containers[0][0].get_xdata() == pytest.approx(numbers["gain"].to_numpy())
+    panels = FIGURES["gains"].draw(runs).axes
+    assert [ax.get_title() for ax in panels] == ["digits, Sign-In", "digits, HAM"]
+    numbers = aggregate(runs).set_index(["rule", "sparsity", "label"])["gain"].sort_index()
+    dots = panels[1].containers[0].lines[0].get_xdata()
+    assert sorted(dots) == pytest.approx(sorted(numbers["HAM", 0.8]))
 
 
 def test_runs_without_partner_have_no_gains(runs):

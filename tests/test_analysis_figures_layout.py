@@ -167,3 +167,11 @@ def test_results_at_another_sparsity_are_drawn_where_they_are(grids):
     order = [tick.get_text() for tick in ranking.axes[0].get_yticklabels()]
     assert order[-1] == "STR"  # does not compete
     assert "not the requested sparsity" in [t.get_text() for t in ranking.legends[0].get_texts()]
+
+
+def test_means_at_the_edge_are_in_the_order_of_the_legend(tmp_path):
+    runs = write_runs(tmp_path, (*SOME, "random (uniform)"), seeds=(0,), rules=RULES)
+    figure = FIGURES["ranking"].draw(runs, Size())
+    (text,) = figure.axes[0].texts
+    accuracy = runs[runs["label"] == "random (uniform)"].set_index("rule")["result.accuracy"]
+    assert text.get_text() == "◂ " + " / ".join(f"{100 * accuracy[rule]:.1f}" for rule in RULES)

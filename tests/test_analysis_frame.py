@@ -35,3 +35,21 @@ def test_runs_with_the_defaults_of_before_are_told_from_those_with_new_ones(tmp_
         "rigl",
     ]
     assert "new_defaults" not in found
+
+
+def test_str_of_version_0_1_is_str_target(tmp_path):
+    constants = {"s_init": -100.0, "threshold_decay": 5e-4}
+    target = {"mode": "target", "begin": 0.1, **constants}
+    now = {"mode": "published", "s_init": 0.0, "threshold_decay": 0.0, "calibrated": [-20.0, 0.09]}
+    new = {"new_defaults": {"mode": "published", "s_init": 0.0, "threshold_decay": 0.0}}
+    folders = [
+        write(tmp_path / "a", "str", target),
+        write(tmp_path / "b", "str (begin=0.2)", {**target, "begin": 0.2}),
+        write(tmp_path / "c", "str", target, **new),  # --method str --mode target
+        write(tmp_path / "d", "str-target", {"begin": 0.1}),
+        write(tmp_path / "e", "str", now, **new),
+    ]
+    found = load_runs(folders)
+    labels = ["str-target", "str-target (begin=0.2)", "str-target", "str-target", "str"]
+    assert list(found["label"]) == labels
+    assert list(found["method"]) == ["str-target"] * 4 + ["str"]

@@ -31,7 +31,9 @@ def test_methods_are_spelled_as_in_their_papers(label, name):
 
 
 def test_every_method_has_the_name_and_family_of_the_documentation():
-    rows = re.findall(r"^\| \[(.+?)\]\(\w+\.md\) \| `(\w+)` \| (.+?) \|", INDEX.read_text(), re.M)
+    rows = re.findall(
+        r"^\| \[(.+?)\]\([\w-]+\.md\) \| `([\w-]+)` \| (.+?) \|", INDEX.read_text(), re.M
+    )
     pages = {method: (title, family) for title, method, family in rows if method != "fixed"}
     assert pages.keys() == set(methods()) - {"fixed"}
     assert NAMES.keys() == pages.keys() == {m for members in FAMILIES.values() for m in members}

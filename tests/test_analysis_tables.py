@@ -175,7 +175,7 @@ def test_another_sparsity_than_requested_never_competes(tmp_path):
     for form in ("text", "markdown", "latex", "html"):
         text = "".join(render(sheet, form) for sheet in table.sheets)
         mark = r"\$\^\\ddagger\$" if form == "latex" else "‡"
-        assert re.search(rf"97\.60 .{{0,9}}0\.10.{{0,3}}{mark}", text), text
+        assert re.search(rf"97\.60\s.{{0,9}}0\.10.{{0,3}}{mark}", text), text
         assert "its sparsity is not the requested one, but 0.8933, 0.4900" in text
     assert "misses" in table.render("csv").splitlines()[0]
 
@@ -245,7 +245,7 @@ def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
     assert numbers["accuracy"].to_dict() == pytest.approx({"": 60, "HAM": 62, "Sign-In": 61})
     assert numbers["gain"].dropna().to_dict() == pytest.approx({"HAM": 2, "Sign-In": 1})
     (sheet,) = make_table("compare", runs).sheets
-    assert list(sheet.cells[""]) == ["", "HAM", "Sign-In"]
+    assert list(sheet.cells[""]) == ["", "Sign-In", "HAM"]
     assert any(note.startswith("gain: Sign-In or HAM minus plain") for note in sheet.notes)
     assert "gain of HAM" in results_sheet(runs).cells
     (sheet,) = make_table("ham", runs).sheets
@@ -336,7 +336,16 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     text = to_text(cifar)
     assert "**86.00 ± 1.41* [86.25 ± 0.30]**" in text
     assert "missing [87.83 ± 0.11]" in text and "some seeds failed" in text
-    assert "signbench grid table3 --recipe cifar10-resnet20 --epochs 10" in text
+    assert "missing: signbench table 3 shows how to train them" in text
+    asked = []
+
+    def command(number, recipe, folders):
+        asked.append((number, recipe, len(folders)))
+        return f"signbench grid table{number}"
+
+    shown = [to_text(sheet) for sheet in make_table("3", runs, command=command).sheets]
+    assert asked == [("3", "cifar10-resnet20", 3), ("3", "digits", 1)]
+    assert all("missing: signbench grid table3" in sheet for sheet in shown)
     assert "90.00 [88.25 ± 0.35]" in to_text(digits)
     assert "[" not in to_text(make_table("3", runs, paper=False).sheets[0])
     assert len(make_table("9", load_runs([])).sheets) == 2  # only the paper's values

@@ -85,7 +85,7 @@ def test_the_optimizer_in_a_wrapper_is_attached(sign_in):
     assert_equal(usual[0], other[0])
 
 
-@pytest.mark.parametrize("method", ["random", "rigl", "str"])
+@pytest.mark.parametrize("method", ["random", "rigl", "str-target"])
 @pytest.mark.parametrize("sign_in", [False, True])
 def test_a_step_that_was_interrupted_can_be_taken_again(sign_in, method):
     usual = sparse(torch.optim.SGD, sign_in, method)

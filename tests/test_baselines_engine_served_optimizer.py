@@ -374,7 +374,7 @@ def train_masked(model, optimizer, masks, x, y):
         model.get_parameter(name).mul_(mask)
 
 
-@pytest.mark.parametrize("method", ["rigl", "gmp", "str", "acdc"])
+@pytest.mark.parametrize("method", ["rigl", "gmp", "str-target", "acdc"])
 @pytest.mark.parametrize("sign_in", [False, True], ids=["plain", "signin"])
 def test_dense_latents_train_as_vectors_do(method, sign_in):
     """With an optimizer of entries, so that both can be had."""

@@ -13,6 +13,7 @@ from baselines.methods.lrr_wr_imp import LevelOptions, Lrr, WrOptions
 from baselines.methods.set_rigl import DynamicOptions, RigL, RigLOptions
 from baselines.methods.snip import SampleOptions
 from baselines.methods.synflow import SynFlowOptions
+from baselines.registry import methods
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,12 @@ def test_the_class_of_the_options_is_the_one_in_the_brackets():
         assert cls(Plan(0.5, 1, 1)).options == MineOptions(1)
     assert Method.options_class is Options
     assert Gmp.options_class is GmpOptions and RigL.options_class is RigLOptions
+
+
+def test_methods_that_prune_before_training_keep_their_masks():
+    keep = {name for name, method in methods().items() if method.keeps_masks()}
+    at_init = {"random", "mw", "snip", "grasp", "synflow", "phew", "npb"}
+    assert keep == at_init | {"dense", "fixed"} | {"oneshot", "wanda", "sparsegpt"}
 
 
 def test_options_of_another_method_are_refused():

@@ -1,4 +1,4 @@
-"""STR: the soft threshold compared with autograd and numbers worked out by hand; both modes."""
+"""STR and STR (target): the soft threshold compared with autograd and worked numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from baselines.engine.storage import Plain
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.str_ import Str, StrOptions, predicted_s
+from baselines.methods.str_target import StrTarget
 from launch.config.run import Run
 from signin import Product
 
@@ -124,41 +125,87 @@ def test_detached_it_is_a_plain_network_and_a_plain_optimizer():
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("lr", [0.01, 0.2])
 def test_the_target_is_met_at_any_budget_and_rate(machine, sparsity, epochs, lr):
-    run = Run.make("digits", "str", sparsity=sparsity, epochs=epochs, lr=lr)
+    run = Run.make("digits", "str-target", sparsity=sparsity, epochs=epochs, lr=lr)
     result = train(run, machine)
     assert result["active"] == result["prunable"] - round(sparsity * result["prunable"])
     assert result["sparsity"] == pytest.approx(sparsity, abs=1e-4)
 
 
 def test_sparsity_follows_a_cubic_and_every_epoch_reports_s(machine):
-    run = Run.make("digits", "str", sparsity=0.8, epochs=10)
+    run = Run.make("digits", "str-target", sparsity=0.8, epochs=10)
     train(run, machine)
     with (machine.runs / run.name / "layers.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 10 * len({row["layer"] for row in rows})
     for row in rows:
         assert float(row["threshold"]) == pytest.approx(math.exp(float(row["s"])), rel=1e-5)
-    method = Str(Plan(0.8, 1000, 100))
+    method = StrTarget(Plan(0.8, 1000, 100))
     # begins at a tenth of the steps, halfway to the end at 0.4: 0.8·(1 − 0.5³) = 0.7
     assert [method.sparsity(step) for step in (0, 100, 400, 700, 999)] == pytest.approx(
         [0, 0, 0.7, 0.8, 0.8]
     )
 
 
-def test_the_published_mode_finds_its_own_sparsity(machine):
-    choices = {"mode": "published", "s_init": -8.0, "threshold_decay": 3e-3, "epochs": 4}
+def test_the_constants_decide_the_sparsity(machine):
+    choices = {"s_init": -8.0, "threshold_decay": 3e-3, "epochs": 4}
     result = train(Run.make("digits", "str", **choices), machine)
     assert 0.001 < result["sparsity"] < 0.999
     assert result["active"] == round((1 - result["sparsity"]) * result["prunable"])
 
 
-def test_published_constants_that_would_prune_nothing_are_refused():
+def test_constants_that_would_prune_nothing_are_refused():
     plan = Plan(0.9, 125_100, 1251, lr_integral=156_375)
-    method = Str(plan, StrOptions("published", s_init=-3200.0))
+    method = Str(plan, StrOptions(s_init=-3200.0, threshold_decay=2.25e-5))
     net = SparseModel(nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"threshold_decay must be above 3\.2e-05"):
-        object.__setattr__(method.options, "threshold_decay", 2.25e-5)
         method.prepare(net, lambda n: [])
+
+
+@pytest.mark.parametrize(
+    "options, constants",
+    [
+        ({}, None),
+        ({"s_init": -8.0}, None),
+        ({"threshold_decay": 0.1, "calibrated": (-20.0, 0.09)}, None),
+        ({"calibrated": (-20.0, 0.09)}, (-20.0, 0.09)),
+        ({"s_init": -8.0, "threshold_decay": 0.1, "calibrated": (-20.0, 0.09)}, (-8.0, 0.1)),
+    ],
+)
+def test_constants_are_given_or_calibrated_or_missing(options, constants):
+    found = StrOptions(**options)
+    assert found.constants == constants
+    method, net = Str(Plan(0.9, 10, 10), found), SparseModel(nn.Linear(3, 2))
+    if constants is None:
+        with pytest.raises(UserError, match="give both, or use str-target"):
+            method.setup(net)
+    else:
+        method.setup(net)
+        assert (net.storage.s_init, net.storage.shared_decay) == constants
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"s_init": 1.0}, "s_init must be negative"),
+        ({"threshold_decay": -1.0}, "threshold_decay positive"),
+        ({"calibrated": (1.0,)}, "calibrated must be s_init and threshold_decay"),
+        ({"begin": 0.8}, "need 0 <= begin < end"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(UserError, match=message):
+        StrOptions(**options)
+
+
+def test_the_former_default_trains_as_str_target_does(machine):
+    """`--method str --mode target`, which was the default, keeps its name."""
+    former, now = (
+        Run.make("digits", method, sparsity=0.8, epochs=2, begin=0.2, **mode)
+        for method, mode in (("str", {"mode": "target"}), ("str-target", {}))
+    )
+    hashes = {train(run, machine)["mask_hash"] for run in (former, now)}
+    assert len(hashes) == 1 and former.label == "str (begin=0.2)"
+    assert Run.make("digits", "str", mode="target").name == "digits-str-s0.9-seed0-841aa087"
 
 
 def constant_then_cosine(opt):

@@ -52,7 +52,7 @@ def stopped_and_whole(run, folder):
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize("rule", ["plain", "signin"])
-@pytest.mark.parametrize("name", ["rigl", "acdc", "str", "wr", "spred"])
+@pytest.mark.parametrize("name", ["rigl", "acdc", "str-target", "wr", "spred"])
 def test_states_are_loaded_in_any_order(references, name, rule, order):
     run = make(name, find_method(name).variants[0], rule, epochs=2)
     data, saved, stop, total, expected = stopped_and_whole(run, references)

@@ -5,7 +5,7 @@ Conventions of the pages:
     ```python                     runs, after the blocks before it on the page
     ```py                         does not run: needs packages that the tests do not have
     ```python title="file.py"     a file; the page's other blocks and commands run in its folder
-    ```yaml title="file.yaml"     a grid file
+    ```yaml title="file.yaml"     a grid file; a recipe if its name has "recipe" in it
     ```sh                         lines that begin with "signbench" are commands
     `signbench …`                 a command in the text
 """
@@ -28,10 +28,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 import yaml
+from in_process import command, modules_of
 
+import launch.config.recipes
 from baselines.registry import methods
 from launch.cli import COMMANDS, main
-from launch.config.grids import GRIDS, read_grid
+from launch.config.grid_file import read_grid
+from launch.config.grids import GRIDS
+from launch.config.recipes import RECIPES, find_recipe
 from signin import HAM, SignIn
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +68,7 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "python")])
-def test_python_runs(name, tmp_path, monkeypatch):
+def test_python_runs(name, forked_workers, tmp_path, monkeypatch):
     for package in PACKAGES.get(name, ()):
         pytest.importorskip(package, reason=f"no {package}")
     write_files(DOCS / name, tmp_path)
@@ -101,12 +105,27 @@ def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
     assert config["run"]["options"] == {"at": 0.3} and config["run"]["sign_in"]
 
 
+def test_models_data_and_recipes_of_the_guide_train(tmp_path):
+    page = DOCS / "guide" / "own-model-data-recipe.md"
+    write_files(page, tmp_path)
+    with modules_of(tmp_path, tmp_path):
+        exec("".join(code for title, code in blocks(page, "python") if not title), {})
+    own = ("my_models", "my_data", "features.npz", "my_recipe.yaml --method")
+    lines = [line for line in commands(page) if any(name in line for name in own)]
+    assert len(lines) == 4
+    for line in lines:
+        _, *arguments = shlex.split(line)
+        assert command([*arguments, "--epochs", "1", "--threads", "1"], tmp_path, tmp_path) == 0
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 4
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if blocks(DOCS / n, "yaml")])
-def test_grid_files_are_read(name, tmp_path):
+def test_grid_and_recipe_files_are_read(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
     for title, content in blocks(DOCS / name, "yaml"):
         path = tmp_path / (title or "grid.yaml")
         path.write_text(content)
-        assert read_grid(path)
+        assert find_recipe(str(path)) if "recipe" in path.stem else read_grid(path)
 
 
 # ---- commands
@@ -134,6 +153,7 @@ COMMAND_LINES = sorted(
 def test_commands_parse(page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
     write_files(DOCS / page, tmp_path)
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
@@ -286,7 +306,7 @@ def test_every_method_is_in_the_overview():
 def test_the_columns_of_a_run_are_documented(tmp_path, monkeypatch):
     """Every file, column and key that runs write is in run-folder.md."""
     monkeypatch.chdir(tmp_path)
-    flags = "--method str --sign-in --epochs 2 --threads 1 --keep-epochs 1 --validation 0.1"
+    flags = "--method str-target --sign-in --epochs 2 --threads 1 --keep-epochs 1 --validation 0.1"
     assert main(["run", *flags.split()]) == 0
     (folder,) = tmp_path.glob("runs/*signin*")
     assert main(["sharpness", folder.name, "--per-class", "2", "--probes", "2"]) == 0

@@ -27,20 +27,21 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 # rooms of launch and of baselines, from the bottom up; a room may import itself and lower ones
 ROOMS = {
     "launch": (
-        ("limits", "packages", "integrations"),
+        ("inputs", "limits", "packages", "integrations"),
         ("console",),
-        ("plugins", "models"),
+        ("plugins",),
+        ("models",),
         ("config",),
         ("ranks",),
         ("runs",),
         ("data",),
-        ("measures",),
+        ("measures", "trackers"),
         ("training",),
         ("executors",),
         ("bench",),
         ("flags",),
         ("commands",),
-        ("cli",),
+        ("api", "cli"),
         ("__main__",),
     ),
     "baselines": (

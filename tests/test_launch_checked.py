@@ -95,12 +95,23 @@ def test_other_readers_can_read_checked_files(tmp_path):
 
 def test_files_of_others_have_no_digest(tmp_path):
     torch.save(TENSORS, tmp_path / "x.pt")
-    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    metadata = {"format": "pt", "model_hash": "ab" * 32, "notes": "x" * 200}
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata=metadata)
     for found in (load_archive(tmp_path / "x.pt"), load_tensors(tmp_path / "x.safetensors")):
         assert found.keys() == TENSORS.keys()
     assert not is_sealed(tmp_path / "x.pt")
     torch.save(TENSORS, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     assert load_archive(tmp_path / "x.pt").keys() == TENSORS.keys()
+
+
+def test_digests_without_labels_are_verified(tmp_path):
+    path = tmp_path / "x"
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    path.write_bytes(f"abc\nsha256 {digest}\n".encode())
+    assert is_sealed(path, label="one")
+    path.write_bytes(f"abd\nsha256 {digest}\n".encode())
+    with pytest.raises(BrokenFile, match="damaged"):
+        is_sealed(path)
 
 
 def test_the_checksums_of_files_of_others_are_verified(tmp_path):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
+
 import pytest
 
+import launch.config.recipes
 from baselines.errors import UserError
+from launch.commands.run import parse_run
+from launch.config.grids import find_grid
 from launch.config.recipe import Recipe, SignIn
-from launch.config.recipes import RECIPES
+from launch.config.recipes import RECIPES, find_recipe
+from launch.config.run import Run
+from launch.config.shell import run_command
+from launch.runs.network import read_run
+from launch.training.run import run_training
 
 
 def test_recipes_are_those_of_tables_6_and_7():
@@ -49,3 +59,76 @@ def test_recipes_are_those_of_tables_6_and_7():
 def test_values_that_are_not_allowed_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+# ---- recipes in files
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
+    monkeypatch.setattr(launch.config.recipes, "_FILES", {})
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
+def test_a_file_inherits_from_its_base(write):
+    write("mine.yaml", "base: cifar10-resnet20\nlr: 1e-2\nrescale_until: 0.25\nham_beta: 0\n")
+    write("sub/longer.yml", "base: ../mine.yaml\nepochs: 300")
+    cifar, mine, longer = map(find_recipe, ("cifar10-resnet20", "mine.yaml", "sub/longer.yml"))
+    rules = {"sign_in": replace(cifar.sign_in, rescale_until=0.25)}
+    rules["ham"] = replace(cifar.ham, ham_beta=0.0)
+    assert mine == replace(cifar, lr=0.01, **rules)
+    assert longer == replace(mine, epochs=300)
+    write("digits2.yaml", "lr: 0.2")
+    assert find_recipe("digits2.yaml") == replace(RECIPES["digits"], lr=0.2)
+
+
+def test_runs_have_the_name_of_the_file(write, tmp_path):
+    write("recipes/mine.yaml", "lr: 0.2\nepochs: 3")
+    made = Run.make("recipes/mine.yaml", "random", sign_in=True)
+    given = parse_run(["--recipe", "recipes/mine.yaml", "--method", "random", "--sign-in"]).run
+    assert made == given and made.recipe == "mine" and made.name.startswith("mine-random-signin")
+    write("grid.yaml", "recipe: [recipes/mine.yaml, digits]\nmethod: random\nlr: 0.1")
+    assert {run.recipe for run in find_grid("grid.yaml")} == {"mine", "digits"}
+    quick = find_grid("quick", recipe="recipes/mine.yaml", methods=["random"], seeds=(0,))
+    assert {(run.recipe, run.settings.epochs) for run in quick} == {("mine", 3)}
+    command = run_command(replace(made, seed=2))
+    assert "--recipe recipes/mine.yaml --method random --sign-in --seed 2" in command
+    assert parse_run(shlex.split(command)[2:]).run == replace(made, seed=2)
+
+
+def test_a_run_is_read_back_without_its_file(write, machine, monkeypatch):
+    write("mine.yaml", "lr: 0.2\nepochs: 1\nrescale_until: 0.25")
+    run = Run.make("mine.yaml", "random", sign_in=True)
+    run_training(run, machine, report=lambda _: None, bar=False)
+    monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
+    monkeypatch.setattr(launch.config.recipes, "_FILES", {})
+    again = read_run(machine.runs / run.name)
+    assert again == run and again.name == run.name and again.title == run.name
+    assert "--recipe mine.yaml" in run_command(again)
+    assert parse_run(shlex.split(run_command(again))[2:]).run == run  # the file is there again
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("mine.yaml", "lr: [1]", "lr must be of type float"),
+        ("mine.yaml", "learning_rate: 1", "unknown key of mine.yaml 'learning_rate'.*lr"),
+        ("mine.yaml", "epochs: -1", "epochs must be positive"),
+        ("mine.yaml", "base: cifar\nlr: 1", "unknown recipe 'cifar'. Known: .*cifar10-resnet20"),
+        ("mine.yaml", "base: mine.yaml", "mine.yaml is its own base"),
+        ("mine.yaml", "base: nowhere.yaml", "cannot read nowhere.yaml"),
+        ("mine.yaml", "- a", "is not a mapping"),
+        ("digits.yaml", "lr: 1", "has the name of another recipe, digits: rename the file"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(write, name, text, message):
+    write(name, text)
+    with pytest.raises(UserError, match=message):
+        find_recipe(name)

@@ -49,7 +49,7 @@ from launch.config.run import Run
         (
             "digits",
             "str",
-            {"sparsity": 0.5, "keep_epochs": (3, 7)},
+            {"sparsity": 0.5, "keep_epochs": (3, 7), "mode": "target"},
             "digits-str-s0.5-seed0-1e3df91d",
         ),
         ("digits", "mw", {"beta": 2.0, "frobenius_decay": 0}, "digits-mw-s0.9-seed0-0c4071e9"),

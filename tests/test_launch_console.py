@@ -14,7 +14,7 @@ from launch.cli import main
 from launch.console import exit_code_of
 
 
-@pytest.mark.parametrize("command", ["--help", "recipes", "run --help", "status"])
+@pytest.mark.parametrize("command", ["--help", "recipes", "run --help", "status --runs ."])
 def test_a_reader_that_leaves_ends_nothing(tmp_path, command):
     line = f"{sys.executable} -m launch {command} | head -1 | cut -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)

@@ -25,6 +25,7 @@ from launch.data import load_data
 from launch.data.images import read_image, scan
 from launch.data.order import mix
 from launch.data.resident import Resident
+from launch.inputs import Inputs
 from launch.ranks import Share
 
 CPU = torch.device("cpu")
@@ -130,7 +131,7 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     data = load(replace(RECIPES["cifar10-resnet20"], batch_size=10), tmp_path)
-    assert (len(data.train), data.classes, data.channels) == (2, 10, 3)
+    assert (len(data.train), data.classes, data.inputs) == (2, 10, Inputs.image(3, 32))
     assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
 
 
@@ -153,10 +154,10 @@ def test_fashion_mnist_is_alike_from_torchvision_and_from_debian(tmp_path, monke
     monkeypatch.setattr(launch.data.sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     write_fashion_mnist(tmp_path / "FashionMNIST" / "raw")
     data = load(recipe, tmp_path)
-    launch.data.sources.load_arrays.cache_clear()
+    launch.data.sources.read_splits.cache_clear()
     write_fashion_mnist(tmp_path / "debian", suffix=".gz")
     debian = load(recipe, tmp_path / "elsewhere")
-    assert (len(data.train), len(data.test), data.classes, data.channels) == (2, 1, 10, 1)
+    assert (len(data.train), len(data.test), data.classes, data.inputs.shape[0]) == (2, 1, 10, 1)
     for split in ("train", "test"):
         for one, other in zip(
             getattr(data, split).epoch(0), getattr(debian, split).epoch(0), strict=True
@@ -206,7 +207,7 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
 
     def batch():
-        launch.data.sources.load_arrays.cache_clear()
+        launch.data.sources.read_splits.cache_clear()
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []
@@ -350,7 +351,7 @@ def test_a_truncated_image_in_a_stream_is_named(image_folder):
 
 
 def test_sizes_that_do_not_fit_are_named(image_folder):
-    with pytest.raises(UserError, match="above the 24 training images"):
+    with pytest.raises(UserError, match="above the 24 training examples"):
         load(replace(small(image_folder, image_size=16), batch_size=25))
     with pytest.raises(UserError, match="does not divide over 3 ranks"):
         load(small(image_folder, image_size=16), share=Share(0, 3))

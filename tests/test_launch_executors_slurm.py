@@ -167,14 +167,14 @@ def out(machine):
 
 @needs_slurm
 def test_a_requeued_job_goes_on(here):
-    run = digits(epochs=40)
+    run = digits(epochs=100)
     ((_, job),) = submit([run], here, CLUSTER)
     wait_until(lambda: epochs_of(here, run) > 5)
     shell("scontrol", "requeue", job)
     wait_for(here, run, "waiting")
     before = epochs_of(here, run)
     wait_for(here, run, "finished")
-    assert before < 40 and epochs_of(here, run) == 40
+    assert before < 100 and epochs_of(here, run) == 100
     alone = replace(here, runs=here.runs.parent / "alone")
     train(run, alone)
     assert result(here, run) == result(alone, run)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from test_launch_train import train
 
 from launch.cli import main
-from launch.commands.export import command_line
 from launch.commands.run import parse_run
 from launch.config.run import Run
+from launch.config.shell import run_command
 from launch.models import build_model
 from launch.runs.network import read_run
 
@@ -53,7 +53,7 @@ def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
 )
 def test_the_command_that_makes_a_run_again(choices):
     run = Run.make(**choices)
-    again = parse_run(shlex.split(command_line(run))[2:]).run
+    again = parse_run(shlex.split(run_command(run))[2:]).run
     assert again.name == run.name
 
 

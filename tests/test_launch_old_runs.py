@@ -46,6 +46,7 @@ def test_the_comparison_is_that_of_version_0_1(root, expected, capsys):
     )
     assert now["failed"].tolist().count(1) == 1  # version 0.1 did not show it
     finished = now[now["runs"] > 0].reset_index(drop=True)
+    then["label"] = then["label"].replace("str", "str-target")  # what the default of str is now
     same = then.drop(columns=["tied", "gain_low", "gain_high"])  # need three seeds now
     pd.testing.assert_frame_equal(finished[list(same)], same, check_dtype=False)
     assert not finished["tied"].any() and finished["gain_low"].isna().all()
@@ -55,7 +56,8 @@ def test_curves_are_drawn(root, tmp_path):
     path = tmp_path / "curves.svg"
     assert main(["figure", "curves", "--runs", str(root), "-o", str(path)]) == 0
     picture = path.read_text()
-    assert all(entry in picture for entry in ("Random", "with Sign-In", "STR", "RigL mask"))
+    entries = ("Random", "with Sign-In", "STR (target)", "RigL mask", "Dense")
+    assert all(entry in picture for entry in entries)
 
 
 def test_the_report_has_all_runs(root, tmp_path, capsys):

@@ -256,8 +256,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(mach
 @pytest.mark.parametrize(
     "choices",
     [
-        {"method": "str", "lr": 1e6},
-        {"method": "str", "lr": 1e3, "sign_in": True},
+        {"method": "str-target", "lr": 1e6},
+        {"method": "str-target", "lr": 1e3, "sign_in": True},
         {"method": "woodfisher", "lr": 100.0},
     ],
 )
@@ -419,7 +419,7 @@ def test_weight_decay_of_sign_in_replaces_the_recipes(machine):
 
 def test_a_collapsed_run_is_a_failed_run(machine):
     """Published STR that prunes whole layers has no accuracy at the requested sparsity."""
-    choices = {"mode": "published", "threshold_decay": 0.2, "epochs": 10}
+    choices = {"s_init": -20.0, "threshold_decay": 0.2, "epochs": 10}
     run = Run.make("digits", "str", **choices)
     reason = r"does not depend on the input: sparsity 0.99\d\d instead of 0.9, with no weight left"
     for _ in range(2):  # also when it is started again

@@ -94,7 +94,7 @@ def test_a_run_records_validation_and_test(machine):
     assert result["accuracy"] == rows[-1]["test_accuracy"]
     data = load(run.settings, seed=run.seed)
     snapshot = read_source(f"{run.name}@final", machine.runs)
-    net = load_network(run, snapshot, data.classes, data.channels, torch.device("cpu"))
+    net = load_network(run, snapshot, data.classes, data.inputs, torch.device("cpu"))
     hits = sum(int((net.model(x).argmax(1) == y).sum()) for x, y in data.validation.epoch(0))
     assert Fraction(hits, 120) == Fraction(result["validation_accuracy"]).limit_denominator(1000)
     assert "validation_accuracy" not in train(Run.make("digits", "random", epochs=1), machine)

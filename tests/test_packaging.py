@@ -65,7 +65,7 @@ def test_the_wheel_has_all_that_the_packages_have(wheel):
         assert "signbench = launch.cli:main" in archive.read(entry_points).decode()
     files = {f for name in PACKAGES for f in (ROOT / name).rglob("*") if f.is_file()}
     assert names == {str(f.relative_to(ROOT)) for f in files if f.suffix not in NOT_DATA}
-    assert {Path(name).suffix for name in names} == {".py", ".csv", ".html", ".typed"}
+    assert {Path(name).suffix for name in names} == {".py", ".csv", ".html", ".json", ".typed"}
 
 
 def test_the_installed_command_works_from_another_folder(environment, tmp_path):

@@ -16,7 +16,7 @@ CASES = {
     "random": ({}, 15),
     "rigl": ({"update_every": 2}, 15),
     "acdc": ({}, 15),
-    "str": ({}, 15),
+    "str-target": ({}, 15),
     "lrr": ({"keep": 0.5, "steps": 10}, 30),
 }
 SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]

@@ -355,15 +355,16 @@ def page(rows: list[Row], left: int = 0) -> str:
 def table(rows: list[Row]) -> str:
     """Return the rows as a table in Markdown, and their notes as a list."""
     lines = [
-        "| family | model | parameters | prunable | Product | STR |",
-        "|---|---|---:|---:|---:|---:|",
+        "| family, model | parameters | prunable | Product | STR |",
+        "|---|---:|---:|---:|---:|",
     ]
     rows = sorted(rows, key=lambda row: row.entry.family)
     for row in rows:
         errors = [f"{error:.0e}" for error in row.errors] or ["–", "–"]
         prunable = f"{row.prunable:.1%}" if row.errors else "refused"
         size = f"{row.parameters / 1e6:.1f} M"
-        cells = [row.entry.family, f"`{row.entry.name}`", size, prunable, *errors]
+        name = f"{row.entry.family}<br>`{row.entry.name}`"
+        cells = [name, size, prunable, *errors]
         lines.append(f"| {' | '.join(cells)} |")
     notes = [f"- `{row.entry.name}`: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes]) + "\n"

@@ -28,7 +28,7 @@ from analysis.names import HAM, PLAIN, RULES, SIGN_IN, short_names
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PITCH = 0.17  # height of a row in inches
+_PITCH, _DOT = 0.17, 0.06  # heights in inches: of a row at least, and of each of its dots
 _NARROWEST = 1.0  # width of a panel without the names of its rows
 _GREY = "#404040"
 _REFERENCE: Look = {"color": _GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
@@ -102,7 +102,8 @@ def draw_dots(panels: Sequence[DotPanel], series: Sequence[Series], size: Size) 
     room = (size.width - aside) / narrowest if are_alike else size.width / (aside + narrowest)
     columns = min(len(panels), max(1, int(room)))
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [_PITCH * max(2, *(len(panel.order) for panel in row)) for row in rows]
+    pitch = max(_PITCH, _DOT * len({look.shift for look in series}))
+    heights = [pitch * max(2, *(len(panel.order) for panel in row)) for row in rows]
     handles = _key(panels, series)
     across = fitting_columns([handle.get_label() for handle in handles], size)
     drawn = new_figure(
@@ -129,8 +130,10 @@ def padded_limits(table: pd.DataFrame) -> tuple[float, float]:
 
 def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str, str]) -> None:
     low, high = ax.get_xlim()
+    legend = {look.name: i for i, look in enumerate(series)}
+    table = panel.table.sort_values("series", key=lambda names: names.map(legend))
     place = {label: y for y, label in enumerate(panel.order)}
-    inside = panel.table[panel.table["mean"].between(low, high)]
+    inside = table[table["mean"].between(low, high)]
     for look in series:
         rows = inside[inside["series"] == look.name]
         if not len(rows):
@@ -150,8 +153,8 @@ def _draw(ax: Any, panel: DotPanel, series: Sequence[Series], names: Mapping[str
             ax.plot(crosses["mean"], places, color=look.color, **CROSS)
     for x in panel.reference.values():
         ax.axvline(x, zorder=0.5, **_REFERENCE)
-    _write_outside(ax, panel.table[panel.table["mean"] < low], place, 0.01, "◂ {}")
-    _write_outside(ax, panel.table[panel.table["mean"] > high], place, 0.99, "{} ▸")
+    _write_outside(ax, table[table["mean"] < low], place, 0.01, "◂ {}")
+    _write_outside(ax, table[table["mean"] > high], place, 0.99, "{} ▸")
     ax.set_yticks(range(len(panel.order)), [names[label] for label in panel.order])
     ax.set(ylim=(len(panel.order) - 0.4, -0.6), title=panel.title, xlabel=panel.xlabel)
     ax.locator_params(axis="x", nbins=4)

@@ -30,7 +30,7 @@ MOST = len(COLOURS)  # methods in one panel
 _ORDER = (
     *("random", "acdc", "rigl", "str", "snip", "synflow", "lrr", "dense"),
     *("set", "gmp", "srigl", "woodfisher", "grasp", "phew", "imp", "mw"),
-    *("npb", "cap", "wr", "spred", "pilot"),
+    *("npb", "cap", "wr", "spred", "pilot", "str-target"),
 )
 RULE_LOOKS: dict[str, Look] = {
     PLAIN: {"linestyle": "-"},

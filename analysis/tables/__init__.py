@@ -16,7 +16,7 @@ from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.latex import preamble, to_latex
-from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets
+from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
 from analysis.tables.ranks import ranks_sheet
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import unknown
@@ -25,6 +25,7 @@ __all__ = [
     "COMPARISON",
     "RANKS",
     "TABLES",
+    "Command",
     "Sheet",
     "Table",
     "is_of_one_sparsity",
@@ -38,14 +39,14 @@ COMPARISON, RANKS = "compare", "ranks"
 TABLES = (*LAYOUTS, COMPARISON, RANKS)
 
 
-def render(sheet: Sheet, form: str, colour: bool = False) -> str:
+def render(sheet: Sheet, form: str, terminal: int = 0) -> str:
     """Return the sheet as text, markdown, latex or html.
 
     Args:
-        colour: whether text goes to a terminal that shows bold.
+        terminal: width of the terminal that shows the text; 0 if none does.
     """
     if form == "text":
-        return to_text(sheet, colour)
+        return to_text(sheet, bool(terminal), terminal)
     return {"markdown": to_markdown, "latex": to_latex, "html": to_html}[form](sheet)
 
 
@@ -60,11 +61,15 @@ class Table:
     numbers: pd.DataFrame
     sheets: list[Sheet]
 
-    def render(self, form: str, colour: bool = False) -> str:
-        """Return the sheets as text, markdown, latex or html, or the numbers as csv."""
+    def render(self, form: str, terminal: int = 0) -> str:
+        """Return the sheets as text, markdown, latex or html, or the numbers as csv.
+
+        Args:
+            terminal: width of the terminal that shows the text; 0 if none does.
+        """
         if form == "csv":
             return self.numbers.to_csv(index=False, float_format="%.6g")
-        text = "\n\n".join(render(sheet, form, colour) for sheet in self.sheets)
+        text = "\n\n".join(render(sheet, form, terminal) for sheet in self.sheets)
         return preamble(text) + text if form == "latex" else text
 
     def write(self, folder: Path, name: str) -> list[Path]:
@@ -84,6 +89,7 @@ def make_table(
     paper: bool = True,
     select: Sequence[str] = (),
     protocol: Protocol = "suite",
+    command: Command | None = None,
 ) -> Table:
     """Make a table of runs.
 
@@ -96,6 +102,7 @@ def make_table(
         select: fields whose values are chosen for each row by validation accuracy.
         protocol: whose runs of random masks and SynFlow the paper's tables show: the suite's, or
             those made as by the paper's code (see `analysis.protocol`).
+        command: returns the command line that trains missing cells of the paper's tables.
 
     Raises:
         UserError: there is no such table, it has no runs of the protocol, or the runs cannot be
@@ -114,7 +121,7 @@ def make_table(
         sheets = comparison_sheets(numbers, choice, rows, columns)
         return Table(numbers, list(map(leave_out_constants, sheets)))
     cells = paper_cells(runs, name, choice.columns)
-    sheets = paper_sheets(cells, runs, name, paper, protocol)
+    sheets = paper_sheets(cells, runs, name, paper, protocol, command)
     told = [*choice.notes, *describe_choice(choice)]
     return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
 

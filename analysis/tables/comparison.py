@@ -52,6 +52,8 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
     names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
+    rows = pd.MultiIndex.from_frame(row_of[index].drop_duplicates())
+    cells, bold = cells.reindex(rows), bold.reindex(rows)
     left = cells.index.to_frame(index=False).rename(columns=shortened)
     left = left.rename(columns={"rule": ""})
     cells, bold = (

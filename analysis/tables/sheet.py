@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -56,26 +57,53 @@ def leave_out_constants(sheet: Sheet) -> Sheet:
     )
 
 
-def to_text(sheet: Sheet, colour: bool = False) -> str:
-    """Return the sheet for a terminal, with bold cells in bold or between asterisks."""
+def to_text(sheet: Sheet, colour: bool = False, width: int = 0) -> str:
+    """Return the sheet for a terminal, with bold cells in bold or between asterisks.
+
+    Args:
+        width: of the terminal in characters. A wider table is cut into several below each other,
+            each with the columns that name the row. 0: do not cut.
+    """
     mark = "" if colour else "**"
-    shown = [list(sheet.cells.columns)]
-    for texts, bold in _rows(sheet):
-        shown.append(
-            [f"{mark}{cell}{mark}" if b else cell for cell, b in zip(texts, bold, strict=True)]
+    columns = [
+        [name, *(f"{mark}{c}{mark}" if b else c for c, b in zip(cells, bold, strict=True))]
+        for name, cells, bold in zip(
+            sheet.cells.columns, _columns(sheet.cells), _columns(sheet.bold), strict=True
         )
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    ]
+    parts = _blocks([max(map(len, column)) for column in columns], sheet.labels, width)
+    blocks = [_block(sheet, columns, part, colour) for part in parts]
+    return "\n".join([sheet.title, "\n\n".join(blocks), *sheet.notes])
+
+
+def _blocks(widths: Sequence[int], labels: int, width: int) -> list[list[int]]:
+    """Return the columns of each block of a table, such that the blocks fit into a width."""
+    names, blocks = list(range(labels)), [list(range(labels))]
+    for i in range(labels, len(widths)):
+        fits = sum(widths[j] + 2 for j in [*blocks[-1], i]) - 2 <= width
+        if width and not fits and len(blocks[-1]) > labels:
+            blocks.append(list(names))
+        blocks[-1].append(i)
+    return blocks
+
+
+def _block(sheet: Sheet, columns: list[list[str]], part: list[int], colour: bool) -> str:
+    """Return the lines of some columns."""
     lines = []
-    for i, row in enumerate(shown):
-        cells = [
-            cell.ljust(width) if j < sheet.labels else cell.rjust(width)
-            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        if colour and i:
-            bolds = sheet.bold.to_numpy()[i - 1]
-            cells = [f"{_BOLD}{c}{_PLAIN}" if b else c for c, b in zip(cells, bolds, strict=True)]
+    for row in range(len(sheet.cells) + 1):
+        cells = []
+        for i in part:
+            width = max(map(len, columns[i]))
+            text = columns[i][row]
+            text = text.ljust(width) if i < sheet.labels else text.rjust(width)
+            bold = colour and row and sheet.bold.iat[row - 1, i]
+            cells.append(f"{_BOLD}{text}{_PLAIN}" if bold else text)
         lines.append("  ".join(cells).rstrip())
-    return "\n".join([sheet.title, *lines, *sheet.notes])
+    return "\n".join(lines)
+
+
+def _columns(frame: pd.DataFrame) -> list[list[Any]]:
+    return [frame.iloc[:, i].tolist() for i in range(frame.shape[1])]
 
 
 def to_markdown(sheet: Sheet) -> str:

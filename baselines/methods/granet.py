@@ -11,17 +11,16 @@ The published settings are 62 updates in all, the first half of which prune (CIF
 62,560 steps, to epoch 80 of 160), from a random ERK mask with s_i = 0.5, or from a dense network
 (`initial_sparsity=0`).
 
-Differs from the official code: there is an n-th pruning, which reaches exactly the requested
-sparsity (theirs stops after n − 1, with i/n = 1 − 1/n), masks have exact numbers of ones (theirs
-drops all ties, and draws each weight of the initial mask independently), and no update follows the
-last step, after which new weights could not be trained.
+Differs from the official code: an n-th pruning reaches exactly the requested sparsity (theirs stops
+after n − 1), masks have exact numbers of ones (theirs drops all ties, and draws each weight of the
+initial mask independently), and no update follows the last step.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -31,54 +30,63 @@ from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.masks import global_masks, random_masks, replaced
-from baselines.tools.schedules import cosine_fraction, cubic_sparsity
+from baselines.tools.schedules import (
+    LEAST_PERIODS,
+    SHORTEST_PERIOD,
+    cosine_fraction,
+    cubic_sparsity,
+)
 
 LAST_REGROWTH = 0.005
-SHORTEST_PERIOD, LEAST_UPDATES = 25, 10
 
 
 @dataclass(frozen=True)
-class GraNetOptions(Options):
-    initial_sparsity: float = 0.5
-    """s_i: sparsity at initialisation; 0 starts from a dense network."""
+class RegrowthOptions(Options):
     density: Literal["erk", "balanced", "uniform"] = "erk"
     """How many weights each layer has at initialisation."""
     updates: int = 62
     """Number of periods between updates. In a short training they have at least 25 steps, or there
     are 10 of them."""
-    prune_until: float = 0.5
-    """Fraction of the steps after which updates regrow only."""
     regrowth: float = 0.5
     """r: fraction of a layer's weights that the first update replaces."""
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.initial_sparsity < 1,
-            f"initial_sparsity must be in [0, 1), not {self.initial_sparsity}.",
-        )
         require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
-        require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
         require(
             LAST_REGROWTH <= self.regrowth <= 1,
             f"regrowth must be in [{LAST_REGROWTH}, 1], not {self.regrowth}.",
         )
 
 
-@register
-class GraNet(Method[GraNetOptions]):
-    """Gradual pruning with regrowth by gradient."""
+@dataclass(frozen=True)
+class GraNetOptions(RegrowthOptions):
+    initial_sparsity: float = 0.5
+    """s_i: sparsity at initialisation; 0 starts from a dense network."""
+    prune_until: float = 0.5
+    """Fraction of the steps after which updates regrow only."""
 
-    name = "granet"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first = self.initial_sparsity
+        require(0 <= first < 1, f"initial_sparsity must be in [0, 1), not {first}.")
+        require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
+
+
+G = TypeVar("G", bound=RegrowthOptions)
+
+
+class Regrowth(Method[G]):
+    """Base of methods that drop by magnitude and grow by gradient, after the optimizer's step."""
+
     family = "dynamic sparse"
-    paper = "Liu et al. 2021"
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.growth: dict[str, Tensor] = {}  # |∂L/∂θ|, from the backward pass to the update
-        most = max(LEAST_UPDATES, plan.steps // SHORTEST_PERIOD)
+        most = max(LEAST_PERIODS, plan.steps // SHORTEST_PERIOD)
         self.period = max(1, plan.steps // min(self.options.updates, most))
-        self.prunings = max(1, int(self.options.prune_until * plan.steps / self.period))
-        self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
+        self.initial_sparsity = plan.sparsity
+        self.end: float = plan.steps  # no update follows this step
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if self.initial_sparsity:
@@ -92,24 +100,17 @@ class GraNet(Method[GraNetOptions]):
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:
-        if not self.is_update(step):
-            return
-        i = (step + 1) // self.period
-        if i <= self.prunings:
-            net.set_masks(global_masks(net.magnitudes(), self.sparsity(i)))
-        net.set_masks(self.regrown(net, self.regrowth(step)))
-        self.growth = {}
+        if self.is_update(step):
+            self.prune(net, (step + 1) // self.period)
+            net.set_masks(self.regrown(net, self.regrowth(step)))
+            self.growth = {}
+
+    def prune(self, net: SparseModel, i: int) -> None:
+        """Prune the network ahead of the i-th update, from 1. By default it is not."""
 
     def is_update(self, step: int) -> bool:
         """Return whether masks are updated after a step."""
-        return (step + 1) % self.period == 0 and step + 1 < self.plan.steps
-
-    def sparsity(self, i: int) -> float:
-        """Return the sparsity after the i-th pruning, from 1 to `prunings`."""
-        first, last = self.initial_sparsity, self.plan.sparsity
-        return (
-            last if i == self.prunings else first + cubic_sparsity(i, self.prunings, last - first)
-        )
+        return (step + 1) % self.period == 0 and step + 1 < self.end
 
     def regrowth(self, step: int) -> float:
         """Return the fraction of weights that an update after a step replaces."""
@@ -119,12 +120,31 @@ class GraNet(Method[GraNetOptions]):
     def regrown(self, net: SparseModel, fraction: float) -> dict[str, Tensor]:
         """Return masks with as many ones in each layer, a fraction of them in new positions."""
         masks = net.masks
+        drops = {name: math.ceil(fraction * int(mask.sum())) for name, mask in masks.items()}
         return {
-            name: replaced(
-                net.weights[name].detach(),
-                masks[name],
-                growth,
-                math.ceil(fraction * int(masks[name].sum())),
-            )
+            name: replaced(net.weights[name].detach(), masks[name], growth, drops[name])
             for name, growth in self.growth.items()
         }
+
+
+@register
+class GraNet(Regrowth[GraNetOptions]):
+    """Gradual pruning with regrowth by gradient."""
+
+    name, paper = "granet", "Liu et al. 2021"
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.prunings = max(1, int(self.options.prune_until * plan.steps / self.period))
+        self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
+
+    def prune(self, net: SparseModel, i: int) -> None:
+        if i <= self.prunings:
+            net.set_masks(global_masks(net.magnitudes(), self.sparsity(i)))
+
+    def sparsity(self, i: int) -> float:
+        """Return the sparsity after the i-th pruning, from 1 to `prunings`."""
+        if i == self.prunings:
+            return self.plan.sparsity
+        first = self.initial_sparsity
+        return first + cubic_sparsity(i, self.prunings, self.plan.sparsity - first)

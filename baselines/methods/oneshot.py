@@ -48,6 +48,10 @@ class Pretrained(Method[P], ABC):
     family = "one shot"
     variants = ()
 
+    @classmethod
+    def keeps_masks(cls) -> bool:
+        return True
+
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if source := self.options.init_from:
             if self.plan.read is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from launch.data.load import RESIDENT_MAX_SIZE
+from launch.data.sources import RESIDENT_MAX_SIZE
 
 CLASSES = 10  # of the generated images
 CIFAR, IMAGENET = (50_000, 10_000), (1_281_167, 50_000)  # numbers of training and test images

@@ -22,9 +22,10 @@ from baselines.errors import UserError
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
+from launch.bench.variants import NEEDED
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.data.load import RESIDENT_MAX_SIZE
+from launch.data.sources import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training
@@ -68,6 +69,7 @@ class RunBench:
     def run(self, data: Path) -> Run:
         """Return the run, on images in a folder."""
         choices: dict[str, object] = {"data": str(data), "epochs": self.rounds + 2}
+        choices |= NEEDED.get(self.method, {})
         sizes = {"image_size": self.image_size, "batch_size": self.batch_size}
         choices |= {name: size for name, size in sizes.items() if size}
         sparse = {"sparsity": self.sparsity} if self.method != "dense" else {}

@@ -26,6 +26,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.resident import Resident
+from launch.inputs import Inputs
 from launch.ranks import Ranks, find_device
 from launch.training.build import build_loop
 from launch.training.loop import Loop
@@ -67,6 +68,10 @@ MEASURED_MODELS = {
     "resnet50": Case("imagenet-resnet50", 1000, 224, 16, 256),
     "deit-small": Case("imagenet-deit-small", 1000, 224, 8, 256),
 }
+
+
+# Options of methods that cannot run without; times do not depend on them.
+NEEDED: dict[str, dict[str, Any]] = {"str": {"s_init": -20.0, "threshold_decay": 0.05}}
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ def suite_loop(
 ) -> Loop:
     case = MEASURED_MODELS[model]
     given: dict[str, Any] = {"batch_size": options.batch_of(model)}
-    given |= {"image_size": case.image_size, "precision": options.precision, **choices}
+    given |= {"image_size": case.image_size, "precision": options.precision}
+    given |= {**NEEDED.get(choices["method"], {}), **choices}
     run = Run.make(case.name, **given)
     data = random_data(run.settings, case.classes, device, batches)
     return build_loop(run, data, Ranks(0, 1, device), bar=False)
@@ -231,7 +237,7 @@ def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int
     half = torch.full((3,), 0.5)
     make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
     train = make(images, labels, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True)
-    return Data(train, make(images[:1], labels[:1]), classes, 3)
+    return Data(train, make(images[:1], labels[:1]), classes, Inputs.image(3, size))
 
 
 def held(model: nn.Module, optimizer: torch.optim.Optimizer, net: SparseModel | None = None) -> int:

@@ -95,7 +95,7 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
             raise UserError(f"the runs differ in {field}: {one} and {two}.")
     with join_ranks(given.device) as r:
         data = load_data(run.settings, given.data_dir, r.device, run.seed, Share(0, 1), workers=2)
-        net = load_network(run, first, data.classes, data.channels, r.device)
+        net = load_network(run, first, data.classes, data.inputs, r.device)
         template = net.model.state_dict()
         ends = (_on(first, template, r.device), _on(second, template, r.device))
         model, positions = net.model, given.positions

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,11 +12,14 @@ from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.machine import Imports
 from launch.config.run import Run
+from launch.config.shell import run_command
 from launch.flags import parse
+from launch.inputs import Inputs
+from launch.models import MODELS, timm_arguments
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
-from launch.runs.network import load_network, read_run
+from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
 
 
@@ -71,14 +72,15 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
     files = [weights, masks]
     if given.onnx:
-        files.append(_onnx(run, snapshot, given.output / "model.onnx"))
+        shape = network_shape(folder, run, snapshot)
+        files.append(_onnx(run, snapshot, shape, given.output / "model.onnx"))
     text = model_card(run, snapshot, folder, given.epoch)
     write_text(card, text)
     return [*files, card]
 
 
 def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
-    """Return a description of the network, with how to make and load it, in Markdown."""
+    """Return a description of the network, with how to build and load it, in Markdown."""
     config, result = read_config(folder), read_result(folder)
     kept = sum(int(mask.count_nonzero()) for mask in snapshot.masks.values())
     prunable = sum(mask.numel() for mask in snapshot.masks.values())
@@ -103,9 +105,21 @@ def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return CARD.format(
-        name=run.name, facts=lines, command=command_line(run), model=run.settings.model
-    )
+    code = building_code(run.settings.model, *network_shape(folder, run, snapshot))
+    return CARD.format(name=run.name, facts=lines, command=run_command(run), code=code)
+
+
+def building_code(model: str, classes: int, inputs: Inputs) -> str:
+    """Return lines of Python that build a network of a name as `model`."""
+    if model in MODELS or ":" in model:  # the suite's, or a user's own
+        return (
+            "from launch.inputs import Inputs\n"
+            "from launch.models import make_model\n\n"
+            f"model = make_model({model!r}, {classes}, {inputs!r})"
+        )
+    arguments = timm_arguments(model, classes, inputs)
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"import timm\n\nmodel = timm.create_model({model!r}, {given})"
 
 
 CARD = """# {name}
@@ -119,8 +133,9 @@ m ⊙ w were trained they are merged. `masks.safetensors` has the masks by the w
 
 ```python
 from safetensors.torch import load_file
-
-model.load_state_dict(load_file("model.safetensors"), strict=True)  # of {model}
+{code}
+model.load_state_dict(load_file("model.safetensors"), strict=True)
+model.eval()
 ```
 
 Made by
@@ -131,45 +146,21 @@ Made by
 """
 
 
-def command_line(run: Run) -> str:
-    """Return the command line that trains a run again."""
-    own, usual = (_flatten(asdict(r)) for r in (run, Run.make(run.recipe, run.method)))
-    words = [shlex.join(["signbench", "run", "--recipe", run.recipe, "--method", run.method])]
-    for name, value in own.items():
-        flag = name.replace("_", "-")
-        if value == usual[name]:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words.append(f"--{flag} {shlex.join(map(str, values))}")
-    return " ".join(words)
-
-
-def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return nested fields as flat ones. No two share a name, since each is a flag."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
-    """Export a network, and check its output on random images against the model's."""
+def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], path: Path) -> Path:
+    """Export a network, and check its output on random inputs against the model's."""
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
-    classes, channels = _shape(snapshot)
-    net = load_network(run, snapshot, classes, channels, torch.device("cpu"))
-    size = run.settings.image_size
-    images = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    write_file(path, lambda temporary: _export(net.model, images, temporary))
+    classes, inputs = shape
+    net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
+    examples = inputs.random(2, torch.Generator().manual_seed(0))
+    name = "images" if inputs.is_image else "inputs"
+    write_file(path, lambda temporary: _export(net.model, examples, name, temporary))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": images.numpy()})
+    (found,) = session.run(None, {name: examples.numpy()})
     with torch.no_grad():
-        expected = net.model(images)
+        expected = net.model(examples)
     worst = float((torch.from_numpy(found) - expected).abs().max())
     if worst > 1e-3 * max(1.0, float(expected.abs().max())):
         path.unlink()
@@ -177,12 +168,12 @@ def _onnx(run: Run, snapshot: Checkpoint, path: Path) -> Path:
     return path
 
 
-def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
+def _export(model: torch.nn.Module, examples: torch.Tensor, name: str, path: Path) -> None:
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         model,
-        (images,),
-        input_names=["images"],
+        (examples,),
+        input_names=[name],
         output_names=["logits"],
         dynamic_shapes=({0: batch},),
         dynamo=True,
@@ -190,9 +181,3 @@ def _export(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
     )
     assert program is not None
     program.save(path)
-
-
-def _shape(snapshot: Checkpoint) -> tuple[int, int]:
-    """Return classes and channels, from the last and the first layer that can be pruned."""
-    weights = [snapshot.weights[name] for name in snapshot.masks]
-    return len(weights[-1]), weights[0].shape[1]

@@ -10,6 +10,9 @@ from launch.commands.selection import Selection, split_known
 from launch.config.fields import check_positive
 from launch.flags import parse
 
+# figures of the paper that are not made of runs
+ELSEWHERE = {number: f"signbench theory figure{number}" for number in "23467"}
+
 
 @dataclass(frozen=True)
 class FigureCommand:
@@ -32,7 +35,7 @@ def command(args: list[str]) -> int:
     """Draw a figure."""
     from analysis.figures import FIGURES, WIDTHS, Size, save, select_methods
 
-    name, rest = split_known(args, FIGURES, "figure")
+    name, rest = split_known(args, FIGURES, "figure", ELSEWHERE)
     given = parse(FigureCommand, rest, f"signbench figure {name}")
     check_positive(**dict(zip(("width", "height"), given.size or (), strict=False)))
     output = given.output or Path(f"figure-{name}.pdf")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.protocol import Protocol
-from launch.commands.submission import resubmit_runs, submit_runs
+from baselines.errors import UserError
+from launch.commands.missing import missing_command
+from launch.commands.selection import terminal_width
+from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
+from launch.config.assignments import is_field
+from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
-from launch.config.fields import check_at_most, check_not_negative, check_positive
+from launch.config.dependencies import require_constants
+from launch.config.fields import KEEP_COMMAS, check_at_most, check_not_negative, check_positive
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -44,11 +51,15 @@ class GridCommand:
     """Model; replaces the recipes'."""
     data: str | None = None
     """Data; replaces the recipes'."""
+    set: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
+    """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
+    for each of several values."""
     protocol: Protocol = "suite"
     """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of the
     paper's code: one-shot SynFlow, and balanced masks that are sparser than requested."""
     dry_run: bool = False
-    """Only print the runs, their folders, which have finished, and the cost in epochs."""
+    """Only print the runs, their folders, which have finished, and the cost in epochs; with
+    --executor slurm also the scripts for sbatch."""
     slots: int = 0
     """Runs at the same time; 0: one per CPU core, or --slots-per-gpu on each GPU."""
     slots_per_gpu: int = 1
@@ -75,19 +86,37 @@ class GridCommand:
 def command(args: list[str]) -> int:
     """Run a grid, submit it, or show what it would run. Return the exit code."""
     from launch.executors.local import run_all
+    from launch.training.check import check_runs
 
     name, rest = split_name(args)
-    given = parse(GridCommand, rest, "signbench grid NAME")
+    given = _parsed(rest)
     import_plugins(given.machine.imports)
-    runs = find_grid(name, given.protocol, **given.choices)
+    add_calibrations(given.machine.runs)
+    runs = find_grid(name, given.set, given.protocol, **given.choices)
+    require_constants(runs)
+    if given.dry_run and given.executor == "slurm":
+        print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
         return resubmit_runs(given.machine.runs, {run.name for run in runs})
+    check_runs(runs, given.machine, elsewhere=given.executor == "slurm")
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
     return show(Path(name).stem, outcomes, given.machine, given.protocol)
+
+
+def _parsed(args: list[str]) -> GridCommand:
+    """Return the flags. The message about an unknown flag that is a field says how to set it."""
+    try:
+        return parse(GridCommand, args, "signbench grid NAME")
+    except UserError as error:
+        found = re.search(r"Unrecognized options: --([\w-]+)", str(error))
+        name = found[1].replace("-", "_") if found else ""
+        if is_field(name):
+            raise UserError(f"{error} A grid takes it as --set {name}=VALUE.") from None
+        raise
 
 
 def preview(runs: list[Run], machine: Machine) -> int:
@@ -118,7 +147,7 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
         print(f"no choice of {names}: --validation 0.1 holds out training images to choose by.")
         return
     table = make_table(COMPARISON, runs, select=swept)
-    print("", render(table.sheets[-1], "text", sys.stdout.isatty()), sep="\n")
+    print("", render(table.sheets[-1], "text", terminal_width()), sep="\n")
     print("written:", *table.write(machine.runs / "tables", f"{name}-chosen"))
 
 
@@ -132,10 +161,11 @@ def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protoco
     if any(outcome.result for outcome in outcomes):
         runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
         kind = table_of_grid(name)
-        table = make_table(kind, runs, protocol=protocol)
+        missing = missing_command(machine.runs, protocol)
+        table = make_table(kind, runs, protocol=protocol, command=missing)
         # the details of a comparison, its last sheet, have all that is in the matrix
         shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
-        print(*(render(s, "text", sys.stdout.isatty()) for s in shown), sep="\n\n")
+        print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
         file = name if protocol == "suite" else f"{name}-{protocol}"
         print("written:", *table.write(machine.runs / "tables", file))
         if kind == COMPARISON:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from launch.commands.submission import submit_runs
+from launch.commands.submission import print_scripts, submit_runs
+from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
+from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.flags import parse, values
@@ -22,13 +24,23 @@ class RunCommand:
     machine: Machine = field(default_factory=Machine)
     executor: Executor = "local"
     """Run it here, or submit it to Slurm."""
+    dry_run: bool = False
+    """Only print the folder, and with --executor slurm the script for sbatch."""
     cluster: Cluster = field(default_factory=Cluster)
 
 
 def command(args: list[str]) -> int:
     """Train a run, or submit it. Return the exit code."""
     given = parse_run(args)
+    if given.dry_run:
+        print(f"folder: {given.machine.runs / given.run.name}, {given.run.epochs} epochs")
+        if given.executor == "slurm":
+            print_scripts([given.run], given.machine, given.cluster)
+        return 0
     if given.executor == "slurm":
+        from launch.training.check import check_runs
+
+        check_runs([given.run], given.machine, elsewhere=True)
         return submit_runs([given.run], given.machine, given.cluster)
     return train(given.run, given.machine)
 
@@ -37,7 +49,13 @@ def parse_run(args: list[str]) -> RunCommand:
     """Return the run that the flags describe."""
     import_plugins(values(args, "import"))
     recipe, method = ["digits", *values(args, "recipe")], ["dense", *values(args, "method")]
-    return parse(RunCommand, args, "signbench run", RunCommand(Run.make(recipe[-1], method[-1])))
+    default = RunCommand(Run.defaults(recipe[-1], method[-1]))
+    given = parse(RunCommand, args, "signbench run", default)
+    add_calibrations(given.machine.runs)
+    named = replace(given.run, recipe=default.run.recipe)  # a file's name is no path
+    run = named.calibrated()
+    require_constants([run])
+    return replace(given, run=run)
 
 
 def train(run: Run, machine: Machine) -> int:
@@ -46,10 +64,10 @@ def train(run: Run, machine: Machine) -> int:
     from launch.training.run import run_training
 
     try:
-        result = run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
+        run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
     except (Diverged, Collapsed) as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
     if os.environ.get("RANK", "0") == "0":
-        print(f"results in {machine.runs / run.name}: accuracy {result['accuracy']:.2%}")
+        print(f"results in {machine.runs / run.name}")
     return 0

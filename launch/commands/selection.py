@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +16,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[str, list[str]]:
+def split_known(
+    args: list[str], known: Iterable[str], command: str, elsewhere: Mapping[str, str] | None = None
+) -> tuple[str, list[str]]:
     """Return the first argument, which names what to show, and the others.
+
+    Args:
+        elsewhere: by names that are not known here, the command that shows them.
 
     Raises:
         UserError: it is missing or not among the known names.
@@ -25,6 +32,8 @@ def split_known(args: list[str], known: Iterable[str], command: str) -> tuple[st
         return "NAME", args
     if not args or args[0].startswith("-"):
         raise UserError(f"signbench {command} NAME: give one of {', '.join(names)}.")
+    if elsewhere and args[0] in elsewhere:
+        raise UserError(f"{command} {args[0]} is made by: {elsewhere[args[0]]}")
     if args[0] not in names:
         raise unknown(command, args[0], names)
     return args[0], args[1:]
@@ -55,6 +64,11 @@ class Selection:
         if not len(chosen) and not may_be_empty:
             raise UserError(f"there are no such runs in {self.runs}.")
         return chosen
+
+
+def terminal_width() -> int:
+    """Return the width of the terminal that shows the output; 0 if none does."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def print_or_write(text: str, output: Path | None) -> None:

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from analysis.contents import SharpnessRow
 from analysis.folder import (
     SHARPNESS,
     find_run,
     find_snapshots,
-    is_finished,
-    list_runs,
+    read_result,
     read_sharpness,
 )
 from baselines.errors import UserError
 from baselines.tools.scores import scoring
+from launch.commands.selection import Selection
+from launch.config.fields import check_not_negative, check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.batches import Data
+from launch.executors.progress import duration
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
+
+MOST_JOINED = 2**21  # input values of a batch that is made of several
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,11 @@ class SharpnessCommand:
     """Number of random vectors to estimate the trace with; 0: do not."""
     tolerance: float = 1e-3
     """Relative error of the eigenvalues."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
+    again: bool = False
+    """Measure also what was measured before with the same number of images."""
+    threads: int = 0
+    """CPU threads of the computation; 0: torch's default."""
+    selection: Selection = field(default_factory=Selection)
     data_dir: Path = Path("data")
     """Folder of the data sets."""
     device: str = "auto"
@@ -59,8 +68,16 @@ class SharpnessCommand:
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or self.top < 1 or self.probes < 0 or self.tolerance <= 0:
-            raise UserError("per_class, top and tolerance must be positive, probes not negative.")
+        check_positive(per_class=self.per_class, top=self.top, tolerance=self.tolerance)
+        check_not_negative(probes=self.probes, threads=self.threads)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One snapshot to measure."""
+
+    folder: Path
+    epoch: int
 
 
 def command(args: list[str]) -> int:
@@ -68,33 +85,73 @@ def command(args: list[str]) -> int:
     names, flags = leading_names(args)
     given = parse(SharpnessCommand, flags, "signbench sharpness RUN …")
     import_plugins(given.imports)
-    folders = [find_run(name, given.runs) for name in names]
-    for folder in folders or filter(is_finished, list_runs(given.runs)):
-        measure_run(folder, given)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    tasks = [task for folder in _folders(names, given.selection) for task in _tasks(folder, given)]
+    print(f"{len(tasks)} snapshots to measure")
+    measure(tasks, given)
     return 0
 
 
-def measure_run(folder: Path, given: SharpnessCommand) -> None:
-    """Measure the snapshots of one run. Rows of other epochs in its sharpness.csv are kept.
+def measure(tasks: Sequence[Task], given: SharpnessCommand) -> None:
+    """Measure snapshots. Rows of other epochs in each run's sharpness.csv are kept.
 
     Raises:
-        UserError: there is no such snapshot, or the data are not there.
+        UserError: the data are not there, or a snapshot cannot be read.
     """
-    epochs = given.epochs or tuple(sorted(find_snapshots(folder)))
-    if not epochs:
-        raise UserError(f"{folder} has no snapshots.")
-    rows, run = {row["epoch"]: row for row in read_sharpness(folder)}, read_run(folder)
+    began = time.perf_counter()
+    for i, task in enumerate(tasks, start=1):
+        found = _measure(task, given)
+        left = (time.perf_counter() - began) / i * (len(tasks) - i)
+        print(
+            f"[{i}/{len(tasks)}] {task.folder.name} epoch {task.epoch}: sharpness "
+            f"{found['sharpness']:.5g} (residual {found['residual']:.1e}), "
+            f"{found['seconds']:.1f} s" + (f"; {duration(left)} left" if left else ""),
+            flush=True,
+        )
+
+
+def _folders(names: list[str], selection: Selection) -> list[Path]:
+    """Return the named runs, or else the finished ones among the selected."""
+    if names:
+        return [find_run(name, selection.runs) for name in names]
+    runs = selection.load(may_be_empty=True)
+    return sorted(runs[runs["state"] == "finished"]["folder"]) if len(runs) else []
+
+
+def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
+    """Yield the snapshots of a run that are to be measured."""
+    known = sorted(find_snapshots(folder))
+    epochs = given.epochs or tuple(known)
+    for epoch in epochs or [""]:
+        if epoch not in known:
+            there = ", ".join(map(str, known)) or "none"
+            raise UserError(f"{folder} has no snapshot {epoch}; there are: {there}.")
+    rows = {row["epoch"]: row for row in read_sharpness(folder)}
+    result = read_result(folder)
+    classes = result.get("classes", 0) if result else 0
+    for epoch in epochs:
+        row: Mapping[str, Any] = rows.get(epoch, {})
+        is_there = (
+            row.get("images") == given.per_class * classes
+            and row.get("residual", 1.0) <= given.tolerance
+            and (given.top == 1 or f"eigenvalue_{given.top}" in row)
+            and (given.probes == 0 or "trace" in row)
+        )
+        if given.again or not is_there:
+            yield Task(folder, epoch)
+
+
+def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
+    """Measure one snapshot and write its row."""
+    folder, run = task.folder, read_run(task.folder)
+    rows = {row["epoch"]: row for row in read_sharpness(folder)}
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
-        for epoch in epochs:
-            found = rows[epoch] = _row(run, data, folder, epoch, r.device, given)
-            print(
-                f"{folder.name} epoch {epoch}: sharpness {found['sharpness']:.5g} "
-                f"(residual {found['residual']:.1e}), {found['seconds']:.1f} s",
-                flush=True,
-            )
-            write_csv(folder / SHARPNESS, [rows[epoch] for epoch in sorted(rows)])
+        found = rows[task.epoch] = _row(run, data, folder, task.epoch, r.device, given)
+    write_csv(folder / SHARPNESS, [rows[epoch] for epoch in sorted(rows)])
+    return found
 
 
 def _row(
@@ -105,8 +162,8 @@ def _row(
 
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
-    net = load_network(run, snapshot, data.classes, data.channels, device)
-    batches = [(x.float(), y) for x, y in data.train.sample(given.per_class)]
+    net = load_network(run, snapshot, data.classes, data.inputs, device)
+    batches = _joined(list(data.train.sample(given.per_class)))
     weights = {name: layer.weight for name, layer in net.layers.items()}
     with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
         hessian = Hessian(net.model, weights, net.masks, batches)
@@ -121,3 +178,11 @@ def _row(
             row["trace"], row["trace_error"] = estimate_trace(hessian, given.probes)
     row |= {"images": hessian.images, "seconds": time.perf_counter() - began}
     return cast("SharpnessRow", row)
+
+
+def _joined(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return one batch of small ones: many short products take longer than one long one."""
+    if sum(x.numel() for x, _ in batches) > MOST_JOINED:
+        return batches
+    inputs, labels = zip(*batches, strict=True)
+    return [(torch.cat(inputs), torch.cat(labels))]

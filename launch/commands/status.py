@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
+from launch.commands.selection import Selection
+from launch.commands.states import chosen_statuses
 from launch.commands.submission import resubmit_runs
-from launch.executors.status import statuses, to_text
+from launch.executors.estimate import time_left
+from launch.executors.progress import duration
+from launch.executors.status import to_text
 from launch.flags import parse
 
 
 @dataclass(frozen=True)
 class StatusCommand:
-    """Show the state of all runs in a folder, here and on Slurm."""
+    """Show the state of all runs in a folder, here and on Slurm, and the time to their end."""
 
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
+    selection: Selection = field(default_factory=Selection)
+    failed: bool = False
+    """Show only runs that have failed; the same as --where state=failed,broken."""
     resubmit: bool = False
     """Submit the runs again whose jobs have ended without a result, except cancelled ones."""
 
@@ -23,7 +27,12 @@ class StatusCommand:
 def command(args: list[str]) -> int:
     """Print one line per run. Return the exit code."""
     given = parse(StatusCommand, args, "signbench status")
+    found = chosen_statuses(given.selection, failed=given.failed)
     if given.resubmit:
-        return resubmit_runs(given.runs)
-    print(to_text(statuses(given.runs)))
+        ended = {status.name for status in found if status.state != "cancelled"}
+        return resubmit_runs(given.selection.runs, ended)
+    print(to_text(found))
+    left = time_left(given.selection.runs, found)
+    if left is not None:
+        print(f"about {duration(left)} left")
     return 0

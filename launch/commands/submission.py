@@ -11,6 +11,15 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 
 
+def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
+    """Print what a submission would give to sbatch. Return the exit code."""
+    from launch.executors.script import sbatch_scripts
+
+    for script in sbatch_scripts(runs, machine, cluster):
+        print(script)
+    return 0
+
+
 def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
     """Submit runs and print their jobs. Return the exit code."""
     from launch.executors.slurm import submit

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from analysis.protocol import Protocol
-from launch.commands.selection import Selection, print_or_write, split_known
+from launch.commands.missing import missing_command
+from launch.commands.selection import Selection, print_or_write, split_known, terminal_width
 from launch.flags import parse
+
+# tables of the paper that are not made of runs
+ELSEWHERE = {
+    "2": "signbench theory table2",
+    "8": "signbench theory table8",
+    "6": "signbench recipes",
+    "7": "signbench recipes",
+}
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,13 @@ def command(args: list[str]) -> int:
     """Print or write a table."""
     from analysis.tables import COMPARISON, RANKS, TABLES, make_table
 
-    name, rest = split_known(args, TABLES, "table")
+    name, rest = split_known(args, TABLES, "table", ELSEWHERE)
     given = parse(TableCommand, rest, f"signbench table {name}")
     runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
+    missing = missing_command(given.selection.runs, given.protocol)
     table = make_table(
-        name, runs, given.rows, given.columns, given.paper, given.select, given.protocol
+        name, runs, given.rows, given.columns, given.paper, given.select, given.protocol, missing
     )
-    colour = given.output is None and sys.stdout.isatty()
-    print_or_write(table.render(given.format, colour), given.output)
+    width = 0 if given.output else terminal_width()
+    print_or_write(table.render(given.format, width), given.output)
     return 0

@@ -1,11 +1,15 @@
-"""The order of runs that need the results of others."""
+"""What runs need before they can start: results of other runs, and constants of STR."""
 
 from __future__ import annotations
 
+import shlex
+import warnings
 from collections.abc import Iterable
 
 from baselines.errors import UserError
+from baselines.methods.str_ import StrOptions
 from launch.config.run import Run
+from launch.config.shell import run_flags
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
@@ -29,4 +33,38 @@ def stages(runs: Iterable[Run]) -> list[list[Run]]:
         found.append(ready)
         for run in ready:
             del waiting[run.name]
+    return found
+
+
+def require_constants(runs: Iterable[Run]) -> None:
+    """Check that the constants of all runs of STR are known.
+
+    Raises:
+        UserError: they are not; says how to find them.
+    """
+    for run in runs:
+        options = run.options
+        if not isinstance(options, StrOptions) or options.mode == "target" or options.constants:
+            continue
+        if options.s_init or options.threshold_decay:
+            raise UserError("str: give both --s-init and --threshold-decay.")
+        flags = run_flags(run, leave_out=("method", "sparsity", "seed", "keep_epochs"))
+        command = f"signbench calibrate str {shlex.join(flags)} --sparsity {run.sparsity:g}"
+        raise UserError(
+            f"str has no constants for these settings of {run.recipe}: find them with `{command}`, "
+            "or give --s-init and --threshold-decay, or use str-target."
+        )
+
+
+def with_constants(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs but those of STR whose constants are not known. Warn of each setting."""
+    found, missing = list[Run](), dict[str, None]()
+    for run in runs:
+        try:
+            require_constants([run])
+            found.append(run)
+        except UserError as error:
+            missing[str(error)] = None
+    for message in missing:
+        warnings.warn(f"left out: {message}", stacklevel=3)
     return found

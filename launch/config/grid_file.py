@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any
 
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
+from launch.config.assignments import OPTIONS
 from launch.config.run import Run
 from launch.config.yaml_file import read_mapping
 
@@ -41,12 +43,20 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
     """
     found = read_mapping(path)
     try:
-        return _runs_of(found, choices)
+        return runs_of(found, **choices)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _runs_of(found: dict[str, Any], choices: dict[str, Any]) -> list[Run]:
+def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
+    """Return the runs of a mapping such as that of a file.
+
+    Args:
+        choices: values that replace those of the mapping.
+
+    Raises:
+        UserError: it is not of this form, or has an unknown key or value.
+    """
     for several, one in (("seeds", "seed"), ("methods", "method")):
         if several in choices:
             choices[one] = list(choices.pop(several))
@@ -71,14 +81,18 @@ def _runs_of(found: dict[str, Any], choices: dict[str, Any]) -> list[Run]:
 def run_of(values: dict[str, Any]) -> Run:
     """Return the run of one combination of a grid.
 
-    A grid's sparsity does not apply to methods that keep every weight.
+    A grid's sparsity does not apply to methods that keep every weight, and its `OPTIONS` apply to
+    methods that have them.
     """
     chosen = dict(values)
     recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
     for key, name in (("recipe", recipe), ("method", method)):
         if not isinstance(name, str):
             raise UserError(f"{key} must be a name, not {name!r}.")
-    if not find_method(method).is_sparse:
+    kind = find_method(method)
+    own = {spec.name for spec in dataclasses.fields(kind.options_class)}
+    chosen |= {key: value for key, value in chosen.pop(OPTIONS, {}).items() if key in own}
+    if not kind.is_sparse:
         chosen["sparsity"] = 0.0
     return Run.make(recipe, method, **chosen)
 

@@ -13,11 +13,13 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from analysis.protocol import OPTIONS, Protocol, check_protocol
+from analysis.protocol import OPTIONS as PROTOCOL_OPTIONS
+from analysis.protocol import Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.dependencies import in_order
+from launch.config.assignments import OPTIONS, check_options, parse_assignments
+from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import read_grid
 from launch.config.grid_parts import (
     ALL,
@@ -33,10 +35,12 @@ from launch.config.grid_parts import (
     learner,
     pairs,
 )
+from launch.config.recipe import RULES
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
+from launch.config.yaml_file import ENDINGS
 
-QUICK_SPARSITY = 0.9
+QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 
@@ -47,19 +51,24 @@ def quick(
     methods: Sequence[str] | None = None,
     **choices: Any,
 ) -> list[Run]:
-    """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits."""
+    """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits.
+
+    STR is left out with a warning if its constants are not known, unless it is among `methods`.
+    """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
+    if recipe is None:
+        choices.setdefault("epochs", QUICK_EPOCHS)
     runs = []
     for name in all_methods() if methods is None else methods:
         for variant in find_method(name).variants:
             runs += pairs([recipe or "digits"], [(name, variant)], seeds, ALL, **choices)
-    return runs
+    return with_constants(runs) if methods is None else runs
 
 
 def fashion(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2, 3, 4),
-    methods: Sequence[str] = ("dense", *LEARNED, "lrr", "random"),
+    methods: Sequence[str] = ("dense", "acdc", "rigl", "str-target", "lrr", "random"),
     **choices: Any,
 ) -> list[Run]:
     """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
@@ -223,33 +232,46 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 }
 
 
-def find_grid(name: str, protocol: Protocol = "suite", **choices: Any) -> list[Run]:
+def find_grid(
+    name: str, assigned: Sequence[str] = (), protocol: Protocol = "suite", **choices: Any
+) -> list[Run]:
     """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
+        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
+            each combination of their values.
         protocol: "paper" for one-shot SynFlow and balanced densities as in the paper's code.
         choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:
-        UserError: an unknown grid, a file of another form, no seeds, methods for a grid whose
-            methods are fixed, or a protocol for a grid that is the same in all.
+        UserError: an unknown grid, a file of another form, no seeds, an unknown field, methods for
+            a grid whose methods are fixed, or a protocol for a grid that is the same in all.
     """
-    if "seeds" in choices and not choices["seeds"]:
-        raise UserError("seeds: give at least one.")
-    if name.endswith((".yaml", ".yml")):
-        runs = read_grid(Path(name), **choices)
-    elif name in GRIDS:
-        if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
-            raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
-        runs = GRIDS[name](**choices)
-    else:
-        raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
+    runs: list[Run] = []
+    for values in parse_assignments(assigned):
+        if twice := values.keys() & choices.keys():
+            raise UserError(f"{min(twice)} is given twice, once by --set.")
+        runs += check_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
     if protocol == "paper":
         runs = _as_in_the_papers_code(name, runs)
     return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
 
 
+def _one_grid(name: str, **choices: Any) -> list[Run]:
+    if "seeds" in choices and not choices["seeds"]:
+        raise UserError("seeds: give at least one.")
+    if name.endswith(ENDINGS):
+        return read_grid(Path(name), **choices)
+    if name not in GRIDS:
+        raise unknown("grid", name, [*GRIDS, "FILE.yaml"])
+    if "methods" in choices and "methods" not in signature(GRIDS[name]).parameters:
+        raise UserError(f"the methods of {name} are fixed; a YAML file can have others.")
+    if rules := choices.keys() & set(RULES):
+        raise UserError(f"{name} decides {min(rules)} itself; a YAML file can have one value.")
+    return GRIDS[name](**choices)
+
+
 def _as_in_the_papers_code(name: str, runs: list[Run]) -> list[Run]:
     check_protocol("paper", name.removeprefix("table"))
-    changes = {method: OPTIONS.get(method, {}) for method in {run.method for run in runs}}
+    changes = {method: PROTOCOL_OPTIONS.get(method, {}) for method in {run.method for run in runs}}
     return [replace(run, options=replace(run.options, **changes[run.method])) for run in runs]

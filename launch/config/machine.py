@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,6 +30,8 @@ class Machine:
     """CPU threads of the computation; 0: torch's default."""
     compile: bool = False
     """Use torch.compile on the model."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
+    """Experiment tracker that shows settings, curves and figures of the runs."""
     imports: Imports = ()
     """Import this Python module first, which defines methods of your own."""
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from baselines.errors import UserError
+from baselines.fields import typed
 from launch.config.fields import check_at_most, check_in_unit, check_not_negative, check_positive
 from signin import HAM, SignIn
+
+T = TypeVar("T")
+
+RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
 
 
 @dataclass(frozen=True)
@@ -87,3 +93,31 @@ class Recipe:
             raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum above 0.")
+
+
+def replace_settings(recipe: Recipe, choices: dict[str, Any]) -> Recipe:
+    """Return a copy of a recipe with its fields, and those of its rules, taken out of `choices`.
+
+    Raises:
+        UserError: a value has another type or is not allowed.
+    """
+    rules = {name: replace_fields(getattr(recipe, name), choices) for name in RULES}
+    return dataclasses.replace(replace_fields(recipe, choices), **rules)
+
+
+def replace_fields(home: T, choices: dict[str, Any]) -> T:
+    """Return a copy of a dataclass instance with its fields taken out of `choices`."""
+    keys = (field_names(home) - set(RULES)) & choices.keys()
+    values = typed(home, {key: choices.pop(key) for key in keys})
+    return dataclasses.replace(home, **values)  # type: ignore[type-var]  # it is a dataclass
+
+
+def field_names(home: Any) -> set[str]:
+    """Return the names of a dataclass's fields."""
+    return {spec.name for spec in dataclasses.fields(home)}
+
+
+def setting_names(recipe: Recipe) -> set[str]:
+    """Return the names of all fields of a recipe and its rules. No two share a name."""
+    rules = (field_names(getattr(recipe, name)) for name in RULES)
+    return (field_names(recipe) - set(RULES)).union(*rules)

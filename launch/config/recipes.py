@@ -9,9 +9,11 @@ a recipe with `RECIPES[name] = …`.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from baselines.errors import unknown
-from launch.config.recipe import Recipe
+from baselines.errors import UserError, unknown
+from launch.config.recipe import Recipe, replace_settings, setting_names
+from launch.config.yaml_file import ENDINGS, read_mapping
 from signin import HAM, SignIn
 
 _CIFAR = Recipe(
@@ -79,15 +81,75 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+_FILES: dict[str, Path] = {}  # of the recipes that were read, by their names
+
+
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of that name.
+    """Return the recipe of that name, or the one in a YAML file.
 
     Raises:
-        UserError: there is none; the message lists the known and the nearest names.
+        UserError: there is none; the message lists the known and the nearest names. Or the file
+            cannot be read.
     """
+    if name.endswith(ENDINGS):
+        return read_recipe(Path(name))
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, [*RECIPES, "FILE.yaml"])
     return RECIPES[name]
+
+
+def known_recipe(name: str) -> Recipe | None:
+    """Return the recipe of a run's name; None if it was in a file that was not read here."""
+    return RECIPES.get(name)
+
+
+def recipe_name(name: str) -> str:
+    """Return the name of a recipe as runs have it: that of a file without folder and ending."""
+    return Path(name).stem if name.endswith(ENDINGS) else name
+
+
+def recipe_argument(name: str) -> str:
+    """Return what to write after --recipe for a run's recipe: its name, or its file."""
+    if name in _FILES:
+        return str(_FILES[name])
+    return name if name in RECIPES else f"{name}{ENDINGS[0]}"
+
+
+def read_recipe(path: Path, inner: tuple[Path, ...] = ()) -> Recipe:
+    """Return the recipe in a YAML file, and make it known by the name of the file.
+
+        base: cifar10-resnet20
+        data: my_data.npz
+        lr: 0.1
+        rescale_until: 0.25
+
+    Keys are `base`, a recipe or another file relative to this one (digits if not given), and
+    fields of recipes, Sign-In and HAM, which replace those of the base.
+
+    Args:
+        inner: files that have this one as their base.
+
+    Raises:
+        UserError: there is no such file, it is not of this form, has an unknown key or value, is
+            its own base, or has the name of a built-in recipe.
+    """
+    found = read_mapping(path)
+    base = str(found.pop("base", "digits"))
+    if base.endswith(ENDINGS):
+        if path.resolve() in inner:
+            raise UserError(f"{path} is its own base.")
+        recipe = read_recipe(path.parent / base, (*inner, path.resolve()))
+    else:
+        recipe = find_recipe(base)
+    recipe = replace_settings(recipe, found)
+    for key in found:
+        raise unknown(f"key of {path}", str(key), {*setting_names(recipe), "base"})
+    name = recipe_name(path.name)
+    if name in RECIPES and name not in _FILES:
+        raise UserError(f"{path} has the name of another recipe, {name}: rename the file.")
+    _FILES[name] = path
+    RECIPES[name] = recipe
+    return recipe
 
 
 def describe(recipe: Recipe) -> str:

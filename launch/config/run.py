@@ -13,15 +13,20 @@ import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
 from baselines.fields import first_default_of, typed
 from baselines.method import Options, Plan
+from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import SignRule
+from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
-from launch.config.recipe import Recipe
-from launch.config.recipes import find_recipe
-
-RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
-# families that keep their mask
-ONE_MASK = ("dense", "pruning at initialisation", "one shot", "from a file")
+from launch.config.recipe import (
+    RULES,
+    Recipe,
+    field_names,
+    replace_fields,
+    replace_settings,
+    setting_names,
+)
+from launch.config.recipes import find_recipe, known_recipe, recipe_name
 
 
 @dataclass(frozen=True)
@@ -64,17 +69,38 @@ class Run:
         Raises:
             UserError: an unknown name or field, or a value that is not allowed.
         """
+        return cls._of(recipe, method, **choices).calibrated()
+
+    @classmethod
+    def defaults(cls, recipe: str, method: str) -> Run:
+        """Return the run that other choices replace fields of. Raises UserError.
+
+        It has no calibrated constants, which depend on the other choices.
+        """
+        return cls._of(recipe, method)
+
+    @classmethod
+    def _of(cls, recipe: str, method: str, **choices: Any) -> Run:
         settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
-        options = _replace_fields(options, choices)
-        rules = {name: _replace_fields(getattr(settings, name), choices) for name in RULES}
-        settings = dataclasses.replace(_replace_fields(settings, choices), **rules)
-        own = _names(cls) - {"options", "settings"}
+        options = replace_fields(options, choices)
+        settings = replace_settings(settings, choices)
+        own = field_names(cls) - {"options", "settings"}
         for key in choices.keys() - own:
-            known = own.union(*map(_names, (options, settings, *rules.values())))
-            raise unknown("field", key, known)
-        return cls(recipe, method, options, settings, **typed(cls, choices))
+            raise unknown("field", key, own | field_names(options) | setting_names(settings))
+        return cls(recipe_name(recipe), method, options, settings, **typed(cls, choices))
+
+    def calibrated(self) -> Run:
+        """Return the run with the constants of STR that reach its sparsity, if they are known."""
+        options = self.options
+        if not isinstance(options, StrOptions) or options.s_init or options.threshold_decay:
+            return self
+        found = None if options.calibrated else find_constants(self.conditions)
+        if found is None:
+            return self
+        options = dataclasses.replace(options, calibrated=tuple(found))
+        return dataclasses.replace(self, options=options)
 
     def differences(self) -> dict[str, Any]:
         """Return every field that is not what the first version did by default, by dotted name.
@@ -87,7 +113,7 @@ class Run:
         found = unlike_first(self, leave_out=("options", "settings"))
         found |= unlike_first(self.options, "options.")
         found |= unlike_first(self.settings, "settings.", leave_out=RULES)
-        late = self.sign_in and find_method(self.method).family not in ONE_MASK
+        late = self.sign_in and not find_method(self.method).keeps_masks()
         unused = () if late else ("rescale_masks_late",)
         settings = self.decayed.settings
         for name in self.used_rules:
@@ -142,7 +168,7 @@ class Run:
     @property
     def label(self) -> str:
         """The method as tables name it: with the options that are not at their defaults."""
-        own = differences(self.options)
+        own = differences(self.options, leave_out=self.options.unlabelled)
         values = ", ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in own.items())
         method = find_method(self.method).name
         return f"{method} ({values})" if own else method
@@ -153,7 +179,7 @@ class Run:
 
         That is: the method's options, the settings that differ from the recipe's, and `exclude`.
         """
-        recipe = find_recipe(self.recipe)
+        recipe = known_recipe(self.recipe) or self.settings
         told = differences(self.options) | _changes(self.settings, recipe)
         if told.pop("sign_in", None) and self.factorised:
             told |= _changes(self.settings.sign_in, recipe.sign_in)
@@ -165,25 +191,32 @@ class Run:
     @cached_property  # a large grid asks often
     def name(self) -> str:
         """The folder's name: readable, and unique by a hash of `differences`."""
-        text = json.dumps(self.differences(), sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self._prefix}-seed{self.seed}-{_digest(self.differences())}"
+
+    @property
+    def conditions(self) -> str:
+        """A name of all but the seed, the options and the kept epochs: what constants depend on."""
+        shared = {
+            name: value
+            for name, value in self.differences().items()
+            if name not in ("seed", "keep_epochs") and not name.startswith("options.")
+        }
+        return f"{self._prefix}-{_digest(shared)}"
+
+    @property
+    def _prefix(self) -> str:
         rule = "-signin" if self.sign_in else "-ham" if self.ham else ""
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
-        return f"{self.recipe}-{method}{rule}{sparsity}-seed{self.seed}-{digest}"
+        return f"{self.recipe}-{method}{rule}{sparsity}"
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _changes(value: Any, base: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance that differ from those of another."""
     names = (spec.name for spec in dataclasses.fields(value))
     return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
-
-
-def _names(home: Any) -> set[str]:
-    return {spec.name for spec in dataclasses.fields(home)}
-
-
-def _replace_fields(home: Any, choices: dict[str, Any]) -> Any:
-    """Return a copy of a dataclass instance with its fields taken out of `choices`."""
-    keys = (_names(home) - set(RULES)) & choices.keys()
-    return dataclasses.replace(home, **typed(home, {key: choices.pop(key) for key in keys}))

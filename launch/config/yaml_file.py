@@ -8,6 +8,7 @@ from typing import Any
 from analysis.checked import read_text
 from baselines.errors import UserError, one_line
 
+ENDINGS = (".yaml", ".yml")
 MOST_BYTES = 2**17
 MOST_VALUES = 10_000  # counted where they are used: an alias counts as all that it stands for
 
@@ -22,7 +23,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        loader = yaml.SafeLoader(read_text(path, MOST_BYTES))
+        loader = yaml.SafeLoader(read_text(path.expanduser(), MOST_BYTES))
         node = loader.get_single_node()
         if node is not None and _size(node, {}) > MOST_VALUES:
             raise UserError(f"{path} has more than {MOST_VALUES:,} values.")

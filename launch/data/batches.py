@@ -9,10 +9,12 @@ from typing import Protocol
 from torch import Tensor
 
 from baselines.errors import UserError
+from launch.inputs import Inputs
 
 
 class Batches(Protocol):
-    """One split. Batches are (normalised float images (B, C, H, W), labels (B,)) on the device.
+    """One split. Batches are (inputs (B, …), labels (B,)) on the device; images are normalised
+    floats (B, C, H, W).
 
     Attributes:
         skipped: number of images so far that could not be read, on this rank.
@@ -41,7 +43,7 @@ class Data:
     train: Batches
     test: Batches
     classes: int
-    channels: int
+    inputs: Inputs
     validation: Batches | None = None
     """Training images that are held out; None if none are."""
 
@@ -50,7 +52,20 @@ class Data:
         return [self.train, self.test, *([self.validation] if self.validation else [])]
 
 
-def check_batch_size(batch_size: int, images: int) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+        examples: number of training examples; None if counting them takes long.
+    """
+
+    classes: int
+    inputs: Inputs
+    examples: int | None = None
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
     """Raise UserError if a training split has no complete batch."""
-    if images < batch_size:
-        raise UserError(f"batch_size {batch_size} is above the {images} training images.")
+    if examples < batch_size:
+        raise UserError(f"batch_size {batch_size} is above the {examples} training examples.")

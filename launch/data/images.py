@@ -53,15 +53,7 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
     Raises:
         UserError: no such folder, no classes, a class without images, or an unknown class.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; an image set has DIR/train/<class>/ and DIR/test/.")
-    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    if not found:
-        raise UserError(f"{folder} has no class folders.")
-    classes = found if classes is None else classes
-    unknown = sorted(set(found) - set(classes))
-    if unknown:
-        raise UserError(f"{folder / unknown[0]} is a class that the training set does not have.")
+    classes = class_names(folder, classes)
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -73,6 +65,23 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
         paths += images
         labels += [label] * len(images)
     return ImageFolder(classes, paths, labels)
+
+
+def class_names(folder: Path, known: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """Return the classes of a split: the known ones, or else the names of its folders.
+
+    Raises:
+        UserError: no such folder, no classes, or one that is not among the known ones.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; an image set has DIR/train/<class>/ and DIR/test/.")
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not found:
+        raise UserError(f"{folder} has no class folders.")
+    unknown = sorted(set(found) - set(found if known is None else known))
+    if unknown:
+        raise UserError(f"{folder / unknown[0]} is a class that the training set does not have.")
+    return found if known is None else known
 
 
 def find_folder(data: str, root: Path) -> Path:

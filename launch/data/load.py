@@ -1,21 +1,25 @@
-"""Loading a recipe's data, held on the device or streamed from files."""
+"""Loading a recipe's data, held on the device or read while training."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
-from launch.data.batches import Data
-from launch.data.images import find_folder
+from launch.data.arrays import Tensors, is_images
+from launch.data.batches import Contents, Data, check_batch_size
+from launch.data.images import class_names, find_folder, test_folder
+from launch.data.items import Items, read_labels, without_augmentation
 from launch.data.resident import load_resident
-from launch.data.sources import SOURCES
-from launch.data.streamed import load_streamed
+from launch.data.sources import RESIDENT_MAX_SIZE, Splits, is_folder, read_splits
+from launch.data.streamed import Order, load_streamed
+from launch.inputs import Inputs
 from launch.ranks import Share
-
-RESIDENT_MAX_SIZE = 64
 
 
 def load_data(
@@ -27,7 +31,7 @@ def load_data(
         root: folder of data sets; downloads go there too.
         seed: of order and augmentation.
         share: which part of every batch to return.
-        workers: processes (streamed) or threads (resident, while loading) that decode images.
+        workers: processes (read while training) or threads (while loading) that decode images.
 
     Raises:
         UserError: missing or empty folders, classes without images, unreadable images, or a
@@ -35,6 +39,77 @@ def load_data(
     """
     if recipe.batch_size % share.world:
         raise UserError(f"batch_size {recipe.batch_size} does not divide over {share.world} ranks.")
-    if recipe.data in SOURCES or recipe.image_size <= RESIDENT_MAX_SIZE:
-        return load_resident(recipe, root, device, seed, share, workers)
-    return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
+    if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
+        return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
+    splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
+    if recipe.validation:
+        splits = splits.holding_out(recipe.validation, seed)
+    if isinstance(splits.train, Dataset):
+        return _load_items(recipe, splits, device, seed, share, workers)
+    if is_images(splits.train[0]):
+        return load_resident(recipe, splits, device, seed, share)
+    return _load_tensors(recipe, splits, device, seed, share)
+
+
+def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
+    """Return what a recipe's data are. The files of an image folder are not read.
+
+    Raises:
+        UserError: missing folders or files, or unknown classes.
+    """
+    if is_folder(recipe.data):
+        folder = find_folder(recipe.data, root)
+        names = class_names(folder / "train")
+        class_names(test_folder(folder), names)
+        return Contents(len(names), Inputs.image(3, recipe.image_size))
+    splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
+    train: Any = splits.train
+    examples = len(train if isinstance(train, Dataset) else train[1])  # type: ignore[arg-type]
+    return Contents(splits.classes, splits.inputs, examples)
+
+
+def _load_tensors(
+    recipe: Recipe, splits: Splits, device: torch.device, seed: int, share: Share
+) -> Data:
+    """Return splits of features or tokens."""
+    _check_augmentation(recipe)
+    train, test, held_out = splits.arrays
+    check_batch_size(recipe.batch_size, len(train[1]))
+    make = partial(Tensors, batch_size=recipe.batch_size, device=device, share=share)
+    return Data(
+        make(*train, seed=seed, shuffle=True),
+        make(*test),
+        splits.classes,
+        splits.inputs,
+        make(*held_out) if held_out else None,
+    )
+
+
+def _load_items(
+    recipe: Recipe, splits: Splits, device: torch.device, seed: int, share: Share, workers: int
+) -> Data:
+    """Return splits of a Dataset."""
+
+    def split(dataset: Any, shuffle: bool) -> Items:
+        labels = read_labels(dataset)
+        order = Order(len(labels), recipe.batch_size, shuffle, seed, share)
+        plain = without_augmentation(dataset)
+        return Items(dataset, plain, labels, order, device, workers)
+
+    check_batch_size(recipe.batch_size, len(splits.train))  # type: ignore[arg-type]
+    return Data(
+        split(splits.train, True),
+        split(splits.test, False),
+        splits.classes,
+        splits.inputs,
+        split(splits.validation, False) if splits.validation else None,
+    )
+
+
+def _check_augmentation(recipe: Recipe) -> None:
+    """Raise UserError if a recipe augments what are no images."""
+    if recipe.crop_padding or recipe.flip:
+        raise UserError(
+            f"data {recipe.data} are no uint8 images: crop_padding and flip cannot augment them; "
+            "use --crop-padding 0 --no-flip."
+        )

@@ -1,4 +1,4 @@
-"""Arrays of the data sets that are held on the device: built-in ones and small image folders."""
+"""Where data come from: built-in sets, image folders, files, a user's module, Hugging Face."""
 
 from __future__ import annotations
 
@@ -7,41 +7,102 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
+from launch.data.arrays import Arrays, describe_arrays
+from launch.data.files import ENDINGS, read_arrays
+from launch.data.huggingface import PREFIX, read_huggingface
 from launch.data.images import find_folder, read_once, scan, test_folder
+from launch.data.items import describe_items, read_labels, without_augmentation
+from launch.data.order import hold_out
+from launch.data.own import Split, read_own
+from launch.inputs import Inputs
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+RESIDENT_MAX_SIZE = 64  # larger images are read while training
 
-Arrays = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8, labels (N,)
+
+class Splits(NamedTuple):
+    """The splits of a data set, all arrays or all datasets. Without held-out examples, validation
+    is None."""
+
+    train: Split
+    test: Split
+    classes: int
+    inputs: Inputs
+    validation: Split | None = None
+
+    @property
+    def arrays(self) -> tuple[Arrays, Arrays, Arrays | None]:
+        """The three splits, of arrays."""
+        splits = (self.train, self.test, self.validation)
+        assert not any(isinstance(split, Dataset) for split in splits)
+        return splits  # type: ignore[return-value]
+
+    def holding_out(self, fraction: float, seed: int) -> Splits:
+        """Return the splits with a fraction of the training examples held out for validation."""
+        if isinstance(self.train, Dataset):
+            kept, held = hold_out(read_labels(self.train).numpy(), fraction, seed)
+            validation: Split = Subset(without_augmentation(self.train), held.tolist())
+            return self._replace(train=Subset(self.train, kept.tolist()), validation=validation)
+        x, y = self.train
+        kept, held = hold_out(y, fraction, seed)
+        return self._replace(train=(x[kept], y[kept]), validation=(x[held], y[held]))
+
+
+def is_folder(data: str) -> bool:
+    """Return whether data are a folder of images."""
+    if data in SOURCES or Path(data).suffix in ENDINGS or data.startswith(PREFIX):
+        return False
+    return ":" not in data or Path(data).expanduser().is_dir()
 
 
 @lru_cache(maxsize=2)  # consecutive runs in one process share what was read
-def load_arrays(data: str, root: Path, image_size: int, workers: int) -> tuple[Arrays, Arrays, int]:
-    """Return the training split, the test split, and the number of classes.
+def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
+    """Return the splits of data that fit in memory, or that are a user's Dataset.
 
     Args:
-        data: a name in `SOURCES`, or an image folder.
+        data: a name in `SOURCES`, an image folder, a file, `package.module:name`, or `hf:NAME`.
         root: folder of data sets; downloads and decoded images go there too.
         image_size: height and width to which the images of a folder are resized.
         workers: threads that decode images.
+        flip: whether images that a Dataset reads are flipped at random.
 
     Raises:
-        UserError: the data set is not there, or an image cannot be read.
+        UserError: the data set is not there, or cannot be read.
     """
     if data in SOURCES:
-        return SOURCES[data](root)
-    folder = find_folder(data, root)
+        train, test, classes = SOURCES[data](root)
+        return Splits(train, test, classes, describe_arrays(train, test, data)[1])
+    if is_folder(data):
+        return _folder(find_folder(data, root), root, image_size, workers)
+    if data.startswith(PREFIX):
+        resident = image_size <= RESIDENT_MAX_SIZE
+        return _described(*read_huggingface(data, root, image_size, resident, flip), data)
+    if ":" in data:
+        return _described(*read_own(data, root, image_size), data)
+    file = Path(data).expanduser()
+    return _described(*read_arrays(file if file.is_file() else root / file), data)
+
+
+def _described(train: Split, test: Split, data: str) -> Splits:
+    if isinstance(train, Dataset) or isinstance(test, Dataset):
+        assert isinstance(train, Dataset) and isinstance(test, Dataset)
+        return Splits(train, test, *describe_items(train, test, f"data {data}"))
+    return Splits(train, test, *describe_arrays(train, test, f"data {data}"))
+
+
+def _folder(folder: Path, root: Path, size: int, workers: int) -> Splits:
+    """Return the decoded images of a folder."""
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
-    read = partial(read_once, cache=root / "decoded", size=image_size, workers=workers)
-    return (
-        (read(train.paths), np.array(train.labels)),
-        (read(test.paths), np.array(test.labels)),
-        len(train.classes),
-    )
+    read = partial(read_once, cache=root / "decoded", size=size, workers=workers)
+    first, second = ((read(split.paths), np.array(split.labels)) for split in (train, test))
+    return Splits(first, second, len(train.classes), Inputs.image(3, size))
 
 
 def _digits(root: Path) -> tuple[Arrays, Arrays, int]:
@@ -98,7 +159,8 @@ def _unpack(archive: Path) -> np.ndarray:
         raise UserError(f"cannot read {archive}: {error}.") from error
 
 
-# each takes the folder of data sets; a module of a user's own adds one with `SOURCES[name] = …`
+# each takes the folder of data sets; images are uint8 (N, H, W, C), see `launch.data.arrays` for
+# other inputs; a module of a user's own adds one with `SOURCES[name] = …`
 SOURCES: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
     "digits": _digits,
     "cifar10": partial(_torchvision, name="CIFAR10"),

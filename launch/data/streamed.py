@@ -16,10 +16,11 @@ from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
 from launch.data.images import ImageFolder, read_image, scan, test_folder
 from launch.data.order import choose, hold_out, mix
+from launch.inputs import Inputs
 from launch.ranks import Share
 
 MOST_SKIPPED = 20  # unreadable files in a row; more are an error even with `skip`
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         raise AssertionError("an epoch has images")
 
 
-class _Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
+class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
     """This rank's slices of the global batches of an epoch, as lists of (epoch, index)."""
 
     def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int, share: Share) -> None:
@@ -80,7 +81,7 @@ class Streamed:
         self,
         files: _Files,
         plain: _Files,
-        order: _Order,
+        order: Order,
         size: int,
         device: torch.device,
         workers: int,
@@ -95,7 +96,7 @@ class Streamed:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # by default each epoch draws from the global one
         )
-        mean, std = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_STD)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self._normalise = Normalise(mean.to(device), std.to(device), size)
 
     def __len__(self) -> int:
@@ -150,11 +151,10 @@ def load_streamed(
     def split(
         files: ImageFolder, transform: RandomResizedCrop | CentreCrop, shuffle: bool
     ) -> Streamed:
-        order = _Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
+        order = Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
         plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
         return Streamed(augmented, plain, order, size, device, workers)
 
     validation = split(held_out, centre, False) if held_out else None
-    return Data(
-        split(train, augment, True), split(test, centre, False), len(train.classes), 3, validation
-    )
+    splits = split(train, augment, True), split(test, centre, False)
+    return Data(*splits, len(train.classes), Inputs.image(3, size), validation)

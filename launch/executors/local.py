@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-
-from tqdm import tqdm
 
 from analysis.contents import Result
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.executors.main_module import (
+    MainModule,
+    find_main,
+    hidden_main,
+    stop_in_worker,
+    uses_main,
+)
+from launch.executors.progress import Display
 from launch.executors.slots import slot_machines
-from launch.executors.worker import serve
+from launch.executors.worker import serve, work
 from launch.runs.folder import Busy
 
 MOST_DEATHS = 3  # of workers without an epoch in between, before their run is given up
@@ -61,20 +67,46 @@ class Waiting:
 
 
 def run_all(
-    runs: Sequence[Run], machine: Machine, slots: int = 0, slots_per_gpu: int = 1
+    runs: Sequence[Run],
+    machine: Machine,
+    slots: int = 0,
+    slots_per_gpu: int = 1,
+    progress: bool = True,
 ) -> list[Outcome]:
     """Train all runs that are not finished, each after those that it needs.
 
+    Runs of methods, models or data that are defined in a notebook are trained in this process, one
+    after the other: other processes do not have them.
+
     Args:
         slots: runs at the same time; 0: one per CPU core, or `slots_per_gpu` on each GPU.
+        progress: whether to show progress.
 
     Returns:
         One outcome per run, in the order in which they ended.
     """
     import torch
 
+    stop_in_worker()
+    main = find_main() if any(map(uses_main, runs)) else None
+    if main is None and any(map(uses_main, runs)):
+        return _run_here(runs, machine, progress)
     machines = slot_machines(machine, slots, slots_per_gpu, torch.cuda.device_count())
-    return _Queue(runs, machines).work()
+    return _Queue(runs, machines, main, progress).work()
+
+
+def _run_here(runs: Sequence[Run], machine: Machine, progress: bool) -> list[Outcome]:
+    """Train runs in this process."""
+    show, outcomes = Display(runs, 1, progress), list[Outcome]()
+    for run in runs:
+        found = work(run, machine, partial(show.message, 0, run))
+        if isinstance(found, Exception):
+            outcomes.append(Outcome(run, None, str(found)))
+        else:
+            outcomes.append(Outcome(run, found))
+        show.end(run, _line(outcomes[-1]))
+    show.close()
+    return outcomes
 
 
 @dataclass
@@ -83,13 +115,15 @@ class _Queue:
 
     runs: Sequence[Run]
     machines: list[Machine]
+    main: MainModule | None = None
+    progress: bool = True
     waiting: list[Waiting] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
     def work(self) -> list[Outcome]:
         self.waiting = [Waiting(run) for run in self.runs]
-        self.show = _Display(len(self.runs), min(len(self.machines), len(self.runs)))
+        self.show = Display(self.runs, min(len(self.machines), len(self.runs)), self.progress)
         try:
             while self.waiting or any(worker.run for worker in self.workers):
                 self._hand_out()
@@ -131,8 +165,10 @@ class _Queue:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         # not a daemon: a daemon may not have children, and image readers are children
-        process = context.Process(target=serve, args=(theirs, self.machines[slot]))
-        process.start()
+        arguments = (theirs, self.machines[slot], self.main)
+        process = context.Process(target=serve, args=arguments)
+        with hidden_main():
+            process.start()
         theirs.close()
         worker = Worker(process, ours, slot)
         self.workers.append(worker)
@@ -161,10 +197,10 @@ class _Queue:
         assert run is not None
         if isinstance(message, str):
             worker.moved |= message.startswith("epoch ")
-            self.show.progress(worker.slot, f"{run.title}  {message}")
+            self.show.message(worker.slot, run, message)
             return
         worker.run = None
-        self.show.progress(worker.slot, "")
+        self.show.idle(worker.slot)
         if isinstance(message, Busy):
             self.waiting.append(Waiting(run, after=time.monotonic() + RETRY_AFTER))
         elif isinstance(message, Exception):
@@ -188,31 +224,7 @@ class _Queue:
 
     def _done(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self.show.line(f"[{len(self.outcomes)}/{len(self.runs)}] {_line(outcome)}")
-
-
-class _Display:
-    """A progress bar and one line per slot on a terminal; elsewhere one line per finished run."""
-
-    def __init__(self, total: int, slots: int) -> None:
-        off = not sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit="run", disable=off)
-        self.slots = [
-            tqdm(bar_format="{desc}", position=i + 1, leave=False, disable=off)
-            for i in range(slots)
-        ]
-
-    def line(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
-        self.bar.update()
-
-    def progress(self, slot: int, text: str) -> None:
-        if slot < len(self.slots):
-            self.slots[slot].set_description_str(text)
-
-    def close(self) -> None:
-        for bar in (*self.slots, self.bar):
-            bar.close()
+        self.show.end(outcome.run, _line(outcome))
 
 
 def _line(outcome: Outcome) -> str:

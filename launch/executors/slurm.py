@@ -104,9 +104,14 @@ def _use_code(code: Path) -> list[str]:
 
 
 def own_modules(runs: Sequence[Run], machine: Machine) -> list[str]:
-    """Return the user's modules that jobs import: plug-ins, and methods as package.module:Class."""
-    methods = {run.method.partition(":")[0] for run in runs if ":" in run.method}
-    return [*machine.imports, *sorted(methods)]
+    """Return the modules of a user that jobs import: plug-ins, and those of package.module:name."""
+    named = {name for run in runs for name in (run.method, run.settings.model, run.settings.data)}
+    modules = {name.partition(":")[0] for name in named if ":" in name}
+    return [*machine.imports, *sorted(name for name in modules if _is_module(name))]
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split(".")) and name != "hf"
 
 
 def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:

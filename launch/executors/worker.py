@@ -13,15 +13,21 @@ from analysis.contents import Result
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.console import show_warnings_on_one_line
+from launch.executors.main_module import MainModule, import_main
 from launch.plugins import import_plugins
 from launch.runs.folder import Busy
 
 
-def serve(pipe: Connection, machine: Machine) -> None:
-    """Train the runs that come through the pipe, until None comes or the pipe is closed."""
+def serve(pipe: Connection, machine: Machine, main: MainModule | None = None) -> None:
+    """Train the runs that come through the pipe, until None comes or the pipe is closed.
+
+    Args:
+        main: the parent's main module, which may define what the runs need.
+    """
     show_warnings_on_one_line()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import_main(main)
     while True:
         try:
             run = pipe.recv()

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one image's forward pass: two per multiply-add of convolutions and products.
+    """Operations of one example's forward pass: two per multiply-add of convolutions and products.
 
     Attributes:
         total: of the dense network.
@@ -28,19 +28,18 @@ class Flops:
         return self.total - sum(saved)
 
 
-def count_flops(model: nn.Module, names: Iterable[str], shape: tuple[int, int, int]) -> Flops:
-    """Count the operations by running the model on one image.
+def count_flops(model: nn.Module, names: Iterable[str], example: Tensor) -> Flops:
+    """Count the operations by running the model on one example.
 
     Args:
         names: weights of the layers to count separately.
-        shape: channels, height and width of an image.
+        example: of shape (1, …).
     """
-    first = next(model.parameters())
     was_training = model.training
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            model.eval()(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+            model.eval()(example)
     finally:
         model.train(was_training)
     by_module = counter.get_flop_counts()

@@ -1,7 +1,8 @@
 """Sharpness: the largest eigenvalues of the loss's Hessian over the weights that masks keep.
 
-They are computed by Lanczos' method (ARPACK, in scipy) from products of the Hessian with vectors.
-Each product costs about as much as two gradients and needs no matrix.
+They are computed by Lanczos' method (ARPACK, in scipy) from products of the Hessian with vectors,
+which need no matrix. A product costs about as much as two gradients, or three if the graph of the
+gradient does not fit into memory and is made anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 LabelledBatches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+MOST_KEPT = 2**30  # bytes of the graph of the gradient that are kept between products
 
 
 class Hessian(LinearOperator):
@@ -44,21 +47,43 @@ class Hessian(LinearOperator):
             for name, weight in weights.items()
         ]
         self.images = sum(len(y) for _, y in batches)
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+        self._keeps = self._bytes_of_graph() * len(batches) <= MOST_KEPT
         n = sum(int(mask.sum()) for mask in self.masks)
         super().__init__(np.dtype(np.float64), (n, n))  # type: ignore[call-arg]
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         direction = self._spread(torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)))
         total = [torch.zeros_like(weight) for weight in self.weights]
-        for x, y in self.batches:
-            loss = self.loss(self.model(x), y) * (len(y) / self.images)
-            grads = torch.autograd.grad(loss, self.weights, create_graph=True)
+        for i in range(len(self.batches)):
+            grads = self._kept[i] if i in self._kept else self._gradient(i)
             slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
             assert isinstance(slope, Tensor)
-            products = torch.autograd.grad(slope, self.weights)
+            products = torch.autograd.grad(slope, self.weights, retain_graph=self._keeps)
             torch._foreach_add_(total, list(products))
+            if self._keeps:
+                self._kept[i] = grads
         active = [t[mask] for t, mask in zip(total, self.masks, strict=True)]
         return torch.cat(active).double().cpu().numpy()
+
+    def _gradient(self, i: int) -> tuple[Tensor, ...]:
+        """Return a batch's part of the gradient, with its graph."""
+        x, y = self.batches[i]
+        loss = self.loss(self.model(x), y) * (len(y) / self.images)
+        return torch.autograd.grad(loss, self.weights, create_graph=True)
+
+    def _bytes_of_graph(self) -> int:
+        """Return the bytes that the graph of the first batch's gradient holds."""
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            self._gradient(0)
+        return sum(sizes.values())
 
     def _spread(self, vector: Tensor) -> list[Tensor]:
         """Return a vector over the active entries as tensors of the parameters' shapes."""

@@ -6,7 +6,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,15 @@ _MOST_PICKLE = 32 * 2**20  # bytes; torch's reader of plain contents is slow
 
 
 def save_archive(value: Any, path: Path, label: str = "") -> None:
-    """Write a file of torch.save that ends with its digest and a label of one line."""
+    """Write a file of torch.save that ends with a digest and a label of one line.
+
+    The digest is that of the archive's directory, which has the checksums of all entries: one of
+    the entries themselves would take as long as writing them.
+    """
     torch.save(value, path)
-    seal_file(path, label)
+    with zipfile.ZipFile(path) as archive:
+        start: int = archive.start_dir
+    seal_file(path, label, start)
 
 
 def save_array(array: np.ndarray, path: Path, label: str = "") -> None:
@@ -56,8 +62,7 @@ def load_array(path: Path, label: str | None = None) -> np.ndarray:
 def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = False) -> Any:
     """Read a file of torch.save, with tensors on the CPU.
 
-    The digest of a file of `save_archive` is verified. Of others, the checksums are that
-    torch.save stores.
+    The checksums that torch.save stores are verified, and the digest of `save_archive`.
 
     Args:
         label: that of the file, if it is known.
@@ -68,11 +73,12 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         OSError: it cannot be opened.
     """
     try:
-        if is_sealed(path, label):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        if must_be_sealed:
+        sealed = is_sealed(path, label)
+        if must_be_sealed and not sealed:
             raise BrokenFile(f"{path} has no digest: it is damaged, or from elsewhere.")
-        is_archive = _check_archive(path)
+        is_archive = _check_archive(path, sealed)
+        if sealed:
+            return torch.load(path, map_location="cpu", weights_only=True)
         # mapped, a tensor that claims more than the file has is refused
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         return _copied(found, [4 * path.stat().st_size]) if is_archive else found
@@ -85,27 +91,39 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         raise BrokenFile(f"{path} cannot be read as plain tensors: {reason}") from None
 
 
-def _check_archive(path: Path) -> bool:
-    """Check a ZIP archive by its directory and checksums. Return False for an older format."""
+def _check_archive(path: Path, sealed: bool) -> bool:
+    """Check a ZIP archive by its checksums, and one of others by its directory.
+
+    Returns:
+        False for an older format.
+    """
     with open_regular(path) as stream:
         if stream.read(2) != b"PK":
             return False
-        size = os.fstat(stream.fileno()).st_size
-        stream.seek(max(0, size - _END_SIZE))
-        if stream.read(4) != _END_OF_ARCHIVE:
-            raise BrokenFile(f"{path} is damaged: it does not end as an archive of torch.save.")
+        if not sealed:
+            _check_end(stream, path)
         with zipfile.ZipFile(stream) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise BrokenFile(f"{path} is compressed, which files of torch.save are not.")
-            if sum(entry.file_size for entry in entries) > size:
-                raise BrokenFile(f"{path} is damaged: its entries have more bytes than the file.")
-            for entry in entries:
-                if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE:
-                    raise BrokenFile(f"{path} has a description of {entry.file_size:,} bytes.")
+            if not sealed:
+                _check_entries(archive.infolist(), path)
             if damaged := archive.testzip():
                 raise BrokenFile(f"{path} is damaged: the checksum of {damaged} is wrong.")
     return True
+
+
+def _check_end(stream: IO[bytes], path: Path) -> None:
+    stream.seek(max(0, os.fstat(stream.fileno()).st_size - _END_SIZE))
+    if stream.read(4) != _END_OF_ARCHIVE:
+        raise BrokenFile(f"{path} is damaged: it does not end as an archive of torch.save.")
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise BrokenFile(f"{path} is compressed, which files of torch.save are not.")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise BrokenFile(f"{path} is damaged: its entries have more bytes than the file.")
+    for entry in entries:
+        if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE:
+            raise BrokenFile(f"{path} has a description of {entry.file_size:,} bytes.")
 
 
 def _copied(value: Any, room: list[int]) -> Any:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from analysis.folder import read_config
+from analysis.folder import read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.fields import earlier_defaults
 from baselines.registry import find_method
-from launch.config.recipes import find_recipe
+from launch.config.recipes import known_recipe
 from launch.config.run import Run
+from launch.inputs import Inputs
 from signin import SignIn
 
 
@@ -36,16 +37,19 @@ def read_run(folder: Path) -> Run:
         method = find_method(config["run"]["method"])
         earlier = earlier_defaults(method.options_class) | earlier_defaults(SignIn)
         fields = {**earlier, **options, **rules, **settings, **run}
-        return _following(Run.make(fields.pop("recipe"), fields.pop("method"), **fields))
+        recipe, method = fields.pop("recipe"), fields.pop("method")
+        base = recipe if known_recipe(recipe) else "digits"  # a file's: the fields are complete
+        return _following(replace(Run.make(base, method, **fields), recipe=recipe))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
 
 
 def _following(run: Run) -> Run:
     """Return the run without decays of Sign-In that are what following its weight decay gives."""
+    recipe = known_recipe(run.recipe) or run.settings
     sign_in = replace(
         run.settings.sign_in,
-        sign_in_decays=find_recipe(run.recipe).sign_in.sign_in_decays,
+        sign_in_decays=recipe.sign_in.sign_in_decays,
         frobenius_decay=None,
         sign_in_weight_decay=None,
     )
@@ -54,14 +58,27 @@ def _following(run: Run) -> Run:
 
 
 def load_network(
-    run: Run, snapshot: Checkpoint, classes: int, channels: int, device: torch.device
+    run: Run, snapshot: Checkpoint, classes: int, inputs: Inputs, device: torch.device
 ) -> SparseModel:
     """Build the run's model with a snapshot's weights and masks, in float32 and eval mode."""
-    from launch.models import build_model
+    from launch.models import make_model
 
-    settings = run.settings
-    model = build_model(settings.model, classes, channels, settings.image_size)
+    model = make_model(run.settings.model, classes, inputs)
     model.load_state_dict(snapshot.weights, strict=True)
     net = SparseModel(model.to(device).eval(), exclude=run.exclude)
     net.set_masks(snapshot.masks)
     return net
+
+
+def network_shape(folder: Path, run: Run, snapshot: Checkpoint) -> tuple[int, Inputs]:
+    """Return classes and inputs of a run's network.
+
+    They are in the result. Runs of earlier versions were trained on square images; their classes
+    and channels are those of the last and the first layer that can be pruned.
+    """
+    result = read_result(folder)
+    if result is not None and "classes" in result:
+        shape, vocabulary = tuple(result["input_shape"]), result["vocabulary"]
+        return result["classes"], Inputs(shape, "int64" if vocabulary else "float32", vocabulary)
+    weights = [snapshot.weights[name] for name in snapshot.masks]
+    return len(weights[-1]), Inputs.image(weights[0].shape[1], run.settings.image_size)

@@ -14,7 +14,8 @@ from analysis.checked import BrokenFile
 from analysis.folder import CONFIG, NAME, read_json
 from baselines.errors import UserError
 from baselines.fields import new_defaults
-from launch.config.run import RULES, Run
+from launch.config.recipe import RULES
+from launch.config.run import Run
 from launch.runs.files import write_json
 
 REVISION = "revision.json"  # in a copy of the code, next to the packages

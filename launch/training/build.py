@@ -21,7 +21,7 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
-from launch.models import build_model
+from launch.models import make_model
 from launch.ranks import Ranks
 from launch.runs.snapshots import read_source
 from launch.training.loop import Loop
@@ -55,12 +55,17 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     """Return the run's method with its plan."""
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
-    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
-    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
-    integral = recipe.lr * sum(lrs) / (1 - inertia)
+    integral = lr_integral(recipe, steps)
     read = partial(read_source, root=runs)
     plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
+
+
+def lr_integral(recipe: Recipe, steps: int) -> float:
+    """Return `Plan.lr_integral` of a training of so many steps."""
+    lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
+    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
+    return recipe.lr * sum(lrs) / (1 - inertia)
 
 
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
@@ -74,7 +79,7 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     """Return the run's model, initialised from its seed."""
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
-    model = build_model(recipe.model, data.classes, data.channels, recipe.image_size)
+    model = make_model(recipe.model, data.classes, data.inputs)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     dense = not find_method(run.method).is_sparse

@@ -177,7 +177,7 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 
 def forward(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return logits and the mean loss of a training batch."""
-    if recipe.channels_last:
+    if recipe.channels_last and x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     with autocast(recipe, x.device):
         output = model(x)

@@ -40,6 +40,9 @@ def make_result(
         "parameters": sum(p.numel() for p in net.model.parameters()),
         "flips": last["flips"],
         **_costs(run, loop, layers),
+        "classes": loop.data.classes,
+        "input_shape": list(loop.data.inputs.shape),
+        "vocabulary": loop.data.inputs.vocabulary,
         "mask_hash": mask_hash(net.masks),
         "epochs": loop.epochs,
         "ranks": ranks.world,
@@ -59,8 +62,8 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
     the rows of all epochs, the training's operations are unknown.
     """
     recipe, net = run.settings, loop.sparsifier.net
-    shape = (loop.data.channels, recipe.image_size, recipe.image_size)
-    flops = count_flops(net.model, net.layers, shape)
+    example = loop.data.inputs.zeros(1, like=next(net.model.parameters()))
+    flops = count_flops(net.model, net.layers, example)
     densities: dict[int, dict[str, float]] = {}
     for row in layers:
         densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]

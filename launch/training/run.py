@@ -6,24 +6,27 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 
 from analysis.contents import EpochRow, LayerRow, Result, Validation
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
-from launch.measures.flips import Columns, FlipTracker
+from launch.measures.flips import FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.files import one_sync
 from launch.runs.folder import STATES, RunFolder
+from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
 from launch.training.result import make_result
+from launch.training.rows import epoch_text, layer_rows
 from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
@@ -49,6 +52,8 @@ def run_training(
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
         Collapsed: the final network computes nothing, and has not the requested sparsity.
     """
+    require_constants([run])
+    check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
     if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
         report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
@@ -56,16 +61,20 @@ def run_training(
         return folder.result
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    with join_ranks(machine.device) as r, folder.opened(patience) if r.is_first else nullcontext():
-        try:
-            found: Result | None = r.from_first(folder.result)
-            if found is not None:  # another process has finished it meanwhile
-                return found
-            return Training(run, machine, r, folder, report, bar).finish()
-        except Exception as error:  # on the first rank that raises one
-            with suppress(UserError):  # on a full disk, the reason is the file before
-                folder.fail(f"{type(error).__name__}: {error}")
-            raise
+    with join_ranks(machine.device) as r:
+        make = partial(Training, run, machine, r, folder, report, bar)
+        # what cannot be trained leaves no folder
+        training = None if r.from_first(folder.path.exists()) else make().prepare()
+        with folder.opened(patience) if r.is_first else nullcontext():
+            try:
+                found: Result | None = r.from_first(folder.result)
+                if found is not None:  # another process has finished it meanwhile
+                    return found
+                return (training or make()).finish()
+            except Exception as error:  # on the first rank that raises one
+                with suppress(UserError):  # on a full disk, the reason is the file before
+                    folder.fail(f"{type(error).__name__}: {error}")
+                raise
 
 
 class Training:
@@ -80,7 +89,7 @@ class Training:
         report: Callable[[str], None] = print,
         bar: bool | None = None,
     ) -> None:
-        self.run, self.ranks, self.folder = run, r, folder
+        self.run, self.machine, self.ranks, self.folder = run, machine, r, folder
         self.report = report if r.is_first else _silent
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
@@ -96,19 +105,36 @@ class Training:
         self.flips = FlipTracker(self.net, self.run.early_epochs[0], keeper)
         self.epochs: list[EpochRow] = []
         self.layers: list[LayerRow] = []
+        self.is_prepared = False
+
+    def prepare(self) -> Training:
+        """Let the method choose its first masks. Nothing is written."""
+        self.loop.start()
+        self.is_prepared = True
+        return self
 
     def finish(self) -> Result:
         """Train from the last saved state to the end. Return the result."""
         if self.loop.epochs != self.run.settings.epochs:
             self.report(f"{self.run.title}: {self.loop.epochs} epochs in total")
-        for epoch in range(self.begin(), self.loop.epochs):
-            self.epoch(epoch)
+        first = self.begin()
+        machine = self.machine if self.ranks.is_first else replace(self.machine, tracker="none")
+        with open_tracking(self.run, machine, self.folder.path, first) as tracking:
+            tracking.update(self.epochs, self.layers)
+            for epoch in range(first, self.loop.epochs):
+                self.epoch(epoch)
+                tracking.update(self.epochs, self.layers)
+            return self._end(tracking)
+
+    def _end(self, tracking: Tracking) -> Result:
+        """Write the result, and return it."""
         result = make_result(self.run, self.loop, self.epochs, self.layers)
         check_collapse(self.loop, result, self.run.sparsity)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
             self.folder.write_layers(self.layers)
             self.folder.finish(result)
+            tracking.finish(result)
         self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
@@ -121,10 +147,10 @@ class Training:
             flips = self.flips.count(epoch + 1)
             row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
             self.epochs.append(row)
-            self.layers += self._layer_rows(epoch, flips)
+            self.layers += layer_rows(self.loop.sparsifier, epoch, flips)
             self._keep_rows(epoch)
         self._keep_state(epoch)
-        self._report(row)
+        self.report(epoch_text(row, self.loop.epochs))
         return row
 
     # ---- writing and reading the folder
@@ -137,6 +163,8 @@ class Training:
         for file in STATES:
             state, problem = self.ranks.from_first(self._read(file))
             if state is not None:
+                if self.is_prepared:  # another process has trained it meanwhile
+                    self._build()
                 problem = self._load(state)
                 if not problem:
                     first = int(state["epoch"]) + 1
@@ -145,7 +173,8 @@ class Training:
                 self._build()
             if problem and self.ranks.is_first:
                 self.folder.set_aside(file, problem)
-        self.loop.start()
+        if not self.is_prepared:
+            self.prepare()
         self._snapshot(0)
         self.flips.begin()
         return 0
@@ -210,7 +239,7 @@ class Training:
             network = Checkpoint(self.net.model.state_dict(), self.net.masks)
             self.folder.save_snapshot(epoch, network)
 
-    # ---- rows and reports
+    # ---- rows
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
@@ -251,32 +280,6 @@ class Training:
         for split in splits:
             split.skipped = 0
         return int(self.ranks.sum(found))
-
-    def _layer_rows(self, epoch: int, flips: Columns) -> list[LayerRow]:
-        columns = self.loop.sparsifier.method.columns(self.net)
-        rows = [
-            {
-                "epoch": epoch,
-                "layer": layer.name,
-                "weights": layer.weight.numel(),
-                "active": layer.nnz,
-                "density": layer.nnz / layer.weight.numel(),
-                "nonzero": int(layer.weight.count_nonzero()),
-                **flips[layer.name],
-                **{column: values[layer.name] for column, values in columns.items()},
-            }
-            for layer in self.net
-        ]
-        return cast("list[LayerRow]", rows)
-
-    def _report(self, row: EpochRow) -> None:
-        known = "validation_accuracy" in row
-        held_out = f"validation {row['validation_accuracy']:.2%}  " if known else ""
-        self.report(
-            f"epoch {row['epoch'] + 1:3}/{self.loop.epochs}  "
-            f"loss {row['train_loss']:.4f}  test {row['test_accuracy']:.2%}  {held_out}"
-            f"sparsity {row['sparsity']:.4f}  flips {row['flips']:.1%}  {row['seconds']:.1f} s"
-        )
 
 
 def _silent(_: str) -> None:

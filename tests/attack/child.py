@@ -53,8 +53,9 @@ class Outcome:
             return f"signal {signal.Signals(-self.code).name} after {self.seconds:.0f} s"
         if self.peak > MOST_MEMORY:
             return f"{self.peak / 1e9:.1f} GB"
-        if self.code == 0:
-            return f"exit code 0 with errors: {errors[0]}" if errors else ""
+        if self.code == 0:  # others are lines of progress
+            found = next((line for line in errors if line.startswith("signbench: error: ")), "")
+            return f"exit code 0 with errors: {found}" if found else ""
         if self.code not in (1, 2):
             return f"exit code {self.code}"
         if len(errors) != 1:

@@ -12,6 +12,17 @@ import pytest
 from attack.runs import World, make_world
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--attack`, leave out what takes long, and make the `World` in one process only."""
+    if config.option.attack:
+        return
+    items[:] = [item for item in items if not item.get_closest_marker("long_attack")]
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("attack"))
+
+
 class Attack:
     """Cases of one part of the attack, and what is wrong with them.
 
@@ -40,6 +51,7 @@ class Attack:
         """Note what is wrong with the case, if anything is."""
         if problem:
             self.problems.append(f"{self._case}: {what}: {problem[:400]}")
+            print(self.problems[-1], flush=True)  # at once with pytest -s
 
 
 @pytest.fixture

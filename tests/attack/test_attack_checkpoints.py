@@ -216,7 +216,7 @@ def test_checkpoints(attack, world, tmp_path):
     warnings.simplefilter("ignore")  # of quantised tensors
     (finished,) = world.finished.iterdir()
     write_checkpoint(tmp_path / "good.safetensors", read_snapshot(finished, "final"))
-    for rng in attack.cases(few=40, share=0.2):
+    for rng in attack.cases(few=8, share=0.2):
         path = tmp_path / f"odd{rng.choice(('.pt', '.pth', '.ckpt', '.safetensors'))}"
         what = make(path, rng)
         roles = dict.fromkeys(("mask", "signs", "magnitudes", "others"), path.name)

@@ -107,7 +107,7 @@ def test_power_loss(attack, world, tmp_path):
     assert sum(event[0] == "fsync" for event in log) > 20
     shutil.rmtree(root)
     (reference,) = world.finished.iterdir()
-    for rng in attack.cases(few=12, share=0.05):
+    for rng in attack.cases(few=2, share=0.05):
         point = rng.randrange(len(log) + 1)
         disk = Disk()
         for event in log[:point]:
@@ -148,7 +148,7 @@ def small_disk(tmp_path):
 def test_full_disks(attack, world, tmp_path, small_disk):
     (reference,) = world.finished.iterdir()
     size = sum(p.stat().st_size for p in reference.rglob("*") if p.is_file())
-    for rng in attack.cases(few=5, share=0.02):
+    for rng in attack.cases(few=1, share=0.02):
         folder = small_disk(rng.randrange(2**12, 4 * size))
         args = ("run", *RIGL, "--runs", folder / "runs")
         outcome = signbench(*args)

@@ -36,7 +36,7 @@ def test_folders(attack, world, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no Slurm
     (finished,) = world.finished.iterdir()
     expected = _expected(world, tmp_path)
-    for rng in attack.cases(few=25, share=0.2):
+    for rng in attack.cases(few=3, share=0.2):
         name = _choose(rng)
         root = tmp_path / "runs"
         root.mkdir()

@@ -61,11 +61,11 @@ def undisturbed(tmp_path_factory):
 
 
 def test_kills(attack, world, tmp_path, undisturbed):
-    for i, rng in enumerate(attack.cases(few=4, share=0.02)):
+    for i, rng in enumerate(attack.cases(few=1, share=0.02)):
         name, own, sign_in = VARIANTS[i % len(VARIANTS)] if attack.total else rng.choice(VARIANTS)
         flags = ("--method", name, *own, *sign_in, *SHORT)
         root = tmp_path / "runs"
-        killed_often(attack, ("run", *flags, "--runs", root), root, rng, kills=3)
+        killed_often(attack, ("run", *flags, "--runs", root), root, rng, kills=5)
         (folder,) = root.iterdir()
         attack.note(difference(folder, undisturbed(*flags)), flags)
         shutil.rmtree(root)
@@ -93,10 +93,11 @@ def check_grid(attack, root: Path, expected: dict[str, Path]) -> None:
         attack.note(difference(root / name, other), name)
 
 
+@pytest.mark.long_attack
 def test_grids(attack, world, tmp_path, undisturbed, forked_workers):
     Path("grid.yaml").write_text(GRID)
     expected = of_grid(undisturbed)
-    for rng in attack.cases(few=1, share=0.004):
+    for rng in attack.cases(few=0, share=0.004):
         root = tmp_path / "runs"
         for _ in range(3):
             seconds = rng.uniform(0.2, 2.5)
@@ -109,18 +110,19 @@ def test_grids(attack, world, tmp_path, undisturbed, forked_workers):
         shutil.rmtree(root)
 
 
+@pytest.mark.long_attack
 def test_two_parents(attack, world, tmp_path, undisturbed, forked_workers):
     """Two processes with the same grid, or the same run, at the same time."""
     Path("grid.yaml").write_text(GRID)
     expected = of_grid(undisturbed)
-    for rng in attack.cases(few=1, share=0.004):
+    for rng in attack.cases(few=0, share=0.004):
         root = tmp_path / "runs"
         files = [[tmp_path / f"{kind}{i}" for kind in ("out", "err")] for i in range(2)]
         processes = [start(partial(main, list(grid(root))), pair) for pair in files]
         if rng.random() < 0.5:
             signal_to(processes[0], rng.uniform(0.1, 2))
-            attack.counts["kills"] += 1
         codes = [os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in processes]
+        attack.counts["kills"] += codes[0] == -signal.SIGKILL
         for process in processes:
             end_group(process)
         if codes[1] != 0:
@@ -137,11 +139,12 @@ def signal_to(process: int, seconds: float) -> None:
 # ---- two ranks
 
 
+@pytest.mark.long_attack
 def test_two_ranks(attack, world, tmp_path):
     flags = ("--method", "rigl", "--sign-in", *SHORT)
     pair(("run", *flags, "--runs", tmp_path / "undisturbed"), None, 0)
     (other,) = (tmp_path / "undisturbed").iterdir()
-    for rng in attack.cases(few=1, share=0.004):
+    for rng in attack.cases(few=0, share=0.004):
         root = tmp_path / "runs"
         for _ in range(2):
             codes = pair(("run", *flags, "--runs", root), root, rng.randrange(1, 60))

@@ -1,10 +1,11 @@
 """The numbered tables of the paper. Its own values are in table*.csv."""
 
-from analysis.tables.paper.cells import paper_cells, paper_sheets, paper_values
+from analysis.tables.paper.cells import Command, paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.layouts import LAYOUTS
 
 __all__ = [
     "LAYOUTS",
+    "Command",
     "paper_cells",
     "paper_sheets",
     "paper_values",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from baselines.errors import UserError, unknown
 VALUES = Path(__file__).parent  # the folder of table*.csv
 MISSING = "missing"
 _PLACE = ["row", "column"]
+
+Command = Callable[[str, str, Sequence[Path]], str]
+"""Returns the command line that trains a table's cells, given its number, a recipe, and the folders
+of the runs that the table has of it."""
 
 
 def paper_values(number: str) -> pd.DataFrame:
@@ -63,7 +67,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    placed = _placed(runs, LAYOUTS[number], chosen)
+    alike = ["label", "rule", LAYOUTS[number].column, *chosen]
+    placed = _comparable(_placed(runs, LAYOUTS[number]), alike)
     recipes = sorted(set(placed["recipe"])) if len(placed) else own
     parts = []
     for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
@@ -101,7 +106,7 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
-def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.DataFrame:
+def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
     learners = {*LEARNERS, *masks_of} - {""}
@@ -111,9 +116,7 @@ def _placed(runs: pd.DataFrame, layout: Layout, chosen: Sequence[str]) -> pd.Dat
         place = layout.place({**run, "learner": run["label"] in learners})
         if place is not None:
             found.append({**run, "row": place[0], "column": place[1]})
-    placed = pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
-    by = ["label", "rule", layout.column, *chosen]
-    return _comparable(placed, by) if len(placed) else placed
+    return pd.DataFrame(found, columns=None if found else [*runs.columns, *_PLACE])
 
 
 def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -122,6 +125,8 @@ def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     Raises:
         UserError: no recipe can be compared.
     """
+    if not len(runs):
+        return runs
     errors: dict[str, UserError] = {}
     for recipe, group in runs.groupby("recipe"):
         try:
@@ -155,6 +160,7 @@ def paper_sheets(
     number: str,
     paper: bool = True,
     protocol: Protocol = "suite",
+    command: Command | None = None,
 ) -> list[Sheet]:
     """Return one of the paper's tables, one sheet per recipe.
 
@@ -162,20 +168,19 @@ def paper_sheets(
         cells: from `paper_cells`, of the same runs and number.
         paper: whether to show the paper's own values, in brackets.
         protocol: that of the runs, for the notes.
+        command: returns the command line that trains missing cells.
     """
-    return [
-        _sheet(part, runs, str(recipe), number, paper, protocol)
-        for recipe, part in cells.groupby("recipe", sort=False)
-    ]
+    placed = _placed(runs, LAYOUTS[number])
+    sheets = []
+    for recipe, part in cells.groupby("recipe", sort=False):
+        folders = list(placed[placed["recipe"] == recipe]["folder"]) if len(placed) else []
+        line = command(number, str(recipe), folders) if command else ""
+        sheets.append(_sheet(part, str(recipe), number, paper, protocol, line))
+    return sheets
 
 
 def _sheet(
-    part: pd.DataFrame,
-    runs: pd.DataFrame,
-    recipe: str,
-    number: str,
-    paper: bool,
-    protocol: Protocol,
+    part: pd.DataFrame, recipe: str, number: str, paper: bool, protocol: Protocol, command: str
 ) -> Sheet:
     records = part.to_dict("records")
     texts = [_cell(cell, paper) for cell in records]
@@ -196,9 +201,7 @@ def _sheet(
     if protocol == "paper" or paper:
         notes += filter(None, [protocol_note(protocol, number)])
     if not (part["runs"] + part["failed"]).all():
-        flags = f"--recipe {recipe}{_epochs(runs, recipe)}"
-        flags += "" if protocol == "suite" else f" --protocol {protocol}"
-        notes.append(f"{MISSING}: signbench grid {LAYOUTS[number].grid} {flags}")
+        notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
     title = f"{LAYOUTS[number].title}{network and ', '}{network}"
     title += "" if protocol == "suite" else ", protocol of the paper's code"
@@ -212,9 +215,3 @@ def _cell(cell: dict[Any, Any], paper: bool) -> str:
     spread = "" if pd.isna(cell["paper_std"]) else f" ± {cell['paper_std']:.2f}"
     single = "*" if cell["paper_runs"] == 1 else ""
     return f"{ours} [{cell['paper']:.2f}{spread}{single}]"
-
-
-def _epochs(runs: pd.DataFrame, recipe: str) -> str:
-    """Return the flag that gives further runs the number of epochs of the existing ones."""
-    own = set(runs[runs["recipe"] == recipe]["settings.epochs"]) if len(runs) else set[int]()
-    return f" --epochs {own.pop()}" if len(own) == 1 else ""

@@ -1,0 +1,150 @@
+"""The suite in Python: train runs and grids, and read the results as DataFrames.
+
+    from launch import Run, grid, results, run
+
+Nothing needs a guard `if __name__ == "__main__"`: see `launch.executors.main_module`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.conditions import select_runs
+from analysis.folder import CONFIG, list_runs
+from analysis.frame import load_runs
+from launch.config.dependencies import in_order
+from launch.config.grid_file import runs_of
+from launch.config.grids import find_grid
+from launch.config.machine import Machine
+from launch.config.run import Run
+from launch.executors.main_module import stop_in_worker
+from launch.plugins import import_plugins
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Run", "grid", "results", "run"]
+
+_GRID_LISTS = {"seed": "seeds", "method": "methods"}
+
+
+def run(
+    recipe: str | Run = "digits", method: str = "dense", progress: bool = True, **choices: Any
+) -> pd.Series:
+    """Train one network in this process. A finished run is not trained again.
+
+    Args:
+        recipe: name of a recipe, a YAML file, or a whole `Run`.
+        method: name of a method, or `package.module:Class`.
+        progress: print one line per epoch.
+        choices: fields of runs, recipes, Sign-In and methods (sparsity=0.9, sign_in=True, lr=0.1),
+            and of `launch.config.machine.Machine` (runs="runs", data_dir, device, threads, …).
+
+    Returns:
+        The run's row of `results`.
+
+    Raises:
+        UserError: a name, field or value is not valid, or the run cannot be trained.
+        Diverged: a loss or weight is not finite.
+    """
+    from launch.training.run import run_training
+
+    stop_in_worker()
+    machine = _machine(choices)
+    one = recipe if isinstance(recipe, Run) else Run.make(recipe, method, **choices)
+    run_training(one, machine, report=print if progress else _silent, bar=False)
+    return load_runs([machine.runs / one.name]).iloc[0]
+
+
+def grid(
+    name: str | Sequence[Run] = "", slots: int = 0, progress: bool = True, **choices: Any
+) -> pd.DataFrame:
+    """Train a grid on this machine, with several runs at the same time.
+
+    Args:
+        name: a named grid ("table9"), a YAML file, or runs. If empty, the grid is the product of
+            the lists among `choices`.
+        slots: runs at the same time; 0: one per CPU core, or one on each GPU.
+        progress: show progress.
+        choices: as of `run`. Lists of values are alternatives: method=["random", "rigl"],
+            sign_in=[False, True], seed=[0, 1, 2].
+
+    Returns:
+        One row per run, as `results` does. Runs that failed are among them, with the columns state
+        and reason, and are named in a warning.
+
+    Raises:
+        UserError: a name, field or value is not valid, or a run cannot be trained. Nothing has
+            been started then.
+    """
+    from launch.executors.local import run_all
+    from launch.training.check import check_runs
+
+    stop_in_worker()
+    machine = _machine(choices)
+    runs = list(in_order(_runs(name, choices)))
+    check_runs(runs, machine)
+    outcomes = run_all(runs, machine, slots, progress=progress)
+    failed = [outcome for outcome in outcomes if outcome.result is None]
+    if failed:
+        reasons = "; ".join(f"{o.run.name}: {o.error}" for o in failed[:5])
+        warnings.warn(f"{len(failed)} of {len(runs)} runs failed: {reasons}", stacklevel=2)
+    folders = [machine.runs / one.name for one in runs]
+    return load_runs(folder for folder in folders if (folder / CONFIG).exists())
+
+
+def results(runs: str | Path = "runs", where: str | Iterable[str] = ()) -> pd.DataFrame:
+    """Return all runs in a folder, one row per run.
+
+    Columns are the fields of runs (recipe, method, sparsity, sign_in, seed, `settings.lr`,
+    `options.density`), those of results (`result.accuracy`), label, state, reason and folder.
+
+    Args:
+        runs: folder of the run folders.
+        where: conditions, as `signbench table --where` takes them: "method=rigl,snip".
+
+    Raises:
+        UserError: there is no such folder, or a condition is not valid.
+    """
+    found = load_runs(list_runs(Path(runs)))
+    conditions = [where] if isinstance(where, str) else list(where)
+    return select_runs(found, conditions).reset_index(drop=True) if conditions else found
+
+
+def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
+    if not isinstance(name, str):
+        return list(name)
+    if not name:
+        return runs_of(choices)
+    fixed = {_GRID_LISTS.get(key, key): value for key, value in choices.items()}
+    for key in fixed.keys() & {"seeds", "methods"}:
+        one = isinstance(fixed[key], str | int)
+        fixed[key] = (fixed[key],) if one else tuple(fixed[key])
+    lists = {key: value for key, value in fixed.items() if isinstance(value, list)}
+    rest = {key: value for key, value in fixed.items() if key not in lists}
+    return [
+        one
+        for values in itertools.product(*lists.values())
+        for one in find_grid(name, **rest, **dict(zip(lists, values, strict=True)))
+    ]
+
+
+def _machine(choices: dict[str, Any]) -> Machine:
+    """Return the machine, whose fields are taken out of the choices."""
+    own = {spec.name for spec in fields(Machine)} & choices.keys()
+    given = {key: choices.pop(key) for key in own}
+    for key in ("runs", "data_dir"):
+        if key in given:
+            given[key] = Path(given[key]).expanduser()
+    machine = Machine(**given)
+    import_plugins(machine.imports)
+    return machine
+
+
+def _silent(_: str) -> None:
+    pass

@@ -1,0 +1,182 @@
+"""`signbench runs`: list, show, retry or remove the runs of a folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from analysis.folder import LOCK, read_result
+from baselines.errors import UserError
+from launch.commands.selection import Selection, split_known
+from launch.commands.states import chosen_statuses
+from launch.commands.submission import submit_runs
+from launch.config.cluster import Cluster, Executor
+from launch.config.dependencies import in_order
+from launch.config.fields import KEEP_COMMAS
+from launch.config.machine import Imports, Machine
+from launch.config.shell import run_command
+from launch.executors.status import Status
+from launch.flags import leading_names, parse
+from launch.plugins import import_plugins
+from launch.runs.network import read_run
+
+ACTIVE, DONE = ("running", "waiting"), "finished"
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """List runs, or show all about them. Name runs before the options, or choose with --where;
+    names can be patterns such as "digits-rigl-*"."""
+
+    selection: Selection = field(default_factory=Selection)
+    failed: bool = False
+    """Only runs that have failed."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
+
+
+@dataclass(frozen=True)
+class RemoveCommand:
+    """Remove the folders of runs. Name runs before the options, or choose with --where."""
+
+    selection: Selection = field(default_factory=Selection)
+    failed: bool = False
+    """Only runs that have failed."""
+    yes: bool = False
+    """Do not ask."""
+
+
+@dataclass(frozen=True)
+class RetryCommand:
+    """Train runs that have failed or were stopped; they resume from their last epoch. Name runs
+    before the options, or choose with --where; without either, all of them."""
+
+    machine: Machine = field(default_factory=Machine)
+    where: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
+    """Only runs that meet all conditions, such as "method=rigl,snip"."""
+    failed: bool = False
+    """Only runs that have failed."""
+    slots: int = 0
+    """Runs at the same time; 0: one per CPU core, or one on each GPU."""
+    executor: Executor = "local"
+    """Train them here, or submit them to Slurm."""
+    cluster: Cluster = field(default_factory=Cluster)
+
+
+def command(args: list[str]) -> int:
+    """Do one of `ACTIONS`. Return the exit code."""
+    action, rest = split_known(args, ACTIONS, "runs")
+    if action not in ACTIONS:  # --help
+        action = "list"
+    names, flags = leading_names(rest)
+    return ACTIONS[action](names, flags)
+
+
+def list_runs(names: list[str], flags: list[str]) -> int:
+    """Print one line per run: state, accuracy, and what distinguishes it."""
+    given = parse(ListCommand, flags, "signbench runs list")
+    import_plugins(given.imports)
+    found = chosen_statuses(given.selection, given.failed, names)
+    for status in found:
+        folder = given.selection.runs / status.name
+        print(f"{status.state:9} {_accuracy(folder):>7}  {_title(folder)}")
+    counts = Counter(status.state for status in found)
+    print(", ".join(f"{n} {state}" for state, n in counts.items()) or "no runs")
+    return 0
+
+
+def show(names: list[str], flags: list[str]) -> int:
+    """Print all about runs: state, result, and the command that trains them."""
+    given = parse(ListCommand, flags, "signbench runs show")
+    import_plugins(given.imports)
+    for status in chosen_statuses(given.selection, given.failed, names):
+        folder = given.selection.runs / status.name
+        print(f"{_title(folder)}\n  {status.state}: {status.detail}\n  folder: {folder}")
+        try:
+            print(f"  command: {run_command(read_run(folder))}")
+            for key, value in (read_result(folder) or {}).items():
+                print(f"  {key}: {value}")
+        except UserError as error:
+            print(f"  {error}")
+    return 0
+
+
+def retry(names: list[str], flags: list[str]) -> int:
+    """Train what has not finished. Return 1 if a run fails."""
+    from launch.executors.local import run_all
+    from launch.training.check import check_runs
+
+    given = parse(RetryCommand, flags, "signbench runs retry")
+    machine = given.machine
+    import_plugins(machine.imports)
+    found = chosen_statuses(Selection(machine.runs, given.where), given.failed, names)
+    left = [status.name for status in found if status.state not in (*ACTIVE, DONE)]
+    runs = in_order(read_run(machine.runs / name) for name in left)
+    print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
+    check_runs(runs, machine, elsewhere=given.executor == "slurm")
+    if given.executor == "slurm":
+        return submit_runs(runs, machine, given.cluster)
+    failed = [o for o in run_all(runs, machine, given.slots) if o.result is None]
+    for outcome in failed:
+        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def remove(names: list[str], flags: list[str]) -> int:
+    """Remove run folders, after a question. Return 1 if the answer is no."""
+    given = parse(RemoveCommand, flags, "signbench runs remove")
+    if not (names or given.selection.where or given.failed):
+        raise UserError("name the runs to remove, or choose with --where or --failed.")
+    found = chosen_statuses(given.selection, given.failed, names)
+    if active := [status.name for status in found if status.state in ACTIVE]:
+        raise UserError(f"{active[0]} is running or waiting: stop it first.")
+    for status in found:
+        print(f"{status.state:9} {status.name}")
+    if not found or not (given.yes or _confirmed(found)):
+        print("nothing was removed.")
+        return 0 if not found else 1
+    for status in found:
+        _remove(given.selection.runs / status.name)
+    print(f"removed {len(found)} runs.")
+    return 0
+
+
+ACTIONS = {"list": list_runs, "show": show, "retry": retry, "remove": remove}
+
+
+def _confirmed(found: list[Status]) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("--yes removes them without a question.")
+    return input(f"remove {len(found)} runs? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run's folder. Raises UserError if a process holds it or it cannot be removed."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        raise UserError(f"{folder} is in use by another process.") from None
+    except OSError as error:
+        raise UserError(f"cannot remove {folder}: {error.strerror}.") from None
+
+
+def _accuracy(folder: Path) -> str:
+    try:
+        result = read_result(folder)
+    except UserError:
+        return ""
+    return f"{result['accuracy']:.2%}" if result else ""
+
+
+def _title(folder: Path) -> str:
+    """Return the name with what it does not say, or the name alone if the run is not known."""
+    try:
+        return read_run(folder).title
+    except UserError:
+        return folder.name

@@ -1,0 +1,55 @@
+"""The runs of a selection with their states, as `signbench status` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from baselines.errors import UserError
+from launch.commands.selection import Selection
+from launch.executors.status import Status, statuses
+
+FAILED = ("failed", "broken")
+
+
+def chosen_statuses(
+    selection: Selection, failed: bool = False, names: Sequence[str] = ()
+) -> list[Status]:
+    """Return the states of the selected runs. A condition on `state` is one on these states.
+
+    Args:
+        failed: whether to return only runs that have failed.
+        names: names of runs, patterns of names, or paths; all if empty.
+
+    Raises:
+        UserError: there is no such folder, a condition is not valid, or no run has one of the
+            names.
+    """
+    from analysis.conditions import select_runs
+    from analysis.folder import list_runs
+    from analysis.frame import load_runs
+
+    folders = list_runs(selection.runs)
+    found = statuses(selection.runs)
+    if selection.where:
+        runs = load_runs(folders)
+        states = {status.name: status.state for status in found}
+        runs = runs.assign(state=[states.get(folder.name, "") for folder in runs["folder"]])
+        chosen = {folder.name for folder in select_runs(runs, selection.where)["folder"]}
+        found = [status for status in found if status.name in chosen]
+    if names:
+        found = _named(found, names, selection.runs)
+    return [status for status in found if not failed or status.state in FAILED]
+
+
+def _named(found: list[Status], names: Sequence[str], root: Path) -> list[Status]:
+    """Return the runs with one of the names. Raises UserError for a name that none has."""
+    chosen: set[str] = set()
+    for name in names:
+        pattern = Path(name).name
+        matching = {s.name for s in found if s.name == pattern or fnmatchcase(s.name, pattern)}
+        if not matching:
+            raise UserError(f"there is no run {name} in {root}.")
+        chosen |= matching
+    return [status for status in found if status.name in chosen]

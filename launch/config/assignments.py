@@ -1,0 +1,100 @@
+"""Fields as texts: `--set lr=0.1,0.2 model=resnet20` of a grid, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+from baselines.errors import UserError, unknown
+from launch.config.recipe import RULES, Recipe
+from launch.config.run import Run
+from signin import HAM, SignIn
+
+OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them
+_GRID = {"seed": "seeds", "method": "methods"}  # what grids have lists of
+
+
+def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the choices of a grid that texts `FIELD=VALUE[,VALUE…]` stand for.
+
+    Several values of a field are alternatives: there is one dictionary for each combination. The
+    values of seed, method and of fields that are lists stay together. What is no field of runs,
+    recipes and Sign-In is under `OPTIONS`.
+
+    Raises:
+        UserError: a text is not of this form, or a field is given twice.
+    """
+    fields: dict[str, list[Any]] = {}
+    hints = _hints()
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--set takes FIELD=VALUE[,VALUE…], not {text!r}.")
+        if key in fields:
+            raise UserError(f"--set has two values of {key}: separate alternatives by commas.")
+        fields[key] = _values(key, value.strip(), hints.get(key))
+    combinations = itertools.product(*fields.values())
+    return [_choices(dict(zip(fields, values, strict=True)), hints) for values in combinations]
+
+
+def assignment(key: str, value: Any) -> str:
+    """Return a field and its value as `parse_assignments` reads them."""
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, (tuple, list)):
+        return f"{key}={','.join(map(str, value))}"
+    return f"{key}={value}"
+
+
+def is_field(name: str) -> bool:
+    """Return whether a name is a field of runs, recipes or Sign-In."""
+    return name in _hints()
+
+
+def check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
+    """Return the runs. Raises UserError if none of their methods has one of the options."""
+    known = {spec.name for run in runs for spec in dataclasses.fields(run.options)}
+    for key in options:
+        if key not in known:
+            raise unknown("field", key, known | _hints().keys())
+    return runs
+
+
+def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
+    choices = {_GRID.get(key, key): value for key, value in values.items() if key in hints}
+    options = {key: value for key, value in values.items() if key not in hints}
+    return {**choices, OPTIONS: options} if options else choices
+
+
+def _values(key: str, text: str, hint: Any) -> list[Any]:
+    """Return the alternatives of a field."""
+    items = [item.strip() for item in text.split(",")]
+    if key in _GRID or get_origin(hint) is tuple:
+        kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        return [tuple(_value(item, kind) for item in items if item)]
+    return [_value(item, hint) for item in items]
+
+
+def _value(text: str, hint: Any) -> Any:
+    """Return a text as YAML reads it; texts remain texts where the field is one."""
+    import yaml
+
+    if hint is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _hints() -> dict[str, Any]:
+    """Return the types of all fields of runs, recipes and Sign-In by name."""
+    found: dict[str, Any] = {}
+    for home in (Recipe, SignIn, HAM, Run):
+        names = {spec.name for spec in dataclasses.fields(home)} - {"options", "settings"}
+        hints = get_type_hints(home)
+        found |= {name: hints[name] for name in names if not (home is Recipe and name in RULES)}
+    return found

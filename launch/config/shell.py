@@ -1,0 +1,67 @@
+"""Command lines that train given runs again, or the runs of a grid like given ones."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from launch.config.assignments import assignment
+from launch.config.recipes import find_recipe, known_recipe, recipe_argument
+from launch.config.run import Run
+
+
+def run_command(run: Run) -> str:
+    """Return the command line that trains a run again."""
+    return shlex.join(["signbench", "run", *run_flags(run)])
+
+
+def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
+    """Return recipe, method, and every field that differs from their defaults, as words.
+
+    Args:
+        leave_out: names of fields.
+    """
+    base = run.recipe if known_recipe(run.recipe) else "digits"
+    own, usual = (_flatten(asdict(r)) for r in (run, Run.defaults(base, run.method)))
+    chosen = {"recipe": recipe_argument(run.recipe), "method": run.method}
+    chosen |= {k: v for k, v in own.items() if k != "recipe" and v != usual[k]}
+    return [word for k, v in chosen.items() if k not in leave_out for word in _flag(k, v)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+
+
+def grid_command(grid: str, recipe: str, like: Sequence[Run], **flags: Any) -> str:
+    """Return the command line of a named grid with the settings of given runs.
+
+    Args:
+        like: runs of that recipe and grid, with equal settings.
+        flags: further flags; a tuple is joined by commas, and empty ones are left out.
+    """
+    words = ["signbench", "grid", grid, "--recipe", recipe_argument(recipe)]
+    for name, value in flags.items():
+        if value:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name}", ",".join(map(str, values))]
+    fields = {}
+    for run in like[:1]:
+        own, usual = (_flatten(asdict(s)) for s in (run.settings, find_recipe(recipe)))
+        fields = {key: value for key, value in own.items() if value != usual[key]}
+        fields |= {"exclude": run.exclude} if run.exclude else {}
+    if fields:
+        words += ["--set", *(assignment(key, value) for key, value in fields.items())]
+    return shlex.join(words)
+
+
+def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return nested fields as flat ones. No two share a name, since each is a flag."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
+    return flat

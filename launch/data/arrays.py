@@ -1,0 +1,146 @@
+"""Inputs and labels as arrays: their forms, and splits of them on the device.
+
+uint8   images (N, H, W, C), (N, C, H, W) or (N, H, W), which can be augmented
+float   features of any shape, used as they are
+other integers   tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.errors import UserError
+from launch.data.order import choose, mix
+from launch.inputs import Inputs
+from launch.ranks import Share
+
+Arrays = tuple[np.ndarray, np.ndarray]  # inputs (N, …), labels (N,)
+CHANNELS = (1, 3, 4)
+
+
+def as_arrays(inputs: Any, labels: Any, source: str) -> Arrays:
+    """Return inputs and labels in the forms that the loop trains on.
+
+    Images become uint8 (N, H, W, C), other numbers float32, tokens and labels int64.
+
+    Args:
+        inputs, labels: arrays or tensors; labels of shape (N,) or (N, 1).
+        source: what they are from, for messages.
+
+    Raises:
+        UserError: they have other forms, or are not finite.
+    """
+    x, y = _array(inputs), _array(labels)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or not len(x):
+        raise UserError(
+            f"{source}: inputs (N, …) and labels (N,) are needed, not {x.shape} and {y.shape}."
+        )
+    if y.dtype.kind == "f" and np.array_equal(y, y.round()):
+        y = y.astype(np.int64)
+    if y.dtype.kind not in "iub" or y.min() < 0:
+        raise UserError(f"{source}: labels must be classes 0, 1, …, not {y.dtype}.")
+    if x.dtype == np.uint8:
+        return _images(x, source), y.astype(np.int64)
+    if x.dtype.kind == "f":
+        if not np.isfinite(x).all():
+            raise UserError(f"{source}: inputs have values that are not finite.")
+        return x.astype(np.float32), y.astype(np.int64)
+    if x.dtype.kind in "iu" and x.min() >= 0:
+        return x.astype(np.int64), y.astype(np.int64)
+    raise UserError(f"{source}: inputs must be numbers, or tokens 0, 1, …, not {x.dtype}.")
+
+
+def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inputs]:
+    """Return the number of classes, and what the inputs are.
+
+    Raises:
+        UserError: the splits differ in shape or type.
+    """
+    (x, y), (x_test, y_test) = train, test
+    if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
+        raise UserError(
+            f"{source}: training inputs are {x.dtype} of shape {x.shape[1:]}, test inputs "
+            f"{x_test.dtype} of shape {x_test.shape[1:]}."
+        )
+    classes = int(max(y.max(), y_test.max())) + 1
+    if is_images(x):
+        return classes, Inputs((x.shape[3], *x.shape[1:3]))
+    if x.dtype == np.int64:
+        return classes, Inputs(x.shape[1:], "int64", int(max(x.max(), x_test.max())) + 1)
+    return classes, Inputs(x.shape[1:])
+
+
+def is_images(x: np.ndarray) -> bool:
+    """Return whether inputs are images (N, H, W, C) of uint8."""
+    return x.dtype == np.uint8
+
+
+class Tensors:
+    """A split held on the device, without augmentation.
+
+    Args:
+        inputs: (N, …) float32 or int64.
+        shuffle: shuffle and drop an incomplete last batch, for a training split.
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        device: torch.device,
+        seed: int = 0,
+        share: Share | None = None,
+        shuffle: bool = False,
+    ) -> None:
+        self.skipped = 0
+        self._inputs = torch.from_numpy(inputs).to(device)
+        self._labels = torch.from_numpy(labels).to(device)
+        self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
+        self._share = share or Share()
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._labels), self._batch_size)
+        return full if self._shuffle else full + (rest > 0)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self._labels)
+        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
+        order = torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
+        for batch in torch.split(order, self._batch_size)[: len(self)]:
+            yield self._batch(self._share.of(batch))
+
+    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
+        chosen = choose(self._labels, per_class, self._seed)
+        yield from map(self._batch, torch.split(chosen, self._batch_size))
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        index = index.to(self._labels.device)
+        return self._inputs.index_select(0, index), self._labels.index_select(0, index)
+
+
+def _array(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
+    return np.asarray(values)
+
+
+def _images(x: np.ndarray, source: str) -> np.ndarray:
+    """Return images (N, H, W, C)."""
+    if x.ndim == 3:
+        return x[..., None]
+    if x.ndim == 4 and x.shape[3] in CHANNELS:
+        return x
+    if x.ndim == 4 and x.shape[1] in CHANNELS:
+        return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    raise UserError(
+        f"{source}: uint8 inputs must be images with 1, 3 or 4 channels, not of shape {x.shape}; "
+        "features are float32, tokens int64."
+    )

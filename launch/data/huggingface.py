@@ -1,0 +1,154 @@
+"""Data sets of the library `datasets`: `hf:NAME`, `hf:NAME:CONFIG`, or `hf:FOLDER` of a saved one.
+
+Columns are found by their types and usual names. Images become images of the recipe's size, a
+column input_ids tokens, and all numeric columns together features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from baselines.errors import UserError
+from launch.data.arrays import Arrays, as_arrays
+from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
+from launch.data.streamed import IMAGENET_MEAN, IMAGENET_STD
+
+PREFIX = "hf:"
+_SPLITS = (("train",), ("test", "validation", "val", "valid"))
+_LABELS = ("label", "labels", "fine_label", "target", "y", "class")
+
+Split = Arrays | Dataset[Any]
+
+
+def read_huggingface(
+    data: str, root: Path, size: int, resident: bool, flip: bool
+) -> tuple[Split, Split]:
+    """Return the training and the test split.
+
+    Args:
+        data: begins with `PREFIX`.
+        root: folder of data sets; downloads go to its folder huggingface.
+        size: height and width of the images.
+        resident: whether images are read at once, as arrays.
+        flip: whether training images that are read while training are flipped at random.
+
+    Raises:
+        UserError: the library is not installed, or there is no such data set, split or column.
+    """
+    found = _load(data, root)
+    names = [next((name for name in known if name in found), "") for known in _SPLITS]
+    if not all(names):
+        raise UserError(f"data {data} needs the splits train and test, not {', '.join(found)}.")
+    train, test = (found[name] for name in names)
+    label = _label(train, data)
+    image = next((n for n, f in train.features.items() if type(f).__name__ == "Image"), "")
+    if not image:
+        return _columns(train, label, data), _columns(test, label, data)
+    if resident:
+        return _pixels(train, image, label, size, data), _pixels(test, image, label, size, data)
+    augment, centre = RandomResizedCrop(size, flip), CentreCrop(size)
+    return Images(train, image, label, augment, centre), Images(test, image, label, centre, centre)
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images of a split as normalised tensors (3, size, size).
+
+    Attributes:
+        plain: the same images without augmentation.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        image: str,
+        label: str,
+        transform: RandomResizedCrop | CentreCrop,
+        centre: CentreCrop,
+    ) -> None:
+        self.rows, self.image, self.label, self.transform = rows, image, label, transform
+        self.targets = torch.tensor(rows[label])
+        self.classes = getattr(rows.features[label], "names", None)
+        self.plain = self if transform is centre else Images(rows, image, label, centre, centre)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self._normalise = Normalise(mean, std, transform.size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = self.rows[index]
+        pixels = torch.from_numpy(np.array(row[self.image].convert("RGB")))
+        rng = Random(int(torch.randint(2**62, ())))  # the loop seeds torch for each item
+        image = self._normalise(self.transform(pixels, rng)[None])[0]
+        return image, int(row[self.label])
+
+
+def _load(data: str, root: Path) -> Mapping[str, Any]:
+    try:
+        import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise UserError(f"data {data} needs: pip install datasets.") from None
+    name, _, config = data.removeprefix(PREFIX).partition(":")
+    folder = Path(name).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(folder))  # type: ignore[no-any-return,unused-ignore]
+        path = str(folder) if folder.is_dir() else name
+        cache = str(root / "huggingface")
+        return datasets.load_dataset(path, config or None, cache_dir=cache)  # type: ignore[no-any-return,unused-ignore]
+    except Exception as error:  # the library raises exceptions of many types
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"cannot load {data}: {reason}") from error
+
+
+def _label(split: Any, data: str) -> str:
+    """Return the column of the labels."""
+    kinds = {name: type(feature).__name__ for name, feature in split.features.items()}
+    classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    found = [*(name for name in _LABELS if name in kinds), *classes]
+    if found:
+        return str(found[0])
+    raise UserError(f"data {data} has no column label among {', '.join(kinds)}.")
+
+
+def _columns(split: Any, label: str, data: str) -> Arrays:
+    """Return tokens or features."""
+    if "input_ids" in split.features:
+        tokens = split["input_ids"]
+        if len({len(row) for row in tokens}) > 1:
+            raise UserError(f"data {data}: input_ids are of different lengths; pad them.")
+        return as_arrays(np.array(tokens, np.int64), np.array(split[label]), f"data {data}")
+    columns = [name for name in split.features if name != label]
+    parts = [np.asarray(split[name]) for name in columns]
+    texts = [n for n, part in zip(columns, parts, strict=True) if part.dtype.kind not in "iufb"]
+    if texts or not parts:
+        raise UserError(
+            f"data {data}: column {texts[0] if texts else ''} is no number; give an image column, "
+            "tokens as input_ids, or numbers alone."
+        )
+    features = np.concatenate([p.reshape(len(p), -1).astype(np.float32) for p in parts], axis=1)
+    return as_arrays(features, np.array(split[label]), f"data {data}")
+
+
+def _pixels(split: Any, image: str, label: str, size: int, data: str) -> Arrays:
+    """Return all images as arrays, each cropped to a square and resized."""
+    from PIL import ImageOps
+
+    def read(picture: Any) -> np.ndarray:
+        grey = picture.mode in ("L", "1", "I;16")
+        picture = picture.convert("L" if grey else "RGB")
+        fitted = np.asarray(ImageOps.fit(picture, (size, size)))
+        return fitted[..., None] if grey else fitted
+
+    images = [read(picture) for picture in split[image]]
+    if len({picture.shape for picture in images}) > 1:
+        images = [np.broadcast_to(p, (size, size, 3)) for p in images]
+    return as_arrays(np.stack(images), np.array(split[label]), f"data {data}")

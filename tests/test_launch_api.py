@@ -1,0 +1,150 @@
+"""The suite in Python: runs, grids and results, in scripts without a guard and in notebooks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import launch
+import launch.executors.progress
+from baselines.errors import UserError
+from launch import Run, grid, results, run
+from launch.executors.progress import Display
+from launch.packages import root as code
+
+QUICK = {"epochs": 1, "threads": 1, "device": "cpu", "progress": False}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_a_row_of_the_results(here, capsys):
+    row = run("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, **QUICK)
+    assert capsys.readouterr().out == ""
+    assert row["result.sparsity"] == pytest.approx(0.8, abs=1e-3) and row["settings.lr"] == 0.1
+    assert row["state"] == "finished" and row["folder"].parent.name == "runs"
+    one = Run.make("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, epochs=1)
+    again = run(one, runs="runs", threads=1)
+    assert again["result.loss"] == row["result.loss"]
+    assert "finished before" in capsys.readouterr().out
+    found = results()
+    assert len(found) == 1 and found.iloc[0]["result.loss"] == row["result.loss"]
+
+
+def test_lists_make_a_grid(forked_workers, here):
+    lists = {"method": ["random", "dense"], "sign_in": [False, True], "seed": [0, 1]}
+    frame = grid(recipe="digits", sparsity=0.8, slots=2, **lists, **QUICK)
+    assert len(frame) == 8 and set(frame["state"]) == {"finished"}
+    assert frame.groupby(["label", "sign_in"]).size().to_dict() == {
+        (label, sign_in): 2 for label in ("random", "dense") for sign_in in (False, True)
+    }
+    assert len(results(where="method=random")) == 4
+    assert len(results("runs", where=["method=random", "seed=0"])) == 2
+    more = grid("table3", recipe="digits", sparsity=0.8, seeds=[0], lr=[0.05, 0.1], **QUICK)
+    assert len(more) == 4 and set(more["settings.lr"]) == {0.05, 0.1}
+    some = grid([Run.make("digits", "dense", epochs=1)], **QUICK)
+    assert some["label"].tolist() == ["dense"]
+
+
+def test_failures_are_rows_and_a_warning(forked_workers, here):
+    with pytest.warns(UserWarning, match="1 of 2 runs failed: .*Diverged"):
+        frame = grid(method="dense", lr=[0.05, 1e30], **QUICK)
+    assert sorted(frame["state"]) == ["failed", "finished"]
+    assert "Diverged" in "".join(frame["reason"])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: run("digits", "randm"), "unknown method 'randm'"),
+        (lambda: run(spasity=0.9), "unknown field 'spasity', did you mean sparsity"),
+        (lambda: grid(method=["random"], model="resnt"), "unknown model.*Nothing was started"),
+        (lambda: grid("table3", recipe="digits", nonsense=1), "unknown field 'nonsense'"),
+        (lambda: grid("tabel3"), "unknown grid 'tabel3'"),
+        (lambda: results("nowhere"), "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(here, call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+    assert not (here / "runs").exists()
+
+
+def test_the_package_has_what_it_names():
+    assert launch.__all__ == ["Run", "grid", "results", "run"]
+    assert launch.run is run
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = launch.nothing
+
+
+# ---- scripts and notebooks
+
+
+def python(folder, *arguments, text=None):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(code()), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        input=text,
+    )
+
+
+OWN = """
+from dataclasses import dataclass
+
+from torch import nn
+
+from baselines.method import Method, Options
+from baselines.registry import register
+from launch import grid
+from launch.models import MODELS
+
+
+@dataclass(frozen=True)
+class OwnOptions(Options):
+    knob: int = 1
+
+
+@register
+class Own(Method[OwnOptions]):
+    name, is_sparse = "own", False
+
+
+MODELS["tiny"] = lambda classes, features: nn.Sequential(
+    nn.Flatten(), nn.Linear(features, classes)
+)
+print("executed")
+frame = grid(method="own", knob=2, model="tiny", epochs=1, slots=1, threads=1, device="cpu")
+print(*frame["state"])
+"""
+
+
+@pytest.mark.parametrize("how", ["script.py", "-"])
+def test_a_script_needs_no_guard_and_can_define_what_it_trains(tmp_path, how):
+    (tmp_path / "script.py").write_text(OWN)
+    done = python(tmp_path, how, text=OWN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "executed\nfinished\n" and "Traceback" not in done.stderr
+
+
+def test_progress_in_a_notebook_is_one_bar(monkeypatch, capsys):
+    monkeypatch.setattr(launch.executors.progress, "in_notebook", lambda: True)
+    runs = [Run.make("digits", "dense", epochs=2, seed=seed) for seed in (0, 1)]
+    show = Display(runs, 2)
+    show.message(0, runs[0], "epoch   1/2  loss 1.0")
+    assert (show.bar.n, show.bar.total, show.slots) == (1, 4, [])
+    show.end(runs[0], "text")
+    show.close()
+    assert "text" not in capsys.readouterr().err
+    silent = Display(runs, 2, visible=False)
+    silent.end(runs[0], "text")
+    silent.close()
+    assert capsys.readouterr().err == ""

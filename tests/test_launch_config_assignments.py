@@ -1,0 +1,89 @@
+"""`--set FIELD=VALUE` of a grid."""
+
+from __future__ import annotations
+
+import pytest
+
+from baselines.errors import UserError
+from launch.cli import main
+from launch.config.assignments import OPTIONS, assignment, parse_assignments
+from launch.config.grids import find_grid
+from launch.config.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    "texts, choices",
+    [
+        ([], [{}]),
+        (["lr=0.1"], [{"lr": 0.1}]),
+        (["lr=1e-2"], [{"lr": "1e-2"}]),  # YAML's; the run makes it a number
+        (["lr=0.1, 0.2", "flip=true"], [{"lr": 0.1, "flip": True}, {"lr": 0.2, "flip": True}]),
+        (["batch-size=64"], [{"batch_size": 64}]),
+        (["seed=1,2", "method=rigl,snip"], [{"seeds": (1, 2), "methods": ("rigl", "snip")}]),
+        (["exclude=fc,conv1"], [{"exclude": ("fc", "conv1")}]),
+        (["keep_epochs=1,2", "exclude="], [{"keep_epochs": (1, 2), "exclude": ()}]),
+        (["data=10", "model=a,b"], [{"data": "10", "model": "a"}, {"data": "10", "model": "b"}]),
+        (["alpha=1", "lr=2"], [{"lr": 2, OPTIONS: {"alpha": 1}}]),
+    ],
+)
+def test_texts_become_choices(texts, choices):
+    assert parse_assignments(texts) == choices
+
+
+@pytest.mark.parametrize(
+    "key, value", [("exclude", ("fc", "8.weight")), ("flip", True), ("lr", 1e-05), ("data", "10")]
+)
+def test_a_field_is_read_as_it_is_written(key, value):
+    (choices,) = parse_assignments([assignment(key, value)])
+    found = choices[key]
+    assert (float(found) if key == "lr" else found) == value
+
+
+def test_any_field_of_a_named_grid_can_be_set():
+    sets = ["lr=1e-2,0.2", "exclude=8.weight", "beta=2", "drop_fraction=0.1", "model=resnet20"]
+    runs = find_grid("table10", sets, recipe="digits", epochs=3, seeds=(0,), methods=("rigl",))
+    usual = find_grid("table10", recipe="digits", epochs=3, seeds=(0,), methods=("rigl",))
+    assert len(runs) == 2 * len(usual)
+    assert {run.settings.lr for run in runs} == {0.01, 0.2}
+    assert {run.settings.sign_in.beta for run in runs} == {2.0}
+    assert {(run.exclude, run.settings.model) for run in runs} == {(("8.weight",), "resnet20")}
+    assert {run.options.drop_fraction for run in runs if run.method == "rigl"} == {0.1}
+    names = {run.name for run in runs}
+    assert all(need in names for run in runs for need in run.needs)
+
+
+def test_a_yaml_grid_can_be_set_too(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("recipe: digits\nmethod: [random, dense]\nlr: 0.3\nseed: [0, 1]")
+    runs = find_grid(str(file), ["lr=0.1,0.2", "sign_in=true", "seed=5"])
+    assert {(r.method, r.settings.lr, r.sign_in, r.seed) for r in runs} == {
+        (method, lr, True, 5) for method in ("random", "dense") for lr in (0.1, 0.2)
+    }
+
+
+@pytest.mark.parametrize(
+    "sets, message",
+    [
+        (["lr"], "--set takes FIELD=VALUE"),
+        (["lr=1", "lr=2"], "two values of lr: separate alternatives by commas"),
+        (["lr=x"], "lr must be of type float, not 'x'"),
+        (["weight_deca=1"], "unknown field 'weight_deca', did you mean weight_decay"),
+        (["drop_fraction=1"], "unknown field 'drop_fraction'"),  # no method of the grid has it
+        (["sign_in=true"], "table3 decides sign_in itself"),
+        (["method=rigl"], "the methods of table3 are fixed"),
+        (["epochs=1"], "epochs is given twice"),
+    ],
+)
+def test_mistakes_are_named(sets, message):
+    with pytest.raises(UserError, match=message):
+        find_grid("table3", sets, epochs=1)
+
+
+def test_an_unknown_flag_that_is_a_field_says_how_to_set_it(capsys):
+    for flags, expected in (
+        (["--batch-size", "8"], "A grid takes it as --set batch_size=VALUE."),
+        (["--lr=8"], "A grid takes it as --set lr=VALUE."),
+    ):
+        assert main(["grid", "quick", *flags]) == 2
+        assert expected in capsys.readouterr().err
+    assert Recipe().lr == 0.05

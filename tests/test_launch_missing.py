@@ -1,0 +1,87 @@
+"""The printed command for missing cells trains exactly what is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+import launch.config.run
+from analysis.folder import list_runs
+from launch.cli import main
+from launch.commands.missing import missing_command
+from launch.config.calibration import Constants
+from launch.config.run import Run
+from launch.runs.provenance import write_config
+
+SETTINGS = "--batch-size 512 --lr 0.02 --exclude 8.weight --flip --threads 1"
+
+
+@pytest.mark.parametrize(
+    "number, method",
+    [
+        ("9", "snip --epochs 1 --sign-in"),
+        ("10", "random --epochs 1 --sign-in"),
+        ("1", "str --epochs 2"),
+    ],
+)
+def test_the_command_completes_the_table(
+    forked_workers, tmp_path, capsys, monkeypatch, number, method
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch.config.run, "find_constants", lambda _: Constants(-8.0, 0.1))
+    root = ["--runs", "my runs"]
+    flags = f"run --method {method} --sparsity 0.8 --seed 3 {SETTINGS} --beta 0.5"
+    assert main([*flags.split(), *root]) == 0
+    capsys.readouterr()
+    assert main(["table", number, *root, "--where", "recipe=digits"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = re.findall("^missing: (signbench grid .*)$", shown, flags=re.M)
+    words = shlex.split(line)[1:]
+    assert main([*words, "--dry-run"]) == 0
+    plan = capsys.readouterr().out.splitlines()
+    done = {folder.name for folder in list_runs(tmp_path / "my runs")}
+    assert {row.split("/")[-1].split(" (")[0] for row in plan if row.startswith("finished")} == done
+    if number != "9":
+        return  # STR's constants do not reach the sparsity in so short a training
+    assert main([*words, "--slots", "2", "--threads", "1"]) == 0
+    capsys.readouterr()
+    assert main(["table", number, *root]) == 0
+    assert "missing" not in capsys.readouterr().out
+
+
+def test_every_setting_is_in_the_command(tmp_path):
+    run = Run.make(
+        "cifar10-resnet20",
+        "random",
+        sparsity=0.7,
+        seed=4,
+        sign_in=True,
+        data="my images",
+        model="resnet18",
+        image_size=48,
+        batch_size=96,
+        flip=False,
+        rescale_until=0.25,
+    )
+    folder = tmp_path / "runs" / run.name
+    folder.mkdir(parents=True)
+    write_config(folder, run)
+    command = missing_command(tmp_path / "runs")
+    assert shlex.split(command("9", "cifar10-resnet20", [folder])) == [
+        *["signbench", "grid", "table9", "--recipe", "cifar10-resnet20", "--seeds", "4", "--runs"],
+        str(tmp_path / "runs"),
+        "--set",
+        "data=my images",
+        "model=resnet18",
+        "image_size=48",
+        "flip=false",
+        "batch_size=96",
+        "rescale_until=0.25",
+    ]
+    assert "--sparsity 0.7" in command("10", "cifar10-resnet20", [folder])
+    assert command("9", "digits", []) == (
+        f"signbench grid table9 --recipe digits --runs {tmp_path}/runs"
+    )
+    assert command("9", "a recipe of one's own", [folder]) == ""

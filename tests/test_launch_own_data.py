@@ -1,0 +1,464 @@
+"""Data of a user's own: files of arrays, datasets and functions of a module, Hugging Face sets."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_launch_train import train
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+import launch.data.sources
+from baselines.errors import UserError
+from launch.cli import main
+from launch.config.recipe import Recipe
+from launch.config.run import Run
+from launch.data import describe_data, load_data
+from launch.data.arrays import as_arrays
+from launch.data.items import read_labels
+from launch.inputs import Inputs
+from launch.ranks import Share
+
+CPU = torch.device("cpu")
+N = 60
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path, monkeypatch):
+    """Begin without data of other tests, in a folder with modules of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    launch.data.sources.read_splits.cache_clear()
+    yield
+    for name in [n for n in sys.modules if n.startswith("mine")]:
+        del sys.modules[name]
+
+
+def load(data, share=None, seed=0, workers=0, **settings):
+    recipe = replace(Recipe(), data=str(data), batch_size=8, **settings)
+    return load_data(recipe, Path("data"), CPU, seed, share or Share(), workers)
+
+
+def features(n=N, classes=3, seed=0):
+    """Return separable features and labels."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    x = rng.normal(size=(n, 5)) + 4 * np.eye(classes, 5)[y]
+    return x, y
+
+
+def splits():
+    (x, y), (x_test, y_test) = features(), features(21, seed=1)
+    return {"x_train": x, "y_train": y, "x_test": x_test, "y_test": y_test}
+
+
+# ---- files
+
+
+def write(path, arrays):
+    if path.suffix == ".npz":
+        np.savez(path, **{key: np.asarray(value) for key, value in arrays.items()})
+        return
+    tensors = {key: torch.as_tensor(np.asarray(value)) for key, value in arrays.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".pt", ".safetensors"])
+def test_features_in_a_file_are_batches_of_them(tmp_path, ending):
+    arrays = splits()
+    write(tmp_path / f"set{ending}", arrays)
+    data = load(f"set{ending}")
+    assert data.classes == 3 and data.inputs == Inputs((5,))
+    x, y = (torch.cat(parts) for parts in zip(*data.test.epoch(0), strict=True))
+    np.testing.assert_allclose(x, arrays["x_test"], rtol=1e-6)
+    assert y.tolist() == arrays["y_test"].tolist() and x.dtype == torch.float32
+    x, y = (torch.cat(parts) for parts in zip(*data.train.epoch(0), strict=True))
+    assert len(y) == 56 and len(data.train) == 7  # the incomplete batch is dropped
+    rows = {tuple(row) for row in arrays["x_train"].astype(np.float32).tolist()}
+    assert {tuple(row) for row in x.tolist()} <= rows and len(set(map(tuple, x.tolist()))) == 56
+
+
+def test_order_is_a_function_of_seed_and_epoch_and_ranks_share_batches(tmp_path):
+    write(tmp_path / "set.npz", splits())
+
+    def batches(epoch, seed=0, share=None):
+        return [x for x, _ in load("set.npz", share, seed).train.epoch(epoch)]
+
+    assert all(map(torch.equal, batches(3), batches(3)))
+    assert not torch.equal(batches(3)[0], batches(4)[0])
+    assert not torch.equal(batches(3)[0], batches(3, seed=1)[0])
+    parts = [batches(3, share=Share(rank, 2)) for rank in range(2)]
+    whole = [torch.cat(pair) for pair in zip(*parts, strict=True)]
+    assert all(map(torch.equal, whole, batches(3)))
+    sample = [y for _, y in load("set.npz").train.sample(4)]
+    assert torch.cat(sample).bincount().tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train_images train_labels test_images test_labels",  # MedMNIST's; val is not used
+        "inputs_train targets_train inputs_val targets_val",
+        "X_train Y_train X_test Y_test",
+    ],
+)
+def test_arrays_have_usual_names(tmp_path, names):
+    values = list(splits().values())
+    values[1] = values[1][:, None]  # labels of shape (N, 1)
+    arrays = dict(zip(names.split(), values, strict=True))
+    write(tmp_path / "set.npz", {**arrays, "val_images": np.zeros((3, 5))})
+    assert len(load("set.npz").train) == 7
+
+
+def test_pairs_and_nested_splits_of_a_torch_file(tmp_path):
+    (x, y), test = features(), features(21)
+    pair = tuple(map(torch.tensor, (x, y)))
+    torch.save({"train": pair, "test": {"x": torch.tensor(test[0]), "y": torch.tensor(test[1])}},
+               tmp_path / "set.pt")  # fmt: skip
+    assert len(load("set.pt").train) == 7
+
+
+def test_a_file_without_a_test_split_holds_out_a_fifth_of_each_class(tmp_path):
+    x, y = features()
+    write(tmp_path / "set.npz", {"x": x, "y": y})
+    data = load("set.npz")
+    test = torch.cat([y for _, y in data.test.epoch(0)])
+    assert test.bincount().tolist() == [4, 4, 4]
+    launch.data.sources.read_splits.cache_clear()
+    assert torch.equal(test, torch.cat([y for _, y in load("set.npz").test.epoch(0)]))
+
+
+@pytest.mark.parametrize("shape", [(N, 6, 6), (N, 6, 6, 3), (N, 3, 6, 6), (N, 6, 6, 1)])
+def test_bytes_are_images_with_augmentation(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, shape, dtype=np.uint8), np.arange(N) % 4
+    write(tmp_path / "set.npz", {"x_train": x, "y_train": y, "x_test": x, "y_test": y})
+    data = load("set.npz", crop_padding=1, flip=True)
+    channels = 3 if 3 in shape else 1
+    assert data.inputs == Inputs.image(channels, 6)
+    images = torch.cat([x for x, _ in data.test.epoch(0)])
+    assert images.shape == (N, channels, 6, 6)
+    assert images.mean().abs() < 1e-4 and (images.std() - 1).abs() < 0.01
+    planes = x.reshape(N, 6, 6, channels) if shape[1] == 6 else x.transpose(0, 2, 3, 1)
+    mean, std = planes.mean((0, 1, 2)), planes.std((0, 1, 2))
+    expected = torch.tensor((planes - mean) / std).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(images, expected, atol=1e-3, rtol=1e-3)
+    epochs = [torch.cat([x for x, _ in data.train.epoch(e)]) for e in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[2])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"y_test": None}, "has no test split among x_train"),
+        (
+            {"x_train": np.zeros((7, 5))},
+            r"inputs \(N, …\) and labels \(N,\) are needed",
+        ),
+        ({"y_train": np.linspace(0, 1, N)}, "labels must be classes"),
+        ({"y_train": -np.arange(N)}, "labels must be classes"),
+        ({"x_train": np.full((N, 5), np.nan)}, "values that are not finite"),
+        ({"x_train": -np.ones((N, 5), int)}, r"inputs must be numbers, or tokens 0, 1"),
+        ({"x_train": np.zeros((N, 5), np.uint8)}, "uint8 inputs must be images"),
+        ({"x_test": np.zeros((21, 6))}, r"training inputs are float32 of shape \(5,\), test"),
+        ({"x_test": np.zeros((21, 5), int)}, "test inputs int64"),
+    ],
+)
+def test_arrays_of_other_forms_are_named(tmp_path, change, message):
+    arrays = {key: value for key, value in {**splits(), **change}.items() if value is not None}
+    write(tmp_path / "set.npz", arrays)
+    with pytest.raises(UserError, match=message):
+        load("set.npz")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"nonsense")
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
+    torch.save({"x": Path("code")}, tmp_path / "code.pt")
+    for name in ("bad.npz", "objects.npz", "code.pt"):
+        with pytest.raises(UserError, match=f"{name} cannot be read as arrays"):
+            load(name)
+    with pytest.raises(UserError, match="there is no file .*nowhere.npz"):
+        load("nowhere.npz")
+    write(tmp_path / "set.npz", splits())
+    with pytest.raises(UserError, match="crop_padding and flip cannot augment"):
+        load("set.npz", flip=True)
+    assert as_arrays(torch.zeros(2, 1).bfloat16(), [0, 1], "x")[0].dtype == np.float32
+
+
+# ---- a user's module
+
+MODULE = '''
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+def pair():
+    x = torch.arange(40.0).reshape(20, 2)
+    return (x, torch.arange(20) % 2), (x[:6], torch.arange(6) % 2)
+
+
+class Noisy(Dataset):
+    """Items with noise of all three generators."""
+
+    def __init__(self, root, train, image_size=0):
+        self.n = 40 if train else 10
+        self.image_size = image_size
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        noise = torch.rand(()).item() + np.random.rand() + random.random()
+        return torch.tensor([float(i), noise]), i % 3
+
+
+class Tokens(Noisy):
+    vocabulary = 50
+
+    def __getitem__(self, i):
+        return torch.tensor([i, 1, 2]), i % 3
+
+
+def by_split(split, data_dir=None):
+    return Noisy(data_dir, split == "train")
+
+
+def strings(train):
+    return ["a", "b"]
+
+
+class Strings(Noisy):
+    def __getitem__(self, i):
+        return "text", 0
+
+
+def broken():
+    raise ZeroDivisionError("by zero")
+
+
+def one():
+    return Noisy(None, True)
+
+
+def picky(train, secret):
+    pass
+
+
+SPLITS = pair()
+'''
+
+
+@pytest.fixture
+def module(tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE)
+
+
+@pytest.mark.parametrize("name", ["pair", "SPLITS"])
+def test_a_function_or_variable_gives_arrays(module, name):
+    data = load(f"mine:{name}")
+    assert data.inputs == Inputs((2,)) and data.classes == 2 and len(data.train) == 2
+    assert len(torch.cat([y for _, y in data.test.epoch(0)])) == 6
+
+
+@pytest.mark.parametrize("name", ["Noisy", "by_split"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_dataset_draws_is_a_function_of_seed_epoch_and_index(module, name, workers):
+    def items(epoch, seed=0, workers=workers, share=None):
+        data = load(f"mine:{name}", share, seed, workers)
+        return torch.cat([x for x, _ in data.train.epoch(epoch)])
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    found = items(1)
+    assert torch.equal(torch.get_rng_state(), state)  # dropout's numbers are as without it
+    assert len(set(found[:, 0].tolist())) == 40 and len(set(found[:, 1].tolist())) == 40
+    assert torch.equal(found, items(1, workers=0))
+    assert not torch.equal(found, items(2, workers=0))
+    order = found[:, 0].argsort()
+    other = items(1, seed=1, workers=0)
+    assert not torch.equal(found[order], other[other[:, 0].argsort()])
+    halves = [items(1, workers=0, share=Share(rank, 2)) for rank in range(2)]
+    assert {tuple(row) for half in halves for row in half.tolist()} == set(
+        map(tuple, found.tolist())
+    )
+
+
+def test_a_dataset_is_described_and_sampled(module):
+    data = load("mine:Noisy")
+    assert (data.classes, data.inputs) == (3, Inputs((2,)))
+    assert torch.cat([y for _, y in data.train.sample(5)]).bincount().tolist() == [5, 5, 5]
+    test = [torch.cat([x for x, _ in data.test.epoch(0)]) for _ in range(2)]
+    assert torch.equal(*test) and len(test[0]) == 10
+    tokens = load("mine:Tokens")
+    assert tokens.inputs == Inputs((3,), "int64", 50)
+    assert next(tokens.train.epoch(0))[0].dtype == torch.int64
+    found = describe_data(replace(Recipe(), data="mine:Noisy"), Path("data"), 0)
+    assert (found.classes, found.examples) == (3, 40)
+
+
+def test_labels_are_taken_from_attributes_where_there_are_some():
+    class Lazy(Dataset):
+        targets = (0, 1, 1)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            raise AssertionError("read")
+
+    assert read_labels(Lazy()).tolist() == [0, 1, 1]
+    assert read_labels(Subset(Lazy(), [2, 0])).tolist() == [1, 0]
+    assert read_labels(TensorDataset(torch.zeros(2, 1), torch.tensor([3, 4]))).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("mine:nothing", "module mine has no nothing"),
+        ("nowhere:x", "cannot import nowhere: ModuleNotFoundError"),
+        ("mine:broken", "data mine:broken: ZeroDivisionError: by zero"),
+        ("mine:one", "a pair of a training and a test split is needed, not Noisy"),
+        ("mine:strings", "labels"),
+        ("mine:Strings", r"pairs of a tensor and a label, not \(str, int\): give the Dataset a"),
+        ("mine:picky", "mine:picky needs secret; its parameters can be root, data_dir"),
+        ("mi ne:x", "write package.module:name"),
+    ],
+)
+def test_what_a_module_cannot_give_is_named(module, name, message):
+    with pytest.raises(UserError, match=message):
+        load(name)
+
+
+# ---- training
+
+MODEL = '''
+from torch import nn
+
+
+class Bag(nn.Module):
+    """The mean of the tokens' embeddings, and a hidden layer."""
+
+    def __init__(self, classes, vocab_size, width=32):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
+
+    def forward(self, x):
+        return self.layers(self.embed(x).mean(1))
+'''
+
+
+def tokens(n, seed):
+    """Return sequences in which one token tells the class."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    x = rng.integers(3, 40, (n, 12))
+    x[np.arange(n), rng.integers(0, 12, n)] = y
+    return x, y
+
+
+@pytest.mark.parametrize("method", ["rigl", "snip", "synflow", "acdc", "woodfisher"])
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_features_are_learned_sparsely(machine, tmp_path, method, sign_in):
+    write(tmp_path / "set.npz", splits())
+    settings = {"data": "set.npz", "model": "mlp", "epochs": 8, "batch_size": 16, "lr": 0.05}
+    result = train(Run.make("digits", method, sign_in=sign_in, **settings), machine)
+    assert result["accuracy"] > 0.9 and result["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert (result["classes"], result["input_shape"], result["vocabulary"]) == (3, [5], 0)
+    hidden = 5 * 256 + 256 * 256 + 256 * 3
+    assert result["dense_flops"] == 2 * hidden and result["flops"] < 0.2 * 2 * hidden
+
+
+def test_tokens_are_learned_by_a_model_of_ones_own(machine, tmp_path, capsys):
+    (tmp_path / "mine_model.py").write_text(MODEL)
+    (x, y), (x_test, y_test) = tokens(300, 0), tokens(90, 1)
+    write(tmp_path / "text.npz", {"x_train": x, "y_train": y, "x_test": x_test, "y_test": y_test})
+    settings = {"data": "text.npz", "model": "mine_model:Bag", "epochs": 30, "lr": 0.3}
+    run = Run.make("digits", "rigl", sparsity=0.5, sign_in=True, batch_size=32, **settings)
+    result = train(run, machine)
+    assert result["accuracy"] > 0.8 and result["vocabulary"] == 40
+    flags = ["--runs", str(machine.runs), "-o", str(tmp_path / "out"), "--onnx"]
+    assert main(["export", run.name, *flags]) == 0
+    sharpness = ["--runs", str(machine.runs), "--epochs", "30", "--per-class", "5"]
+    assert main(["sharpness", run.name, *sharpness, "--device", "cpu"]) == 0
+    assert "sharpness" in capsys.readouterr().out
+
+
+def test_a_run_on_a_dataset_resumes_bit_identically(machine, module, monkeypatch):
+    from test_launch_train import assert_same, interrupt_after
+
+    settings = {"data": "mine:Noisy", "model": "mlp", "epochs": 3, "batch_size": 8}
+    run = Run.make("digits", "rigl", **settings)
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        interrupt_after(2, patch)
+        train(run, machine)
+    train(run, machine)
+    assert_same(run, machine, other)
+
+
+# ---- Hugging Face
+
+
+@pytest.fixture
+def hub():
+    return pytest.importorskip("datasets", reason="datasets is not installed: it is optional")
+
+
+def save(hub, folder, train, test, features=None):
+    parts = {"train": train, "validation": test}
+    made = {k: hub.Dataset.from_dict(v, features=features) for k, v in parts.items()}
+    hub.DatasetDict(made).save_to_disk(folder)
+
+
+def test_numbers_and_tokens_of_hugging_face(hub, tmp_path):
+    (x, y), test = features(), features(21, seed=1)
+    columns = [{"a": x[:, 0], "b": x[:, 1:], "label": y}, {"a": test[0][:, 0], "b": test[0][:, 1:],
+               "label": test[1]}]  # fmt: skip
+    save(hub, tmp_path / "tabular", *({k: v.tolist() for k, v in c.items()} for c in columns))
+    data = load(f"hf:{tmp_path / 'tabular'}")
+    assert (data.classes, data.inputs) == (3, Inputs((5,)))
+    (x, y), test = tokens(30, 0), tokens(9, 1)
+    rows = [{"input_ids": x.tolist(), "label": y.tolist(), "text": ["t"] * len(y)} for x, y in
+            ((x, y), test)]  # fmt: skip
+    save(hub, tmp_path / "text", *rows)
+    data = load("hf:text")
+    assert data.inputs == Inputs((12,), "int64", 40)
+    save(hub, tmp_path / "raw", *({"text": ["a", "b"], "label": [0, 1]} for _ in range(2)))
+    with pytest.raises(UserError, match="column text is no number"):
+        load("hf:raw")
+
+
+@pytest.mark.parametrize("size", [8, 72])
+def test_images_of_hugging_face(hub, tmp_path, size):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (20 + i, 24, 3), np.uint8)) for i in range(24)]
+    kinds = hub.Features({"img": hub.Image(), "fine_label": hub.ClassLabel(names=["a", "b"])})
+    rows = {"img": images, "fine_label": [i % 2 for i in range(24)]}
+    save(hub, tmp_path / "images", rows, rows, kinds)
+    data = load("hf:images", image_size=size)
+    assert (data.classes, data.inputs) == (2, Inputs.image(3, size))
+    (x, _), (again, _) = (next(data.train.epoch(2)) for _ in range(2))
+    assert x.shape == (8, 3, size, size) and torch.equal(x, again)
+    assert torch.cat([y for _, y in data.train.sample(3)]).bincount().tolist() == [3, 3]
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="needs: pip install datasets"):
+        load("hf:mnist")

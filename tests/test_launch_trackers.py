@@ -1,0 +1,247 @@
+"""Trackers: what is tracked, when a run resumes and fails, and the real libraries offline."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import sqlite3
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from needs import needs_library
+from test_launch_train import interrupt_after, train
+
+import launch.trackers.tracking
+from analysis.folder import read_epochs, read_json, read_layers
+from baselines.errors import UserError
+from launch.cli import main
+from launch.config.run import Run
+from launch.training.check import check_runs
+
+RUN = {"recipe": "digits", "method": "rigl", "sign_in": True, "epochs": 3}
+
+
+class Recorder:
+    """A tracker that notes what it is told."""
+
+    made: ClassVar[list[Recorder]] = []
+
+    def __init__(self, run, machine, known, epoch):
+        self.id, self.known, self.epoch = known or "new", known, epoch
+        self.logged, self.pictures, self.closed = [], [], []
+        Recorder.made.append(self)
+
+    def log(self, epoch, scalars, histograms):
+        self.logged.append((epoch, dict(scalars), {k: dict(v) for k, v in histograms.items()}))
+
+    def add_picture(self, name, path):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        self.pictures.append(name)
+
+    def close(self, result):
+        self.closed.append(result)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setattr(Recorder, "made", [])
+    monkeypatch.setattr(launch.trackers.tracking, "_adapter", lambda _: Recorder)
+    return Recorder
+
+
+def test_epochs_layers_figures_and_result_are_tracked(machine, recorder):
+    run = Run.make(**RUN)
+    result = train(run, replace(machine, tracker="wandb"))
+    (tracker,) = recorder.made
+    folder = machine.runs / run.name
+    rows, layers = read_epochs(folder), read_layers(folder)
+    assert [epoch for epoch, *_ in tracker.logged] == [1, 2, 3]
+    for (_, scalars, histograms), row in zip(tracker.logged, rows, strict=True):
+        assert scalars["test/accuracy"] == row["test_accuracy"] and scalars["lr"] == row["lr"]
+        own = [layer for layer in layers if layer["epoch"] == row["epoch"]]
+        flips = {n["layer"]: n["flips_init"] / n["compared_init"] for n in own}
+        assert histograms["layers/flips"] == pytest.approx(flips)
+        sparsity = {n["layer"]: 1 - n["density"] for n in own}
+        assert histograms["layers/sparsity"] == pytest.approx(sparsity)
+    assert tracker.pictures == ["curves", "figure 8", "figure 9"]
+    assert tracker.closed[0]["accuracy"] == result["accuracy"]
+    assert read_json(folder / "tracker.json") == {"tracker": "wandb", "id": "new", "epochs": 3}
+
+
+def test_a_resumed_run_goes_on_in_the_same_tracked_run(machine, recorder, monkeypatch):
+    run, tracked = Run.make(**RUN), replace(machine, tracker="wandb")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        interrupt_after(2, patch)
+        train(run, tracked)
+    assert recorder.made[0].closed == [None]  # failed
+    train(run, tracked)
+    first, second = recorder.made
+    assert (first.known, second.known, second.epoch) == ("", "new", 2)
+    assert [e for t in (first, second) for e, *_ in t.logged] == [1, 2, 3]
+
+
+def test_epochs_from_before_the_tracker_are_added(machine, recorder, monkeypatch):
+    run = Run.make(**RUN)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        interrupt_after(2, patch)
+        train(run, machine)
+    train(run, replace(machine, tracker="mlflow"))
+    (tracker,) = recorder.made
+    assert [epoch for epoch, *_ in tracker.logged] == [1, 2, 3] and tracker.known == ""
+
+
+def test_a_tracker_that_fails_does_not_stop_the_training(machine, recorder, monkeypatch):
+    def fail(*_args):
+        raise OSError("no network")
+
+    monkeypatch.setattr(Recorder, "log", fail)
+    message = "trackio failed and tracks no more: .*no network"
+    with pytest.warns(UserWarning, match=message) as found:
+        result = train(Run.make(**RUN), replace(machine, tracker="trackio"))
+    assert result["epochs"] == 3 and len(found) == 1
+
+
+def test_a_tracker_does_not_change_the_run(machine, recorder):
+    run = Run.make(**RUN)
+    plain = train(run, replace(machine, runs=machine.runs / "plain"))
+    tracked = train(run, replace(machine, tracker="wandb"))
+    assert plain["loss"] == tracked["loss"]
+
+
+def test_a_library_that_is_missing_is_named_before_anything_is_made(machine, monkeypatch, capsys):
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.partition(".")[0] in ("mlflow", "tensorboard"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "launch.trackers.mlflow", False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    run, tracked = Run.make(**RUN), replace(machine, tracker="mlflow")
+    for call in (train, lambda run, machine: check_runs([run], machine)):
+        with pytest.raises(UserError, match="--tracker mlflow needs: pip install mlflow"):
+            call(run, tracked)
+    assert not machine.runs.exists()
+    assert main(["run", "--tracker", "tensorbord"]) == 2
+    assert "tensorboard" in capsys.readouterr().err
+
+
+# ---- the real libraries
+
+
+def interrupted_and_resumed(machine, monkeypatch, tracker):
+    """Return a run that was stopped after two of three epochs and resumed, all tracked."""
+    run, tracked = Run.make(**RUN), replace(machine, tracker=tracker)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*tracks no more")
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+            interrupt_after(2, patch)
+            train(run, tracked)
+        train(run, tracked)
+    return run, read_epochs(machine.runs / run.name)
+
+
+@needs_library("tensorboard")
+def test_tensorboard(machine, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, rows = interrupted_and_resumed(machine, monkeypatch, "tensorboard")
+    events = EventAccumulator(str(machine.runs / "tensorboard" / run.name))
+    events.Reload()
+    tags = events.Tags()
+    found = [(e.step, e.value) for e in events.Scalars("test/accuracy")]
+    expected = [(row["epoch"] + 1, row["test_accuracy"]) for row in rows]
+    assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]
+    assert set(tags["histograms"]) == {"layers/sparsity", "layers/flips"}
+    assert events.Histograms("layers/sparsity")[-1].histogram_value.num == 4
+    assert set(tags["images"]) == {"curves", "figure_8", "figure_9"}
+    assert "result/accuracy" in tags["scalars"]
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| settings.sign_in.beta | 1.0 |" in text
+
+
+def wandb_records(file):
+    """Yield the records of an offline run, in LevelDB's log format: blocks of 32 KiB of parts."""
+    data = file.read_bytes()
+    at, record = 7, b""  # behind the file's header
+    while at + 7 <= len(data):
+        if (left := -at % 32768) and left < 7:  # no part begins in the last bytes of a block
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+@needs_library("wandb")
+def test_wandb_offline(machine, monkeypatch):
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, rows = interrupted_and_resumed(machine, monkeypatch, "wandb")
+    files = sorted(machine.runs.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime)
+    assert len(files) == 2 and len({file.stem for file in files}) == 1  # parts of the same run
+    history, names, pictures = [], set(), set()
+    for file in files:
+        for data in wandb_records(file):
+            record = messages.Record()
+            record.ParseFromString(data)
+            names |= {record.run.display_name} - {""}
+            items = record.history.item
+            values = {"/".join(i.nested_key) or i.key: i.value_json for i in items}
+            if "test/accuracy" in values:
+                history.append((int(values["epoch"]), float(values["test/accuracy"])))
+                assert values["layers/sparsity/_type"] == '"histogram"'
+            pictures |= {
+                key.removesuffix("/path")
+                for key in values
+                if key.startswith("figures/") and key.endswith("/path")
+            }
+    assert names == {run.name}
+    assert history == [(row["epoch"] + 1, row["test_accuracy"]) for row in rows]
+    assert pictures == {"figures/curves", "figures/figure 8", "figures/figure 9"}
+
+
+@needs_library("trackio")
+def test_trackio_on_this_machine(machine, monkeypatch, tmp_path):
+    import trackio
+    import trackio.utils
+
+    run, rows = interrupted_and_resumed(machine, monkeypatch, "trackio")
+    (database,) = trackio.utils.TRACKIO_DIR.glob("signbench*.db")
+    with sqlite3.connect(database) as connection:
+        found = connection.execute("select run_name, step, metrics from metrics").fetchall()
+    noted = json.loads((machine.runs / run.name / "tracker.json").read_text())
+    own = [(step, json.loads(text)) for name, step, text in found if name == noted["id"]]
+    history = [(step, m["test/accuracy"]) for step, m in own if "test/accuracy" in m]
+    assert sorted(history) == [(row["epoch"] + 1, row["test_accuracy"]) for row in rows]
+    assert any("layers/flips" in m for _, m in own) and any("figures/curves" in m for _, m in own)
+
+
+@needs_library("mlflow")
+def test_mlflow_in_a_file(machine, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run, rows = interrupted_and_resumed(machine, monkeypatch, "mlflow")
+    client = MlflowClient(f"sqlite:///{machine.runs.resolve() / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("signbench")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == run.name and found.info.status == "FINISHED"
+    assert found.data.params["settings.sign_in.beta"] == "1.0"
+    history = client.get_metric_history(found.info.run_id, "test/accuracy")
+    assert [(m.step, m.value) for m in history] == [
+        (row["epoch"] + 1, pytest.approx(row["test_accuracy"])) for row in rows
+    ]
+    assert "layers/sparsity/0.weight" in found.data.metrics
+    figures = {Path(f.path).name for f in client.list_artifacts(found.info.run_id, "figures")}
+    assert figures == {"figure-curves.png", "figure-8.png", "figure-9.png"}
