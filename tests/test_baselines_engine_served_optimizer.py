@@ -23,6 +23,13 @@ from signin import Product
 HOOKS = ("step_pre", "step_post", "state_dict_pre", "load_state_dict_pre")
 
 
+@pytest.fixture(autouse=True)
+def _eager():
+    """Compile nothing: Kron compiles its steps, which takes longer than all tests here."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 @pytest.fixture
 def process_group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
