@@ -24,6 +24,7 @@ from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # slow machines do not fail
 settings.load_profile("default")
+torch_settings.apply()  # for what is trained before the first test, by fixtures of the session
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
