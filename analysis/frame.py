@@ -14,6 +14,7 @@ from analysis.checked import BrokenFile
 from analysis.decay import decays_of
 from analysis.folder import read_config, read_failure, read_result, read_rows
 from analysis.names import HAM, PLAIN, SIGN_IN
+from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
@@ -164,13 +165,8 @@ def _mark_earlier(rows: list[dict[str, Any]]) -> None:
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the entries of nested dictionaries by dotted names; lists become texts."""
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, dict):
-            flat |= _flatten(entry, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(entry) if isinstance(entry, list) else entry
-    return flat
+    flat = flatten(value, prefix)
+    return {key: str(entry) if isinstance(entry, list) else entry for key, entry in flat.items()}
 
 
 def _name_references(

@@ -24,6 +24,7 @@ COLOURS = (  # distinct for all kinds of colour vision; in grey, markers tell
     *("#cc78bc", "#8c5a2b", "#56b4e9", "#404040"),
 )
 MARKERS = "osD^vPX*"
+ENDINGS = (".pdf", ".svg", ".png")  # of figures that are written
 Look = dict[str, Any]  # keyword arguments of a line: its colour, marker and dashes
 MOST = len(COLOURS)  # methods in one panel
 # methods in the order in which they choose their colours
@@ -147,7 +148,7 @@ def save(drawn: Figure, path: Path) -> None:
     Raises:
         UserError: the path has another ending, or the file cannot be written.
     """
-    if path.suffix not in (".pdf", ".svg", ".png"):
+    if path.suffix not in ENDINGS:
         raise UserError(f"--output must end in .pdf, .svg or .png, not {path}.")
     try:
         # without a date, so that equal figures give equal files

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from analysis.figures.style import ENDINGS
 from analysis.folder import find_run
 from baselines.checkpoint import Checkpoint, entries_of
 from baselines.errors import UserError
@@ -24,7 +25,6 @@ from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
 
-FIGURES = (".pdf", ".svg", ".png")
 _SAME = ("model", "data", "image_size")  # settings that the two runs share
 
 
@@ -54,7 +54,7 @@ class BarrierCommand:
         if self.points < 3:
             raise UserError(f"points must be at least 3, not {self.points}.")
         for path in self.output:
-            if path.suffix not in (".csv", *FIGURES):
+            if path.suffix not in (".csv", *ENDINGS):
                 raise UserError(f"--output must end in .csv, .pdf, .svg or .png, not {path}.")
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from analysis.nested import flatten
 from launch.config.assignments import assignment
 from launch.config.recipes import find_recipe, known_recipe, recipe_argument
 from launch.config.run import Run
@@ -24,7 +25,7 @@ def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
         leave_out: names of fields.
     """
     base = run.recipe if known_recipe(run.recipe) else "digits"
-    own, usual = (_flatten(asdict(r)) for r in (run, Run.defaults(base, run.method)))
+    own, usual = (_flags_of(asdict(r)) for r in (run, Run.defaults(base, run.method)))
     chosen = {"recipe": recipe_argument(run.recipe), "method": run.method}
     chosen |= {k: v for k, v in own.items() if k != "recipe" and v != usual[k]}
     return [word for k, v in chosen.items() if k not in leave_out for word in _flag(k, v)]
@@ -51,7 +52,7 @@ def grid_command(grid: str, recipe: str, like: Sequence[Run], **flags: Any) -> s
             words += [f"--{name}", ",".join(map(str, values))]
     fields = {}
     for run in like[:1]:
-        own, usual = (_flatten(asdict(s)) for s in (run.settings, find_recipe(recipe)))
+        own, usual = (_flags_of(asdict(s)) for s in (run.settings, find_recipe(recipe)))
         fields = {key: value for key, value in own.items() if value != usual[key]}
         fields |= {"exclude": run.exclude} if run.exclude else {}
     if fields:
@@ -59,9 +60,6 @@ def grid_command(grid: str, recipe: str, like: Sequence[Run], **flags: Any) -> s
     return shlex.join(words)
 
 
-def _flatten(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return nested fields as flat ones. No two share a name, since each is a flag."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= _flatten(value) if isinstance(value, dict) else {name: value}
-    return flat
+def _flags_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return nested fields by their own names. No two share a name, since each is a flag."""
+    return {name.rpartition(".")[2]: value for name, value in flatten(fields).items()}

@@ -15,6 +15,7 @@ import importlib
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,6 +23,7 @@ from typing import Any, Protocol, Self
 from analysis.contents import EpochRow, LayerRow
 from analysis.folder import TRACKER, read_json
 from analysis.frame import load_runs
+from analysis.nested import flatten
 from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -184,18 +186,8 @@ class Tracking:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return all fields of a run by dotted names."""
-    from dataclasses import asdict
-
-    def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, entry in value.items():
-            if isinstance(entry, dict):
-                found |= flat(entry, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = list(entry) if isinstance(entry, tuple) else entry
-        return found
-
-    return flat(asdict(run))
+    flat = flatten(asdict(run))
+    return {key: list(entry) if isinstance(entry, tuple) else entry for key, entry in flat.items()}
 
 
 def _adapter(name: str) -> Callable[[Run, Machine, str, int], Tracker]:
