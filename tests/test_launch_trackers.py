@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,16 @@ def wandb_records(file):
             record = b""
 
 
+def complete(file, messages):
+    """Return the records of a run. wandb's own process may still write when `finish` returns."""
+    for _ in range(100):
+        records = [messages.Record.FromString(data) for data in wandb_records(file)]
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
 @needs_library("wandb")
 def test_wandb_offline(machine, monkeypatch):
     from wandb.proto import wandb_internal_pb2 as messages
@@ -192,9 +203,7 @@ def test_wandb_offline(machine, monkeypatch):
     assert len(files) == 2 and len({file.stem for file in files}) == 1  # parts of the same run
     history, names, pictures = [], set(), set()
     for file in files:
-        for data in wandb_records(file):
-            record = messages.Record()
-            record.ParseFromString(data)
+        for record in complete(file, messages):
             names |= {record.run.display_name} - {""}
             items = record.history.item
             values = {"/".join(i.nested_key) or i.key: i.value_json for i in items}
