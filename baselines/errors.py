@@ -27,6 +27,12 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def check_in_unit(**values: float) -> None:
+    """Raise a UserError unless all values are in [0, 1]."""
+    for name, value in values.items():
+        require(0 <= value <= 1, f"{name} must be in [0, 1], not {value}.")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for an unknown name, with the nearest names, and all if they are few."""
     names = sorted(set(known))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_in_unit
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
@@ -52,8 +52,7 @@ class FixedOptions(Options):
     """Fraction of the signs to reverse at random."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip_signs <= 1:
-            raise UserError(f"flip_signs must be in [0, 1], not {self.flip_signs}.")
+        check_in_unit(flip_signs=self.flip_signs)
 
     def source(self, part: str) -> str:
         """Return the source of a part."""

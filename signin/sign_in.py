@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_in_unit
 from baselines.fields import changed
 from baselines.sign_rule import Factors
 
@@ -34,8 +34,7 @@ class SignIn(Factors):
         super().__post_init__()
         if not self.rescale_period >= 0:
             raise UserError(f"rescale_period must not be negative, not {self.rescale_period}.")
-        if not 0 <= self.rescale_until <= 1:
-            raise UserError(f"rescale_until must be in [0, 1], not {self.rescale_until}.")
+        check_in_unit(rescale_until=self.rescale_until)
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Rescale if Algorithm 1 does."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from trainer_cases import (
     CASES,
+    OF_TWO_METHODS,
     PER_EPOCH,
     SIGN_IN,
     SPARSITY,
@@ -205,9 +206,7 @@ def test_other_architectures_are_served(tmp_path, make, kind, sign_in):
     assert_equal(trainer.model, by_hand(make(), trainer, "rigl", sign_in, clip=0.05))
 
 
-@pytest.mark.parametrize(
-    "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
-)
+@OF_TWO_METHODS
 @pytest.mark.parametrize(
     "theirs, loop",
     [
@@ -233,9 +232,7 @@ def test_clipping_by_the_norm_of_all_gradients_would_differ(tmp_path, monkeypatc
     assert not torch.equal(trainer.model.get_parameter(name), expected)
 
 
-@pytest.mark.parametrize(
-    "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
-)
+@OF_TWO_METHODS
 def test_any_trainer_is_served_without_clipping(tmp_path, method, sign_in):
     whole = trained(tmp_path, tiny_bert(), method, sign_in)
     callback, args = callback_of(method, sign_in), arguments(tmp_path)

@@ -9,6 +9,7 @@ import torch
 from literal import batches, loss_of, tiny_net
 from trainer_cases import (
     CASES,
+    OF_TWO_METHODS,
     PER_EPOCH,
     SIGN_IN,
     SPARSITY,
@@ -160,9 +161,7 @@ def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
     assert callback.sparsifier.finalize() is module
 
 
-@pytest.mark.parametrize(
-    "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
-)
+@OF_TWO_METHODS
 @pytest.mark.parametrize(
     "lightning, loop",
     [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from signin import SignIn
@@ -21,6 +22,9 @@ CASES = {
 }
 SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
 SPARSITY = 0.75
+OF_TWO_METHODS = pytest.mark.parametrize(
+    "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
+)
 
 
 def assert_equal(one, other):

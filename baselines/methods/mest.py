@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_in_unit, require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
@@ -48,7 +48,7 @@ class MestOptions(Options):
     """Number of updates, evenly spaced; fewer if they would be less than 25 steps apart."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.mutation <= 1, f"mutation must be in [0, 1], not {self.mutation}.")
+        check_in_unit(mutation=self.mutation)
         require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
         require(
             self.gradient_weight >= 0,

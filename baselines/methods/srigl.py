@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_in_unit
 from baselines.fields import changed
 from baselines.method import Options, Plan
 from baselines.methods.set_rigl import GradientGrowth, RigLOptions
@@ -49,9 +49,7 @@ class SRigLOptions(RigLOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 <= self.min_salient <= 1, f"min_salient must be in [0, 1], not {self.min_salient}."
-        )
+        check_in_unit(min_salient=self.min_salient)
 
 
 @register

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.errors import require
+from baselines.errors import check_in_unit
 from baselines.method import Options, Plan
 from baselines.methods.granet import Regrowth, RegrowthOptions
 from baselines.registry import register
@@ -31,9 +31,7 @@ class SviteOptions(RegrowthOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 <= self.update_until <= 1, f"update_until must be in [0, 1], not {self.update_until}."
-        )
+        check_in_unit(update_until=self.update_until)
 
 
 @register

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
 from launch.flags import parse
 from launch.runs.checkpoints import write_checkpoint
@@ -78,8 +78,7 @@ class TransplantCommand:
     """Folder of the run folders."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip_signs <= 1:
-            raise UserError(f"flip_signs must be in [0, 1], not {self.flip_signs}.")
+        check_in_unit(flip_signs=self.flip_signs)
         if self.align_from and not self.align:
             raise UserError("--align-from needs --align.")
         if self.align and not self.model:

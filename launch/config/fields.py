@@ -55,9 +55,3 @@ def check_at_most(most: int, **values: float) -> None:
     for name, value in values.items():
         if value > most:
             raise UserError(f"{name} must be at most {most:,}, not {value}.")
-
-
-def check_in_unit(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} must be in [0, 1], not {value}.")

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_in_unit
 from baselines.fields import typed
-from launch.config.fields import check_at_most, check_in_unit, check_not_negative, check_positive
+from launch.config.fields import check_at_most, check_not_negative, check_positive
 from signin import HAM, SignIn
 
 T = TypeVar("T")
