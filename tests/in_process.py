@@ -12,17 +12,27 @@ from pathlib import Path
 import pytest
 
 import launch.config.recipes
+import launch.data.sources
+from baselines import registry
 from launch.cli import main
+
+TABLES = [  # what own modules add to
+    (registry, "_REGISTERED"),
+    (launch.config.recipes, "RECIPES"),
+    (launch.config.recipes, "_FILES"),
+    (launch.data.sources, "SOURCES"),
+]
 
 
 @contextlib.contextmanager
 def modules_of(folder: Path, work: Path) -> Iterator[None]:
-    """Work in a folder, with modules of another; forget these, and recipes, afterwards."""
+    """Work in a folder, with modules of another; forget these, and what they add, afterwards."""
+    registry.methods()  # the suite's own stay
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setattr(sys, "path", [str(folder), *sys.path])
-        for name in ("RECIPES", "_FILES"):
-            patch.setattr(launch.config.recipes, name, dict(getattr(launch.config.recipes, name)))
+        for module, name in TABLES:
+            patch.setattr(module, name, dict(getattr(module, name)))
         before = set(sys.modules)
         try:
             yield

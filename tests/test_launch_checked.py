@@ -183,6 +183,11 @@ def momentum(state):
     return next(iter(state["loop"]["optimizer"]["state"].values()))
 
 
+def change_signs(kept):
+    for name, sign in kept.items():
+        kept[name] = torch.quantize_per_tensor(sign.float(), 1.0, 0, torch.qint8)
+
+
 CHANGES = {
     "an epoch beyond the end": lambda s: s.update(epoch=99),
     "an epoch before": lambda s: s.update(epoch=1),
@@ -197,6 +202,7 @@ CHANGES = {
     "no groups": lambda s: s["loop"]["optimizer"].update(param_groups=[]),
     "signs of nothing": lambda s: s.update(signs={}),
     "signs of another shape": lambda s: s["signs"]["init"].update({"0.weight": torch.ones(1)}),
+    "signs of another type": lambda s: change_signs(s["signs"]["init"]),
     "other entries": lambda s: s.clear(),
 }
 

@@ -47,16 +47,16 @@ def test_ranks_that_fail_together_leave_one_whole_reason(tmp_path):
     assert list(folder.path.iterdir()) == []
 
 
-def test_old_temporary_files_are_removed_and_new_ones_are_not(tmp_path):
+def test_temporary_files_are_removed_if_old_or_written_under_the_lock_only(tmp_path):
     folder = RunFolder(RUN, tmp_path)
-    (folder.path / "signs").mkdir(parents=True)
-    old, new = folder.path / "signs" / "x.tmp", folder.path / ".y.tmp"
-    for file in (old, new):
+    (folder.path / "snapshots").mkdir(parents=True)
+    old, new, inside = (folder.path / name for name in (".x.tmp", ".y.tmp", "snapshots/.z.tmp"))
+    for file in (old, new, inside):
         file.write_text("")
     then = time.time() - LEFTOVER_AGE - 1
     os.utime(old, (then, then))
     with folder.opened():
-        assert not old.exists() and new.exists()
+        assert not old.exists() and new.exists() and not inside.exists()
 
 
 @pytest.mark.parametrize("target", ["no/such/folder.json", "there.json"])

@@ -114,6 +114,8 @@ class FlipTracker:
         for moment, kept in state.items():
             if {name: sign.shape for name, sign in kept.items()} != self.net.shapes:
                 raise ValueError(f"the signs at {moment} have other shapes")
+            if any(sign.dtype != torch.int8 for sign in kept.values()):
+                raise ValueError(f"the signs at {moment} are not int8")
         self.before = {
             moment: {name: sign.to(weights[name].device) for name, sign in kept.items()}
             for moment, kept in state.items()

@@ -117,10 +117,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed, which are told by their age."""
+    """Remove the temporary files of processes that were killed from a folder that is locked.
+
+    Its own files may be written without the lock: there, leftovers are told by their age.
+    """
     for leftover in folder.rglob(f"*{TEMPORARY}"):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+            age = time.time() - leftover.stat().st_mtime
+            if leftover.parent != folder or age > LEFTOVER_AGE:
                 leftover.unlink()
 
 

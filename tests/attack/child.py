@@ -48,7 +48,8 @@ class Outcome:
         lines = self.err.splitlines()
         errors = [line for line in lines if not line.startswith("signbench: warning: ")]
         if "Traceback" in self.err + self.out:
-            return f"traceback: {lines[-1] if lines else self.out[-300:]}"
+            text = " / ".join(line for line in lines or self.out.splitlines() if line)
+            return f"traceback: {text[-300:]}"
         if self.code < 0:
             return f"signal {signal.Signals(-self.code).name} after {self.seconds:.0f} s"
         if self.peak > MOST_MEMORY:

@@ -19,11 +19,12 @@ from attack.runs import MACHINE, SHORT, difference
 from baselines.registry import methods
 from launch.cli import main
 
+CONSTANTS = {"str": {"s_init": -3.0, "threshold_decay": 0.05}}  # none are shipped for 3 epochs
 VARIANTS = [
-    (name, flags, sign_in)
+    (name, [f"--{key.replace('_', '-')}={value}" for key, value in options.items()], sign_in)
     for name, method in methods().items()
     if method.variants
-    for flags in [[f"--{k.replace('_', '-')}={v}" for k, v in method.variants[0].items()]]
+    for options in [method.variants[0] | CONSTANTS.get(name, {})]
     for sign_in in ([], ["--sign-in"])
 ]
 
