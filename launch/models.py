@@ -82,7 +82,7 @@ def fashion_cnn(classes: int, channels: int, image_size: int) -> nn.Module:
     """Return a small network for CPUs: four convolutions with batch normalisation."""
     widths = (channels, 16, 32, 64, 64)
     layers: list[nn.Module] = []
-    for inputs, outputs, stride in zip(widths, widths[1:], (2, 2, 1, 2), strict=False):
+    for inputs, outputs, stride in zip(widths, widths[1:], (2, 2, 2, 1), strict=False):
         conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))

@@ -73,7 +73,8 @@ def fashion(
 ) -> list[Run]:
     """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
     choices = {"sparsity": 0.95, **choices}
-    return pairs([recipe or "fashion"], [(name, {}) for name in methods], seeds, **choices)
+    entries = [(name, find_method(name).variants[0]) for name in methods]
+    return pairs([recipe or "fashion"], entries, seeds, **choices)
 
 
 def table1(

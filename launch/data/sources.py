@@ -154,7 +154,7 @@ def _debian_split(name: str) -> Arrays:
 def _unpack(archive: Path) -> np.ndarray:
     """Return the bytes in an archive. Raises UserError."""
     try:
-        return np.frombuffer(gzip.decompress(archive.read_bytes()), np.uint8)
+        return np.frombuffer(bytearray(gzip.decompress(archive.read_bytes())), np.uint8)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {archive}: {error}.") from error
 
