@@ -26,8 +26,10 @@ from launch.models import build_model
 from launch.training.loop import Loop
 
 RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True, "ham_alpha": 5.0}}
-# found by `signbench calibrate str --sparsity 0.8 --epochs 5 --lr 0.1 --seeds 0`, and its rule
-STR = {"plain": 0.06547, "signin": 0.06338, "ham": 0.06133}
+SHORT = {"epochs": 5, "batch_size": 128, "lr": 0.15}  # 9 steps per epoch
+# found by `signbench calibrate str --sparsity 0.8 --epochs 5 --batch-size 128 --lr 0.15 --seeds 0`,
+# and its rule
+STR = {"plain": 0.06797, "signin": 0.06797, "ham": 0.06815}
 
 
 def case(name, variant, rule):
@@ -89,15 +91,15 @@ def uninterrupted(root, run):
 
 @pytest.mark.parametrize("name, variant, rule", CASES)
 def test_a_run_ends_at_the_requested_sparsity(references, name, variant, rule):
-    run = make(name, variant, rule, epochs=5, lr=0.1)
+    run = make(name, variant, rule, **SHORT)
     _, result, steps = uninterrupted(references, run)
     wanted = keep_count(result["prunable"], run.sparsity)
     tolerance = methods()[name].tolerance
     assert abs(result["active"] - wanted) <= tolerance * result["prunable"]
-    # an active weight of a dead neuron can be zero, where a structure prescribes how many it has
-    zeros = pytest.approx(1 - result["active"] / result["prunable"], abs=max(tolerance, 1e-9))
+    # an active weight of a dead neuron can be zero
+    zeros = pytest.approx(1 - result["active"] / result["prunable"], abs=max(tolerance, 1e-4))
     assert result["sparsity"] == zeros
-    assert steps == list(range(result["epochs"] * 18))
+    assert steps == list(range(result["epochs"] * 9))
     assert result["loss"] < 2.3  # of guessing: ln 10 = 2.303
 
 
@@ -105,7 +107,7 @@ def test_a_run_ends_at_the_requested_sparsity(references, name, variant, rule):
 def test_an_interrupted_run_ends_bit_identically(
     machine, references, monkeypatch, name, variant, rule
 ):
-    run = make(name, variant, rule, epochs=5, lr=0.1)
+    run = make(name, variant, rule, **SHORT)
     other, _, _ = uninterrupted(references, run)
     for epoch in (1, 3):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -117,7 +119,7 @@ def test_an_interrupted_run_ends_bit_identically(
 
 @pytest.mark.parametrize("name, variant, rule", CASES)
 def test_a_bare_loop_ends_bit_identically_to_a_run(references, name, variant, rule):
-    run = make(name, variant, rule, epochs=5, lr=0.1)
+    run = make(name, variant, rule, **SHORT)
     machine, _, _ = uninterrupted(references, run)
     data = digits(run, machine.data_dir)
     model, optimizer = bare(run)

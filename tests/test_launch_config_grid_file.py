@@ -55,6 +55,7 @@ def test_a_file_is_the_product_of_its_lists(tmp_path):
         ("method: random\nsparsity: 1.5", "sparsity must be in"),
         ("method: {drop_fraction: 0.2}", "needs its name"),
         ("method: random\nadd: {seed: 1}", "add must be a list of mappings"),
+        ("method: random\noptions: 3", "options must be a mapping, not 3"),
         ("method: random\nleave_out: [{metod: random}]", "unknown key of leave_out 'metod'"),
         ("method: random\nseed: x", "seed must be of type int, not 'x'"),
         ("method: random\nsign_in: 1", "sign_in must be of type bool, not 1"),

@@ -91,7 +91,10 @@ def run_of(values: dict[str, Any]) -> Run:
             raise UserError(f"{key} must be a name, not {name!r}.")
     kind = find_method(method)
     own = {spec.name for spec in dataclasses.fields(kind.options_class)}
-    chosen |= {key: value for key, value in chosen.pop(OPTIONS, {}).items() if key in own}
+    options = chosen.pop(OPTIONS, {})
+    if not isinstance(options, dict):
+        raise UserError(f"{OPTIONS} must be a mapping, not {options!r}.")
+    chosen |= {key: value for key, value in options.items() if key in own}
     if not kind.is_sparse:
         chosen["sparsity"] = 0.0
     return Run.make(recipe, method, **chosen)
