@@ -129,7 +129,7 @@ class _Flow:
         self._left = k
 
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([math.prod(shape) for shape in self._shapes.values()])
+        parts = torch.split(flat, [math.prod(shape) for shape in self._shapes.values()])
         return {
             name: part.view(shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)

@@ -69,7 +69,7 @@ def _exactly(values: Values, k: int) -> NDArray[np.bool_]:
         return np.zeros(len(values), dtype=np.bool_)
     at = len(values) - k
     threshold = np.partition(values, at)[at]
-    mask = values > threshold
+    mask: NDArray[np.bool_] = values > threshold
     ties = np.flatnonzero(values == threshold)
     mask[ties[: k - int(np.count_nonzero(mask))]] = True
     return mask
