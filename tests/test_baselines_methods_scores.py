@@ -13,7 +13,8 @@ from torch.func import functional_call
 from baselines.engine.sparse_model import SparseModel
 from baselines.methods.grasp import grasp_scores
 from baselines.methods.snip import snip_scores
-from baselines.methods.synflow import _Flow, synflow_masks, synflow_scores
+from baselines.methods.synflow import synflow_masks
+from baselines.tools.flow import Flow, synflow_scores
 from launch.models import build_model
 
 
@@ -130,7 +131,7 @@ def test_synflow_prefers_active_weights_of_score_zero_to_pruned_ones():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
     model[0].weight.data = torch.tensor([[1e-9, 2.0], [3.0, 4.0]])
     model[1].weight.data = torch.tensor([[1.0, 0.0]])
-    flow = _Flow(SparseModel(model), torch.ones(1, 2))
+    flow = Flow(SparseModel(model), torch.ones(1, 2))
     flow.prune(5)  # of the scores 1e-9, 2, 0, 0, 2 and 0
     assert flow.masks["1.weight"].tolist() == [[True, False]]
     flow._theta[1] = 0.0  # now no weight has a score above 0, and the pruned one is the last

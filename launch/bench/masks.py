@@ -35,6 +35,7 @@ from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
+from launch.training.loop import is_finite
 
 REPEATS = 5
 
@@ -123,7 +124,7 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
         return {**states, "net": net.state_dict()}
 
     def finite() -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in bare.model.parameters())
+        return all(map(is_finite, bare.model.parameters()))
 
     shape = bare.x[:1].shape
     ones = torch.ones(shape, device=bare.device, dtype=torch.float64)
