@@ -196,6 +196,18 @@ def read_rows(folder: Path, file: str) -> list[dict[str, Any]]:
     digest = digest_of(text.encode())
     if _digests(folder).get(file, digest) != digest:
         raise BrokenFile(f"{path} is damaged or lost: its digest is not that in {RESULT}.")
+    return parse_rows(text, path)
+
+
+def parse_rows(text: str, path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the text of a CSV file, as `read_rows` does.
+
+    Args:
+        path: where the text is from; its name says which rows are expected.
+
+    Raises:
+        BrokenFile: it does not hold such rows.
+    """
     try:
         return [_parsed(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except csv.Error as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 # prefixes of columns that may be left out
 _PREFIXES = ("settings.", "settings.sign_in.", "settings.ham.", "options.", "result.")
+KEPT_BYTES = 256 * 2**20  # of rows that are kept in a block of `rows_kept`
+# within such a block, the rows by path, and the number of bytes that are left as the only item
+_Kept = tuple[dict[Path, pd.DataFrame], list[int]]
+_kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 _REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
 
 
@@ -61,13 +67,32 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     return runs
 
 
+@contextmanager
+def rows_kept() -> Iterator[None]:
+    """Read each CSV file once in the block, as long as the rows fit into `KEPT_BYTES`."""
+    token = _kept.set(({}, [KEPT_BYTES]))
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def load_rows(folder: Path, file: str) -> pd.DataFrame:
     """Return the rows of one of a run's CSV files; an empty DataFrame if there is no such file.
 
     Raises:
         BrokenFile: the file cannot be read.
     """
-    return pd.DataFrame(read_rows(folder, file))
+    frames, room = _kept.get() or ({}, [0])
+    path = folder / file
+    if path in frames:
+        return frames[path].copy(deep=False)
+    rows = pd.DataFrame(read_rows(folder, file))
+    size = int(rows.memory_usage(deep=True).sum())
+    if size <= room[0]:
+        room[0] -= size
+        frames[path] = rows
+    return rows.copy(deep=False)
 
 
 def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from needs import needs_browser
 from structure import Page, decode_svg
 from synthetic_runs import FEW, SOME, write_runs
 
+from analysis import frame
+from analysis.folder import read_rows
 from analysis.names import RULES, name_of
 from analysis.report import render_page
 from analysis.report.results import results_sheet
@@ -205,3 +207,25 @@ def test_a_browser_shows_it(report, tmp_path, width):
         found["up"] == sorted(found["up"]) == found["down"][::-1] and len(found["up"]) == N_RUNS - 1
     )
     assert np.ptp(found["up"]) > 0
+
+
+def test_each_table_of_a_run_is_read_once(root, monkeypatch):
+    read = []
+
+    def noted(folder, file):
+        read.append(folder / file)
+        return read_rows(folder, file)
+
+    monkeypatch.setattr(frame, "read_rows", noted)
+    runs = frame.load_runs([path for path in sorted(root.iterdir()) if path.name != "broken"])
+    page = render_page(runs)
+    assert read and len(read) == len(set(read))
+    monkeypatch.setattr(frame, "KEPT_BYTES", 0)
+    read.clear()
+    assert decoded(render_page(runs)) == decoded(page)
+    assert len(read) >= 2 * len(set(read))
+
+
+def decoded(page):
+    """Return a page without the identifiers that matplotlib draws at random."""
+    return re.sub(r"base64,[\w+/=]+", "", page)

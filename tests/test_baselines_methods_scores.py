@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from literal import batches, tiny_net
@@ -11,7 +13,8 @@ from torch.func import functional_call
 from baselines.engine.sparse_model import SparseModel
 from baselines.methods.grasp import grasp_scores
 from baselines.methods.snip import snip_scores
-from baselines.methods.synflow import synflow_masks, synflow_scores
+from baselines.methods.synflow import synflow_masks
+from baselines.tools.flow import Flow, synflow_scores
 from launch.models import build_model
 
 
@@ -98,3 +101,51 @@ def test_synflow_empties_no_layer_of_a_resnet20_but_shortcuts(density):
     assert sum(int(m.sum()) for m in masks.values()) == round(density * net.numel)
     empty = [name for name, mask in masks.items() if not mask.any()]
     assert all("shortcut" in name for name in empty)
+
+
+def test_synflow_prunes_as_the_obvious_loop_does():
+    torch.manual_seed(0)
+    net = SparseModel(build_model("resnet20", 10, 3, 32))
+    model = copy.deepcopy(net.model).double()
+    for parameter in model.parameters():
+        parameter.data.abs_()
+    weights = {name: model.get_parameter(name) for name in net.layers}
+    ones = torch.ones(1, 3, 32, 32)
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in net.shapes.items()}
+    for i in range(1, 6):
+        scores = synflow_scores(model, weights, ones.double())
+        flat = torch.cat([scores[k].masked_fill(~m, -1.0).flatten() for k, m in masks.items()])
+        k = round(0.05 ** (i / 5) * net.numel)
+        kept = torch.zeros_like(flat, dtype=torch.bool)
+        kept[flat.sort(descending=True, stable=True).indices[:k]] = True
+        parts = kept.split([m.numel() for m in masks.values()])
+        masks = {n: part.view(m.shape) for part, (n, m) in zip(parts, masks.items(), strict=True)}
+        for name, mask in masks.items():
+            weights[name].data.mul_(mask)
+    got = synflow_masks(net, ones, 0.05, 5)
+    assert all(torch.equal(got[name], mask) for name, mask in masks.items())
+
+
+def test_synflow_prefers_active_weights_of_score_zero_to_pruned_ones():
+    # the first layer's second unit leads nowhere: its weights and what it feeds have a score of 0
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1e-9, 2.0], [3.0, 4.0]])
+    model[1].weight.data = torch.tensor([[1.0, 0.0]])
+    flow = Flow(SparseModel(model), torch.ones(1, 2))
+    flow.prune(5)  # of the scores 1e-9, 2, 0, 0, 2 and 0
+    assert flow.masks["1.weight"].tolist() == [[True, False]]
+    flow._theta[1] = 0.0  # now no weight has a score above 0, and the pruned one is the last
+    flow._active[0], flow._left = False, 4
+    flow._theta[0] = 0.0
+    flow.prune(3)
+    assert flow.masks["0.weight"].tolist() == [[False, True], [True, True]]
+
+
+def test_grasp_of_one_batch_takes_its_gradient_from_the_pass_that_is_differentiated():
+    net, (batch, _) = double_net(), two_batches()
+    (first,) = ([(x[:2], y[:2]) for x, y in [batch]],)
+    whole = grasp_scores(net, first, nn.functional.cross_entropy)
+    halves = [(x[i : i + 1], y[i : i + 1]) for x, y in first for i in (0, 1)]
+    parts = grasp_scores(net, halves, nn.functional.cross_entropy)
+    for got, expected in zip(whole.values(), parts.values(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-14)

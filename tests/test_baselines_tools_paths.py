@@ -16,8 +16,8 @@ from torch import nn
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.methods.npb import NpbOptions, balanced_masks, choose_kernels, place
-from baselines.methods.synflow import synflow_scores
 from baselines.tools.density import keep_count, layer_counts
+from baselines.tools.flow import synflow_scores
 from baselines.tools.masks import random_masks, seeded
 from baselines.tools.paths import Op, Paths, fill_live, trace
 from baselines.tools.walks import WALKS, Walker, walked_masks

@@ -9,6 +9,7 @@ import torch
 from test_launch_train import train
 from torch import nn
 
+import launch.measures.barrier
 from launch.cli import main
 from launch.config.run import Run
 from launch.measures.barrier import barrier, interpolate, points_between
@@ -57,6 +58,18 @@ class Split:
 
     def epoch(self, epoch):
         return iter(self.batches)
+
+
+@pytest.mark.parametrize("fit, passes", [(3, 1), (2, 2), (0, 3)])
+def test_training_images_are_read_once_for_all_networks_that_fit(monkeypatch, fit, passes):
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    ends = [{k: v + i for k, v in model.state_dict().items()} for i in (0.0, 1.0)]
+    size = sum(v.numel() * v.element_size() for v in ends[0].values())
+    monkeypatch.setattr(launch.measures.barrier, "MOST_BYTES", fit * size)
+    train_split, epochs = Split(), []
+    monkeypatch.setattr(train_split, "epoch", lambda e: epochs.append(e) or Split().epoch(e))
+    points = list(points_between(model, tuple(ends), [0, 0.5, 1], train_split, Split(), CPU))
+    assert epochs == [0] * passes and [p.position for p in points] == [0, 0.5, 1]
 
 
 def test_batch_statistics_are_those_of_each_network():

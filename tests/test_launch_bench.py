@@ -143,6 +143,15 @@ def test_work_on_masks_is_timed(capsys):
     assert "of an epoch" in out and "once per run" in out
 
 
+def test_scores_are_compared_with_their_passes(capsys):
+    flags = "--models resnet20 --iterations 2 --rounds 1 --samples-per-class 2 --device cpu"
+    assert main(["bench", "scores", *flags.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["snip", "grasp", "synflow"]
+    assert all(float(line.split()[-1]) > 0 for line in lines)
+    assert main(["bench", "scores", "--methods", "phew"]) == 2
+
+
 def test_scaling_counts_what_ranks_send(forked_workers, monkeypatch, capsys):
     fork = partial(mp.start_processes, start_method="fork")  # saves the imports
     monkeypatch.setattr(launch.bench.scaling.mp, "spawn", fork)

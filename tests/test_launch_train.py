@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -34,7 +35,7 @@ from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.collapse import Collapsed
-from launch.training.loop import Diverged, Loop
+from launch.training.loop import Diverged, Loop, is_finite
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
 
@@ -468,3 +469,13 @@ def test_two_ranks_hold_the_same_network_and_share_its_record(machine, tmp_path)
         torch.testing.assert_close(value, one[f"joint.{key}"], rtol=0, atol=1e-14)
     finished = list((tmp_path / "runs").glob("*/result.json"))
     assert [json.loads(f.read_text())["ranks"] for f in finished] == [2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_entry_that_is_not_finite_is_found(dtype):
+    assert is_finite(torch.empty(0)) and is_finite(torch.tensor(1.0))
+    for bad in (math.nan, math.inf, -math.inf):
+        tensor = torch.randn(1000).to(dtype)
+        assert is_finite(tensor)
+        tensor[777] = bad
+        assert not is_finite(tensor)

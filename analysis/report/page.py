@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.frame import LEFT_OUT
+from analysis.frame import LEFT_OUT, rows_kept
 from analysis.protocol import protocols
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
@@ -65,13 +65,15 @@ def render_page(runs: pd.DataFrame) -> str:
 
     done = runs["state"].eq("finished")
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    return template.render(
-        summary=_summary(runs),
-        sections=[
+    with rows_kept():
+        sections = [
             _section(str(recipe), part)
             for recipe, part in runs.groupby("recipe")
             if part["state"].eq("finished").any()
-        ],
+        ]
+    return template.render(
+        summary=_summary(runs),
+        sections=sections,
         unfinished=to_html(_unfinished_runs(runs[~done])) if (~done).any() else "",
         facts=_facts(runs),
         runs=to_html(_finished_runs(runs[done])),

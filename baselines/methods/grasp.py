@@ -45,10 +45,13 @@ def grasp_scores(net: SparseModel, batches: Sequence[Batch], loss: Loss) -> Scor
     """Return −θ ⊙ Hg by layer."""
     weights = net.weights
     with scoring(net.model):
-        g = mean_gradients(net.model, weights, batches, loss, TEMPERATURE)
+        g: list[Tensor] = []
+        if len(batches) > 1:  # else those that are differentiated are g
+            g = mean_gradients(net.model, weights, batches, loss, TEMPERATURE)
 
         def along_g(grads: list[Tensor], share: float) -> Tensor:
-            products = [(grad * held).sum() for grad, held in zip(grads, g, strict=True)]
+            held = g or [grad.detach() for grad in grads]
+            products = [(grad * fixed).sum() for grad, fixed in zip(grads, held, strict=True)]
             return sum(products[1:], products[0])
 
         hg = mean_gradients(net.model, weights, batches, loss, TEMPERATURE, along_g)

@@ -11,23 +11,22 @@ variant of some published codes (`iterations=1`) prunes whole layers.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.forward import call, logits_of, mapped, one_example
+from baselines.forward import mapped, one_example
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.collapse import set_initial_masks, zero_scales
 from baselines.tools.density import keep_count
-from baselines.tools.masks import global_top_k_masks
-from baselines.tools.scores import Scores, gradients, scoring
+from baselines.tools.flow import Flow
+from baselines.tools.scores import Scores, scoring
 
 
 @dataclass(frozen=True)
@@ -77,23 +76,13 @@ def synflow_masks(
     Raises:
         UserError: scores overflow float64, or fewer weights than are kept have a score above 0.
     """
-    model = copy.deepcopy(net.model).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.abs_()
-    weights = {name: model.get_parameter(name) for name in net.layers}
-    masks: dict[str, Tensor] = {}
-    for i in range(1, iterations + 1):
-        scores = synflow_scores(model, weights, mapped(Tensor.double, ones))
-        if masks:
-            scores = {k: s.masked_fill(~masks[k], -1.0) for k, s in scores.items()}
-        k = round(density ** (i / iterations) * net.numel)
-        masks = global_top_k_masks(scores, k)
-        with torch.no_grad():
-            for name, mask in masks.items():
-                weights[name].mul_(mask)
-    _check(scores, k, net)
-    return masks
+    flow = Flow(net, ones)
+    with scoring(flow.model, train=False):
+        for i in range(1, iterations + 1):
+            k = round(density ** (i / iterations) * net.numel)
+            flow.prune(k)
+    _check(flow.scores, k, net)
+    return flow.masks
 
 
 def _check(scores: Scores, k: int, net: SparseModel) -> None:
@@ -109,15 +98,3 @@ def _check(scores: Scores, k: int, net: SparseModel) -> None:
             f"synflow: only {flowing} of the {k} weights to keep have a score above 0; the "
             f"position of the others would choose them. {cause}"
         )
-
-
-def synflow_scores(
-    model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Any
-) -> Scores:
-    """Return |θ · ∂R/∂θ| by layer, for a model whose parameters are not negative."""
-    with scoring(model, train=False):
-        grads = gradients(logits_of(call(model, ones)).sum(), weights)
-    return {
-        name: (weight.detach() * grad).abs()
-        for (name, weight), grad in zip(weights.items(), grads, strict=True)
-    }

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
+from launch.training.loop import is_finite
 
 REPEATS = 5
 
@@ -117,9 +119,12 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
     def snapshot() -> None:
         record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks))
 
-    def state() -> None:
-        held = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
-        record.save_state({**held, "net": net.state_dict()})
+    def held() -> dict[str, Any]:
+        states = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
+        return {**states, "net": net.state_dict()}
+
+    def finite() -> bool:
+        return all(map(is_finite, bare.model.parameters()))
 
     shape = bare.x[:1].shape
     ones = torch.ones(shape, device=bare.device, dtype=torch.float64)
@@ -145,7 +150,11 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
         TimedTask("Sign-In: rescaling", net.rescale, 1.0),
         TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),
         TimedTask("snapshot", snapshot, 0.1),
-        TimedTask("state to resume from", state, 1.0),
+        TimedTask("state to resume from", lambda: record.save_state(held()), 1.0),
+        TimedTask(
+            "state by torch.save alone", lambda: torch.save(held(), folder / "plain.pt"), 1.0
+        ),
+        TimedTask("check that all weights are finite", finite, 1.0),
         TimedTask(
             f"SynFlow, {options.iterations} iterations in float64",
             lambda: synflow_masks(untrained, ones, density, options.iterations),

@@ -12,6 +12,7 @@ MEASURES = {
     "steps": ("steps", "StepsBench", "bench_steps"),
     "run": ("runs", "RunBench", "bench_run"),
     "masks": ("masks", "MasksBench", "bench_masks"),
+    "scores": ("scores", "ScoresBench", "bench_scores"),
     "scaling": ("scaling", "ScalingBench", "bench_scaling"),
     "loader": ("loader", "LoaderBench", "bench_loader"),
     "gpu": ("gpu", "GpuBench", "bench_gpu"),

@@ -7,6 +7,7 @@ keeps the weights of both.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from launch.data.batches import Batches
 from launch.measures.evaluation import evaluation_sums
 
 Named = Mapping[str, Tensor]
+MOST_BYTES = 2 * 2**30  # of the networks that are held at the same time
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,35 @@ def points_between(
     """Yield the loss and the error on `test` of the networks on the line between two.
 
     Args:
-        model: on the device, in any state; it gets the weights.
+        model: on the device, in any state.
         ends: the state dicts of the two networks.
         positions: where to measure, in [0, 1].
-        train: gives the batch statistics, in one pass for each position.
+        train: gives the batch statistics; read once for as many networks as `MOST_BYTES` hold.
     """
-    for position in positions:
-        model.load_state_dict(interpolate(*ends, position))
-        update_bn(train.epoch(0), model, device)
-        model.eval()
-        loss, correct, n = evaluation_sums(model, test, device).tolist()
-        yield Point(position, loss / n, 1 - correct / n)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in ends[0].values())
+    at_once = max(1, MOST_BYTES // size)
+    for first in range(0, len(positions), at_once):
+        part = positions[first : first + at_once]
+        nets = [_network(model, ends, position) for position in part]
+        update_bn(train.epoch(0), _Together(nets), device)
+        for position, net in zip(part, nets, strict=True):
+            net.eval()
+            loss, correct, n = evaluation_sums(net, test, device).tolist()
+            yield Point(position, loss / n, 1 - correct / n)
+
+
+class _Together(nn.ModuleList):
+    """Networks that are called on the same batches, of which each is read once."""
+
+    def forward(self, x: Tensor) -> None:
+        for net in self:
+            net(x)
+
+
+def _network(model: nn.Module, ends: tuple[Named, Named], position: float) -> nn.Module:
+    net = copy.deepcopy(model)
+    net.load_state_dict(interpolate(*ends, position))
+    return net
 
 
 def interpolate(first: Named, second: Named, position: float) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import time
@@ -91,7 +92,7 @@ def remove_file(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Raises UserError."""
-    write_file(path, lambda temporary: temporary.write_text(text))
+    write_file(path, lambda temporary: temporary.write_text(text, newline=""))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -105,15 +106,34 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Its columns are the keys of all rows, in the order in which they first appear.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_text(path, CsvText().extended(rows))
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
+
+class CsvText:
+    """The text of a CSV file that grows. Rows that it has are not written again."""
+
+    def __init__(self) -> None:
+        self._columns: list[str] = []
+        self._length = 0
+        self._text = ""
+
+    def extended(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text of all rows.
+
+        Args:
+            rows: those of the call before, unchanged, and more.
+        """
+        new = rows[self._length :]
+        columns = list(dict.fromkeys([*self._columns, *(key for row in new for key in row)]))
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, columns)
+        if columns != self._columns or not self._text:
+            self._columns, self._text, new = columns, "", rows
             writer.writeheader()
-            writer.writerows(rows)
-
-    write_file(path, write)
+        writer.writerows(new)
+        self._length = len(rows)
+        self._text += stream.getvalue()
+        return self._text
 
 
 def remove_leftovers(folder: Path) -> None:

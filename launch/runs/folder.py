@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,15 +50,16 @@ from launch.runs.files import (
     one_sync,
     remove_file,
     remove_leftovers,
-    write_csv,
     write_file,
     write_json,
+    write_text,
 )
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import write_snapshot
 
 State = dict[str, Any]
 Rows = tuple[list[EpochRow], list[LayerRow]]
+RowTexts = tuple[str, str]  # epochs.csv, layers.csv
 Row = TypeVar("Row", EpochRow, LayerRow)
 NEEDED = {  # entries of a row that a result is made of
     EPOCHS: {"seconds", "test_accuracy", "test_loss", "train_accuracy", "flips"}
@@ -168,13 +169,10 @@ class RunFolder:
             )
         return [row for e in range(epoch) for row in whole.get(e, ())]
 
-    def write_epochs(self, rows: Sequence[EpochRow]) -> None:
-        """Write all rows of epochs.csv. Raises UserError."""
-        write_csv(self.path / EPOCHS, rows)
-
-    def write_layers(self, rows: Sequence[LayerRow]) -> None:
-        """Write all rows of layers.csv. Raises UserError."""
-        write_csv(self.path / LAYERS, rows)
+    def write_rows(self, texts: RowTexts) -> None:
+        """Write epochs.csv and layers.csv. Raises UserError."""
+        for file, text in zip((EPOCHS, LAYERS), texts, strict=True):
+            write_text(self.path / file, text)
 
     # ---- states
 

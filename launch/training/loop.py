@@ -128,7 +128,7 @@ class Loop:
             *self.plain_model.parameters(),
             *(t for parts in latents for t in parts.values()),
         ]
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        if not all(map(is_finite, tensors)):
             raise Diverged(f"a weight is not finite {when}") from cause
 
     def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
@@ -162,6 +162,11 @@ class Loop:
         self.plain_model.load_state_dict(state["model"])
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all entries are finite. It is one pass, which stores nothing."""
+    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.detach().aminmax())
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -20,14 +20,14 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import FlipTracker
 from launch.ranks import Ranks, join_ranks
-from launch.runs.files import one_sync
-from launch.runs.folder import STATES, RunFolder
+from launch.runs.files import CsvText, one_sync
+from launch.runs.folder import STATES, RowTexts, RunFolder
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
 from launch.training.result import make_result
 from launch.training.rows import epoch_text, layer_rows
-from launch.training.state import Misfit, State, has_last_rows, load_state
+from launch.training.state import Misfit, State, has_last_rows, load_state, rows_of
 
 
 def run_training(
@@ -105,6 +105,7 @@ class Training:
         self.flips = FlipTracker(self.net, self.run.early_epochs[0], keeper)
         self.epochs: list[EpochRow] = []
         self.layers: list[LayerRow] = []
+        self._texts = CsvText(), CsvText()
         self.is_prepared = False
 
     def prepare(self) -> Training:
@@ -132,7 +133,8 @@ class Training:
         check_collapse(self.loop, result, self.run.sparsity)
         if self.ranks.is_first:
             self.flips.add_final(self.layers)
-            self.folder.write_layers(self.layers)
+            self._texts = CsvText(), CsvText()
+            self.folder.write_rows(self._row_texts)
             self.folder.finish(result)
             tracking.finish(result)
         self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
@@ -192,8 +194,7 @@ class Training:
         try:
             done = load_state(self.loop, self.flips, state)
             if self.ranks.is_first:
-                # version 0.1 had no rows in its states
-                rows = state.get("rows") or self.folder.rows_before(done, self.net.layers)
+                rows = rows_of(state) or self.folder.rows_before(done, self.net.layers)
                 if done == self.loop.epochs and not has_last_rows(rows, done):
                     raise Misfit("the rows of its last epoch are lost")
                 self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)
@@ -219,8 +220,7 @@ class Training:
         if epoch + 1 in self._kept_epochs:
             self._snapshot(epoch + 1)
         if self.ranks.is_first:
-            self.folder.write_epochs(self.epochs)
-            self.folder.write_layers(self.layers)
+            self.folder.write_rows(self._row_texts)
 
     def _keep_state(self, epoch: int) -> None:
         """Write the state, when all else is on disk."""
@@ -230,7 +230,7 @@ class Training:
                     "epoch": epoch,
                     "loop": self.loop.state_dict(),
                     "signs": self.flips.state_dict(),
-                    "rows": (self.epochs, self.layers),
+                    "rows": self._row_texts,
                 }
             )
 
@@ -240,6 +240,11 @@ class Training:
             self.folder.save_snapshot(epoch, network)
 
     # ---- rows
+
+    @property
+    def _row_texts(self) -> RowTexts:
+        epochs, layers = self._texts
+        return epochs.extended(self.epochs), layers.extended(self.layers)
 
     def _epoch_row(
         self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float

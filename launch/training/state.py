@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from analysis.folder import EPOCHS, LAYERS, parse_rows
 from baselines.engine.sparse_model import SparseModel
 from launch.measures.flips import FlipTracker
 from launch.runs.folder import Rows
@@ -36,7 +38,7 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
             raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
         _check_optimizer(loop.optimizer)
         flips.load_state_dict(state["signs"])
-        for rows in state.get("rows", ()):
+        for rows in rows_of(state) or ():
             if {row["epoch"] for row in rows} != set(range(done)):
                 raise Misfit("it lacks the rows of some epochs")
     except (Misfit, MemoryError, torch.OutOfMemoryError):
@@ -45,6 +47,21 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise Misfit(f"it does not fit this run: {reason:.120}") from error
     return done
+
+
+def rows_of(state: Mapping[str, Any]) -> Rows | None:
+    """Return the rows of a state. Version 0.1 had none.
+
+    Raises:
+        BrokenFile: they are not those of epochs and layers.
+    """
+    rows = state.get("rows")
+    if not rows or not isinstance(rows[0], str):  # 0.2 had them as lists at first
+        return rows
+    epochs, layers = (
+        parse_rows(text, Path(file)) for file, text in zip((EPOCHS, LAYERS), rows, strict=True)
+    )
+    return cast("Rows", (epochs, layers))
 
 
 def has_last_rows(rows: Rows, done: int) -> bool:
