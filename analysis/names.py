@@ -11,7 +11,7 @@ FAMILIES = {
         *("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     ),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm"),
+    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm", "topkast"),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
@@ -47,6 +47,7 @@ NAMES = {
     "str-target": "STR (target)",
     "svite": "SViTE",
     "synflow": "SynFlow",
+    "topkast": "Top-KAST",
     "wanda": "Wanda",
     "woodfisher": "WoodFisher",
     "wr": "WR",
