@@ -6,19 +6,25 @@ A level can have several cycles of the learning rate under one mask, and the fir
 mask (Gadhikar et al. 2024, arXiv 2406.02773; many cycles with a sparse mask and then one pruning is
 what they call SCULPT-ing). Every cycle restarts the learning rate and clears momentum, and only
 levels rewind weights, as in the code of that paper's group. All cycles have the same length.
+
+With `interpolate_norms`, LRR trains as AWS does ("Find A Winning Sign", Oh et al. 2025, arXiv
+2504.05357), whose masks and signs are made for other initialisations; see `tools/norms.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+import torch
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import require
 from baselines.method import Method, Options, Plan
 from baselines.samples import Samples
 from baselines.tools.levels import Levels, level_sparsities
-from baselines.tools.masks import global_masks, random_masks
+from baselines.tools.masks import global_masks, random_masks, seeded
+from baselines.tools.norms import InterpolatedNorms
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class LevelOptions(Options):
     """Cycles of the learning rate that share the epochs of each level."""
     initial_sparsity: float = 0.0
     """Sparsity of the first level, with a random mask of balanced densities."""
+    interpolate_norms: bool = False
+    """At each step, train with normalisation at a random place between its parameters and 1, 0."""
 
     def __post_init__(self) -> None:
         require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
@@ -64,6 +72,11 @@ class IterativePruning(Method[L]):
         sparsities = level_sparsities(plan.sparsity, given.keep, given.initial_sparsity)
         steps = self.cycle_epochs * plan.steps_per_epoch
         self.levels = Levels(sparsities, steps, cycles=given.cycles)
+        self.norms: InterpolatedNorms | None = None
+
+    def setup(self, net: SparseModel) -> None:
+        if self.options.interpolate_norms:
+            self.norms = InterpolatedNorms(net.model)
 
     @property
     def total_steps(self) -> int:
@@ -77,6 +90,9 @@ class IterativePruning(Method[L]):
             net.set_masks(random_masks("balanced", net.shapes, first, self.plan.seed))
 
     def before_step(self, net: SparseModel, step: int) -> None:
+        if self.norms is not None:
+            generator = seeded(self.plan.seed, "norms", step)
+            self.norms.share = float(torch.rand((), generator=generator))
         sparsity = self.levels.pruned_before(step)
         if sparsity is not None:
             masks = global_masks(net.magnitudes(), sparsity)
@@ -86,5 +102,16 @@ class IterativePruning(Method[L]):
         if restarts and self.options.reset_optimizer:
             net.clear_state()
 
+    def after_step(self, net: SparseModel, step: int) -> None:
+        if self.norms is not None and step == self.total_steps - 1:
+            self.norms.remove()
+
     def rewind(self, net: SparseModel) -> None:
         """Rewind the weights between two levels. By default they stay."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.norms is None else {"norms": self.norms.share}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.norms is not None:
+            self.norms.share = state["norms"]

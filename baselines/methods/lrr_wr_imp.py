@@ -64,9 +64,10 @@ class Rewinding(IterativePruning[R]):
         net.model.load_state_dict(state)  # with the versions of modules that it carries
 
     def state_dict(self) -> dict[str, Any]:
-        return {"saved": self.saved}
+        return {**super().state_dict(), "saved": self.saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.saved = state["saved"]
 
 
