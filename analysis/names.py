@@ -11,7 +11,9 @@ FAMILIES = {
         *("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     ),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm", "topkast", "chts"),
+    "dynamic sparse": (
+        *("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm", "topkast", "chts"),
+    ),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
