@@ -11,7 +11,9 @@ FAMILIES = {
         *("acdc", "str", "str-target", "gmp", "woodfisher", "cap", "spred", "pilot", "srste"),
     ),
     "iterative": ("lrr", "imp", "wr"),
-    "dynamic sparse": ("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm"),
+    "dynamic sparse": (
+        *("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm", "topkast", "chts"),
+    ),
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
@@ -22,6 +24,7 @@ OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not
 NAMES = {
     "acdc": "AC/DC",
     "cap": "CAP",
+    "chts": "CHTs",
     "dense": "Dense",
     "gmp": "GMP",
     "granet": "GraNet",
@@ -47,6 +50,7 @@ NAMES = {
     "str-target": "STR (target)",
     "svite": "SViTE",
     "synflow": "SynFlow",
+    "topkast": "Top-KAST",
     "wanda": "Wanda",
     "woodfisher": "WoodFisher",
     "wr": "WR",

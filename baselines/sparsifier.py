@@ -220,8 +220,8 @@ class Sparsifier:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state. The model's and the optimizer's may be loaded before or after."""
+        self.method.load_state_dict(state["method"])  # latents can depend on it
         self.net.load_state_dict(state["net"])
-        self.method.load_state_dict(state["method"])
         self.rule.load_state_dict(state["rule"])
         self.step, self._begun = state["step"], state["begun"]
         self._looked = self._replaced = False

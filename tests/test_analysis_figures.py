@@ -18,6 +18,7 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 
 pytestmark = pytest.mark.xdist_group("figures")  # which share their runs
+ELSEWHERE = {"ranks", "signs"}  # need runs of several sparsities, or of reversed signs
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def lines(figure, panel=0):
     return {line.get_label(): line for line in figure.axes[panel].get_lines()}
 
 
-@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"ranks"}))  # of several sparsities
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - ELSEWHERE))
 @pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
 def test_every_figure_is_drawn(root, tmp_path, name, ending):
     path = tmp_path / f"figure.{ending}"

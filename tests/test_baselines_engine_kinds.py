@@ -164,6 +164,7 @@ REFUSE = {
     "ConvTranspose2d",
     "srste": "srste needs weights of convolutions and Linear layers",
     "rigl_nm": "rigl_nm needs weights of convolutions and Linear layers",
+    "chts": "chts needs weights of convolutions and Linear layers",
     "wanda": "wanda needs weights of convolutions and Linear layers",
     "sparsegpt": "sparsegpt needs weights of convolutions and Linear layers",
     "phew": "cannot be followed through conv_transpose2d",

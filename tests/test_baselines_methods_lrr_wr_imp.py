@@ -9,8 +9,10 @@ from method_cases import STORAGES, trained
 
 from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
 from baselines.method import Plan
-from baselines.methods.lrr_wr_imp import Imp, LevelOptions, Lrr, RewindOptions, Wr, WrOptions
+from baselines.methods.iterative import LevelOptions
+from baselines.methods.lrr_wr_imp import Imp, Lrr, RewindOptions, Wr, WrOptions
 
 
 def test_going_back_to_the_end_of_a_level_leaves_an_epoch_to_train():
@@ -84,7 +86,7 @@ def test_statistics_stay_where_asked():
 def test_wr_is_never_imp(epochs, length, rewound):
     plan = Plan(0.8, 4 * epochs, 4)
     chosen, restarting = Wr(plan), Wr(plan, WrOptions(rewind_lr=False))
-    assert chosen.level_epochs == length and chosen.rewind_step == 4 * rewound
+    assert chosen.cycle_epochs == length and chosen.rewind_step == 4 * rewound
     # the paper's schedule: each level repeats what comes after the rewind epoch, rate included
     assert chosen.schedule(4 * length) == (4 * rewound, 4 * length)
     assert chosen.epochs == length + 8 * (length - rewound)
@@ -115,3 +117,69 @@ def test_rewinding_keeps_the_versions_of_modules(method, statistics):
         model(torch.randn(8, 6)).square().sum().backward()
         optimizer.step()
     assert sparsifier.sparsity() == 0.5
+
+
+@pytest.mark.parametrize("method", ["lrr", "wr", "imp"])
+def test_cycles_restart_the_rate_and_momentum_under_one_mask(method):
+    """Two levels of two cycles of five steps; WR leaves out the first two steps of the second."""
+    model = tiny_net().double()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    sparsifier = sparsify(
+        model, optimizer, method, sparsity=0.9, steps=10, steps_per_epoch=1, manual_begin=True,
+        keep=0.5, cycles=2, initial_sparsity=0.8, **({"rewind_to": 0.4} if method == "wr" else {}),
+    )  # fmt: skip
+    rewound, net = 2 if method == "wr" else 0, sparsifier.net
+    assert sparsifier.total_steps == 20 - rewound
+    starts = [0, 5, 10, 15 - rewound]
+    at = [0, 0, rewound, 0]
+    assert [sparsifier.method.schedule(step) for step in starts] == [(step, 5) for step in at]
+    assert net.nnz == net.numel - round(0.8 * net.numel)
+    masks, cleared, weights = [net.masks], [], {}
+    for step in range(sparsifier.total_steps):
+        weights[step] = {name: w.detach().clone() for name, w in net.weights.items()}
+        had_state = bool(optimizer.state)
+        sparsifier.begin_step()
+        if had_state and not optimizer.state:
+            cleared.append(step)
+        masks.append(net.masks)
+        if step == starts[1]:  # a cycle rewinds nothing
+            assert all(torch.equal(w, weights[step][n]) for n, w in net.weights.items())
+        if step == starts[2]:
+            source = weights[{"lrr": step, "wr": 2, "imp": 0}[method]]
+            assert all(torch.equal(w, source[n] * net.masks[n]) for n, w in net.weights.items())
+        x, y = batches(1, torch.float64)[0]
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    changes = [
+        step
+        for step in range(sparsifier.total_steps)
+        if any(not torch.equal(masks[step][n], masks[step + 1][n]) for n in net.layers)
+    ]
+    assert changes == [10] and cleared == starts[1:]
+    assert net.nnz == net.numel - round(0.9 * net.numel)
+
+
+def test_a_random_mask_can_be_trained_in_cycles_alone():
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    options = {"cycles": 3, "initial_sparsity": 0.9}
+    sparsifier = sparsify(
+        model, optimizer, "lrr", sparsity=0.9, steps=9, steps_per_epoch=1, **options
+    )
+    assert sparsifier.total_steps == 9
+    schedule = [sparsifier.method.schedule(step) for step in (0, 2, 3, 8)]
+    assert schedule == [(0, 3), (2, 3), (0, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"cycles": 0}, "cycles must be positive, not 0"),
+        ({"initial_sparsity": 1.0}, r"initial_sparsity must be in \[0, 1\), not 1.0"),
+        ({"initial_sparsity": 0.9}, "initial_sparsity 0.9 is above the sparsity 0.8"),
+    ],
+)
+def test_cycles_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Lrr(Plan(0.8, 10, 1), LevelOptions(**options))

@@ -38,10 +38,13 @@ def case(name, variant, rule):
     return pytest.param(name, variant, rule, id=title, marks=pytest.mark.xdist_group(title))
 
 
+CYCLIC = {"level_length": 0.5, "cycles": 2, "initial_sparsity": 0.5}
+OTHERS = dict.fromkeys(("lrr", "wr"), (CYCLIC,))  # variants that overview grids do not show
+
 CASES = [
     case(name, variant, rule)
     for name, method in methods().items()
-    for variant in method.variants or ({},)
+    for variant in (*(method.variants or ({},)), *OTHERS.get(name, ()))
     for rule in RULES
     if not (rule == "ham" and method.factorised)
 ]

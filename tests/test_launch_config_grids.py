@@ -24,6 +24,7 @@ SIZES = {
     "table10": (3 * 3 + 3 * 2) * 3,  # learned masks need their source; the others do not
     "table11": 3 * 3 * 3 * 3,
     "ham": 3 * 3 * 3 * 3,  # methods, sparsities, rules, seeds
+    "signs": 3 * 3 * (1 + 6 * 2),  # methods, seeds, the mask and shares with and without
     "figure1": 1 + 3 * 2,
     "figure5": 3 + 2,
     "figure8": 3,
@@ -62,6 +63,20 @@ def test_table_one_transplants_what_its_rows_say():
     )
     seeds = {run.seed for run in runs if run.needs}
     assert seeds == {1003}  # not the initialisation that the mask was learned from
+
+
+def test_signs_are_reversed_in_the_masks_own():
+    runs = find_grid("signs", recipe="digits", epochs=20, seeds=(3,), methods=("rigl",))
+    base, *others = runs
+    shares = sorted((run.options.flip_signs, run.sign_in) for run in others)
+    assert shares == sorted(
+        (share, rule) for share in (0, 0.05, 0.1, 0.2, 0.35, 0.5) for rule in (False, True)
+    )
+    final = f"{base.name}@final"
+    assert {(run.options.mask, run.options.signs) for run in others} == {(final, final)}
+    assert {(run.options.magnitudes, run.seed) for run in others} == {("random", 1003)}
+    table1 = find_grid("table1", recipe="digits", epochs=20, seeds=(3,), methods=("rigl",))
+    assert others[0].name in {run.name for run in table1}  # none is reversed
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -171,3 +171,16 @@ def test_runs_say_which_others_they_need():
     run = fixed(mask="a@final", signs="b@3", magnitudes="a@1", others="/some/path@final")
     assert run.options.needs == ("a", "b")
     assert fixed().options.needs == ()
+
+
+def test_a_larger_share_reverses_the_signs_of_a_smaller_one_and_more():
+    mask = torch.ones(30, 30, dtype=torch.bool)
+    signs = torch.randn(30, 30, generator=torch.Generator().manual_seed(0))
+    reversed_ = []
+    for share in (0.1, 0.35, 0.5):
+        g = torch.Generator().manual_seed(1)
+        weights, _ = transplant_weights({"a": mask}, {"a": signs}, {"a": signs}, g, share)
+        reversed_.append(weights["a"] == -signs)
+    assert not (reversed_[0] & ~reversed_[1]).any() and not (reversed_[1] & ~reversed_[2]).any()
+    counts = [int(r.sum()) for r in reversed_]
+    assert counts == pytest.approx([90, 315, 450], abs=45)

@@ -18,6 +18,7 @@ from analysis.figures.gains import draw_gains
 from analysis.figures.groups import select_methods
 from analysis.figures.phases import draw_flips_by_phase
 from analysis.figures.ranks import draw_ranks
+from analysis.figures.reversed_signs import draw_reversed_signs
 from analysis.figures.style import WIDTHS, Size, in_style, save
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ FIGURES = {
     "compare": FigureKind("Accuracy against sparsity", draw_accuracy),
     "gains": FigureKind("Gains of Sign-In and HAM over plain runs with the same seeds", draw_gains),
     "ranks": FigureKind("Average ranks over recipes and sparsities", draw_ranks),
+    "signs": FigureKind(
+        "Accuracy of learned masks against the share of reversed signs", draw_reversed_signs
+    ),
     "curves": FigureKind("Training loss and test accuracy by epoch", draw_curves),
     "1": FigureKind("Sign flips by phase, of learned masks and from scratch", draw_flips_by_phase),
     "5": FigureKind(f"Sign flips and {_SHARPNESS} by epoch", draw_flips_and_sharpness),

@@ -11,31 +11,17 @@ end at 83.2, 91.4, 95.6 %). They differ in what else is rewound: each choice is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import require
 from baselines.fields import changed
-from baselines.method import Method, Options, Plan
+from baselines.method import Options, Plan
+from baselines.methods.iterative import IterativePruning, LevelOptions
 from baselines.registry import register
-from baselines.tools.levels import Levels, level_sparsities, rewind_epoch
-from baselines.tools.masks import global_masks
-
-
-@dataclass(frozen=True)
-class LevelOptions(Options):
-    keep: float = 0.8
-    """Fraction of the weights that each level keeps."""
-    level_length: float = 1.0
-    """Length of each level, as a fraction of the recipe's epochs."""
-    reset_optimizer: bool = True
-    """Clear momentum at every level."""
-
-    def __post_init__(self) -> None:
-        require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
-        require(self.level_length > 0, f"level_length must be positive, not {self.level_length}.")
+from baselines.tools.levels import rewind_epoch
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class RewindOptions(LevelOptions):
 @dataclass(frozen=True)
 class WrOptions(RewindOptions):
     rewind_to: float = 1 / 15
-    """Epoch to rewind to, as a fraction of a level (epoch 10 of 150)."""
+    """Epoch to rewind to, as a fraction of a cycle (epoch 10 of 150)."""
     rewind_lr: bool = changed(True, before=None)  # in version 0.1, short levels equalled IMP's
     """Rewind the learning rate, too, which makes later levels shorter."""
 
@@ -56,40 +42,7 @@ class WrOptions(RewindOptions):
         require(0 <= self.rewind_to < 1, f"rewind_to must be in [0, 1), not {self.rewind_to}.")
 
 
-L = TypeVar("L", bound=LevelOptions)
 R = TypeVar("R", bound=RewindOptions)
-
-
-class IterativePruning(Method[L]):
-    """Base of methods that train once per level."""
-
-    family = "iterative"
-    variants = ({"level_length": 0.25},)
-    least_epochs: ClassVar[int] = 1  # of a level
-
-    def __init__(self, plan: Plan, options: Options | None = None) -> None:
-        super().__init__(plan, options)
-        self.level_epochs = max(self.least_epochs, round(self.options.level_length * plan.epochs))
-        sparsities = level_sparsities(plan.sparsity, self.options.keep)
-        self.levels = Levels(sparsities, self.level_epochs * plan.steps_per_epoch)
-
-    @property
-    def total_steps(self) -> int:
-        return self.levels.steps
-
-    def schedule(self, step: int) -> tuple[int, int]:
-        return self.levels.place(step)[1], self.levels.length
-
-    def before_step(self, net: SparseModel, step: int) -> None:
-        if (sparsity := self.levels.pruned_before(step)) is not None:
-            masks = global_masks(net.magnitudes(), sparsity)
-            self.rewind(net)
-            net.set_masks(masks)
-            if self.options.reset_optimizer:
-                net.clear_state()
-
-    def rewind(self, net: SparseModel) -> None:
-        """Rewind the weights between two levels. By default they stay."""
 
 
 class Rewinding(IterativePruning[R]):
@@ -111,9 +64,10 @@ class Rewinding(IterativePruning[R]):
         net.model.load_state_dict(state)  # with the versions of modules that it carries
 
     def state_dict(self) -> dict[str, Any]:
-        return {"saved": self.saved}
+        return {**super().state_dict(), "saved": self.saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.saved = state["saved"]
 
 
@@ -144,7 +98,7 @@ class Wr(Rewinding[WrOptions]):
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        epoch = rewind_epoch(self.options.rewind_to, self.level_epochs)
+        epoch = rewind_epoch(self.options.rewind_to, self.cycle_epochs)
         self.rewind_step = epoch * plan.steps_per_epoch
         if self.options.rewind_lr:
             self.levels = replace(self.levels, skipped=self.rewind_step)

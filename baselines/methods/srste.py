@@ -18,15 +18,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from baselines.engine.selected import Selected
 from baselines.engine.sparse_model import SparseModel
-from baselines.engine.storage import Storage, Tensors, Wrapped
+from baselines.engine.storage import Storage, Tensors
 from baselines.errors import require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.tools.nm import nm_mask, nm_pattern
 
 
-class Refined(Wrapped):
+class Refined(Selected):
     """θ = S(x) ⊙ x, with x kept by another storage.
 
     Args:
@@ -38,28 +39,12 @@ class Refined(Wrapped):
     def __init__(self, inner: Storage, n: int, m: int, decay: float) -> None:
         super().__init__(inner)
         self.n, self.m, self.decay = n, m, decay
-        self.keeps_values = self.in_pieces = False
 
     def mask(self, x: Tensor) -> Tensor:
         """Return S(x). A vector has active weights of a final mask only."""
         if x.ndim == 1:
             return torch.ones_like(x, dtype=torch.bool)
         return nm_mask(x.abs(), self.n, self.m)
-
-    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        """Return latents of θ. x stays where it yields θ already."""
-        xs = self.inner.merge(latents)
-        moved = [
-            torch.where(x * self.mask(x) == theta, x, theta)
-            for x, theta in zip(xs, thetas, strict=True)
-        ]
-        return self.inner.split_again(moved, latents)
-
-    def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
-        return [x * self.mask(x) for x in self.inner.merge(latents)]
-
-    def merge_into(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> None:
-        torch._foreach_copy_(list(thetas), list(self.merge(latents)))
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         refined = [

@@ -1,4 +1,4 @@
-"""Levels of iterative pruning: how sparse each is, and when it starts."""
+"""Levels of iterative pruning: how sparse each is, when it starts, and its learning-rate cycles."""
 
 from __future__ import annotations
 
@@ -11,37 +11,62 @@ class Levels:
     """Consecutive trainings, each at a higher sparsity.
 
     Attributes:
-        sparsities: sparsity of each level; the first one is dense.
-        length: number of steps of a level's learning-rate schedule.
-        skipped: number of steps at its start that all levels but the first one leave out.
+        sparsities: sparsity of each level.
+        length: number of steps of a cycle's learning-rate schedule.
+        skipped: number of steps at the start that all levels but the first one leave out; less
+            than `length`.
+        cycles: number of cycles of a level.
     """
 
     sparsities: tuple[float, ...]
     length: int
     skipped: int = 0
+    cycles: int = 1
 
     @property
     def steps(self) -> int:
         """Number of steps of all levels together."""
-        return self.length + (len(self.sparsities) - 1) * (self.length - self.skipped)
+        later = len(self.sparsities) - 1
+        return self._level + later * (self._level - self.skipped)
 
     def place(self, step: int) -> tuple[int, int]:
-        """Return the level of a step, and its place in the level's schedule."""
-        if step < self.length:
-            return 0, step
-        level, within = divmod(step - self.length, self.length - self.skipped)
-        return level + 1, within + self.skipped
+        """Return the level of a step, and its place in the schedule of its cycle."""
+        level, at = self._place(step)
+        return level, at % self.length
 
     def pruned_before(self, step: int) -> float | None:
         """Return the sparsity to prune to before a step; None inside a level."""
-        level, within = self.place(step)
-        return self.sparsities[level] if level and within == self.skipped else None
+        level, at = self._place(step)
+        return self.sparsities[level] if level and at == self.skipped else None
+
+    def restarts_before(self, step: int) -> bool:
+        """Return whether a cycle begins with a step, except for the first one of a level."""
+        _, at = self._place(step)
+        return at > 0 and at % self.length == 0
+
+    @property
+    def _level(self) -> int:
+        return self.cycles * self.length
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Return the level of a step, and its place in the level."""
+        if step < self._level:
+            return 0, step
+        level, at = divmod(step - self._level, self._level - self.skipped)
+        return level + 1, at + self.skipped
 
 
-def level_sparsities(target: float, keep: float) -> tuple[float, ...]:
-    """Return 0, 1 − keep, 1 − keep², … and finally the target itself."""
-    levels = math.ceil(math.log(1 - target) / math.log(keep) - 1e-9) if target > 0 else 0
-    return (*(1 - keep**i for i in range(levels)), target)
+def level_sparsities(target: float, keep: float, initial: float = 0.0) -> tuple[float, ...]:
+    """Return the sparsity of each level: `initial`, then ever denser by `keep`, then `target`.
+
+    Args:
+        target: sparsity of the last level, at least `initial`.
+        keep: fraction of the weights that each level keeps.
+        initial: sparsity of the first level; 0 for 0, 1 − keep, 1 − keep², …
+    """
+    ratio = (1 - target) / (1 - initial)
+    levels = math.ceil(math.log(ratio) / math.log(keep) - 1e-9) if ratio < 1 else 0
+    return (*(1 - (1 - initial) * keep**i for i in range(levels)), target)
 
 
 def rewind_epoch(fraction: float, epochs: int) -> int:

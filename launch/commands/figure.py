@@ -18,7 +18,8 @@ ELSEWHERE = {number: f"signbench theory figure{number}" for number in "23467"}
 class FigureCommand:
     """Draw a figure. NAME is one of the paper's (1, 5, 8, 9), `ranking` (methods by accuracy),
     `compare` (accuracy against sparsity), `curves` (loss and accuracy by epoch), `gains` (of
-    Sign-In, for each pair of runs), or `ranks` (averages over recipes and sparsities)."""
+    Sign-In, for each pair of runs), `ranks` (averages over recipes and sparsities), or `signs`
+    (accuracy against the share of reversed signs)."""
 
     selection: Selection = field(default_factory=Selection)
     methods: tuple[str, ...] = ()

@@ -72,13 +72,13 @@ def keeping_tenths(run: Run) -> Run:
     return replace(run, keep_epochs=tuple(tenths))
 
 
-def from_mask_of(base: Run, sign_in: bool = False, **sources: str) -> Run:
+def from_mask_of(base: Run, sign_in: bool = False, **options: Any) -> Run:
     """Return a run that trains the mask of another from a different initialisation."""
     run = Run.make(
         base.recipe,
         "fixed",
         mask=f"{base.name}@final",
-        **sources,
+        **options,
         sparsity=base.sparsity,
         sign_in=sign_in,
         seed=base.seed + OTHER_SEED,

@@ -43,6 +43,7 @@ from launch.config.yaml_file import ENDINGS
 QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
 CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
+REVERSED = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)  # shares of reversed signs; at a half they are random
 
 
 def quick(
@@ -172,6 +173,23 @@ def decay(
     return runs
 
 
+def signs(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2),
+    methods: Sequence[str] = LEARNED,
+    **choices: Any,
+) -> list[Run]:
+    """How many correct signs are enough: learned masks with learned signs, some reversed."""
+    runs = []
+    for seed, method in itertools.product(seeds, methods):
+        base = learner(recipe, method, seed, **choices)
+        runs.append(base)
+        for fraction, rule in itertools.product(REVERSED, BOTH):
+            own: dict[str, Any] = {"magnitudes": "random", "flip_signs": fraction, **rule}
+            runs.append(from_mask_of(base, signs=f"{base.name}@final", **own))
+    return runs
+
+
 def figure1(
     recipe: str | None = None,
     seeds: Seeds = (0,),
@@ -229,7 +247,7 @@ def figure9(
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, fashion, ham, decay, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, fashion, ham, decay, signs, *_TABLES, *_FIGURES)
 }
 
 

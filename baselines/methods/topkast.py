@@ -1,0 +1,142 @@
+"""Top-KAST: top-K always sparse training.
+
+Jayakumar et al. 2020 (arXiv 2106.03517). The network computes with the D·N largest of a layer's N
+weights x (set A), the next ones get gradients as well (set B, with A the `superset`·D·N largest),
+and all others (set C) keep their values: θ = A(x) ⊙ x, and x receives B(x) ⊙ ∂L/∂θ. Both sets can
+change at every step. The exploration loss pulls weights of B that are not in A to zero more
+strongly than those of A, by the factor 1/D, and does not act on C.
+
+The recipe's weight decay acts on A and B. `exploration` is the λ of what B has on top of that:
+x receives λ·(1/D − 1)·x there. With λ equal to the weight decay, this is the paper's loss.
+
+All layers have the same density, as in the paper; after the last step masks have the exact number
+of ones. C is restored after each step, so that neither momentum nor weight decay moves it. Differs
+from the paper: layers stay dense only if they are excluded (theirs: the first and the last one).
+There is no official code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.engine import device
+from baselines.engine.layer import Layer
+from baselines.engine.selected import Selected
+from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import Storage, Tensors
+from baselines.errors import require
+from baselines.method import Method, Options
+from baselines.registry import register
+from baselines.tools.density import keep_count
+from baselines.tools.masks import layer_masks, top_k_mask
+
+
+class Explored(Selected):
+    """θ = A(x) ⊙ x, with gradients on B(x), a superset of A(x).
+
+    Attributes:
+        is_final: the masks stay as they are, so that A has all that is left.
+
+    Args:
+        inner: storage of x.
+        sparsity: fraction of a layer's weights that are not in A.
+        superset: size of B as a multiple of that of A.
+        decay: λ of the exploration loss.
+    """
+
+    def __init__(self, inner: Storage, sparsity: float, superset: float, decay: float) -> None:
+        super().__init__(inner)
+        self.sparsity, self.superset, self.decay = sparsity, superset, decay
+        self.is_final = False
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Return A(x)."""
+        return self._largest(x, 1.0)
+
+    def updated(self, x: Tensor) -> Tensor:
+        """Return B(x)."""
+        return self._largest(x, self.superset)
+
+    def _largest(self, x: Tensor, multiple: float) -> Tensor:
+        if self.is_final:
+            return torch.ones_like(x, dtype=torch.bool)
+        count = round(multiple * keep_count(x.numel(), self.sparsity))
+        return largest(x.detach(), min(x.numel(), count))
+
+    def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        more = self.decay * (1 / (1 - self.sparsity) - 1)
+        explored = [
+            (grad + more * x.masked_fill(self.mask(x), 0.0)) * self.updated(x)
+            for grad, x in zip(grads, self.inner.merge(latents), strict=True)
+        ]
+        return self.inner.pull_back(explored, latents)
+
+    def values(self, layer: Layer) -> Tensor:
+        """Return x of a layer."""
+        (x,) = self.inner.merge(tuple([latent.detach()] for latent in layer.latents.values()))
+        return x
+
+
+def largest(x: Tensor, k: int) -> Tensor:
+    """Return a mask of the k largest |x|; on a GPU, without waiting for it."""
+    if device.on_cpu(x):
+        return top_k_mask(x.abs(), k)
+    mask = torch.zeros(x.numel(), dtype=torch.bool, device=x.device)
+    return mask.scatter_(0, x.abs().flatten().topk(k, sorted=False).indices, True).view(x.shape)
+
+
+@dataclass(frozen=True)
+class TopKastOptions(Options):
+    superset: float = 2.0
+    """Number of weights with gradients (set B), as a multiple of those of the network (set A)."""
+    exploration: float = 1e-4
+    """λ: decay of the weights in B that are not in A, times 1/D − 1, on top of the recipe's."""
+
+    def __post_init__(self) -> None:
+        multiple, decay = self.superset, self.exploration
+        require(multiple >= 1, f"superset must be at least 1, not {multiple}.")
+        require(decay >= 0, f"exploration must not be negative, not {decay}.")
+
+
+@register
+class TopKast(Method[TopKastOptions]):
+    """The largest weights compute, the next ones learn, the others rest."""
+
+    name = "topkast"
+    family = "dynamic sparse"
+    paper = "Jayakumar et al. 2020"
+
+    def setup(self, net: SparseModel) -> None:
+        given, plan = self.options, self.plan
+        self.storage = Explored(net.storage, plan.sparsity, given.superset, given.exploration)
+        net.storage = self.storage
+
+    def after_backward(self, net: SparseModel, step: int) -> bool:
+        xs = {layer.name: self.storage.values(layer) for layer in net}
+        self.updated = {name: self.storage.updated(x) for name, x in xs.items()}
+        self.before = {
+            layer.name: [latent.detach().clone() for latent in layer.own_latents] for layer in net
+        }
+        return False
+
+    def after_step(self, net: SparseModel, step: int) -> None:
+        net.change_latents(self._restore)
+        if step == self.plan.steps - 1:
+            scores = {layer.name: self.storage.values(layer).abs() for layer in net}
+            self.storage.is_final = True
+            net.set_masks(layer_masks(scores, self.plan.sparsity))
+
+    def _restore(self, layer: Layer) -> None:
+        """Give the weights outside of B the latents that they had before the step."""
+        for latent, before in zip(layer.own_latents, self.before[layer.name], strict=True):
+            latent.copy_(torch.where(self.updated[layer.name], latent, before))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"is_final": self.storage.is_final}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.storage.is_final = state["is_final"]
