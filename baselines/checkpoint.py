@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 from torch import Tensor
 
 from baselines.errors import UserError
+
+FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_MOST_COMPARED = 2000  # names; comparing texts is slow
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,27 @@ class Checkpoint:
     origin: str = "the source"
 
 
+class ReadSource(Protocol):
+    """A function that reads a source: a snapshot of a run, or a file."""
+
+    def __call__(
+        self, source: str, /, key: str = "", like: Mapping[str, Tensor] | None = None
+    ) -> Checkpoint:
+        """Return the source's checkpoint.
+
+        Args:
+            key: which network to take of a file that has several, such as "model_ema".
+            like: tensors of the network by name. The source's names are adapted to them.
+        """
+
+
+def run_of(source: str) -> str:
+    """Return the name of the run that a source names (`RUN` or `RUN@EPOCH`); empty for a path."""
+    head, at, tail = source.rpartition("@")
+    name = head if at else tail
+    return "" if "/" in name or name.endswith(FILE_ENDINGS) else name
+
+
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the source's tensors of the given names and shapes.
 
@@ -38,7 +65,7 @@ def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if name not in source.weights:
-        raise UserError(f"{source.origin} has no {name}.")
+        raise UserError(f"{source.origin} has no {name}{_nearest(source, name, like)}")
     value = source.weights[name]
     if value.shape != like.shape:
         shapes = f"shape {tuple(value.shape)}, not {tuple(like.shape)}"
@@ -49,3 +76,20 @@ def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if not all(end.isfinite() for end in ends):
         raise UserError(f"{source.origin}: {name} has values that are not finite.")
     return value
+
+
+def _nearest(source: Checkpoint, name: str, like: Tensor) -> str:
+    """Return the end of a message: shape of a tensor that is missing, and the nearest ones."""
+    same = (
+        n
+        for n, tensor in source.weights.items()
+        if tensor.shape == like.shape and n.rpartition(".")[2] == name.rpartition(".")[2]
+    )
+    named = difflib.get_close_matches(name, list(islice(source.weights, _MOST_COMPARED)), n=1)
+    near = list(dict.fromkeys([*named, *islice(same, 2)]))[:2]
+    shown = ", ".join(_with_shape(n, source.weights[n]) for n in near)
+    return f" of shape {tuple(like.shape)}; nearest: {shown}." if near else "."
+
+
+def _with_shape(name: str, tensor: Tensor) -> str:
+    return f"{name if len(name) <= 60 else '…' + name[-59:]} {tuple(tensor.shape)}"
