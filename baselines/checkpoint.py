@@ -80,13 +80,11 @@ def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
 
 def _nearest(source: Checkpoint, name: str, like: Tensor) -> str:
     """Return the end of a message: shape of a tensor that is missing, and the nearest ones."""
-    same = (
-        n
-        for n, tensor in source.weights.items()
-        if tensor.shape == like.shape and n.rpartition(".")[2] == name.rpartition(".")[2]
-    )
-    named = difflib.get_close_matches(name, list(islice(source.weights, _MOST_COMPARED)), n=1)
-    near = list(dict.fromkeys([*named, *islice(same, 2)]))[:2]
+    names = list(islice(source.weights, _MOST_COMPARED))
+    end, shape = name.rpartition(".")[2], like.shape
+    same = [n for n in names if source.weights[n].shape == shape and n.rpartition(".")[2] == end]
+    near = difflib.get_close_matches(name, same, n=2, cutoff=0)
+    near = near or difflib.get_close_matches(name, names, n=2)
     shown = ", ".join(_with_shape(n, source.weights[n]) for n in near)
     return f" of shape {tuple(like.shape)}; nearest: {shown}." if near else "."
 
