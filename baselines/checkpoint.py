@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -52,6 +53,12 @@ def run_of(source: str) -> str:
     head, at, tail = source.rpartition("@")
     name = head if at else tail
     return "" if "/" in name or name.endswith(FILE_ENDINGS) else name
+
+
+def with_epoch(source: str) -> str:
+    """Return a source with the last epoch, `RUN@final`, if it is only the name of a run."""
+    is_run = source and source == run_of(source) and not Path(source).exists()
+    return f"{source}@final" if is_run else source
 
 
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from baselines.checkpoint import Checkpoint, run_of
+from baselines.checkpoint import Checkpoint, run_of, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.method import Method, Options, Plan
@@ -55,6 +55,9 @@ class FixedOptions(Options):
 
     def __post_init__(self) -> None:
         check_in_unit(flip_signs=self.flip_signs)
+        for name in ("init", *PARTS):  # RUN and RUN@final are the same run
+            if (source := getattr(self, name)) != RANDOM:
+                object.__setattr__(self, name, with_epoch(source))
 
     def source(self, part: str) -> str:
         """Return the source of a part."""

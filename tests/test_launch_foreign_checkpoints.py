@@ -118,12 +118,15 @@ def test_a_run_without_an_epoch_is_its_last_snapshot(machine, source, capsys):
     run, _ = source
     at = [read_source(text, machine.runs) for text in (run.name, f"{run.name}@final")]
     assert all(torch.equal(at[0].masks[name], at[1].masks[name]) for name in at[1].masks)
-    assert Run.make("digits", "fixed", mask=run.name).needs == (run.name,)
+    plain, final = (Run.make("digits", "fixed", mask=f"{run.name}{at}") for at in ("", "@final"))
+    assert plain.needs == (run.name,) and plain == final and plain.name == final.name
+    assert Run.make("digits", "oneshot", init_from="a").options.init_from == "a@final"
+    assert Run.make("digits", "oneshot", init_from="a.pt").options.init_from == "a.pt"
     shown = called(capsys, *RUN, "--method", "fixed", "--mask", run.name)
     start = started(machine, shown)
     assert all(torch.equal(start[f"mask:{name}"], mask) for name, mask in at[1].masks.items())
     shown = called(capsys, *RUN, "--method", "fixed", "--mask", "nobody", code=2)
-    assert "there is no run nobody in runs, and no such file." in shown
+    assert "there is no run runs/nobody" in shown
 
 
 def test_fixed_without_a_mask_explains_itself(machine, source, capsys):

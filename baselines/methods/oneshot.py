@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from baselines.checkpoint import entries_of, run_of
+from baselines.checkpoint import entries_of, run_of, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options
@@ -28,6 +28,9 @@ class PretrainedOptions(Options):
     """Which network of a file that has several, such as model_ema."""
     finetune: bool = True
     """Train after pruning. Without, weights stay, and batch statistics are updated only."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init_from", with_epoch(self.init_from))
 
     @property
     def needs(self) -> tuple[str, ...]:
