@@ -122,6 +122,9 @@ def test_a_run_without_an_epoch_is_its_last_snapshot(machine, source, capsys):
     assert plain.needs == (run.name,) and plain == final and plain.name == final.name
     assert Run.make("digits", "oneshot", init_from="a").options.init_from == "a@final"
     assert Run.make("digits", "oneshot", init_from="a.pt").options.init_from == "a.pt"
+    assert Run.make("digits", "wanda", init_from="a").options.init_from == "a@final"
+    with pytest.raises(UserError, match="samples_per_class must be positive"):
+        Run.make("digits", "wanda", samples_per_class=0)
     shown = called(capsys, *RUN, "--method", "fixed", "--mask", run.name)
     start = started(machine, shown)
     assert all(torch.equal(start[f"mask:{name}"], mask) for name, mask in at[1].masks.items())
