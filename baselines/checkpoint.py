@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
 from baselines.errors import UserError
+
+FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_MOST_COMPARED = 2000  # names; comparing texts is slow
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,33 @@ class Checkpoint:
     origin: str = "the source"
 
 
+class ReadSource(Protocol):
+    """A function that reads a source: a snapshot of a run, or a file."""
+
+    def __call__(
+        self, source: str, /, key: str = "", like: Mapping[str, Tensor] | None = None
+    ) -> Checkpoint:
+        """Return the source's checkpoint.
+
+        Args:
+            key: which network to take of a file that has several, such as "model_ema".
+            like: tensors of the network by name. The source's names are adapted to them.
+        """
+
+
+def run_of(source: str) -> str:
+    """Return the name of the run that a source names (`RUN` or `RUN@EPOCH`); empty for a path."""
+    head, at, tail = source.rpartition("@")
+    name = head if at else tail
+    return "" if "/" in name or name.endswith(FILE_ENDINGS) else name
+
+
+def with_epoch(source: str) -> str:
+    """Return a source with the last epoch, `RUN@final`, if it is only the name of a run."""
+    is_run = source and source == run_of(source) and not Path(source).exists()
+    return f"{source}@final" if is_run else source
+
+
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the source's tensors of the given names and shapes.
 
@@ -38,7 +72,7 @@ def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if name not in source.weights:
-        raise UserError(f"{source.origin} has no {name}.")
+        raise UserError(f"{source.origin} has no {name}{_nearest(source, name, like)}")
     value = source.weights[name]
     if value.shape != like.shape:
         shapes = f"shape {tuple(value.shape)}, not {tuple(like.shape)}"
@@ -49,3 +83,18 @@ def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if not all(end.isfinite() for end in ends):
         raise UserError(f"{source.origin}: {name} has values that are not finite.")
     return value
+
+
+def _nearest(source: Checkpoint, name: str, like: Tensor) -> str:
+    """Return the end of a message: shape of a tensor that is missing, and the nearest ones."""
+    names = list(islice(source.weights, _MOST_COMPARED))
+    end, shape = name.rpartition(".")[2], like.shape
+    same = [n for n in names if source.weights[n].shape == shape and n.rpartition(".")[2] == end]
+    near = difflib.get_close_matches(name, same, n=2, cutoff=0)
+    near = near or difflib.get_close_matches(name, names, n=2)
+    shown = ", ".join(_with_shape(n, source.weights[n]) for n in near)
+    return f" of shape {tuple(like.shape)}; nearest: {shown}." if near else "."
+
+
+def _with_shape(name: str, tensor: Tensor) -> str:
+    return f"{name if len(name) <= 60 else '…' + name[-59:]} {tuple(tensor.shape)}"

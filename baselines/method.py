@@ -6,11 +6,10 @@ by default, so that the base class is dense training. `baselines.registry` finds
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import ReadSource
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.fields import typed
@@ -29,8 +28,7 @@ class Plan:
         lr_integral: sum of the learning rates of all steps, divided by 1 − momentum for SGD. A
             weight decay λ multiplies a parameter by exp(−λ·lr_integral) over the training.
             0 if not known.
-        read: function from the name of a source (a run's snapshot or a file) to its checkpoint;
-            None if no source can be read.
+        read: function that reads a source (a run's snapshot or a file); None if there is none.
     """
 
     sparsity: float
@@ -38,7 +36,7 @@ class Plan:
     steps_per_epoch: int
     seed: int = 0
     lr_integral: float = 0.0
-    read: Callable[[str], Checkpoint] | None = None
+    read: ReadSource | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:

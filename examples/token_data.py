@@ -1,13 +1,15 @@
-"""Train a sparse network on tokens: find out which of two words comes first.
+r"""Train a sparse network on tokens: find out which of two words comes first.
 
 Model and data are functions of this file. A function of data returns a training and a test split,
-each a torch Dataset or a pair of inputs and labels. Run it with
+each a torch Dataset or a pair of inputs and labels. The weights of attention and Linear layers are
+pruned; the embeddings stay dense, which `exclude` says. Run it with
 
     python examples/token_data.py
 
 or use both with any command:
 
-    signbench run --data token_data:word_order --model token_data:WordNet --method snip
+    signbench run --data token_data:word_order --model token_data:WordNet --method snip \
+        --exclude words.weight places.weight
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ if __name__ == "__main__":
             model="token_data:WordNet",
             method=method,
             sparsity=sparsity,
+            exclude=("words.weight", "places.weight"),  # embeddings
             epochs=5,
             batch_size=32,
             optimizer="adamw",

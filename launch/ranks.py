@@ -66,6 +66,11 @@ class Ranks:
         return next(filter(None, texts), "")
 
 
+def is_first() -> bool:
+    """Return whether this is the only process of a run, or its first, before the ranks join."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the process group that the environment describes; without one, run as a single process.

@@ -1,8 +1,8 @@
 """A given mask, with initial signs and magnitudes from sources of their own.
 
 "Sign-In to the Lottery" (arXiv 2504.12801), Tables 1 and 10: what does a mask need to be trained
-from scratch? A source is a run and an epoch (`RUN@10`, `RUN@init`, `RUN@final`), a checkpoint file
-(.safetensors, or a .pt/.pth/.ckpt state dict, of which no code is executed), or `random`: the
+from scratch? A source is a run (`RUN`: its last snapshot, `RUN@10`, `RUN@init`), a checkpoint file
+(.safetensors, or a .pt/.pth/.ckpt file, of which no code is executed), or `random`: the
 initialisation of this run itself. `--init SOURCE` is the source of all parts that are not given.
 
 Biases, normalisation and all else that is not pruned are initialised afresh unless `others` is
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, run_of, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.method import Method, Options, Plan
@@ -46,6 +46,8 @@ class FixedOptions(Options):
     """Source of the initial magnitudes."""
     others: str = ""
     """Source of all other parameters and of buffers."""
+    key: str = ""
+    """Which network of files that have several, such as model_ema."""
     magnitude_kind: Literal["each", "layer"] = "each"
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
@@ -53,6 +55,9 @@ class FixedOptions(Options):
 
     def __post_init__(self) -> None:
         check_in_unit(flip_signs=self.flip_signs)
+        for name in ("init", *PARTS):  # RUN and RUN@final are the same run
+            if (source := getattr(self, name)) != RANDOM:
+                object.__setattr__(self, name, with_epoch(source))
 
     def source(self, part: str) -> str:
         """Return the source of a part."""
@@ -60,8 +65,8 @@ class FixedOptions(Options):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        runs = (run for run, at, _ in (self.source(part).rpartition("@") for part in PARTS) if at)
-        return tuple(dict.fromkeys(run for run in runs if "/" not in run))
+        sources = (self.source(part) for part in PARTS)
+        return tuple(dict.fromkeys(filter(None, (run_of(s) for s in sources if s != RANDOM))))
 
 
 @register
@@ -76,9 +81,16 @@ class Fixed(Method[FixedOptions]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.drawn: dict[str, int] = {}
+        if self.plan.sparsity and self.options.source("mask") == RANDOM:
+            raise UserError(
+                "fixed trains a given mask: name its source (a run or a checkpoint file) with "
+                "--mask or --init; the method random draws a mask."
+            )
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        sources = {part: self._read(part) for part in PARTS}
+        texts = dict.fromkeys(self.options.source(part) for part in PARTS)
+        read = {text: self._read(text, net) for text in texts}
+        sources = {part: read[self.options.source(part)] for part in PARTS}
         own = {name: weight.detach().clone() for name, weight in net.weights.items()}
         masks = net.masks if sources["mask"] is None else masks_of(sources["mask"], own)
         kept = sum(int(mask.sum()) for mask in masks.values())
@@ -99,14 +111,13 @@ class Fixed(Method[FixedOptions]):
         net.set_masks(masks)
         net.set_weights(weights)
 
-    def _read(self, part: str) -> Checkpoint | None:
-        """Return the source of a part; None for this run's own initialisation."""
-        text = self.options.source(part)
+    def _read(self, text: str, net: SparseModel) -> Checkpoint | None:
+        """Return the checkpoint of a source; None for this run's own initialisation."""
         if text == RANDOM:
             return None
         if self.plan.read is None:
             raise UserError(f"fixed: there is nothing to read {text} with; Plan.read is None.")
-        return self.plan.read(text)
+        return self.plan.read(text, key=self.options.key, like=net.model.state_dict())
 
     def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
         return {"drawn_signs": {name: self.drawn.get(name, 0) for name in net.layers}}

@@ -145,7 +145,7 @@ def test_the_network_can_be_read_from_a_source():
     for parameter in source.parameters():
         nn.init.normal_(parameter)
     checkpoint = Checkpoint(source.state_dict(), {}, "runs/a")
-    plan = Plan(0.5, 4, 4, read={"a@final": checkpoint}.__getitem__)
+    plan = Plan(0.5, 4, 4, read=lambda source, **_: {"a@final": checkpoint}[source])
     options = OneShotOptions(init_from="a@final", scope="layer")
     assert options.needs == ("a",) and CalibratedOptions(init_from="x/y.pt").needs == ()
     model = tiny_net().double()
@@ -158,7 +158,7 @@ def test_the_network_can_be_read_from_a_source():
         assert torch.equal(found[kept], weight[kept])
         if name in net.layers:
             assert weight[kept].abs().min() >= weight[~kept].abs().max()
-    plan = Plan(0.5, 4, 4, read=lambda _: Checkpoint({}, {}, "runs/b"))
+    plan = Plan(0.5, 4, 4, read=lambda _, **__: Checkpoint({}, {}, "runs/b"))
     with pytest.raises(UserError, match=r"runs/b has no 0.weight"):
         OneShot(plan, options).prepare(SparseModel(tiny_net()), None)
 

@@ -11,7 +11,7 @@ from host_syncs import HostSyncs
 from literal import batches, loss_of, tiny_net, train_literally
 from needs import on_gpu
 from test_baselines_engine_sparse_model import OPTIMIZERS, STORAGES, masks_for
-from test_contract import CASES, make
+from test_contract import CASES, SHORT, make
 from test_launch_train import train
 from torch import nn
 from two_ranks import assert_same, default_dtype, train_loop
@@ -236,6 +236,6 @@ def test_a_sparse_step_on_a_device_waits_for_nothing(device, storage):
 
 @pytest.mark.parametrize("name, variant, rule", [on_gpu(*case.values) for case in CASES])
 def test_every_method_ends_at_its_sparsity_on_a_gpu(machine, name, variant, rule):
-    run = make(name, variant, rule, epochs=5, lr=0.1)
+    run = make(name, variant, rule, **SHORT)
     result = train(run, replace(machine, device="cuda"))
     assert abs(result["sparsity"] - run.sparsity) <= 1e-4 + find_method(name).tolerance

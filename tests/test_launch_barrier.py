@@ -127,7 +127,9 @@ def test_the_second_may_be_a_file(two_runs, machine, capsys):
         assert main(["barrier", one.name, second, *flags]) == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
-    assert main(["barrier", str(file), one.name, *flags]) == 2
+    copy = machine.runs.parent / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    assert main(["barrier", str(copy), one.name, *flags]) == 2
     assert "the first of the two must be a run" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 
@@ -85,3 +86,27 @@ def test_every_setting_is_in_the_command(tmp_path):
         f"signbench grid table9 --recipe digits --runs {tmp_path}/runs"
     )
     assert command("9", "a recipe of one's own", [folder]) == ""
+
+
+def test_the_report_has_the_command_of_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = "--data digits --model digits-cnn --image-size 8 --batch-size 512 --lr 0.02 --epochs 1"
+    for method in ("random", "random --sign-in", "random --density legacy-balanced"):
+        flags = f"--recipe cifar10-resnet20 --method {method} --sparsity 0.8 {own}"
+        assert main(["run", *flags.split(), "--threads", "1", "--runs", "my runs"]) == 0
+    capsys.readouterr()
+    lines = {}
+    for protocol in ("suite", "paper"):
+        assert main(["table", "9", "--runs", "my runs", "--protocol", protocol]) == 0
+        shown = capsys.readouterr().out
+        found = re.findall("^missing: (signbench grid .*)$", shown, flags=re.M)
+        (lines[protocol],) = (line for line in found if "cifar10-resnet20" in line)
+    assert main(["report", "--runs", "my runs", "-o", "report.html"]) == 0
+    page = html.unescape((tmp_path / "report.html").read_text())
+    found = re.findall("missing: (signbench [^<]*)", page)
+    assert found.count(lines["suite"]) == found.count(lines["paper"]) == 1
+    assert all(line.startswith("signbench grid table") for line in found)
+    capsys.readouterr()
+    assert main([*shlex.split(lines["suite"])[1:], "--dry-run"]) == 0
+    plan = capsys.readouterr().out.splitlines()
+    assert sum(row.startswith("finished") for row in plan) == 2

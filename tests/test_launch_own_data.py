@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import types
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def _fresh(tmp_path, monkeypatch):
 
 
 def load(data, share=None, seed=0, workers=0, **settings):
-    recipe = replace(Recipe(), data=str(data), batch_size=8, **settings)
+    recipe = replace(Recipe(), **{"data": str(data), "batch_size": 8, **settings})
     return load_data(recipe, Path("data"), CPU, seed, share or Share(), workers)
 
 
@@ -134,6 +136,34 @@ def test_a_file_without_a_test_split_holds_out_a_fifth_of_each_class(tmp_path):
     assert test.bincount().tolist() == [4, 4, 4]
     launch.data.sources.read_splits.cache_clear()
     assert torch.equal(test, torch.cat([y for _, y in load("set.npz").test.epoch(0)]))
+
+
+def rows_of(split):
+    return Counter(tuple(row) for x, _ in split.epoch(0) for row in x.tolist())
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_training_examples_are_held_out(tmp_path, monkeypatch, kind):
+    x, y = features()
+    if kind == "arrays":
+        write(tmp_path / "set.npz", splits())
+        name = "set.npz"
+    else:
+        module = types.ModuleType("held_out_data")
+        train, test = (
+            TensorDataset(*map(torch.tensor, part)) for part in (features(), features(21))
+        )
+        module.make = lambda: (train, test)
+        monkeypatch.setitem(sys.modules, "held_out_data", module)
+        monkeypatch.setattr(module.make, "__module__", "held_out_data")
+        name = "held_out_data:make"
+    data = load(name, validation=0.25, batch_size=1)
+    kept, held = rows_of(data.train), rows_of(data.validation)
+    assert len(data.validation) == 15 and len(data.train) == len(y) - 15
+    assert kept + held == Counter(tuple(row) for row in x.astype(np.float32).tolist())
+    labels = torch.cat([labels for _, labels in data.validation.epoch(0)])
+    assert labels.bincount().tolist() == [5, 5, 5]
+    assert load(name, batch_size=1).validation is None
 
 
 @pytest.mark.parametrize("shape", [(N, 6, 6), (N, 6, 6, 3), (N, 3, 6, 6), (N, 6, 6, 1)])

@@ -10,15 +10,16 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.frame import LEFT_OUT, rows_kept
-from analysis.protocol import protocols
+from analysis.protocol import Protocol, protocols
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
-from analysis.tables import Sheet, is_of_one_sparsity, make_table
+from analysis.tables import Command, Sheet, is_of_one_sparsity, make_table
 from analysis.tables.paper import LAYOUTS, paper_values
 from analysis.tables.sheet import to_html
 from baselines.errors import UserError
 
 TEMPLATE = Path(__file__).parent / "report.html"
+Missing = Callable[[Protocol], Command]
 _OF_ONE_SPARSITY = ("curves", "1", "5", "8", "9")  # names of figures
 
 
@@ -55,11 +56,12 @@ class Section:
     parts: list[Part]
 
 
-def render_page(runs: pd.DataFrame) -> str:
+def render_page(runs: pd.DataFrame, missing: Missing | None = None) -> str:
     """Return the report as HTML.
 
     Args:
         runs: from `analysis.frame.load_runs`.
+        missing: returns, for a protocol, the `command` of `make_table`.
     """
     from jinja2 import Environment
 
@@ -67,7 +69,7 @@ def render_page(runs: pd.DataFrame) -> str:
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
     with rows_kept():
         sections = [
-            _section(str(recipe), part)
+            _section(str(recipe), part, missing)
             for recipe, part in runs.groupby("recipe")
             if part["state"].eq("finished").any()
         ]
@@ -109,8 +111,8 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _section(recipe: str, runs: pd.DataFrame) -> Section:
-    parts = [_results(runs), _paper_tables(recipe, runs)]
+def _section(recipe: str, runs: pd.DataFrame, missing: Missing | None) -> Section:
+    parts = [_results(runs), _paper_tables(recipe, runs, missing)]
     for suffix, own in _by_sparsity(runs):
         part = Part(f"Training and masks{suffix}")
         for name in _OF_ONE_SPARSITY:
@@ -134,14 +136,15 @@ def _results(runs: pd.DataFrame) -> Part:
     return part
 
 
-def _paper_tables(recipe: str, runs: pd.DataFrame) -> Part:
+def _paper_tables(recipe: str, runs: pd.DataFrame, missing: Missing | None) -> Part:
     """Return the paper's tables that have this recipe or are complete."""
     part = Part("Tables of the paper")
     for name in (n for n, layout in LAYOUTS.items() if layout.rule in set(runs["rule"])):
         parts = _by_sparsity(runs) if is_of_one_sparsity(name) else [("", runs)]
         for (suffix, own), protocol in itertools.product(parts, protocols(runs, name)):
+            command = missing(protocol) if missing else None
             try:
-                table = make_table(name, own, protocol=protocol)
+                table = make_table(name, own, protocol=protocol, command=command)
             except UserError as error:
                 part.notes.append(f"Table {name}{suffix}: {error}")
                 continue

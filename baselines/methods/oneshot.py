@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from baselines.checkpoint import entries_of
+from baselines.checkpoint import entries_of, run_of, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options
@@ -23,14 +23,19 @@ from baselines.tools.masks import global_masks, layer_masks
 @dataclass(frozen=True)
 class PretrainedOptions(Options):
     init_from: str = ""
-    """Source of all weights: a run (`RUN@final`) or a file. Empty: the model as it is."""
+    """Source of all weights: a run (`RUN`, `RUN@EPOCH`) or a file. Empty: the model as it is."""
+    key: str = ""
+    """Which network of a file that has several, such as model_ema."""
     finetune: bool = True
     """Train after pruning. Without, weights stay, and batch statistics are updated only."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init_from", with_epoch(self.init_from))
+
     @property
     def needs(self) -> tuple[str, ...]:
-        run, at, _ = self.init_from.rpartition("@")
-        return (run,) if at and "/" not in run else ()
+        run = run_of(self.init_from)
+        return (run,) if run else ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Pretrained(Method[P], ABC):
             if self.plan.read is None:
                 raise UserError(f"{self.name}: there is nothing to read {source} with.")
             state = net.model.state_dict()
-            for name, value in entries_of(self.plan.read(source), state).items():
+            found = self.plan.read(source, key=self.options.key, like=state)
+            for name, value in entries_of(found, state).items():
                 state[name].copy_(value)
         self.prune(net, samples)
 

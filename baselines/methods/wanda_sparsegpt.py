@@ -37,6 +37,10 @@ from baselines.tools.scores import scoring
 class CalibratedOptions(PretrainedOptions, SampleOptions):
     """Options of methods that prune with calibration data."""
 
+    def __post_init__(self) -> None:
+        PretrainedOptions.__post_init__(self)
+        SampleOptions.__post_init__(self)
+
 
 class Calibrated(Pretrained[CalibratedOptions]):
     """Base of methods that prune layer by layer, with the inputs of each."""

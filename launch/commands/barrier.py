@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.figures.style import ENDINGS
-from analysis.folder import find_run
+from analysis.folder import snapshot_path
 from baselines.checkpoint import Checkpoint, entries_of
 from baselines.errors import UserError
 from launch.config.machine import Imports
@@ -20,10 +20,9 @@ from launch.flags import leading_names, parse
 from launch.measures.barrier import Named, Point, barrier, points_between
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
-from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
-from launch.runs.snapshots import read_snapshot
+from launch.runs.snapshots import find_source, read_source
 
 _SAME = ("model", "data", "image_size")  # settings that the two runs share
 
@@ -32,13 +31,16 @@ _SAME = ("model", "data", "image_size")  # settings that the two runs share
 class BarrierCommand:
     """Measure loss and error on the line between two networks, and the barrier: by how much the
     worst of them exceeds the line between the values of the two ends. Name two runs before the
-    options, as RUN or RUN@EPOCH; the second may be a checkpoint file. The batch statistics of each
+    options, as RUN or RUN@EPOCH; the second may be a checkpoint file (FILE@KEY for one of several
+    networks). The batch statistics of each
     network are computed anew, in one pass over the training images."""
 
     points: int = 11
     """Number of networks that are measured, the two ends included."""
     output: tuple[Path, ...] = ()
     """Files to write, also -o: .csv, or a figure as .pdf, .svg or .png."""
+    key: str = ""
+    """Which network of a checkpoint file that has several, such as model_ema."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     data_dir: Path = Path("data")
@@ -86,9 +88,10 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
     Raises:
         UserError: a run cannot be read, or the networks or their data are not alike.
     """
-    (run, first), (other, second) = (_read(name, given.runs) for name in names)
+    run, other = (_run_of(name, given.runs) for name in names)
     if run is None:
         raise UserError(f"the first of the two must be a run, not the file {names[0]}.")
+    first = read_source(names[0], given.runs)
     for field in _SAME if other else ():
         one, two = (getattr(r.settings, field) for r in (run, other) if r)
         if one != two:
@@ -97,18 +100,17 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
         data = load_data(run.settings, given.data_dir, r.device, run.seed, Share(0, 1), workers=2)
         net = load_network(run, first, data.classes, data.inputs, r.device)
         template = net.model.state_dict()
+        second = read_source(names[1], given.runs, given.key, template, print)
         ends = (_on(first, template, r.device), _on(second, template, r.device))
         model, positions = net.model, given.positions
         return list(points_between(model, ends, positions, data.train, data.test, r.device))
 
 
-def _read(name: str, root: Path) -> tuple[Run | None, Checkpoint]:
-    """Return a run and its snapshot, given RUN or RUN@EPOCH, or the checkpoint of a file."""
-    if Path(name).is_file():
-        return None, read_checkpoint(Path(name))
-    text, at, epoch = name.rpartition("@")
-    folder = find_run(text if at else name, root)
-    return read_run(folder), read_snapshot(folder, epoch if at else "final")
+def _run_of(name: str, root: Path) -> Run | None:
+    """Return the run that a source is a snapshot of; None for another file."""
+    path, _ = find_source(name, root)
+    folder = path.parent.parent
+    return read_run(folder) if snapshot_path(folder, 0).parent == path.parent else None
 
 
 def _on(checkpoint: Checkpoint, template: Named, device: torch.device) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from launch.commands.selection import Selection
@@ -21,10 +22,11 @@ class ReportCommand:
 def command(args: list[str]) -> int:
     """Write the report."""
     from analysis.report import render_page
+    from launch.commands.missing import missing_command
     from launch.runs.files import write_text
 
     given = parse(ReportCommand, args, "signbench report")
     runs = given.selection.load()
-    write_text(given.output, render_page(runs))
+    write_text(given.output, render_page(runs, partial(missing_command, given.selection.runs)))
     print(f"written: {given.output}, of {len(runs)} runs")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +13,7 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.flags import parse, values
 from launch.plugins import import_plugins
+from launch.ranks import is_first
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,6 @@ def train(run: Run, machine: Machine) -> int:
     except (Diverged, Collapsed) as error:
         print(f"signbench: stopped: {error}", file=sys.stderr)
         return 1
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(f"results in {machine.runs / run.name}")
     return 0

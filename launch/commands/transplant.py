@@ -38,8 +38,8 @@ Named = Mapping[str, Tensor]
 class TransplantCommand:
     """Write a checkpoint with the mask, the signs and the magnitudes of three sources.
 
-    A source is RUN@EPOCH (or @init, @final), a checkpoint file (.safetensors, .pt, .pth, .ckpt),
-    or `random`: a fresh initialisation of --model."""
+    A source is a run (RUN, RUN@EPOCH, RUN@init), a checkpoint file (.safetensors, .pt, .pth,
+    .ckpt; FILE@KEY for one of several networks), or `random`: a fresh initialisation of --model."""
 
     mask: str
     """Source of the mask: the one it has, or else where its weights are not zero."""
@@ -56,6 +56,8 @@ class TransplantCommand:
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
     """Fraction of the signs to reverse at random."""
+    key: str = ""
+    """Which network of files that have several, such as model_ema."""
     align: str = ""
     """Permute the units of the mask's source so that its weights match those of this source, before
     anything is taken from it. Needs --model."""
@@ -104,7 +106,7 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
         UserError: a source cannot be read or does not fit the others. Nothing is written then.
     """
     fresh = _fresh(given) if given.model else None
-    sources = _read_sources(given, fresh)
+    sources = _read_sources(given, fresh, report)
     if given.align and fresh is not None:
         sources = _aligned(given, sources, fresh, report)
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
@@ -133,20 +135,31 @@ def _fresh(given: TransplantCommand) -> SparseModel:
     return SparseModel(build_model(given.model, given.classes, given.channels, given.image_size))
 
 
-def _read_sources(given: TransplantCommand, fresh: SparseModel | None) -> dict[str, Checkpoint]:
+def _read_sources(
+    given: TransplantCommand, fresh: SparseModel | None, report: Callable[[str], None]
+) -> dict[str, Checkpoint]:
     """Return the checkpoint of each part, each source read once."""
     texts = {given.source(part) for part in PARTS}
     if given.mask == RANDOM or (RANDOM in texts and fresh is None):
         raise UserError("a mask cannot be random here, and other random sources need --model.")
-    found = {}
     for text in texts - {RANDOM}:
-        path = find_source(text, given.runs)
+        path, _ = find_source(text, given.runs)
         if given.output.exists() and path.exists() and path.samefile(given.output):
             raise UserError(f"--output {given.output} is a source; write to another file.")
-        found[text] = read_source(text, given.runs)
-    if fresh is not None:
-        found[RANDOM] = Checkpoint(fresh.model.state_dict(), masks={})
+    own = None if fresh is None else fresh.model.state_dict()
+    found = {given.mask: _read(given.mask, given, own, report)}
+    like = found[given.mask].weights if own is None else own
+    for text in sorted(texts - {RANDOM, given.mask}):
+        found[text] = _read(text, given, like, report)
+    if own is not None:
+        found[RANDOM] = Checkpoint(own, masks={})
     return {part: found[given.source(part)] for part in PARTS}
+
+
+def _read(
+    text: str, given: TransplantCommand, like: Named | None, report: Callable[[str], None]
+) -> Checkpoint:
+    return read_source(text, given.runs, given.key, like, report)
 
 
 def _aligned(
@@ -159,8 +172,9 @@ def _aligned(
     from launch.measures.alignment import align
 
     net = _fresh(given)
+    own = fresh.model.state_dict()
     target, matched = (
-        Checkpoint(fresh.model.state_dict(), {}) if t == RANDOM else read_source(t, given.runs)
+        Checkpoint(own, {}) if t == RANDOM else _read(t, given, own, report)
         for t in (given.align, given.align_from or given.mask)
     )
     x = torch.zeros(1, given.channels, given.image_size, given.image_size)

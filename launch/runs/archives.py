@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 
 from analysis.checked import BrokenFile, is_sealed, open_regular, seal_file
+from launch.runs.stubs import MOST_PICKLE, load_with_stubs
 
 _END_OF_ARCHIVE = b"PK\x05\x06"
 _END_SIZE = 22  # of an archive without a comment
@@ -72,7 +75,7 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         BrokenFile: the file is damaged, compressed, or not plain tensors and values.
         OSError: it cannot be opened.
     """
-    try:
+    with _readable(path):
         sealed = is_sealed(path, label)
         if must_be_sealed and not sealed:
             raise BrokenFile(f"{path} has no digest: it is damaged, or from elsewhere.")
@@ -81,14 +84,77 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
             return torch.load(path, map_location="cpu", weights_only=True)
         # mapped, a tensor that claims more than the file has is refused
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-        return _copied(found, [4 * path.stat().st_size]) if is_archive else found
+        return _copied(found, _room_of(path)) if is_archive else found
+
+
+def load_objects(path: Path, label: str | None = None) -> Any:
+    """Read a file of torch.save that may have objects, which become stand-ins (`stubs.contents`).
+
+    Tensors of files of others are mapped: copy them before the file changes.
+
+    Args:
+        label: that of the file, if it is known.
+
+    Raises:
+        BrokenFile, OSError: as `load_archive` does.
+    """
+    with _readable(path):
+        sealed = is_sealed(path, label)
+        if not _check_archive(path, sealed) or sealed:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError:
+            _check_size_of_pickle(path)
+            return load_with_stubs(path)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise what fails in reading a file as BrokenFile."""
+    try:
+        yield
     except (BrokenFile, MemoryError, FileNotFoundError):
         raise
     except pickle.UnpicklingError:  # torch's own message advises to execute what the file says
-        raise BrokenFile(f"{path} has other contents than tensors and plain values.") from None
+        raise BrokenFile(
+            f"{path} has other contents than tensors and plain values. If you trust it, save its "
+            "state dict alone: torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)."
+        ) from None
     except Exception as error:  # torch.load raises exceptions of many types for garbage
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise BrokenFile(f"{path} cannot be read as plain tensors: {reason}") from None
+
+
+def copied_tensors(
+    groups: Sequence[Mapping[str, torch.Tensor]], names: set[str], path: Path
+) -> list[dict[str, torch.Tensor]]:
+    """Return groups of tensors of `load_objects` with copies of those of the given names.
+
+    Raises:
+        BrokenFile: they have more than four times the bytes of the file.
+    """
+    room = _room_of(path)
+    with _readable(path):
+        return [
+            {k: _copied_tensor(t, room) if k in names else t for k, t in group.items()}
+            for group in groups
+        ]
+
+
+def _room_of(path: Path) -> list[int]:
+    """Return how many bytes copies of a file's tensors may take, as the only item."""
+    return [4 * path.stat().st_size]
+
+
+def _check_size_of_pickle(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(".pkl") and entry.file_size > MOST_PICKLE:
+                raise BrokenFile(
+                    f"{path} has objects with a description of {entry.file_size:,} bytes, above "
+                    f"{MOST_PICKLE:,}; save its state dict alone."
+                )
 
 
 def _check_archive(path: Path, sealed: bool) -> bool:
@@ -138,7 +204,19 @@ def _copied(value: Any, room: list[int]) -> Any:
         return {key: _copied(part, room) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_copied(part, room) for part in value]
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
+    return _copied_tensor(value, room) if isinstance(value, torch.Tensor) else value
+
+
+def _copied_tensor(value: torch.Tensor, room: list[int]) -> torch.Tensor:
+    """Return a copy of a tensor; one that is larger than its storage is returned as it is.
+
+    Args:
+        room: number of bytes that copies may still take, as the only item.
+
+    Raises:
+        ValueError: there is not so much room.
+    """
+    if value.layout != torch.strided or value.is_meta:
         return value
     size = value.numel() * value.element_size()
     if size > value.untyped_storage().nbytes():

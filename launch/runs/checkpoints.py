@@ -6,8 +6,8 @@ weight under "mask:<name>".
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +15,16 @@ from torch import Tensor
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.limits import CHECKPOINT
-from launch.runs.archives import load_archive, save_archive
+from launch.runs.archives import copied_tensors, load_objects, save_archive
+from launch.runs.choice import choose
+from launch.runs.entries import MASK, Entry, find_entries
 from launch.runs.files import write_file
 from launch.runs.tensors import load_tensors, save_tensors
 
-MASK = "mask:"  # begins the names of entries that are masks
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning and others
 _TYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
-_NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, label: str = "") -> None:
@@ -49,14 +48,23 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, label: str = "") -> Non
         write_file(path, lambda temporary: save_archive(tensors, temporary, label))
 
 
-def read_checkpoint(path: Path, label: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path,
+    label: str | None = None,
+    key: str = "",
+    like: Mapping[str, Tensor] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Checkpoint:
     """Read a .safetensors file, or a file of torch.save (.pt, .pth, .ckpt).
 
-    Finds the state dict among the entries that usual trainers write, removes the prefixes of
-    wrappers, and joins what torch.nn.utils.prune splits.
+    Finds the network among nested entries and wrappers, and joins what torch.nn.utils.prune splits.
+    `launch.runs.choice` has the rules.
 
     Args:
-        label: that of the file, if it is known.
+        label: that of the file, if it is known. Then it is one of the suite and read as it is.
+        key: the entry or prefix to take, such as `model_ema`.
+        like: tensors of the network by name; the names are adapted to them.
+        say: called with what was chosen, if there was a choice.
 
     Raises:
         UserError: there is no such file, or it cannot be read, or it holds no named tensors.
@@ -64,23 +72,35 @@ def read_checkpoint(path: Path, label: str | None = None) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
     CHECKPOINT.check(path.stat().st_size, path)
-    load = load_tensors if path.suffix == ".safetensors" else load_archive
-    found = load(path, label)
-    return _checkpoint(found, path)
+    load = load_tensors if path.suffix == ".safetensors" else load_objects
+    entries = find_entries(load(path, label), path)
+    if label is None or len(entries) != 1:
+        chosen, note = choose(entries, path, key, like)
+    else:
+        chosen, note = entries[0], ""
+    if note and say is not None:
+        say(note)
+    used = {*chosen.weights, *chosen.masks} if like is None else set(like)
+    return _checkpoint(chosen, path, used)
 
 
-def _checkpoint(found: Any, path: Path) -> Checkpoint:
-    tensors = _without_prefixes(_state_dict(found))
-    if not tensors:
-        raise UserError(f"{path} holds no state dict.")
+def _checkpoint(entry: Entry, path: Path, used: set[str]) -> Checkpoint:
+    """Return a checkpoint with checked copies of the tensors that are used."""
+    groups = entry.weights, entry.masks
     size = 0
-    for name, tensor in tensors.items():
+    for name, tensor in ((k, t) for group in groups for k, t in group.items() if k in used):
         _check_plain(tensor, name, path)
         size += tensor.numel() * tensor.element_size()  # more than is stored, if it is expanded
     CHECKPOINT.check(size, path)
-    masks = {k.removeprefix(MASK): t for k, t in tensors.items() if k.startswith(MASK)}
-    weights = {k: t for k, t in tensors.items() if not k.startswith(MASK)}
-    return _without_prune_hooks(weights, masks, path)
+    weights, masks = map(dict, groups)
+    if path.suffix != ".safetensors":
+        weights, masks = copied_tensors((weights, masks), used, path)
+    for name in entry.pruned & used:
+        if masks[name].shape != weights[name].shape:
+            raise UserError(f"{path}: {name}_mask and {name}_orig have different shapes.")
+        weights[name] = weights[name] * masks[name]
+        masks[name] = masks[name].bool()
+    return Checkpoint(weights, masks, str(path))
 
 
 def _check_plain(tensor: Tensor, name: str, path: Path) -> None:
@@ -93,37 +113,3 @@ def _check_plain(tensor: Tensor, name: str, path: Path) -> None:
     elif tensor.dtype in _TYPES:
         return
     raise UserError(f"{path}: {name} is a tensor of type {kind}, which is not supported.")
-
-
-def _state_dict(found: Any) -> dict[str, Tensor]:
-    """Return the named tensors in what was loaded."""
-    for key in _NESTED:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict):
-        return {}
-    return {k: t for k, t in found.items() if isinstance(k, str) and isinstance(t, Tensor)}
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers, of which there may be several."""
-    for prefix in _PREFIXES * 2:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    return tensors
-
-
-def _without_prune_hooks(
-    weights: dict[str, Tensor], masks: dict[str, Tensor], path: Path
-) -> Checkpoint:
-    """Join x_orig and x_mask, into which torch.nn.utils.prune splits x."""
-    joined, found = dict(weights), dict(masks)
-    for name in weights:
-        own = name.removesuffix("_orig")
-        if own != name and f"{own}_mask" in weights:
-            mask = joined.pop(f"{own}_mask")
-            if mask.shape != weights[name].shape:
-                raise UserError(f"{path}: {own}_mask and {name} have different shapes.")
-            joined[own] = joined.pop(name) * mask
-            found[own] = mask.bool()
-    return Checkpoint(joined, found, str(path))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from analysis.folder import (
     SNAPSHOTS,
@@ -12,7 +15,7 @@ from analysis.folder import (
     snapshot_epoch,
     snapshot_path,
 )
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, run_of
 from baselines.errors import UserError
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
 from launch.runs.files import make_folder
@@ -36,29 +39,45 @@ def read_snapshot(folder: Path, epoch: str) -> Checkpoint:
     return _read(_snapshot_of(folder, epoch))
 
 
-def read_source(text: str, root: Path) -> Checkpoint:
-    """Read `RUN@EPOCH`, `RUN@init`, `RUN@final`, a run folder (its final snapshot), or a file.
+def read_source(
+    text: str,
+    root: Path,
+    key: str = "",
+    like: Mapping[str, Tensor] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Checkpoint:
+    """Read `RUN`, `RUN@EPOCH`, `RUN@init`, `RUN@final`, `FILE` or `FILE@KEY`.
 
     Args:
         root: the folder of the run folders; RUN may also be a path.
+        key, like, say: of files, as for `read_checkpoint`. A key in the text counts more.
 
     Raises:
         UserError: there is no such run, epoch or file, or it cannot be read.
     """
-    return _read(find_source(text, root))
+    path, own_key = find_source(text, root)
+    return _read(path, own_key or key, like, say)
 
 
-def find_source(text: str, root: Path) -> Path:
-    """Return the file that `read_source` reads; there may be none.
+def find_source(text: str, root: Path) -> tuple[Path, str]:
+    """Return the file that `read_source` reads, of which there may be none, and the key in it.
 
     Raises:
         UserError: there is no such run or epoch.
     """
-    run, at, epoch = text.rpartition("@")
-    if at and not Path(text).exists():
-        return _snapshot_of(Path(run) if "/" in run else root / run, epoch)
     path = Path(text).expanduser()
-    return _snapshot_of(path, "final") if path.is_dir() else path
+    if path.exists():
+        return (_snapshot_of(path, "final") if path.is_dir() else path), ""
+    head, at, tail = text.rpartition("@")
+    if at and (file := Path(head).expanduser()).is_file():
+        return file, tail
+    if at:
+        return _snapshot_of(Path(head) if "/" in head else root / head, tail), ""
+    if not run_of(text):
+        return path, ""
+    if not (root / text).is_dir():
+        raise UserError(f"there is no run {text} in {root}, and no such file.")
+    return _snapshot_of(root / text, "final"), ""
 
 
 def _snapshot_of(folder: Path, epoch: str) -> Path:
@@ -75,8 +94,15 @@ def _snapshot_of(folder: Path, epoch: str) -> Path:
     return snapshots[number]
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(
+    path: Path,
+    key: str = "",
+    like: Mapping[str, Tensor] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Checkpoint:
     """Read a file. A snapshot must be that of its run and epoch."""
     folder, epoch = path.parent.parent, snapshot_epoch(path)
     name = None if epoch is None else read_name(folder)
-    return read_checkpoint(path, label=None if name is None else f"{name}@{epoch}")
+    if name is not None:
+        return read_checkpoint(path, label=f"{name}@{epoch}")
+    return read_checkpoint(path, None, key, like, say)

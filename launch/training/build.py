@@ -22,7 +22,7 @@ from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
 from launch.models import make_model
-from launch.ranks import Ranks
+from launch.ranks import Ranks, is_first
 from launch.runs.snapshots import read_source
 from launch.training.loop import Loop
 
@@ -56,7 +56,7 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
     recipe = run.settings
     steps = recipe.epochs * steps_per_epoch
     integral = lr_integral(recipe, steps)
-    read = partial(read_source, root=runs)
+    read = partial(read_source, root=runs, say=print if is_first() else None)
     plan = Plan(run.sparsity, steps, steps_per_epoch, run.seed, integral, read)
     return find_method(run.method)(plan, run.options)
 

@@ -82,7 +82,8 @@ def _checker(machine: Machine, names: set[str], elsewhere: bool) -> Callable[[Ru
         examples = (found.examples if found else None) or recipe.batch_size
         build_sign_rule(run, build_method(run, examples // recipe.batch_size, machine.runs))
         for name in run.needs:
-            if name not in names and not (machine.runs / name).is_dir():
+            is_there = (machine.runs / name).is_dir() or Path(name).is_file()
+            if name not in names and not is_there:
                 raise UserError(f"there is no run {name} in {machine.runs}, which is needed.")
 
     return check

@@ -9,11 +9,13 @@ import pickle
 import struct
 import warnings
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from attack.child import signbench
 from attack.mutate import alter_state, damage, odd, odd_tensor, replace
@@ -30,6 +32,14 @@ ZEROS = b"\0" * 2**20
 
 def state_dict(rng: Random) -> dict[str, Any]:
     """Return the state dict of a small network, as several trainers wrap it."""
+    state = wrapped(rng)
+    if rng.random() < 0.3:  # with others, and objects beside it
+        state = {"net": state, "ema": state} if rng.random() < 0.5 else {"state_dict": state}
+        state |= {"args": Namespace(lr=0.1, path=Path("x")), "best": np.float64(0.9)}
+    return state
+
+
+def wrapped(rng: Random) -> dict[str, Any]:
     torch.manual_seed(rng.randrange(100))
     state: Any = build_model("digits-cnn", 10, 1, 8).state_dict()
     kind = rng.randrange(6)
@@ -176,11 +186,45 @@ def header(path: Path, rng: Random) -> None:
     path.write_bytes(struct.pack("<Q", size) + text + bytes(4))
 
 
+def whole(path: Path, rng: Random) -> None:
+    """Write a whole network, with a part that is damaged or within itself."""
+    model: Any = build_model("digits-cnn", 10, 1, 8)
+    kind = rng.randrange(5)
+    if kind == 0:
+        model._modules["x"] = model
+    elif kind == 1:
+        model.__dict__[rng.choice(("_parameters", "_buffers", "_modules"))] = odd(rng)
+    elif kind == 2:
+        model[0].__dict__["_parameters"] = {"weight": odd(rng), 3: torch.zeros(2)}
+    elif kind == 3:
+        model[0]._modules = {"y": rng.choice((3, None, [model], model))}
+    torch.save({"model": model, "x": odd(rng)} if rng.random() < 0.5 else model, path)
+
+
+def many_entries(path: Path, rng: Random) -> None:
+    """Write entries within each other, of which many are the same."""
+    value: dict[str, Any] = {"0.weight": torch.zeros(2, 2)}
+    for _ in range(rng.choice((1, 4, 6))):
+        value = {f"{'x.' * rng.choice((1, 3000))}{i}": value for i in range(rng.choice((3, 300)))}
+    torch.save(value, path)
+
+
+def many_objects(path: Path, rng: Random) -> None:
+    """Write objects of many classes, or many objects of classes that are not there."""
+    names = b"".join(b"clib\nC%d\na" % i for i in range(rng.choice((1, 60, 3000))))
+    step = rng.choice((b"h\x00)\x81a", b"h\x00)Ra", b"h\x00)\x81}ba", b"h\x00h\x00\x86a"))
+    pickled = b"\x80\x02]" + names + b"clib\nC0\nq\x00a" + step * rng.choice((9, 10**5)) + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/version", "3\n")
+        archive.writestr("x/byteorder", "little")
+
+
 HARMFUL = {
     f.__name__: f
     for f in (
         *(expanded, many_views, bomb, claims_too_much, overlapping, malicious),
-        *(deep, itself, no_state, header),
+        *(deep, itself, no_state, header, whole, many_entries, many_objects),
     )
 }
 
@@ -231,6 +275,7 @@ def test_checkpoints(attack, world, tmp_path):
         else:
             args = ["transplant", *flags, "--output", "out.safetensors"]
             args += rng.choice(([], ["--magnitude-kind", "layer"], ["--flip-signs", "0.5"]))
+        args += rng.choice(([], [], ["--key", rng.choice(("ema", "net", "x", ".", "0"))]))
         outcome = signbench(*args)
         attack.note(outcome.problem([path.name, "good.safetensors"]), f"{what} {args}")
         assert not Path("/tmp/signbench-was-here").exists(), what
