@@ -13,6 +13,7 @@ from launch.sparse_inference.layers import Im2colConv, RowsConv, SparseLinear, c
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 EXPORTED = ("gather", "rows")  # what torch.export can record: neither CSR nor block products
+LARGEST = 2**26  # numbers in the matrix of a convolution over all its groups
 Candidates = dict[str, Callable[[], nn.Module]]
 
 
@@ -35,6 +36,8 @@ def why_dense(module: nn.Module, is_called: bool = True) -> str:
         return "it has hooks"
     if not is_called:
         return "the model does not call it"
+    if weight.numel() * int(getattr(module, "groups", 1)) > LARGEST:
+        return "its matrix over all groups is too large"
     return "" if bool((weight == 0).any()) else "its weight has no zeros"
 
 

@@ -125,7 +125,7 @@ def with_formats(model: nn.Module, choices: Sequence[Choice], exported: bool = F
 
 @torch.no_grad()
 def check_outputs(dense: nn.Module, sparse: nn.Module, x: Tensor) -> float:
-    """Return the largest difference of the outputs, relative to the largest output of the dense one.
+    """Return the largest difference of outputs, relative to the largest dense output.
 
     Raises:
         UserError: it is larger than `TOLERANCE`, or an output is not finite, or the sparse network
@@ -140,8 +140,8 @@ def check_outputs(dense: nn.Module, sparse: nn.Module, x: Tensor) -> float:
     worst = float((found - expected).abs().max()) / (scale or 1.0)
     if not worst <= TOLERANCE:
         raise UserError(
-            f"outputs of the sparse network differ from those of the dense one by {worst:.2g} of the "
-            f"largest one; {TOLERANCE:g} is allowed."
+            f"sparse and dense outputs differ by {worst:.2g} of the largest one; {TOLERANCE:g} is "
+            "allowed."
         )
     return worst
 

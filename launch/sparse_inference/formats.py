@@ -9,7 +9,6 @@ with vector instructions. The measurements are in docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +72,7 @@ class Gather(nn.Module):
         return gathered_sums(self.columns, self.values, self.starts, table)
 
 
-def gathered_sums(
-    columns: Tensor, values: Tensor, starts: Tensor | None, table: Tensor
-) -> Tensor:
+def gathered_sums(columns: Tensor, values: Tensor, starts: Tensor | None, table: Tensor) -> Tensor:
     """Return for each output the sum of values times rows of the table.
 
     Args:
@@ -152,4 +149,4 @@ def _bytes(tensor: Tensor) -> int:
     parts = [tensor]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
-    return sum(cast(int, part.numel() * part.element_size()) for part in parts)
+    return sum(part.numel() * int(part.element_size()) for part in parts)

@@ -182,9 +182,12 @@ def conv_matrix(layer: Conv) -> Tensor:
     channels of other groups.
     """
     weight = layer.weight.detach()
-    groups, taps = layer.groups, math.prod(weight.shape[2:])
-    parts = weight.reshape(groups, len(weight) // groups, -1)
-    return torch.block_diag(*parts).view(len(weight), layer.in_channels * taps)
+    groups, outputs = layer.groups, len(weight)
+    parts = weight.reshape(groups, outputs // groups, -1)
+    matrix = weight.new_zeros(groups, outputs // groups, groups, parts.shape[-1])
+    each = torch.arange(groups)
+    matrix[each, :, each] = parts
+    return matrix.view(outputs, -1)
 
 
 def _plus(found: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 WARM_UP = 2  # rounds that are not counted: the first ones select kernels and fill caches
+SECONDS = 0.5  # short works are done in up to `MORE` times as many rounds, until so much time
+MORE = 10
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,20 @@ def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
     Args:
         works: alternatives by name; the first one is the reference.
-        rounds: number of rounds that are counted.
+        rounds: number of rounds that are counted, at least.
     """
     names, order = list(works), random.Random(0)
     found: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(rounds + WARM_UP):
+    spent, done = 0.0, -WARM_UP
+    while done < rounds or (spent < SECONDS and done < MORE * rounds):
         for name in order.sample(names, len(names)):
             began = time.perf_counter()
             works[name]()
-            if i >= WARM_UP:
-                found[name].append(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            if done >= 0:
+                found[name].append(seconds)
+                spent += seconds
+        done += 1
     first = found[names[0]]
     return {
         name: Times(
