@@ -188,6 +188,6 @@ def _verdict(rows: list[Row], network: Network, batch: int, threads: int) -> str
 def _text(rows: list[Row]) -> str:
     import pandas as pd
 
-    table = pd.DataFrame(rows).drop(columns=list(COMMON)).replace({"layer": {"": None}})
-    table = table.dropna(axis="columns", how="all")
+    table = pd.DataFrame([{k: v for k, v in row.items() if v != ""} for row in rows])
+    table = table.drop(columns=list(COMMON)).dropna(axis="columns", how="all")
     return table.to_string(index=False, float_format="{:.4g}".format, na_rep="")

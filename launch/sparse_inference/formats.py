@@ -8,6 +8,7 @@ with vector instructions. The measurements are in docs/performance.md.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -30,9 +31,11 @@ class Csr(nn.Module):
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
-        csr = matrix.to_sparse_csr()
-        starts, columns = csr.crow_indices().int(), csr.col_indices().int()
-        weight = torch.sparse_csr_tensor(starts, columns, csr.values(), matrix.shape)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+            csr = matrix.to_sparse_csr()
+            parts = csr.crow_indices().int(), csr.col_indices().int(), csr.values()
+            weight = torch.sparse_csr_tensor(*parts, matrix.shape, check_invariants=True)
         self.register_buffer("weight", weight)
 
     def forward(self, table: Tensor) -> Tensor:
@@ -108,7 +111,9 @@ class Block(nn.Module):
         side = block_side(matrix)
         if not side:
             raise UserError(f"the nonzeros are not in square blocks of {BLOCKS} weights.")
-        self.register_buffer("weight", matrix.to_sparse_bsr((side, side)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse (BSR|CSR) tensor support is in beta state")
+            self.register_buffer("weight", matrix.to_sparse_bsr((side, side)))
 
     def forward(self, table: Tensor) -> Tensor:
         """Return the product with a table of shape (inputs, L)."""
