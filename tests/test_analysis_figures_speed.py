@@ -14,7 +14,7 @@ from launch.cli import main
 
 
 def write(path, rows):
-    names = ("network", "sparsity", "batch", "threads", "layer", "format", "ratio")
+    names = ("network", "precision", "sparsity", "batch", "threads", "layer", "format", "ratio")
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(names)
@@ -24,8 +24,9 @@ def write(path, rows):
 
 def rows_of(network, batch, threads, sparsity, **ratios):
     """Return the rows of a network, and one of a layer, which the figure does not use."""
+    start = (network, ratios.pop("precision", "float32"), sparsity, batch, threads)
     named = {"dense": 1.0, "dense, channels_last": ratios.pop("last", 1.0), **ratios}
-    start = (network, sparsity, batch, threads)
+    named["dense, bfloat16"] = 0.1  # of another precision: not compared
     return [(*start, "", name, ratio) for name, ratio in named.items()] + [
         (*start, "conv", "dense", 1.0)
     ]
@@ -60,6 +61,14 @@ def test_lines_have_the_speeds(file):
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.8", "0.9"]
 
 
+def test_precisions_are_lines_of_their_own(tmp_path):
+    rows = [*rows_of("a", 1, 1, 0.8, sparse=0.5)]
+    rows += rows_of("a", 1, 1, 0.8, precision="bfloat16", sparse=0.25)
+    (axes,) = draw_speeds(read_speeds([write(tmp_path / "s.csv", rows)]), Size()).axes
+    lines = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
+    assert lines["batch 1, float32"] == 2.0 and lines["batch 1, bfloat16"] == 4.0
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_all_text_is_readable_and_inside(tmp_path, width):
     settings = [(n, b, t) for n in "abcd" for b in (1, 128) for t in (1, 2)]
@@ -84,14 +93,14 @@ def test_the_command_draws_files(file, tmp_path, capsys):
 def test_what_cannot_be_drawn_is_one_line(file, tmp_path, capsys):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
-    odd = write(tmp_path / "odd.csv", [("a", 0.8, 1, 1, "", "dense", "many")])
+    odd = write(tmp_path / "odd.csv", [("a", "float32", 0.8, 1, 1, "", "dense", "many")])
     many = write(tmp_path / "many.csv", [r for b in range(9) for r in rows_of("a", b, 1, 0.8)])
     for files, message in (
         ([], "name files of signbench bench sparse"),
         ([tmp_path / "none.csv"], "cannot read"),
         ([other], "is not a table of signbench bench sparse"),
         ([odd], "not a positive number"),
-        ([many], "9 combinations of batch size and threads are too many"),
+        ([many], "9 combinations of precision, batch size and threads are too many"),
         ([file, "-o", "speed.gif"], "must end in .pdf, .svg or .png"),
         ([file, "--size", "0,1"], "width must be positive"),
     ):

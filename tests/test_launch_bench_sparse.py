@@ -60,7 +60,7 @@ def test_random_masks_are_measured(bench, capsys):
     for name in names:
         chosen = [row for row in rows if row["layer"] == name and row["chosen"] == "True"]
         assert len(chosen) == 8  # one per setting
-    assert capsys.readouterr().out.count("threads: ") == 4
+    assert capsys.readouterr().out.count("2 threads: ") == 4
 
 
 def test_it_says_which_is_the_fastest(bench, capsys):
@@ -78,6 +78,20 @@ def test_it_says_which_is_the_fastest(bench, capsys):
     rows = bench(*flags, layers={"rows": 1.5})
     assert "dense wins: none of 4 layers is faster in a sparse format" in capsys.readouterr().out
     assert not [row for row in rows if row["format"] == "sparse"]
+
+
+def test_bfloat16_has_networks_of_its_own(bench, capsys):
+    flags = ("random", *DIGITS, "--sparsity", "0.9", "--batch", "2")
+    network = {"sparse": 0.5, "dense, bfloat16": 0.25}
+    rows = bench(*flags, layers={"gather": 0.5}, network=network)
+    assert "but dense in bfloat16 is 2.00 × as fast as sparse in flo" in capsys.readouterr().out
+    rows = bench(*flags, "--precision", "bfloat16")
+    assert {row["precision"] for row in rows} == {"bfloat16"}
+    whole = {row["format"]: row for row in rows if not row["layer"]}
+    assert list(whole) == ["dense", "dense, channels_last", "sparse"]
+    assert 0 < float(whole["sparse"]["error"]) < 0.05
+    numbers = sum(p.numel() for p in build_model("digits-cnn", 10, 1, 8).parameters())
+    assert float(whole["dense"]["MiB"]) == 2 * numbers / 2**20
 
 
 def test_runs_and_checkpoints_are_measured(bench, machine, tmp_path, capsys):

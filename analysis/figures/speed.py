@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SPARSE = "sparse"  # format of the network with sparse layers; the others are dense
-_BY = ["network", "batch", "threads", "sparsity"]
+_LOW = "dense, bfloat16"  # of another precision than the others
+_BY = ["network", "precision", "batch", "threads", "sparsity"]
+_LINE_BY = ["precision", "batch", "threads"]
 _COLUMNS = {*_BY, "layer", "format", "ratio"}
 _PANEL, _NARROWEST = 1.9, 1.9  # height and least width of a panel in inches
 _MOST_PANELS = 6
 _GREY = "#606060"
+Series = tuple[str, int, int]  # precision, batch size, threads
 
 
 def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
     """Return the speed of each network relative to its fastest dense form.
 
-    Its columns are network, batch, threads, sparsity and speed. Where no layer was replaced, the
-    speed is 1.
+    Its columns are network, precision, batch, threads, sparsity and speed. Where no layer was
+    replaced, the speed is 1. Dense and sparse networks have the same precision.
 
     Raises:
         UserError: a file cannot be read, or is of another kind.
@@ -49,7 +52,7 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
             raise UserError(f"cannot read {path}.") from None
         if not set(table.columns) >= _COLUMNS:
             raise UserError(f"{path} is not a table of signbench bench sparse.")
-        tables.append(table[table["layer"] == ""])
+        tables.append(table[(table["layer"] == "") & (table["format"] != _LOW)])
     whole = pd.concat(tables, ignore_index=True)
     numbers = pd.to_numeric(whole["ratio"], errors="coerce")
     if not len(whole) or not bool((numbers > 0).all()):
@@ -61,7 +64,7 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
-    """Draw speed against sparsity, one panel per network and one line per batch size and threads.
+    """Draw speed against sparsity, a panel per network, a line per precision, batch and threads.
 
     The sparsity axis is logarithmic in the density.
 
@@ -72,11 +75,11 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
         UserError: there are more networks or lines than can be told apart.
     """
     networks = list(dict.fromkeys(speeds["network"]))
-    series = list(dict.fromkeys(zip(speeds["batch"], speeds["threads"], strict=True)))
+    series = list(dict.fromkeys(speeds[_LINE_BY].itertuples(index=False, name=None)))
     if len(networks) > _MOST_PANELS or len(series) > MOST:
         raise UserError(
-            f"{len(networks)} networks and {len(series)} combinations of batch size and threads "
-            f"are too many for one figure: at most {_MOST_PANELS} and {MOST}."
+            f"{len(networks)} networks and {len(series)} combinations of precision, batch size and "
+            f"threads are too many for one figure: at most {_MOST_PANELS} and {MOST}."
         )
     names = [_series_name(one, series) for one in series]
     columns = min(len(networks), max(1, int(size.width / _NARROWEST)))
@@ -102,19 +105,22 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
     return drawn
 
 
-def _series_name(one: tuple[int, int], series: Sequence[tuple[int, int]]) -> str:
-    batch, threads = one
-    several = len({threads for _, threads in series}) > 1
-    return f"batch {batch}" + (f", {threads} thread{'s' * (threads > 1)}" if several else "")
+def _series_name(one: Series, series: Sequence[Series]) -> str:
+    """Return what distinguishes one line from the others, with the batch size."""
+    precision, batch, threads = one
+    precisions, _, numbers = (set(values) for values in zip(*series, strict=True))
+    parts = [f"batch {batch}"]
+    parts += [f"{threads} thread{'s' * (threads > 1)}"] if len(numbers) > 1 else []
+    parts += [precision] if len(precisions) > 1 else []
+    return ", ".join(parts)
 
 
 def _draw_panel(
-    axes: Any, speeds: pd.DataFrame, series: Sequence[tuple[int, int]], names: Sequence[str]
+    axes: Any, speeds: pd.DataFrame, series: Sequence[Series], names: Sequence[str]
 ) -> None:
     axes.axhline(1.0, color=_GREY, linewidth=0.9, linestyle=(0, (4, 2)))
-    for i, (batch, threads) in enumerate(series):
-        part = speeds[(speeds["batch"] == batch) & (speeds["threads"] == threads)]
-        part = part.sort_values("sparsity")
+    for i, one in enumerate(series):
+        part = speeds[(speeds[_LINE_BY] == list(one)).all(axis=1)].sort_values("sparsity")
         at = [_place(s) for s in part["sparsity"]]
         axes.plot(at, part["speed"], color=COLOURS[i], marker=MARKERS[i], label=names[i])
     sparsities = sorted(set(speeds["sparsity"]))

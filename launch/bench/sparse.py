@@ -3,7 +3,8 @@
 Each linear layer and convolution is measured in the formats of `launch.sparse_inference` and in
 turn with the dense layer, on the inputs that it has in the network. It is replaced where a format
 is faster. Then the network with the replaced layers is measured in turn with the dense one, in
-both of torch's memory formats of images. Outputs in float32 must agree.
+both of torch's memory formats of images. Their outputs must agree. In float32, the dense network in
+bfloat16 is measured as well, since it may be faster than sparse float32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,8 @@ from launch.sparse_inference.choice import (
 from launch.sparse_inference.formats import held_bytes
 from launch.sparse_inference.rounds import Times, measure
 
-CHANNELS_LAST, SPARSE = "dense, channels_last", "sparse"
-COMMON = ("network", "sparsity", "batch")  # columns that are equal in a printed table
+CHANNELS_LAST, BFLOAT16, SPARSE = "dense, channels_last", "dense, bfloat16", "sparse"
+COMMON = ("network", "precision", "sparsity", "batch")  # columns that are equal in a printed table
 Row = dict[str, Any]
 
 
@@ -49,6 +50,8 @@ class SparseBench:
     """Batch sizes."""
     threads: tuple[int, ...] = (1,)
     """Numbers of CPU threads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of all weights and activations."""
     rounds: int = 30
     """Measured rounds of each layer and of the network, after two that are not measured."""
     layers: bool = False
@@ -70,7 +73,7 @@ def bench_sparse(options: SparseBench) -> int:
         for threads in options.threads:
             for batch in options.batch:
                 with _threads(threads):
-                    found = _measured(network, batch, options.rounds)
+                    found = _measured(network, batch, options)
                 rows += [{"threads": threads, **row} for row in found]
                 print(_verdict(found, network, batch, threads))
                 print(_text([row for row in found if not row["layer"]]))
@@ -92,14 +95,17 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measured(network: Network, batch: int, rounds: int) -> list[Row]:
+def _measured(network: Network, batch: int, options: SparseBench) -> list[Row]:
     """Return the rows of a network at one batch size: of the network, and of its layers."""
     x = network.inputs.random(batch, torch.Generator().manual_seed(0))
-    choices = choose_formats(network.model, x, rounds)
-    models = _variants(network, choices)
-    error = check_outputs(network.model, models[SPARSE], x) if SPARSE in models else 0.0
-    times = _times(models, x, rounds)
-    values = (network.name, round(network.sparsity, 4), batch)
+    dense = network.model
+    if options.precision == "bfloat16":
+        dense, x = copy.deepcopy(dense).bfloat16(), _bfloat16(x)
+    choices = choose_formats(dense, x, options.rounds)
+    models = _variants(dense, choices, network.inputs.is_image)
+    error = check_outputs(dense, models[SPARSE], x) if SPARSE in models else 0.0
+    times = _times(models, x, options.rounds)
+    values = (network.name, options.precision, round(network.sparsity, 4), batch)
     common = dict(zip(COMMON, values, strict=True))
     rows = [
         {
@@ -115,13 +121,19 @@ def _measured(network: Network, batch: int, rounds: int) -> list[Row]:
     return rows + [{**common, **row} for choice in choices for row in _layer_rows(choice, batch)]
 
 
-def _variants(network: Network, choices: list[Choice]) -> dict[str, nn.Module]:
-    models = {DENSE: network.model}
-    if network.inputs.is_image:
-        last = copy.deepcopy(network.model)
-        models[CHANNELS_LAST] = last.to(memory_format=torch.channels_last)
+def _bfloat16(x: Tensor) -> Tensor:
+    return x.bfloat16() if x.is_floating_point() else x
+
+
+def _variants(dense: nn.Module, choices: list[Choice], is_image: bool) -> dict[str, nn.Module]:
+    models = {DENSE: dense}
+    layout = torch.channels_last if is_image else torch.preserve_format
+    if is_image:
+        models[CHANNELS_LAST] = copy.deepcopy(dense).to(memory_format=layout)
+    if next(dense.parameters()).dtype == torch.float32:
+        models[BFLOAT16] = copy.deepcopy(dense).bfloat16().to(memory_format=layout)
     if any(choice.is_sparse for choice in choices):
-        models[SPARSE] = with_formats(network.model, choices)
+        models[SPARSE] = with_formats(dense, choices)
     return models
 
 
@@ -130,6 +142,7 @@ def _times(models: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, Ti
     inputs = dict.fromkeys(models, x)
     if CHANNELS_LAST in models:
         inputs[CHANNELS_LAST] = x.contiguous(memory_format=torch.channels_last)
+    inputs[BFLOAT16] = _bfloat16(inputs.get(CHANNELS_LAST, x))
     return measure(
         {name: lambda name=name: models[name](inputs[name]) for name in models},  # type: ignore[misc]
         rounds,
@@ -170,8 +183,10 @@ def _file_bytes(model: nn.Module) -> int:
 def _verdict(rows: list[Row], network: Network, batch: int, threads: int) -> str:
     """Return a line that says which of the networks is the fastest."""
     count = f"{threads} thread{'s' * (threads > 1)}"
-    what = f"{network.name}, sparsity {network.sparsity:.3f}, batch {batch}, {count}: "
+    precision = rows[0]["precision"]
+    what = f"{network.name}, {precision}, sparsity {network.sparsity:.3f}, batch {batch}, {count}: "
     ratios = {row["format"]: row["ratio"] for row in rows if not row["layer"]}
+    low = ratios.pop(BFLOAT16, None)
     layers = {row["layer"] for row in rows if row["layer"]}
     replaced = [row for row in rows if row["layer"] and row["chosen"] and row["format"] != DENSE]
     if not replaced:
@@ -182,7 +197,10 @@ def _verdict(rows: list[Row], network: Network, batch: int, threads: int) -> str
     count = f"{len(replaced)} of {len(layers)} layers are sparse"
     if share >= 1:
         return what + f"dense wins: sparse takes {share:.2f} × the time of {fastest} ({count})"
-    return what + f"sparse is {1 / share:.2f} × as fast as {fastest} ({count})"
+    what += f"sparse is {1 / share:.2f} × as fast as {fastest} ({count})"
+    if low is not None and low < sparse:
+        what += f", but dense in bfloat16 is {sparse / low:.2f} × as fast as sparse in float32"
+    return what
 
 
 def _text(rows: list[Row]) -> str:

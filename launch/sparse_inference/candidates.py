@@ -12,7 +12,8 @@ from launch.sparse_inference.formats import FORMATS, formats_of
 from launch.sparse_inference.layers import Im2colConv, RowsConv, SparseLinear, conv_matrix
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-EXPORTED = ("gather", "rows")  # what torch.export can record: neither CSR nor block products
+PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
+PLAIN = ("gather", "rows")  # made of dense tensors: these have all types, and can be exported
 LARGEST = 2**26  # numbers in the matrix of a convolution over all its groups
 Candidates = dict[str, Callable[[], nn.Module]]
 
@@ -30,7 +31,7 @@ def why_dense(module: nn.Module, is_called: bool = True) -> str:
         return "its weight is computed from other parameters"
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if weight.dtype not in (torch.float32, torch.float64):
+    if weight.dtype not in PRECISIONS:
         return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has hooks"
@@ -49,7 +50,9 @@ def candidates(layer: nn.Module, exported: bool = False) -> Candidates:
         exported: only those that torch.export can record.
     """
     found = _of_linear(layer) if isinstance(layer, nn.Linear) else _of_conv(layer)
-    return {name: make for name, make in found.items() if name in EXPORTED or not exported}
+    if exported or layer.weight.dtype == torch.bfloat16:  # MKL has no sparse products of it
+        return {name: make for name, make in found.items() if name in PLAIN}
+    return found
 
 
 def _of_linear(layer: nn.Linear) -> Candidates:
