@@ -11,7 +11,9 @@ from test_launch_sparse_inference import timings
 from test_launch_train import train
 
 import launch.bench.sparse
+import launch.bench.sparse_step
 from baselines.checkpoint import Checkpoint
+from launch.bench.sparse_step import ALL, PARTS
 from launch.cli import main
 from launch.config.run import Run
 from launch.models import build_model
@@ -136,3 +138,42 @@ def test_wrong_values_are_named(flags, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_of_linear_layers_are_measured(tmp_path, capsys):
+    path = tmp_path / "step.csv"
+    sizes = ("--layers", "20x30,7x5", "--rows", "200", "--sparsity", "0.5,0.9", "--rounds", "1")
+    assert main(["bench", "sparse-step", *sizes, "-o", str(path)]) == 0
+    with path.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 2 * 4  # layers, sparsities, the three products and all of them
+    assert [row["part"] for row in rows[:4]] == [*PARTS, ALL]
+    assert all(float(row["sparse / dense"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_products_of_a_step_that_differ_are_refused(part, tmp_path, monkeypatch, capsys):
+    right = launch.bench.sparse_step._sparse
+
+    def wrong(weight, x, gradient):
+        found = right(weight, x, gradient)
+        return {**found, part: lambda: 1.001 * found[part]()}
+
+    monkeypatch.setattr(launch.bench.sparse_step, "_sparse", wrong)
+    flags = ("--layers", "20x30", "--rows", "20", "--output", str(tmp_path / "step.csv"))
+    assert main(["bench", "sparse-step", *flags]) == 2
+    assert f"sparse and dense {part} differ by 0.001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--layers", "20"], "a layer is INPUTSxOUTPUTS, such as 384x1536, not '20'"),
+        (["--layers", "0x4"], "a layer is INPUTSxOUTPUTS"),
+        (["--sparsity", "0"], "sparsity must be in (0, 1), not 0.0"),
+        (["--rows", "0"], "rows must be positive"),
+    ],
+)
+def test_wrong_values_of_a_step_are_named(flags, message, capsys):
+    assert main(["bench", "sparse-step", *flags]) == 2
+    assert message in capsys.readouterr().err

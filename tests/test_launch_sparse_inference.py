@@ -22,7 +22,7 @@ from launch.sparse_inference.choice import (
 )
 from launch.sparse_inference.formats import Block, Gather, block_side, formats_of, held_bytes
 from launch.sparse_inference.layers import conv_matrix
-from launch.sparse_inference.rounds import Times, measure
+from launch.sparse_inference.rounds import Times, measure, threads_set
 
 CONVS = {
     "3×3": lambda: nn.Conv2d(8, 12, 3, 1, 1),
@@ -266,10 +266,11 @@ def test_outputs_beyond_the_tolerance_are_refused():
         check_outputs(net, nn.Linear(3, 3), x)
 
 
-def test_times_are_medians_over_rounds(monkeypatch):
+@pytest.mark.parametrize("threads, clock", [(1, "process_time"), (2, "perf_counter")])
+def test_times_are_medians_over_rounds(threads, clock, monkeypatch):
     monkeypatch.setattr(launch.sparse_inference.rounds, "MORE", 1)
     now = [0.0]
-    monkeypatch.setattr(launch.sparse_inference.rounds.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(launch.sparse_inference.rounds.time, clock, lambda: now[0])
     durations = {"a": [9.0, 9.0, 1.0, 2.0, 40.0], "b": [9.0, 9.0, 3.0, 8.0, 20.0]}
 
     def work(name):
@@ -278,5 +279,6 @@ def test_times_are_medians_over_rounds(monkeypatch):
 
         return take
 
-    found = measure({name: work(name) for name in durations}, rounds=3)
+    with threads_set(threads):
+        found = measure({name: work(name) for name in durations}, rounds=3)
     assert found == {"a": Times(2.0, 1.0), "b": Times(8.0, 3.0)}  # of 3/1, 8/2 and 20/40

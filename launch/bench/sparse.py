@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,7 @@ from launch.sparse_inference.choice import (
     with_formats,
 )
 from launch.sparse_inference.formats import held_bytes
-from launch.sparse_inference.rounds import Times, measure
+from launch.sparse_inference.rounds import Times, measure, threads_set
 
 CHANNELS_LAST, BFLOAT16, SPARSE = "dense, channels_last", "dense, bfloat16", "sparse"
 COMMON = ("network", "precision", "sparsity", "batch")  # columns that are equal in a printed table
@@ -72,7 +71,7 @@ def bench_sparse(options: SparseBench) -> int:
     for network in options.source.networks():
         for threads in options.threads:
             for batch in options.batch:
-                with _threads(threads):
+                with threads_set(threads):
                     found = _measured(network, batch, options)
                 rows += [{"threads": threads, **row} for row in found]
                 print(_verdict(found, network, batch, threads))
@@ -83,16 +82,6 @@ def bench_sparse(options: SparseBench) -> int:
                 write_csv(options.output, rows)
     print("written:", options.output)
     return 0
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measured(network: Network, batch: int, options: SparseBench) -> list[Row]:

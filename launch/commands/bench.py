@@ -16,6 +16,7 @@ MEASURES = {
     "loader": ("loader", "LoaderBench", "bench_loader"),
     "gpu": ("gpu", "GpuBench", "bench_gpu"),
     "sparse": ("sparse", "SparseBench", "bench_sparse"),
+    "sparse-step": ("sparse_step", "SparseStepBench", "bench_sparse_step"),
 }
 WITH_SOURCE = ("sparse",)  # measures that take a network before the flags
 
