@@ -210,6 +210,8 @@ def test_layers_that_nothing_can_replace_have_a_reason():
     assert why_dense(nn.Linear(2, 2).half()) == "its weight is of type float16"
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
     assert why_dense(normed) == "its weight is computed from other parameters"
+    assert "too large" not in why_dense(nn.Conv2d(4096, 4096, 2, groups=4096))
+    assert why_dense(nn.Conv2d(4097, 4097, 2, groups=4097)).endswith("all groups is too large")
     hooked = nn.Linear(2, 2)
     hooked.register_forward_hook(lambda *_: None)
     assert why_dense(hooked) == "it has hooks"
