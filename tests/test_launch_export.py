@@ -83,11 +83,11 @@ def test_what_cannot_be_exported_is_one_line(machine, tmp_path, capsys):
         assert not out.exists()
 
 
-def choose_with(monkeypatch, **ratios):
+def choose_with(monkeypatch, network=0.5, **ratios):
     choose = partial(choose_formats, rounds=1, exported=True, measure=timings(**ratios))
-    monkeypatch.setattr(
-        launch.commands.export, "sparse_network", partial(sparse_network, choose=choose)
-    )
+    whole = timings(sparse=network)
+    network = partial(sparse_network, choose=choose, measure=whole)
+    monkeypatch.setattr(launch.commands.export, "sparse_network", network)
 
 
 LOADER = """
@@ -125,7 +125,7 @@ def test_the_sparse_network_loads_without_the_suite(ratios, machine, tmp_path, m
     with torch.no_grad():
         torch.testing.assert_close(torch.load(out / "y.pt"), model(x), rtol=1e-4, atol=1e-4)
     size = (out / "sparse.pt2").stat().st_size
-    assert f"{size:,} bytes" in card
+    assert f"{size:,} bytes" in card and "takes 0.50 of the dense network's time" in card
     masks = load_file(out / "masks.safetensors")
     pruned = [name for name, mask in masks.items() if not mask.all()]
     if "rows" in ratios:
@@ -141,6 +141,9 @@ def test_dense_networks_are_not_exported_as_sparse(machine, tmp_path, monkeypatc
     given = ["export", run.name, "--runs", str(machine.runs), "-o", str(out), "--sparse"]
     assert main(given) == 2
     assert "dense wins: none of 4 layers" in capsys.readouterr().err
+    choose_with(monkeypatch, network=1.25, gather=0.5)
+    assert main(given) == 2
+    assert "the network takes 1.25 of the dense time at batch size 1" in capsys.readouterr().err
     assert main([*given, "--batch", "0"]) == 2
     assert "batch must be positive" in capsys.readouterr().err
     assert not out.exists()

@@ -75,7 +75,8 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
         UserError: there are more networks or lines than can be told apart.
     """
     networks = list(dict.fromkeys(speeds["network"]))
-    series = list(dict.fromkeys(speeds[_LINE_BY].itertuples(index=False, name=None)))
+    found = set(speeds[_LINE_BY].itertuples(index=False, name=None))
+    series = sorted(found, key=lambda one: (one[0] != "float32", *one))
     if len(networks) > _MOST_PANELS or len(series) > MOST:
         raise UserError(
             f"{len(networks)} networks and {len(series)} combinations of precision, batch size and "

@@ -163,7 +163,8 @@ Made by
 
 SPARSE_CARD = """
 `sparse.pt2` is the network with weights in a sparse format in the layers where that was faster on
-the CPU that it was written on: {count}. It has {size:,} bytes; `model.safetensors` has {dense:,}.
+the CPU that it was written on: {count}, and it takes {time:.2f} of the dense network's time there.
+It has {size:,} bytes; `model.safetensors` has {dense:,}.
 It takes inputs of shape {shape} and type {dtype}, and needs torch {version} or newer, but neither
 signbench nor the model's code:
 
@@ -181,6 +182,7 @@ def _sparse_card(network: SparseNetwork, size: int, dense: int) -> str:
     x = network.x
     return SPARSE_CARD.format(
         count=network.count,
+        time=network.time,
         size=size,
         dense=dense,
         shape=tuple(x.shape),

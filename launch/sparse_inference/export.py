@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
 from launch.sparse_inference.choice import Choice, check_outputs, choose_formats, with_formats
-from launch.sparse_inference.formats import held_bytes
+from launch.sparse_inference.rounds import Measure, measure
 
 ROUNDS = 30
 Chooser = Callable[[nn.Module, Tensor], list[Choice]]
@@ -24,14 +24,14 @@ class SparseNetwork:
     Attributes:
         program: the record, for inputs of the shape of x.
         choices: the format of each layer.
-        ratio: bytes of parameters, values and indices, divided by those of the dense network.
+        time: divided by that of the dense network.
     """
 
     dense: nn.Module
     x: Tensor
     program: torch.export.ExportedProgram
     choices: Sequence[Choice]
-    ratio: float
+    time: float
 
     @property
     def count(self) -> str:
@@ -61,9 +61,11 @@ def sparse_network(model: nn.Module, x: Tensor, choose: Chooser = choose_exporte
     Args:
         model: in eval mode, on the CPU.
         choose: chooses the formats.
+        measure: measures the network.
 
     Raises:
-        UserError: no layer is faster in a sparse format, or the network cannot be recorded.
+        UserError: no layer is faster in a sparse format, or the network is not faster with those
+            that are, or it cannot be recorded.
     """
     choices = choose(model, x)
     if not any(choice.is_sparse for choice in choices):
@@ -73,9 +75,18 @@ def sparse_network(model: nn.Module, x: Tensor, choose: Chooser = choose_exporte
         )
     swapped = with_formats(model, choices, exported=True)
     check_outputs(model, swapped, x)
+    with torch.no_grad():
+        works = {"dense": lambda: model(x), "sparse": lambda: swapped(x)}
+        time = measure(works, ROUNDS)["sparse"].ratio
+    if time >= 1:
+        raise UserError(
+            f"dense wins: with the layers that are faster in a sparse format the network takes "
+            f"{time:.2f} of the dense time at batch size {len(x)} on this machine; export without "
+            "--sparse, or with another --batch."
+        )
     try:
         with torch.no_grad():
             program = torch.export.export(swapped, (x,))
     except Exception as error:  # torch.export raises exceptions of many types
         raise UserError(f"torch.export cannot record the network: {one_line(error)}") from error
-    return SparseNetwork(model, x, program, choices, held_bytes(swapped) / held_bytes(model))
+    return SparseNetwork(model, x, program, choices, time)
