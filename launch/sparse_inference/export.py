@@ -55,7 +55,9 @@ def choose_exported(model: nn.Module, x: Tensor) -> list[Choice]:
     return choose_formats(model, x, ROUNDS, exported=True)
 
 
-def sparse_network(model: nn.Module, x: Tensor, choose: Chooser = choose_exported) -> SparseNetwork:
+def sparse_network(
+    model: nn.Module, x: Tensor, choose: Chooser = choose_exported, measure: Measure = measure
+) -> SparseNetwork:
     """Choose the formats of a network's layers for inputs like x, and record the result.
 
     Args:
