@@ -35,7 +35,7 @@ ROOMS = {
         ("ranks",),
         ("runs",),
         ("data",),
-        ("measures", "trackers"),
+        ("measures", "sparse_inference", "trackers"),
         ("training",),
         ("executors",),
         ("bench",),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_launch_sparse_inference import timings
 from test_launch_train import train
 
+import launch.commands.export
 from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.models import build_model
 from launch.runs.network import read_run
+from launch.sparse_inference.choice import choose_formats
+from launch.sparse_inference.export import sparse_network
 
 
 def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
@@ -73,3 +81,69 @@ def test_what_cannot_be_exported_is_one_line(machine, tmp_path, capsys):
         error = capsys.readouterr().err
         assert reason in error and error.count("\n") == 1
         assert not out.exists()
+
+
+def choose_with(monkeypatch, network=0.5, **ratios):
+    choose = partial(choose_formats, rounds=1, exported=True, measure=timings(**ratios))
+    whole = timings(sparse=network)
+    network = partial(sparse_network, choose=choose, measure=whole)
+    monkeypatch.setattr(launch.commands.export, "sparse_network", network)
+
+
+LOADER = """
+import sys
+for name in ("baselines", "signin", "analysis", "launch"):
+    sys.modules[name] = None  # importing it fails
+{code}
+torch.save(model(torch.load("x.pt")), "y.pt")
+"""
+
+
+@pytest.mark.parametrize("ratios", [{"gather": 0.5}, {"rows": 0.5}])
+def test_the_sparse_network_loads_without_the_suite(ratios, machine, tmp_path, monkeypatch):
+    choose_with(monkeypatch, **ratios)
+    run = Run.make("digits", "random", epochs=1, sparsity=0.95)
+    train(run, machine)
+    out = tmp_path / "out"
+    given = ["export", run.name, "--runs", str(machine.runs), "-o", str(out)]
+    assert main([*given, "--sparse", "--batch", "3"]) == 0
+    model = build_model("digits-cnn", 10, 1, 8).eval()
+    model.load_state_dict(load_file(out / "model.safetensors"), strict=True)
+    x = torch.rand(3, 1, 8, 8)
+    torch.save(x, out / "x.pt")
+    card = (out / "README.md").read_text()
+    *_, code = re.findall(r"^```python\n(.*?)^```$", card, flags=re.S | re.M)
+    assert len(code.splitlines()) <= 30
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOADER.format(code=code)],
+        cwd=out,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(out / "y.pt"), model(x), rtol=1e-4, atol=1e-4)
+    size = (out / "sparse.pt2").stat().st_size
+    assert f"{size:,} bytes" in card and "takes 0.50 of the dense network's time" in card
+    masks = load_file(out / "masks.safetensors")
+    pruned = [name for name, mask in masks.items() if not mask.all()]
+    if "rows" in ratios:
+        pruned.remove("8.weight")  # the classifier has no rows of pixels
+    assert f"{len(pruned)} of 4 layers are sparse" in card and len(pruned) > 1
+
+
+def test_dense_networks_are_not_exported_as_sparse(machine, tmp_path, monkeypatch, capsys):
+    choose_with(monkeypatch, gather=1.1)
+    run = Run.make("digits", "random", epochs=1, sparsity=0.9)
+    train(run, machine)
+    out = tmp_path / "out"
+    given = ["export", run.name, "--runs", str(machine.runs), "-o", str(out), "--sparse"]
+    assert main(given) == 2
+    assert "dense wins: none of 4 layers" in capsys.readouterr().err
+    choose_with(monkeypatch, network=1.25, gather=0.5)
+    assert main(given) == 2
+    assert "the network takes 1.25 of the dense time at batch size 1" in capsys.readouterr().err
+    assert main([*given, "--batch", "0"]) == 2
+    assert "batch must be positive" in capsys.readouterr().err
+    assert not out.exists()

@@ -16,7 +16,10 @@ MEASURES = {
     "scaling": ("scaling", "ScalingBench", "bench_scaling"),
     "loader": ("loader", "LoaderBench", "bench_loader"),
     "gpu": ("gpu", "GpuBench", "bench_gpu"),
+    "sparse": ("sparse", "SparseBench", "bench_sparse"),
+    "sparse-step": ("sparse_step", "SparseStepBench", "bench_sparse_step"),
 }
+WITH_SOURCE = ("sparse",)  # measures that take a network before the flags
 
 
 def command(args: list[str]) -> int:
@@ -24,6 +27,9 @@ def command(args: list[str]) -> int:
     what, rest = split_name(args, "steps")
     if what not in MEASURES:
         raise unknown("bench", what, MEASURES)
+    if what in WITH_SOURCE:
+        source, rest = split_name(rest)
+        rest = ["--source", source, *rest] if source else rest
     name, flags, function = MEASURES[what]
     module = importlib.import_module(f"launch.bench.{name}")
     given = parse(getattr(module, flags), rest, f"signbench bench {what}")

@@ -10,6 +10,7 @@ import torch
 from analysis.folder import find_run, read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.config.shell import run_command
@@ -21,6 +22,7 @@ from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import write_file, write_text
 from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
+from launch.sparse_inference.export import SparseNetwork, sparse_network
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,18 @@ class ExportCommand:
     """Snapshot to export: an epoch, init or final."""
     onnx: bool = False
     """Write ONNX as well, checked by running it (needs the extra `onnx`)."""
+    sparse: bool = False
+    """Write sparse.pt2 as well: the network with sparse layers where they are faster on this CPU,
+    which loads with torch alone. Checked by running it."""
+    batch: int = 1
+    """Batch size of sparse.pt2."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
     """Import this Python module first, which defines methods of your own."""
+
+    def __post_init__(self) -> None:
+        check_positive(batch=self.batch)
 
 
 def command(args: list[str]) -> int:
@@ -62,6 +72,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
             for and not installed.
     """
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
+    shape = network_shape(folder, run, snapshot)
+    sparse = _sparse(run, snapshot, shape, given.batch) if given.sparse else None
     try:
         given.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,9 +84,12 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
     files = [weights, masks]
     if given.onnx:
-        shape = network_shape(folder, run, snapshot)
         files.append(_onnx(run, snapshot, shape, given.output / "model.onnx"))
     text = model_card(run, snapshot, folder, given.epoch)
+    if sparse:
+        files.append(given.output / "sparse.pt2")
+        write_file(files[-1], sparse.write)
+        text += _sparse_card(sparse, files[-1].stat().st_size, weights.stat().st_size)
     write_text(card, text)
     return [*files, card]
 
@@ -144,6 +159,43 @@ Made by
 {command}
 ```
 """
+
+
+SPARSE_CARD = """
+`sparse.pt2` is the network with weights in a sparse format in the layers where that was faster on
+the CPU that it was written on: {count}, and it takes {time:.2f} of the dense network's time there.
+It has {size:,} bytes; `model.safetensors` has {dense:,}.
+It takes inputs of shape {shape} and type {dtype}, and needs torch {version} or newer, but neither
+signbench nor the model's code:
+
+```python
+import torch
+
+model = torch.export.load("sparse.pt2").module()
+logits = model(torch.zeros({shape}, dtype={dtype}))
+```
+"""
+
+
+def _sparse_card(network: SparseNetwork, size: int, dense: int) -> str:
+    """Return the part of the model card on the sparse network."""
+    x = network.x
+    return SPARSE_CARD.format(
+        count=network.count,
+        time=network.time,
+        size=size,
+        dense=dense,
+        shape=tuple(x.shape),
+        dtype=x.dtype,
+        version=torch.__version__.partition("+")[0],
+    )
+
+
+def _sparse(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], batch: int) -> SparseNetwork:
+    classes, inputs = shape
+    net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
+    examples = inputs.random(batch, torch.Generator().manual_seed(0))
+    return sparse_network(net.model.requires_grad_(False), examples)
 
 
 def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], path: Path) -> Path:

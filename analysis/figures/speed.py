@@ -1,0 +1,134 @@
+"""Speed of sparse inference against sparsity, from the files of `signbench bench sparse`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.figures.style import (
+    COLOURS,
+    LINE,
+    MARKERS,
+    MOST,
+    Size,
+    fitting_columns,
+    in_style,
+    new_figure,
+)
+from baselines.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SPARSE = "sparse"  # format of the network with sparse layers; the others are dense
+_LOW = "dense, bfloat16"  # of another precision than the others
+_BY = ["network", "precision", "batch", "threads", "sparsity"]
+_LINE_BY = ["precision", "batch", "threads"]
+_COLUMNS = {*_BY, "layer", "format", "ratio"}
+_PANEL, _NARROWEST = 1.9, 1.9  # height and least width of a panel in inches
+_MOST_PANELS = 6
+_GREY = "#606060"
+Series = tuple[str, int, int]  # precision, batch size, threads
+
+
+def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
+    """Return the speed of each network relative to its fastest dense form.
+
+    Its columns are network, precision, batch, threads, sparsity and speed. Where no layer was
+    replaced, the speed is 1. Dense and sparse networks have the same precision.
+
+    Raises:
+        UserError: a file cannot be read, or is of another kind.
+    """
+    tables = []
+    for path in paths:
+        try:
+            table = pd.read_csv(path, dtype={"layer": str}, keep_default_na=False)
+        except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
+            raise UserError(f"cannot read {path}.") from None
+        if not set(table.columns) >= _COLUMNS:
+            raise UserError(f"{path} is not a table of signbench bench sparse.")
+        tables.append(table[(table["layer"] == "") & (table["format"] != _LOW)])
+    whole = pd.concat(tables, ignore_index=True)
+    numbers = pd.to_numeric(whole["ratio"], errors="coerce")
+    if not len(whole) or not bool((numbers > 0).all()):
+        raise UserError(f"{paths[0]} has a ratio that is not a positive number, or no networks.")
+    whole = whole.assign(ratio=numbers, is_sparse=whole["format"] == _SPARSE)
+    dense = whole[~whole["is_sparse"]].groupby(_BY)["ratio"].min()
+    sparse = whole[whole["is_sparse"]].groupby(_BY)["ratio"].median().reindex(dense.index)
+    return (dense / sparse).fillna(1.0).rename("speed").reset_index()
+
+
+def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
+    """Draw speed against sparsity, a panel per network, a line per precision, batch and threads.
+
+    The sparsity axis is logarithmic in the density.
+
+    Args:
+        speeds: from `read_speeds`.
+
+    Raises:
+        UserError: there are more networks or lines than can be told apart.
+    """
+    networks = list(dict.fromkeys(speeds["network"]))
+    found = set(speeds[_LINE_BY].itertuples(index=False, name=None))
+    series = sorted(found, key=lambda one: (one[0] != "float32", *one))
+    if len(networks) > _MOST_PANELS or len(series) > MOST:
+        raise UserError(
+            f"{len(networks)} networks and {len(series)} combinations of precision, batch size and "
+            f"threads are too many for one figure: at most {_MOST_PANELS} and {MOST}."
+        )
+    names = [_series_name(one, series) for one in series]
+    columns = min(len(networks), max(1, int(size.width / _NARROWEST)))
+    rows = -(-len(networks) // columns)
+    legend = LINE * -(-len(names) // fitting_columns(names, size))
+    with in_style():
+        drawn = new_figure(size, _PANEL * rows + legend)
+        grid = drawn.subplots(rows, columns, sharey=True, squeeze=False)
+        panels = grid.flatten()
+        for i, (axes, network) in enumerate(zip(panels, networks, strict=False)):
+            _draw_panel(axes, speeds[speeds["network"] == network], series, names)
+            last = i + columns >= len(networks)
+            axes.set(title=network, xlabel="sparsity" if last else "")
+            axes.set_ylabel("speed, dense = 1" if i % columns == 0 else "")
+        for axes in panels[len(networks) :]:
+            axes.set_axis_off()
+        drawn.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            borderaxespad=0.3,
+            ncols=fitting_columns(names, size),
+        )
+    return drawn
+
+
+def _series_name(one: Series, series: Sequence[Series]) -> str:
+    """Return what distinguishes one line from the others, with the batch size."""
+    precision, batch, threads = one
+    precisions, _, numbers = (set(values) for values in zip(*series, strict=True))
+    parts = [f"batch {batch}"]
+    parts += [f"{threads} thread{'s' * (threads > 1)}"] if len(numbers) > 1 else []
+    parts += [precision] if len(precisions) > 1 else []
+    return ", ".join(parts)
+
+
+def _draw_panel(
+    axes: Any, speeds: pd.DataFrame, series: Sequence[Series], names: Sequence[str]
+) -> None:
+    axes.axhline(1.0, color=_GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    for i, one in enumerate(series):
+        part = speeds[(speeds[_LINE_BY] == list(one)).all(axis=1)].sort_values("sparsity")
+        at = [_place(s) for s in part["sparsity"]]
+        axes.plot(at, part["speed"], color=COLOURS[i], marker=MARKERS[i], label=names[i])
+    sparsities = sorted(set(speeds["sparsity"]))
+    axes.set_xticks([_place(s) for s in sparsities], [f"{s:g}" for s in sparsities])
+    axes.set_ylim(bottom=0.0)
+
+
+def _place(sparsity: float) -> float:
+    """Return the position on the axis: equal factors of density are equally far apart."""
+    return -math.log10(max(1 - sparsity, 1e-9))

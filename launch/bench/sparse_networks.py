@@ -1,0 +1,125 @@
+"""The networks whose inference is measured: of runs, checkpoint files, or with random masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from analysis.folder import find_run
+from baselines.checkpoint import entries_of
+from baselines.engine.prunable import prunable_weights
+from baselines.errors import UserError, require
+from baselines.tools.masks import random_masks
+from launch.config.fields import check_positive
+from launch.config.machine import Imports
+from launch.inputs import Inputs
+from launch.models import build_model
+from launch.plugins import import_plugins
+from launch.runs.network import load_network, network_shape, read_run
+from launch.runs.snapshots import read_snapshot, read_source
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to measure, in eval mode on the CPU.
+
+    Attributes:
+        sparsity: fraction of the prunable weights that are zero.
+    """
+
+    name: str
+    model: nn.Module
+    inputs: Inputs
+
+    @property
+    def sparsity(self) -> float:
+        weights = prunable_weights(self.model).values()
+        return 1 - sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+
+
+@dataclass(frozen=True)
+class SparseSource:
+    """Which networks to measure."""
+
+    source: str = ""
+    """RUN, RUN@EPOCH, a checkpoint file, or `random`: a fresh initialisation of --model with random
+    masks. May be given before the options, without --source."""
+    model: str = ""
+    """One of the suite's models or of timm's, for a checkpoint file or `random`."""
+    classes: int = 1000
+    """Number of classes of --model."""
+    channels: int = 3
+    """Number of input channels of --model."""
+    image_size: int = 224
+    """Side of the images of --model, in pixels."""
+    sparsity: tuple[float, ...] = ()
+    """Sparsities of `random`; 0.8, 0.9 and 0.95 if not given."""
+    density: str = "uniform"
+    """Densities of the layers of `random`: uniform, erk or balanced."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    imports: Imports = ()
+    """Import this Python module first, which defines methods of your own."""
+
+    def __post_init__(self) -> None:
+        check_positive(classes=self.classes, channels=self.channels, image_size=self.image_size)
+        for value in self.sparsity:
+            require(0 <= value < 1, f"sparsity must be in [0, 1), not {value}.")
+
+    def networks(self) -> Iterator[Network]:
+        """Yield the networks.
+
+        Raises:
+            UserError: the source is missing or cannot be read, or does not fit the model.
+        """
+        if not self.source:
+            raise UserError(
+                "name a network: RUN, RUN@EPOCH, a checkpoint file with --model, or random."
+            )
+        import_plugins(self.imports)
+        if self.source == RANDOM:
+            yield from self._random()
+            return
+        if self.sparsity:
+            raise UserError("--sparsity is for random masks: name the source random.")
+        yield self._of_file() if self.model else self._of_run()
+
+    def _random(self) -> Iterator[Network]:
+        if not self.model:
+            raise UserError("random needs --model.")
+        for sparsity in self.sparsity or (0.8, 0.9, 0.95):
+            torch.manual_seed(0)
+            network = self._fresh()
+            weights = prunable_weights(network.model)
+            shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+            with torch.no_grad():  # scaled, so that activations keep their size
+                for name, mask in random_masks(self.density, shapes, sparsity, seed=0).items():
+                    weights[name].mul_(mask / mask.float().mean().clamp(min=1e-9).sqrt())
+            yield network
+
+    def _of_file(self) -> Network:
+        network = self._fresh()
+        checkpoint = read_source(self.source, self.runs)
+        network.model.load_state_dict(entries_of(checkpoint, network.model.state_dict()))
+        return network
+
+    def _fresh(self) -> Network:
+        inputs = Inputs.image(self.channels, self.image_size)
+        model = build_model(self.model, self.classes, self.channels, self.image_size)
+        return Network(self.model, model.eval(), inputs)
+
+    def _of_run(self) -> Network:
+        if Path(self.source).is_file():
+            raise UserError(f"{self.source} is a checkpoint file: give its --model.")
+        text, at, epoch = self.source.rpartition("@")
+        folder = find_run(text if at else self.source, self.runs)
+        run, snapshot = read_run(folder), read_snapshot(folder, epoch if at else "final")
+        classes, inputs = network_shape(folder, run, snapshot)
+        net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
+        return Network(run.name, net.model, inputs)

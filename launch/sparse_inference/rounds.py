@@ -1,0 +1,78 @@
+"""Times of alternatives, measured in turn so that other load on the machine affects all alike.
+
+With one thread, times are those of the process on the CPU: on a machine without other load they
+are equal to the times that pass, and with other load they have no pauses in which other processes
+run. With several threads, times that pass are measured.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+WARM_UP = 2  # rounds that are not counted: the first ones select kernels and fill caches
+SECONDS = 0.5  # short works are done in up to `MORE` times as many rounds, until so much time
+MORE = 10
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times of one alternative.
+
+    Attributes:
+        seconds: the median.
+        ratio: median over rounds of its time divided by that of the first alternative.
+    """
+
+    seconds: float
+    ratio: float
+
+
+Measure = Callable[[Mapping[str, Callable[[], object]], int], dict[str, Times]]
+
+
+def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
+    """Return the times of alternatives, each done once per round in random order.
+
+    Args:
+        works: alternatives by name; the first one is the reference.
+        rounds: number of rounds that are counted, at least.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    names, order = list(works), random.Random(0)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    spent, done = 0.0, -WARM_UP
+    while done < rounds or (spent < SECONDS and done < MORE * rounds):
+        for name in order.sample(names, len(names)):
+            began = clock()
+            works[name]()
+            seconds = clock() - began
+            if done >= 0:
+                found[name].append(seconds)
+                spent += seconds
+        done += 1
+    first = found[names[0]]
+    return {
+        name: Times(
+            statistics.median(seconds),
+            statistics.median(s / f for s, f in zip(seconds, first, strict=True)),
+        )
+        for name, seconds in found.items()
+    }
+
+
+@contextmanager
+def threads_set(number: int) -> Iterator[None]:
+    """Let torch use that number of CPU threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
