@@ -80,9 +80,15 @@ def name_of(label: str) -> str:
         mask, others = mask_of(label), label.removeprefix("fixed (").removesuffix(")")
         at, comma, others = others.removeprefix(mask).partition(", ")
         moment = "" if at in ("", "@final") else f" {at}"
-        return f"{name_of(mask)} mask{moment}{comma}{others}"
+        return f"{name_of(mask)} mask{moment}{comma}{', '.join(map(_source, others.split(', ')))}"
     method, space, options = label.partition(" ")
     return NAMES.get(method, method) + space + options
+
+
+def _source(text: str) -> str:
+    """Return the source of signs or magnitudes, as "gmp@10", with the method's name."""
+    method, at, moment = text.partition("@")
+    return name_of(method) + at + moment if at else text
 
 
 def legend_entry(label: str, rule: str) -> str:

@@ -140,8 +140,12 @@ def _read_sources(
 ) -> dict[str, Checkpoint]:
     """Return the checkpoint of each part, each source read once."""
     texts = {given.source(part) for part in PARTS}
-    if given.mask == RANDOM or (RANDOM in texts and fresh is None):
-        raise UserError("a mask cannot be random here, and other random sources need --model.")
+    if given.mask == RANDOM:
+        raise UserError(
+            "--mask must be a run or a file; `signbench run --method random` makes masks."
+        )
+    if RANDOM in texts and fresh is None:
+        raise UserError("random signs and magnitudes are those of a new network: give --model.")
     for text in texts - {RANDOM}:
         path, _ = find_source(text, given.runs)
         if given.output.exists() and path.exists() and path.samefile(given.output):
