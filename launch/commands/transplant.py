@@ -141,9 +141,7 @@ def _read_sources(
     """Return the checkpoint of each part, each source read once."""
     texts = {given.source(part) for part in PARTS}
     if given.mask == RANDOM:
-        raise UserError(
-            "--mask must be a run or a file; `signbench run --method random` makes masks."
-        )
+        raise UserError("--mask must be a run or a file; it cannot be random.")
     if RANDOM in texts and fresh is None:
         raise UserError("random signs and magnitudes are those of a new network: give --model.")
     for text in texts - {RANDOM}:
