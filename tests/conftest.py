@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import slurm_cluster
 import torch
 import torch_settings
 from hypothesis import settings
@@ -30,6 +32,11 @@ torch_settings.apply()  # for what is trained before the first test, by fixtures
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attack", type=int, default=0, help="number of cases of tests/attack")
     parser.addoption("--attack-seed", type=int, default=0, help="seed of these cases")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process per core, and one more where tests wait for the jobs of Slurm."""
+    return (os.cpu_count() or 1) + slurm_cluster.is_installed()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
