@@ -152,7 +152,7 @@ def steps(run, kind="cuda"):
 @pytest.mark.parametrize("name, variant, rule", CASES)
 def test_a_step_between_mask_changes_waits_for_nothing(gpu_branches, name, variant, rule):
     gpu_branches()
-    run = make(name, variant, rule, epochs=2, batch_size=128, clip_norm=1.0)
+    run = make(name, variant, rule, epochs=2, clip_norm=1.0)
     quiet = [found for i, changed, found in steps(run) if not changed and i % CHECK_EVERY]
     assert quiet and not any(quiet)
 
