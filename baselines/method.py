@@ -188,6 +188,9 @@ class Method(Generic[O]):
         """Return columns for layers.csv after an epoch: {column: {layer: value}}."""
         return {}
 
+    def finalize(self, net: SparseModel) -> None:
+        """Remove what the method has added to the model. Called by `Sparsifier.finalize`."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs besides masks.
 

@@ -87,6 +87,7 @@ class Sparsifier:
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
+        self.method.finalize(self.net)
         return self.net.detach()
 
     # ---- what the loop may ask

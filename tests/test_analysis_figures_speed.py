@@ -52,6 +52,14 @@ def test_speeds_are_relative_to_the_fastest_dense_form(file):
     )
 
 
+def test_repetitions_count_by_their_medians(tmp_path):
+    files = [
+        write(tmp_path / f"{i}.csv", rows_of("a", 1, 1, 0.8, last=last, sparse=sparse))
+        for i, (last, sparse) in enumerate([(0.5, 0.4), (0.8, 0.5), (0.9, 0.3)])
+    ]
+    assert read_speeds(files)["speed"].tolist() == pytest.approx([0.8 / 0.4])
+
+
 def test_lines_have_the_speeds(file):
     drawn = draw_speeds(read_speeds([file]), Size())
     (axes,) = drawn.axes

@@ -74,10 +74,20 @@ def test_links_are_local():
 
 
 def test_links_are_drawn_in_proportion_and_zeros_last():
-    weights = torch.tensor([1.0, -3.0, 0.0])
-    drawn = [sample_links(weights, 1, 2.0, generator(i)) for i in range(4000)]
+    weights, mask = torch.tensor([1.0, -3.0, 0.0, 0.0]), torch.tensor([True, True, True, False])
+    drawn = [sample_links(weights, mask, 1, 2.0, generator(i)) for i in range(4000)]
     share = torch.stack(drawn).double().mean(0)
-    expected = torch.tensor([0.1, 0.9, 0.0], dtype=torch.float64)
+    expected = torch.tensor([0.1, 0.9, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(share, expected, rtol=0, atol=0.02)
-    assert all(sample_links(weights, 2, 9.0, generator(i)).tolist() == [True, True, False]
-               for i in range(100))  # fmt: skip
+    for i in range(100):
+        drawn = sample_links(weights, mask, 2, 9.0, generator(i))
+        assert drawn.tolist() == [True, True, False, False]
+        assert torch.equal(sample_links(weights, mask, 3, 9.0, generator(i)), mask)
+
+
+def test_a_power_of_zero_draws_links_alike():
+    weights, mask = torch.tensor([1.0, -3.0, 100.0, 0.0]), torch.tensor([True, True, True, False])
+    drawn = [sample_links(weights, mask, 1, 0.0, generator(i)) for i in range(4000)]
+    share = torch.stack(drawn).double().mean(0)
+    expected = torch.tensor([1 / 3, 1 / 3, 1 / 3, 0], dtype=torch.float64)
+    torch.testing.assert_close(share, expected, rtol=0, atol=0.03)

@@ -104,6 +104,14 @@ def test_a_training_resumes_bit_identically_and_ends_plain(method):
     assert not models[0][1]._forward_pre_hooks and not models[0][1]._forward_hooks
 
 
+def test_a_training_that_ends_early_leaves_a_plain_model():
+    model = tiny_net().double()
+    sparsifier, _ = trained("lrr", model, 6, until=3, interpolate_norms=True)
+    assert model[1]._forward_pre_hooks and model[1]._forward_hooks
+    sparsifier.finalize()
+    assert not model[1]._forward_pre_hooks and not model[1]._forward_hooks
+
+
 def test_a_network_without_normalisation_is_refused():
     with pytest.raises(UserError, match="interpolate_norms: the network has no normalisation"):
         trained("lrr", nn.Sequential(nn.Linear(3, 3)), 2, interpolate_norms=True)

@@ -115,6 +115,11 @@ def test_runs_and_checkpoints_are_measured(bench, machine, tmp_path, capsys):
     assert {row["density"] for row in half} == {"0.5"}
     (full,) = (row for row in rows if row["layer"] == "4")
     assert full["reason"] == "its weight has no zeros"
+    wrapped = {f"trainer.student.{name}": value for name, value in model.state_dict().items()}
+    torch.save(wrapped, tmp_path / "theirs.pth")
+    rows = bench(str(tmp_path / "theirs.pth"), *DIGITS, "--batch", "1")
+    assert {row["density"] for row in rows if row["layer"] == "2"} == {"0.5"}
+    assert "theirs.pth: reads trainer.student.*" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_runs_and_checkpoints_are_measured(bench, machine, tmp_path, capsys):
         ([], "name a network: RUN, RUN@EPOCH, a checkpoint file with --model, or random"),
         (["random"], "random needs --model"),
         (["nobody"], "there is no run nobody"),
-        (["nobody", *DIGITS], "there is no file nobody"),
+        (["nobody", *DIGITS], "there is no run nobody in runs, and no such file"),
         (["random", "--model", "resnet21"], "unknown model 'resnet21'"),
         (["random", *DIGITS, "--sparsity", "1"], "sparsity must be in [0, 1), not 1.0"),
         (["random", *DIGITS, "--density", "odd"], "unknown density 'odd'"),

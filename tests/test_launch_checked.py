@@ -105,6 +105,17 @@ def test_files_of_others_have_no_digest(tmp_path):
     assert load_archive(tmp_path / "x.pt").keys() == TENSORS.keys()
 
 
+def test_a_list_that_a_file_has_many_times_is_copied_once(tmp_path):
+    nested = [1, torch.ones(2)]
+    for _ in range(40):  # 2^40 lists if each is copied
+        nested = [nested, nested]
+    torch.save({"x": nested}, tmp_path / "x.pt")
+    found = load_archive(tmp_path / "x.pt")["x"]
+    for _ in range(40):
+        found = found[1]
+    assert found[0] == 1 and found[1].tolist() == [1.0, 1.0]
+
+
 def test_digests_without_labels_are_verified(tmp_path):
     path = tmp_path / "x"
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2

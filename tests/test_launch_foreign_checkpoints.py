@@ -130,6 +130,9 @@ def test_a_run_without_an_epoch_is_its_last_snapshot(machine, source, capsys):
     assert all(torch.equal(start[f"mask:{name}"], mask) for name, mask in at[1].masks.items())
     shown = called(capsys, *RUN, "--method", "fixed", "--mask", "nobody", code=2)
     assert "there is no run runs/nobody" in shown
+    for text in ("theirs.pth@ema", "~/theirs.pth@ema"):
+        with pytest.raises(UserError, match="there is no file .*theirs.pth"):
+            read_source(text, machine.runs / "nowhere")
 
 
 def test_fixed_without_a_mask_explains_itself(machine, source, capsys):

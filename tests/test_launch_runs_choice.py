@@ -178,5 +178,9 @@ def test_the_search_ends(monkeypatch):
         deep = {"x": deep}
     assert find_entries(deep, "FILE") == []
     assert len(find_entries(deep["x"], "FILE")) == 1
-    with pytest.raises(UserError, match="FILE has 100,001 nested entries"):
-        find_entries({str(i): 0 for i in range(100_001)}, "FILE")
+    assert find_entries({str(i): 0 for i in range(100_001)}, "FILE") == []
+    with pytest.raises(UserError, match="FILE has too many nested entries"):
+        find_entries({str(i): {} for i in range(100_001)}, "FILE")
+    long = {"x" * 1_000_000: {str(i): torch.ones(1) for i in range(40)}}
+    with pytest.raises(UserError, match="FILE has .*too long names"):
+        find_entries(long, "FILE")

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import types
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -114,6 +115,20 @@ def test_a_whole_model_gives_its_state_dict(tmp_path, library):
         assert all(torch.equal(found[key], state[key]) for key in state)
 
 
+@pytest.mark.parametrize("others", [1, 300])
+def test_a_network_within_itself_is_refused(tmp_path, others):
+    model = nn.Module()
+    for i in range(others):
+        model.register_parameter(f"w{i}", nn.Parameter(torch.ones(1)))
+    model._modules["a"] = model
+    torch.save(model, tmp_path / "loop.pt")
+    tracemalloc.start()
+    with pytest.raises(UserError, match="loop.pt has a network with more than 20,000 modules"):
+        read_checkpoint(tmp_path / "loop.pt")
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
+
+
 class Malicious:
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -182,12 +197,16 @@ def test_odd_descriptions_are_refused(tmp_path, pickled, message):
         read_checkpoint(tmp_path / "odd.pt")
 
 
-def test_modules_within_themselves_end():
+def test_odd_networks_are_read_or_refused():
     module = OrderedDict()
-    module.__dict__.update(_modules={"a": module, "b": module}, _parameters=[], _buffers={1: 2})
+    module.__dict__.update(_modules={1: module}, _parameters=[], _buffers={1: torch.ones(1)})
     assert contents(module) == {}
     module.__dict__.update(_parameters={"w": torch.ones(1)}, _buffers=None)
-    assert "a.b.w" in contents(module)
+    assert list(contents(module)) == ["w"]
+    for within in ({"a": module}, {"a": module, "b": module}):
+        module.__dict__.update(_modules=within)
+        with pytest.raises(UserError, match="FILE has a network with more than 20,000 modules"):
+            contents(module, "FILE")
 
 
 def test_values_that_are_no_objects_have_no_contents():

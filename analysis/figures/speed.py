@@ -57,9 +57,10 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
     numbers = pd.to_numeric(whole["ratio"], errors="coerce")
     if not len(whole) or not bool((numbers > 0).all()):
         raise UserError(f"{paths[0]} has a ratio that is not a positive number, or no networks.")
-    whole = whole.assign(ratio=numbers, is_sparse=whole["format"] == _SPARSE)
-    dense = whole[~whole["is_sparse"]].groupby(_BY)["ratio"].min()
-    sparse = whole[whole["is_sparse"]].groupby(_BY)["ratio"].median().reindex(dense.index)
+    # medians over repetitions, in columns by format
+    ratios = whole.assign(ratio=numbers).groupby([*_BY, "format"])["ratio"].median().unstack()
+    dense = ratios.drop(columns=_SPARSE, errors="ignore").min(axis=1).dropna()
+    sparse = ratios.get(_SPARSE, dense).reindex(dense.index)
     return (dense / sparse).fillna(1.0).rename("speed").reset_index()
 
 

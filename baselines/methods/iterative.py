@@ -103,7 +103,11 @@ class IterativePruning(Method[L]):
             net.clear_state()
 
     def after_step(self, net: SparseModel, step: int) -> None:
-        if self.norms is not None and step == self.total_steps - 1:
+        if step == self.total_steps - 1:
+            self.finalize(net)
+
+    def finalize(self, net: SparseModel) -> None:
+        if self.norms is not None:
             self.norms.remove()
 
     def rewind(self, net: SparseModel) -> None:

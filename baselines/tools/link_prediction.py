@@ -6,6 +6,8 @@ A mask of shape (outputs, inputs) has one link for each one. Sources: Zhang et a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,20 +70,22 @@ def _degrees(small: int, large: int, count: int, generator: torch.Generator) -> 
     return degrees
 
 
-def sample_links(weights: Tensor, count: int, power: float, generator: torch.Generator) -> Tensor:
-    """Return a mask of `count` entries, drawn without replacement, each ∝ |weight|^power.
-
-    Entries of zero are drawn last.
+def sample_links(
+    weights: Tensor, mask: Tensor, count: int, power: float, generator: torch.Generator
+) -> Tensor:
+    """Return a mask of `count` links, drawn without replacement, each ∝ |weight|^power.
 
     Args:
         weights: of any shape and device.
+        mask: the links, at least `count`. Those with a weight of zero are drawn last.
         generator: of the CPU.
     """
     logs = weights.detach().abs().double().clamp_min(1e-300).log()
     scores = power * logs + _gumbel(tuple(weights.shape), generator).to(logs.device)
+    scores.masked_fill_(~mask, -math.inf)  # with a power near 0, their weights do not rule them out
     chosen = scores.flatten().topk(count).indices
-    mask = torch.zeros(weights.numel(), dtype=torch.bool, device=weights.device)
-    return mask.scatter_(0, chosen, True).view(weights.shape)
+    drawn = torch.zeros(weights.numel(), dtype=torch.bool, device=weights.device)
+    return drawn.scatter_(0, chosen, True).view(weights.shape)
 
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

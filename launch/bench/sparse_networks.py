@@ -105,8 +105,9 @@ class SparseSource:
 
     def _of_file(self) -> Network:
         network = self._fresh()
-        checkpoint = read_source(self.source, self.runs)
-        network.model.load_state_dict(entries_of(checkpoint, network.model.state_dict()))
+        own = network.model.state_dict()
+        checkpoint = read_source(self.source, self.runs, like=own, say=print)
+        network.model.load_state_dict(entries_of(checkpoint, own))
         return network
 
     def _fresh(self) -> Network:

@@ -200,11 +200,21 @@ def _copied(value: Any, room: list[int]) -> Any:
     Args:
         room: number of bytes that the copies may still take, as the only item.
     """
-    if isinstance(value, dict):
-        return {key: _copied(part, room) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(part, room) for part in value]
-    return _copied_tensor(value, room) if isinstance(value, torch.Tensor) else value
+    done: dict[int, Any] = {}  # copies by what they are of: a file can have a list many times
+
+    def copy(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return _copied_tensor(part, room)
+        if not isinstance(part, dict | list | tuple):
+            return part
+        if id(part) not in done:
+            if isinstance(part, dict):
+                done[id(part)] = {key: copy(item) for key, item in part.items()}
+            else:
+                done[id(part)] = [copy(item) for item in part]
+        return done[id(part)]
+
+    return copy(value)
 
 
 def _copied_tensor(value: torch.Tensor, room: list[int]) -> torch.Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from analysis.checked import BrokenFile
-from launch.runs.stubs import contents
+from launch.runs.stubs import MOST_LETTERS, Stub, contents
 
 MASK = "mask:"  # begins the names of entries that are masks
-MOST_ENTRIES = 100_000  # that are looked at
+MOST_ENTRIES = 100_000  # nested in those of one level
 DEPTH = 4  # most levels of entries that are searched
 # parts of names that torch.compile, FSDP and activation checkpointing insert
 _INSERTED = re.compile(
@@ -58,20 +58,23 @@ def find_entries(found: Any, path: object) -> list[Entry]:
 
 def _named_tensors(found: Any, path: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the tensors of each entry with its key, each object once, breadth first."""
-    pending, known = [("", found)], set[int]()
+    pending, known, letters = [("", found)], set[int](), 0
     for _ in range(DEPTH):
         inner: list[tuple[str, Any]] = []
         for key, value in pending:
-            items = None if id(value) in known else contents(value)
+            items = None if id(value) in known else contents(value, path)
             known.add(id(value))
             if not items:
                 continue
             texts = {name: item for name, item in items.items() if isinstance(name, str) and name}
-            if tensors := {k: t for k, t in texts.items() if isinstance(t, Tensor)}:
+            tensors = {k: t for k, t in texts.items() if isinstance(t, Tensor)}
+            nested = {k: v for k, v in texts.items() if isinstance(v, Stub | Mapping)}
+            letters += sum(len(key) + len(name) for part in (tensors, nested) for name in part)
+            if len(inner) + len(nested) > MOST_ENTRIES or letters > MOST_LETTERS:
+                raise BrokenFile(f"{path} has too many nested entries, or too long names.")
+            if tensors:
                 yield key, tensors
-            inner += [(join(key, k), v) for k, v in texts.items() if k not in tensors]
-        if len(inner) > MOST_ENTRIES:
-            raise BrokenFile(f"{path} has {len(inner):,} nested entries.")
+            inner += [(join(key, k), v) for k, v in nested.items()]
         pending = inner
 
 

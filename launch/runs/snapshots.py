@@ -15,7 +15,7 @@ from analysis.folder import (
     snapshot_epoch,
     snapshot_path,
 )
-from baselines.checkpoint import Checkpoint, run_of
+from baselines.checkpoint import FILE_ENDINGS, Checkpoint, run_of
 from baselines.errors import UserError
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
 from launch.runs.files import make_folder
@@ -69,10 +69,11 @@ def find_source(text: str, root: Path) -> tuple[Path, str]:
     if path.exists():
         return (_snapshot_of(path, "final") if path.is_dir() else path), ""
     head, at, tail = text.rpartition("@")
-    if at and (file := Path(head).expanduser()).is_file():
-        return file, tail
+    place = Path(head).expanduser()
+    if at and (place.is_file() or (head.endswith(FILE_ENDINGS) and not place.is_dir())):
+        return place, tail
     if at:
-        return _snapshot_of(Path(head) if "/" in head else root / head, tail), ""
+        return _snapshot_of(place if "/" in head else root / head, tail), ""
     if not run_of(text):
         return path, ""
     if not (root / text).is_dir():

@@ -22,6 +22,7 @@ from analysis.checked import BrokenFile
 
 MOST_NAMES = 64  # torch looks at all of them for each object
 MOST_MODULES = 20_000
+MOST_LETTERS = 32 * 2**20  # of all names of tensors and modules together
 MOST_PICKLE = 2 * 2**20  # bytes of the description of a file with objects
 
 # of Python's library: modules of plain values, and what else is part of one
@@ -97,44 +98,60 @@ def _dictionary(*_args: Any) -> dict[Any, Any]:
     return {}
 
 
-def contents(value: Any) -> Mapping[Any, Any] | None:
+def contents(value: Any, path: object = "the file") -> Mapping[Any, Any] | None:
     """Return entries of a mapping, attributes of an object, or the state dict of a network.
 
     Returns:
         None for other values.
+
+    Raises:
+        BrokenFile: the network has too many modules or too long names.
     """
     if not isinstance(value, Stub | Mapping):
         return None
     own = getattr(value, "__dict__", {})
     if isinstance(own.get("_modules"), Mapping):
-        return _network_tensors(own)
+        return _network_tensors(own, path)
     items = value if isinstance(value, Mapping) else {}
     attributes = {k: v for k, v in own.items() if k != "_metadata"}  # of a usual state dict
     return {**attributes, **items} if attributes else items
 
 
-def _network_tensors(own: Mapping[str, Any]) -> dict[str, Tensor]:
+def _network_tensors(own: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     """Return parameters and buffers of a network, given its attributes, as in its state dict."""
     found: dict[str, Tensor] = {}
-    pending, seen = [("", own)], 0
-    while pending and seen < MOST_MODULES:  # a file may have a module within itself
-        prefix, attributes = pending.pop(0)
-        seen += 1
+    pending, letters = [("", own)], 0
+    for prefix, attributes in pending:  # grows, without end if a module is within itself
         for name, tensor in _buffers_and_parameters(attributes):
-            found[f"{prefix}{name}"] = tensor
-        for name, module in _mapping(attributes, "_modules").items():
+            found[prefix + name] = tensor
+            letters += len(prefix) + len(name)
+            _check_size(len(pending), letters, path)
+        for name, module in _texts(attributes, "_modules"):
             pending.append((f"{prefix}{name}.", getattr(module, "__dict__", {})))
+            letters += len(prefix) + len(name)
+            _check_size(len(pending), letters, path)
     return found
+
+
+def _check_size(modules: int, letters: int, path: object) -> None:
+    if modules > MOST_MODULES or letters > MOST_LETTERS:
+        raise BrokenFile(
+            f"{path} has a network with more than {MOST_MODULES:,} modules, or with names of more "
+            f"than {MOST_LETTERS:,} letters."
+        )
 
 
 def _buffers_and_parameters(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     left_out = attributes.get("_non_persistent_buffers_set")
     for group in ("_parameters", "_buffers"):
-        for name, tensor in _mapping(attributes, group).items():
+        for name, tensor in _texts(attributes, group):
             if isinstance(tensor, Tensor) and not (isinstance(left_out, set) and name in left_out):
                 yield name, tensor
 
 
-def _mapping(attributes: Mapping[str, Any], name: str) -> Mapping[Any, Any]:
-    value = attributes.get(name)
-    return value if isinstance(value, dict) else {}
+def _texts(attributes: Mapping[str, Any], group: str) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a dictionary among the attributes whose names are texts."""
+    value = attributes.get(group)
+    for name, item in value.items() if isinstance(value, dict) else ():
+        if isinstance(name, str):
+            yield name, item
