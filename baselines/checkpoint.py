@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -56,9 +55,12 @@ def run_of(source: str) -> str:
 
 
 def with_epoch(source: str) -> str:
-    """Return a source with the last epoch, `RUN@final`, if it is only the name of a run."""
-    is_run = source and source == run_of(source) and not Path(source).exists()
-    return f"{source}@final" if is_run else source
+    """Return a source with the last epoch, `RUN@final`, if it is only the name of a run.
+
+    Files are told by an ending or a folder in their name: the names of runs must not depend on
+    which files there are.
+    """
+    return f"{source}@final" if source and source == run_of(source) else source
 
 
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

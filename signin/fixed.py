@@ -81,6 +81,10 @@ class Fixed(Method[FixedOptions]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.drawn: dict[str, int] = {}
+        if plan.read is not None:  # without, a method is described and not trained
+            self._check_mask()
+
+    def _check_mask(self) -> None:
         if self.plan.sparsity and self.options.source("mask") == RANDOM:
             raise UserError(
                 "fixed trains a given mask: name its source (a run or a checkpoint file) with "
@@ -88,6 +92,7 @@ class Fixed(Method[FixedOptions]):
             )
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        self._check_mask()
         texts = dict.fromkeys(self.options.source(part) for part in PARTS)
         read = {text: self._read(text, net) for text in texts}
         sources = {part: read[self.options.source(part)] for part in PARTS}

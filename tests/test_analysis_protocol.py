@@ -47,7 +47,7 @@ def test_the_report_has_both(runs):
     assert protocols(runs, "9") == ["suite", "paper"] and protocols(runs, "5") == ["suite"]
     own = runs[~runs["label"].str.contains("legacy|iterations")]
     assert protocols(own, "9") == ["suite"]
-    tables = Page("".join(_paper_tables("cifar10-resnet20", runs).blocks)).tables
+    tables = Page("".join(_paper_tables("cifar10-resnet20", runs, None).blocks)).tables
     nine = [title for title, _, _ in tables if title.startswith("Table 9")]
     assert len(nine) == 2 and nine[1] == f"{nine[0]}, protocol of the paper's code"
 
