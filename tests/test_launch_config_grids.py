@@ -49,6 +49,11 @@ def test_runs_come_after_those_that_they_need(name):
         done.add(run.name)
 
 
+def test_a_method_without_variants_has_its_defaults_in_the_fashion_grid():
+    runs = find_grid("fashion", methods=("oneshot", "lrr"), seeds=(0,))
+    assert [run.label for run in runs[::2]] == ["oneshot", "lrr (level_length=0.25)"]
+
+
 def test_table_one_transplants_what_its_rows_say():
     runs = find_grid("table1", recipe="digits", epochs=20, seeds=(3,))
     base = next(run for run in runs if run.method == "acdc")

@@ -74,7 +74,7 @@ def fashion(
 ) -> list[Run]:
     """Dense, dense-to-sparse and random masks on Fashion-MNIST, plain and with Sign-In."""
     choices = {"sparsity": 0.95, **choices}
-    entries = [(name, find_method(name).variants[0]) for name in methods]
+    entries = [(name, next(iter(find_method(name).variants), {})) for name in methods]
     return pairs([recipe or "fashion"], entries, seeds, **choices)
 
 
