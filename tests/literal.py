@@ -31,6 +31,26 @@ def tiny_net(channels_last: bool = False) -> nn.Module:
     return net.to(memory_format=torch.channels_last) if channels_last else net
 
 
+def optimizer_maker(name: str) -> MakeOptimizer:
+    """Return a function that makes SGD with momentum or AdamW, both with weight decay."""
+    if name == "SGD":
+        return lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=1e-3)
+    return lambda p: torch.optim.AdamW(p, 0.01, weight_decay=1e-3)
+
+
+def parts_of(model: nn.Module, beta: float | None) -> dict[str, list[nn.Parameter]]:
+    """Return each parameter as itself, or with `beta`, if it is a weight, as two factors."""
+    parts = {}
+    for key, parameter in model.named_parameters():
+        values = parameter.detach()
+        if parameter.ndim > 1 and beta:
+            m = ((beta + (beta**2 + 4 * values.square()).sqrt()) / 2).sqrt()
+            parts[key] = [nn.Parameter(m), nn.Parameter(values / m)]
+        else:
+            parts[key] = [nn.Parameter(values.clone())]
+    return parts
+
+
 def batches(n: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [

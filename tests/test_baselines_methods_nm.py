@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from literal import batches, loss_of, tiny_net
+from literal import batches, loss_of, optimizer_maker, parts_of, tiny_net
 from torch import nn
 from torch.func import functional_call
 
@@ -36,8 +36,7 @@ class Estimator(torch.autograd.Function):
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_srste_is_an_estimator_in_the_forward_pass(name, beta):
     """x is one parameter, or with Sign-In the product of two."""
-    make = {"SGD": lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=1e-3),
-            "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=1e-3)}[name]  # fmt: skip
+    make = optimizer_maker(name)
     model, literal = tiny_net().double(), tiny_net().double()
     optimizer = make(model.parameters())
     decays = {"frobenius_decay": 0.0, "sign_in_weight_decay": 1e-3}
@@ -45,15 +44,7 @@ def test_srste_is_an_estimator_in_the_forward_pass(name, beta):
     sparsify(
         model, optimizer, "srste", sparsity=0.75, steps=20, refine=REFINE, sign_in=rule
     )  # fmt: skip
-    parts = {}
-    for key, parameter in literal.named_parameters():
-        prunable = parameter.ndim > 1
-        values = parameter.detach()
-        if prunable and beta:
-            m = ((beta + (beta**2 + 4 * values.square()).sqrt()) / 2).sqrt()
-            parts[key] = [nn.Parameter(m), nn.Parameter(values / m)]
-        else:
-            parts[key] = [nn.Parameter(values.clone())]
+    parts = parts_of(literal, beta)
     other = make([part for pair in parts.values() for part in pair])
     for x, y in batches(20, torch.float64):
         products = {key: math.prod(pair) for key, pair in parts.items()}

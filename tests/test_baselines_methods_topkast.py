@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from literal import batches, loss_of, tiny_net
+from literal import batches, loss_of, optimizer_maker, parts_of, tiny_net
 from torch import nn
 from torch.func import functional_call
 
@@ -94,22 +94,14 @@ def backward_set(x):
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_it_is_a_function_in_the_forward_pass(name, beta):
     """x is one parameter, or with Sign-In the product of two."""
-    make = {"SGD": lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=1e-3),
-            "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=1e-3)}[name]  # fmt: skip
+    make = optimizer_maker(name)
     model, literal = tiny_net().double(), tiny_net().double()
     optimizer = make(model.parameters())
     decays = {"frobenius_decay": 0.0, "sign_in_weight_decay": 1e-3}
     rule = Factors(beta=beta, **decays) if beta else None
     options = {"exploration": EXPLORATION, "sign_in": rule}
     sparsifier = sparsify(model, optimizer, "topkast", sparsity=0.8, steps=30, **options)
-    parts = {}
-    for key, parameter in literal.named_parameters():
-        values = parameter.detach()
-        if parameter.ndim > 1 and beta:
-            m = ((beta + (beta**2 + 4 * values.square()).sqrt()) / 2).sqrt()
-            parts[key] = [nn.Parameter(m), nn.Parameter(values / m)]
-        else:
-            parts[key] = [nn.Parameter(values.clone())]
+    parts = parts_of(literal, beta)
     other = make([part for pair in parts.values() for part in pair])
     for x, y in batches(20, torch.float64):
         products = {key: math.prod(pair) for key, pair in parts.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_launch_train import assert_same, interrupt_after, train
+from test_launch_train import assert_same, stopped_after, train
 
 import launch.runs.folder
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
@@ -50,12 +50,7 @@ TENSORS = {
 def stopped(machine, monkeypatch):
     """Return a run that was stopped after three of four epochs, and one that was not."""
     run = Run.make("digits", "rigl", epochs=4, sign_in=True)
-    other = replace(machine, runs=machine.runs / "uninterrupted")
-    train(run, other)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        interrupt_after(3, patch)
-        train(run, machine)
-    return run, machine, other
+    return stopped_after(3, run, machine, monkeypatch)
 
 
 def flipped(data, rng, count=1):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 
 import pytest
 from test_launch_checked import rewrite
-from test_launch_train import assert_same, interrupt_after, train
+from test_launch_train import assert_same, stopped_after, train
 
 from analysis.folder import EPOCHS, LAST_STATE, LAYERS
 from launch.config.run import Run
@@ -21,12 +20,7 @@ from launch.training.state import rows_of
 def stopped(machine, monkeypatch):
     """Return a run that was stopped after two of three epochs, and one that was not."""
     run = Run.make("digits", "random", epochs=3)
-    other = replace(machine, runs=machine.runs / "uninterrupted")
-    train(run, other)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        interrupt_after(2, patch)
-        train(run, machine)
-    return run, machine, other
+    return stopped_after(2, run, machine, monkeypatch)
 
 
 def test_a_state_has_the_texts_of_the_tables(stopped):

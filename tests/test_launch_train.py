@@ -65,6 +65,20 @@ def what_it_left(run, machine):
     return rows, snapshots, {k: v for k, v in result.items() if "seconds" not in k}
 
 
+def stopped_after(epoch, run, machine, monkeypatch):
+    """Train a run without interruption, and on a machine of its own until an epoch has ended.
+
+    Returns:
+        The run, the machine on which it was stopped, and the one on which it was not.
+    """
+    other = replace(machine, runs=machine.runs / "uninterrupted")
+    train(run, other)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        interrupt_after(epoch, patch)
+        train(run, machine)
+    return run, machine, other
+
+
 def assert_same(run, one, other):
     (rows, snapshots, result), (rows2, snapshots2, result2) = (
         what_it_left(run, machine) for machine in (one, other)
