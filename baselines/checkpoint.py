@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from baselines.errors import UserError
+from baselines.finite import is_finite
 
 FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _MOST_COMPARED = 2000  # names; comparing texts is slow
@@ -81,8 +82,7 @@ def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
         raise UserError(f"{source.origin}: {name} has {shapes}.")
     if like.is_floating_point() and not value.is_floating_point():
         raise UserError(f"{source.origin}: {name} has type {value.dtype}, not floating point.")
-    ends = value.aminmax() if value.is_floating_point() and value.numel() else ()
-    if not all(end.isfinite() for end in ends):
+    if value.is_floating_point() and not is_finite(value):
         raise UserError(f"{source.origin}: {name} has values that are not finite.")
     return value
 

@@ -45,7 +45,7 @@ ROOMS = {
         ("__main__",),
     ),
     "baselines": (
-        ("errors",),
+        ("errors", "finite"),
         ("checkpoint", "fields", "forward"),
         ("engine",),
         ("samples",),

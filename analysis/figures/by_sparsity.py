@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from analysis.figures.dots import DotPanel, draw_dots, padded_limits, rule_series
 from analysis.figures.groups import lowest_typical
 from analysis.figures.lines import draw_panels
-from analysis.figures.panels import Panel
+from analysis.figures.panels import Panel, place_of_sparsity
 from analysis.figures.style import Size, rule_name
 from analysis.frame import finished_runs
 from analysis.names import PLAIN
@@ -72,18 +71,13 @@ def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
     if len(sparsities) < 2:
         return draw_ranking(runs, size)
     sparse = done[done["sparsity"] > 0].assign(value=lambda table: table["accuracy"])
-    sparse = sparse.assign(x=_place(_drawn_sparsity(sparse)), marked=sparse["misses"])
+    sparse = sparse.assign(x=place_of_sparsity(_drawn_sparsity(sparse)), marked=sparse["misses"])
     ends = sparse["x"].min(), sparse["x"].max()
     dense = done[done["sparsity"] == 0]
     lines = [dense.assign(x=x, value=dense["accuracy"], marked=False) for x in ends]
     values = pd.concat([sparse, *lines], ignore_index=True)
-    ticks = {float(_place(s)): f"{s:g}" for s in sparsities}
+    ticks = {float(place_of_sparsity(s)): f"{s:g}" for s in sparsities}
     return draw_panels([Panel(values, "", "sparsity", "accuracy (%)", ticks, zoom=1.0)], size)
-
-
-def _place(sparsity: Any) -> Any:
-    """Return the position on the sparsity axis: equal factors of density are equally far apart."""
-    return -np.log10(1 - sparsity)
 
 
 def _drawn_sparsity(sparse: pd.DataFrame) -> pd.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,11 @@ import pandas as pd
 from analysis.figures.groups import lowest_typical
 from analysis.figures.style import MOST
 from analysis.names import FAMILIES, FIXED, OTHERS, family_of, name_of
+
+
+def place_of_sparsity(sparsity: Any) -> Any:
+    """Return the position on the sparsity axis: equal factors of density are equally far apart."""
+    return -np.log10(np.maximum(1 - sparsity, 1e-9))
 
 
 @dataclass(frozen=True)

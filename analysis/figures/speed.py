@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.figures.panels import place_of_sparsity
 from analysis.figures.style import (
     COLOURS,
     LINE,
@@ -123,13 +123,8 @@ def _draw_panel(
     axes.axhline(1.0, color=_GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     for i, one in enumerate(series):
         part = speeds[(speeds[_LINE_BY] == list(one)).all(axis=1)].sort_values("sparsity")
-        at = [_place(s) for s in part["sparsity"]]
+        at = place_of_sparsity(part["sparsity"])
         axes.plot(at, part["speed"], color=COLOURS[i], marker=MARKERS[i], label=names[i])
     sparsities = sorted(set(speeds["sparsity"]))
-    axes.set_xticks([_place(s) for s in sparsities], [f"{s:g}" for s in sparsities])
+    axes.set_xticks(place_of_sparsity(pd.Series(sparsities)), [f"{s:g}" for s in sparsities])
     axes.set_ylim(bottom=0.0)
-
-
-def _place(sparsity: float) -> float:
-    """Return the position on the axis: equal factors of density are equally far apart."""
-    return -math.log10(max(1 - sparsity, 1e-9))

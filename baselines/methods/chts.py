@@ -95,12 +95,11 @@ class Chts(Method[ChtsOptions]):
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not is_update(step, self.end, self.options.updates):
             return False
-        masks = {layer.name: layer.mask for layer in net}
         net.set_masks(
             {
-                name: self.updated(net.weights[name].detach(), mask, name, step)
-                for name, mask in masks.items()
-                if mask is not None
+                layer.name: self.updated(layer.weight.detach(), mask, layer.name, step)
+                for layer in net
+                if (mask := layer.mask) is not None
             }
         )
         return True

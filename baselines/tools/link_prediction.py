@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from baselines.tools.masks import top_k_mask
+
 
 def ch2_l3(mask: Tensor) -> Tensor:
     """Return how much the network's paths of three links suggest each link, in float32.
@@ -83,9 +85,7 @@ def sample_links(
     logs = weights.detach().abs().double().clamp_min(1e-300).log()
     scores = power * logs + _gumbel(tuple(weights.shape), generator).to(logs.device)
     scores.masked_fill_(~mask, -math.inf)  # with a power near 0, their weights do not rule them out
-    chosen = scores.flatten().topk(count).indices
-    drawn = torch.zeros(weights.numel(), dtype=torch.bool, device=weights.device)
-    return drawn.scatter_(0, chosen, True).view(weights.shape)
+    return top_k_mask(scores, count)
 
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

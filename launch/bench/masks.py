@@ -21,6 +21,7 @@ from baselines.checkpoint import Checkpoint
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, unknown
+from baselines.finite import is_finite
 from baselines.method import Plan
 from baselines.methods.set_rigl import RigL, RigLOptions
 from baselines.methods.synflow import synflow_masks
@@ -35,7 +36,6 @@ from launch.config.run import Run
 from launch.measures.flips import FlipTracker
 from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
-from launch.training.loop import is_finite
 
 REPEATS = 5
 

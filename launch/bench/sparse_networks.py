@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from analysis.folder import find_run
 from baselines.checkpoint import entries_of
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError, require
@@ -20,7 +19,7 @@ from launch.inputs import Inputs
 from launch.models import build_model
 from launch.plugins import import_plugins
 from launch.runs.network import load_network, network_shape, read_run
-from launch.runs.snapshots import read_snapshot, read_source
+from launch.runs.snapshots import read_source, run_folder_of
 
 RANDOM = "random"
 
@@ -116,11 +115,10 @@ class SparseSource:
         return Network(self.model, model.eval(), inputs)
 
     def _of_run(self) -> Network:
-        if Path(self.source).is_file():
+        folder = run_folder_of(self.source, self.runs)
+        if folder is None:
             raise UserError(f"{self.source} is a checkpoint file: give its --model.")
-        text, at, epoch = self.source.rpartition("@")
-        folder = find_run(text if at else self.source, self.runs)
-        run, snapshot = read_run(folder), read_snapshot(folder, epoch if at else "final")
+        run, snapshot = read_run(folder), read_source(self.source, self.runs)
         classes, inputs = network_shape(folder, run, snapshot)
         net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
         return Network(run.name, net.model, inputs)

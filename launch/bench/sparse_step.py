@@ -9,7 +9,6 @@ shows what a step could gain.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from baselines.errors import UserError, require
 from baselines.tools.masks import random_mask
 from launch.config.fields import check_positive
 from launch.runs.files import write_csv
-from launch.sparse_inference.formats import Gather
+from launch.sparse_inference.formats import Gather, no_beta_warnings
 from launch.sparse_inference.layers import SparseLinear
 from launch.sparse_inference.rounds import measure, threads_set
 
@@ -133,8 +132,7 @@ def _sparse(weight: Tensor, x: Tensor, gradient: Tensor) -> dict[str, Work]:
     rows, columns = weight.nonzero(as_tuple=True)
     order = (columns * len(weight) + rows).argsort()  # of the nonzeros in the transpose
     values = weight[rows, columns]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+    with no_beta_warnings():
         pattern = torch.zeros_like(weight).masked_fill(weight != 0, 1.0).to_sparse_csr()
     pattern.values().zero_()
 

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from analysis.figures.style import ENDINGS
-from analysis.folder import snapshot_path
 from baselines.checkpoint import Checkpoint, entries_of
 from baselines.errors import UserError
 from launch.config.machine import Imports
-from launch.config.run import Run
 from launch.data import load_data
 from launch.flags import leading_names, parse
 from launch.measures.barrier import Named, Point, barrier, points_between
@@ -22,7 +20,7 @@ from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
-from launch.runs.snapshots import find_source, read_source
+from launch.runs.snapshots import read_source, run_folder_of
 
 _SAME = ("model", "data", "image_size")  # settings that the two runs share
 
@@ -88,7 +86,8 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
     Raises:
         UserError: a run cannot be read, or the networks or their data are not alike.
     """
-    run, other = (_run_of(name, given.runs) for name in names)
+    folders = (run_folder_of(name, given.runs) for name in names)
+    run, other = (read_run(folder) if folder else None for folder in folders)
     if run is None:
         raise UserError(f"the first of the two must be a run, not the file {names[0]}.")
     first = read_source(names[0], given.runs)
@@ -104,13 +103,6 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
         ends = (_on(first, template, r.device), _on(second, template, r.device))
         model, positions = net.model, given.positions
         return list(points_between(model, ends, positions, data.train, data.test, r.device))
-
-
-def _run_of(name: str, root: Path) -> Run | None:
-    """Return the run that a source is a snapshot of; None for another file."""
-    path, _ = find_source(name, root)
-    folder = path.parent.parent
-    return read_run(folder) if snapshot_path(folder, 0).parent == path.parent else None
 
 
 def _on(checkpoint: Checkpoint, template: Named, device: torch.device) -> dict[str, Tensor]:

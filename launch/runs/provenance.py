@@ -44,11 +44,11 @@ def write_config(folder: Path, run: Run, starts: bool = True) -> None:
         del fields["settings"][name]
     if not _agree(fields, there.get("run", {})):
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
-    if there.get(NAME, run.name) != run.name:  # altered; names follow from the settings
-        there = {**there, NAME: run.name}
-        write_json(folder / CONFIG, there)
+    known = there | ({NAME: run.name} if NAME in there else {})  # it follows from the settings
     if starts and "versions" not in there:
-        write_json(folder / CONFIG, {**there, **find_provenance()})
+        known |= find_provenance()
+    if known != there:
+        write_json(folder / CONFIG, known)
 
 
 def find_provenance() -> dict[str, Any]:

@@ -81,6 +81,16 @@ def find_source(text: str, root: Path) -> tuple[Path, str]:
     return _snapshot_of(root / text, "final"), ""
 
 
+def run_folder_of(text: str, root: Path) -> Path | None:
+    """Return the folder of the run that a source is a snapshot of; None for another file.
+
+    Raises:
+        UserError: there is no such run or epoch.
+    """
+    path, _ = find_source(text, root)
+    return path.parent.parent if path.parent.name == SNAPSHOTS else None
+
+
 def _snapshot_of(folder: Path, epoch: str) -> Path:
     snapshots = find_snapshots(folder)
     if not snapshots:

@@ -9,7 +9,8 @@ with vector instructions. The measurements are in docs/performance.md.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,14 @@ from torch import Tensor, nn
 from baselines.errors import UserError
 
 BLOCKS = (32, 16, 8, 4)  # sides of the blocks that are looked for, in weights
+
+
+@contextmanager
+def no_beta_warnings() -> Iterator[None]:
+    """Leave out torch's warnings that its sparse tensors are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse (BSR|CSR) tensor support is in beta state")
+        yield
 
 
 class Csr(nn.Module):
@@ -31,8 +40,7 @@ class Csr(nn.Module):
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        with no_beta_warnings():
             csr = matrix.to_sparse_csr()
             parts = csr.crow_indices().int(), csr.col_indices().int(), csr.values()
             weight = torch.sparse_csr_tensor(*parts, matrix.shape, check_invariants=True)
@@ -111,8 +119,7 @@ class Block(nn.Module):
         side = block_side(matrix)
         if not side:
             raise UserError(f"the nonzeros are not in square blocks of {BLOCKS} weights.")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse (BSR|CSR) tensor support is in beta state")
+        with no_beta_warnings():
             self.register_buffer("weight", matrix.to_sparse_bsr((side, side)))
 
     def forward(self, table: Tensor) -> Tensor:

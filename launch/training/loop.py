@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from baselines.errors import one_line
+from baselines.finite import is_finite
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
@@ -162,11 +163,6 @@ class Loop:
         self.plain_model.load_state_dict(state["model"])
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Return whether all entries are finite. It is one pass, which stores nothing."""
-    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.detach().aminmax())
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

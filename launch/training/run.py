@@ -27,7 +27,7 @@ from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
 from launch.training.result import make_result
 from launch.training.rows import epoch_text, layer_rows
-from launch.training.state import Misfit, State, has_last_rows, load_state, rows_of
+from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
 def run_training(
@@ -192,9 +192,9 @@ class Training:
         """Load a state. Return why it cannot be used, on any rank; empty if it can."""
         problem, rows = "", None
         try:
-            done = load_state(self.loop, self.flips, state)
+            done, rows = load_state(self.loop, self.flips, state)
             if self.ranks.is_first:
-                rows = rows_of(state) or self.folder.rows_before(done, self.net.layers)
+                rows = rows or self.folder.rows_before(done, self.net.layers)
                 if done == self.loop.epochs and not has_last_rows(rows, done):
                     raise Misfit("the rows of its last epoch are lost")
                 self.folder.warn_of_lost_snapshots(e for e in self._kept_epochs if e <= done)

@@ -23,8 +23,8 @@ class Misfit(ValueError):
     """A state is not one of this run."""
 
 
-def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
-    """Load a run's state. Return the number of epochs that it has trained.
+def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
+    """Load a run's state. Return the number of epochs that it has trained, and their rows.
 
     Raises:
         Misfit: the state is not one of this run. Loop and flips must be built again.
@@ -38,15 +38,16 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> int:
             raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
         _check_optimizer(loop.optimizer)
         flips.load_state_dict(state["signs"])
-        for rows in rows_of(state) or ():
-            if {row["epoch"] for row in rows} != set(range(done)):
+        rows = rows_of(state)
+        for part in rows or ():
+            if {row["epoch"] for row in part} != set(range(done)):
                 raise Misfit("it lacks the rows of some epochs")
     except (Misfit, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # contents of any other form
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise Misfit(f"it does not fit this run: {reason:.120}") from error
-    return done
+    return done, rows
 
 
 def rows_of(state: Mapping[str, Any]) -> Rows | None:
