@@ -47,6 +47,9 @@ class Settings(dict):
 class Kind(Enum):
     ONE = 1
 
+    def __reduce_ex__(self, protocol):  # as Python 3.11.7 does; 3.11.2 writes a call of getattr
+        return type(self), (self.value,)
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -217,3 +220,6 @@ def test_values_that_are_no_objects_have_no_contents():
 
 class Kind(Enum):
     ONE = 1
+
+    def __reduce_ex__(self, protocol):  # as Python 3.11.7 does; 3.11.2 writes a call of getattr
+        return type(self), (self.value,)
