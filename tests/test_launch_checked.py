@@ -186,6 +186,11 @@ def rewrite(path, change):
     save_archive(state, path, path.parent.name)
 
 
+def groups(state):
+    """Return the groups of the optimizer in a state."""
+    return state["loop"]["optimizer"]["param_groups"]
+
+
 def momentum(state):
     return next(iter(state["loop"]["optimizer"]["state"].values()))
 
@@ -206,6 +211,8 @@ CHANGES = {
     "another shape": lambda s: s["loop"]["model"].update({"0.weight": torch.ones(3, 3)}),
     "a mask that is none": lambda s: s["loop"]["sparsifier"]["net"]["masks"].popitem(),
     "another momentum": lambda s: momentum(s).update(momentum_buffer=torch.ones(7)),
+    "another weight decay": lambda s: groups(s)[-1].update(weight_decay=7.0),
+    "a flag of another type": lambda s: groups(s)[-1].update(nesterov=[]),
     "no groups": lambda s: s["loop"]["optimizer"].update(param_groups=[]),
     "signs of nothing": lambda s: s.update(signs={}),
     "signs of another shape": lambda s: s["signs"]["init"].update({"0.weight": torch.ones(1)}),

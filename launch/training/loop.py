@@ -157,9 +157,12 @@ class Loop:
             "sparsifier": self.sparsifier.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a state, in place of `start`."""
+    def attach(self) -> None:
+        """Attach to the optimizer, in place of `start`, before a state is loaded."""
         self.sparsifier.attach(self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state, after `attach`."""
         self.plain_model.load_state_dict(state["model"])
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.optimizer.load_state_dict(state["optimizer"])

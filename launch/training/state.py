@@ -33,10 +33,12 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tupl
         done = int(state["epoch"]) + 1
         if not 0 < done <= loop.epochs:
             raise Misfit(f"it is that of epoch {done} of {loop.epochs}")
+        loop.attach()
+        chosen = _hyperparameters(loop.optimizer)
         loop.load_state_dict(_upgraded(state["loop"], done * loop.steps, loop.sparsifier.net))
         if loop.sparsifier.step != done * loop.steps:
             raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
-        _check_optimizer(loop.optimizer)
+        _check_optimizer(loop.optimizer, chosen)
         flips.load_state_dict(state["signs"])
         rows = rows_of(state)
         for part in rows or ():
@@ -70,8 +72,24 @@ def has_last_rows(rows: Rows, done: int) -> bool:
     return all(part and part[-1]["epoch"] == done - 1 for part in rows)
 
 
-def _check_optimizer(optimizer: Optimizer) -> None:
-    """Raise Misfit if a tensor of the optimizer's state does not fit its parameter."""
+def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what the groups of an optimizer hold but parameters and the scheduled learning rate."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
+        for group in optimizer.param_groups
+    ]
+
+
+def _check_optimizer(optimizer: Optimizer, chosen: list[dict[str, Any]]) -> None:
+    """Raise Misfit if a loaded state does not fit an optimizer.
+
+    Args:
+        chosen: hyperparameters of its groups, which the state must not change.
+    """
+    for own, loaded in zip(chosen, optimizer.param_groups, strict=True):
+        for name, value in own.items():
+            if type(loaded.get(name)) is not type(value) or loaded[name] != value:
+                raise Misfit(f"its {name} is {loaded.get(name)!r:.40}, not {value!r:.40}")
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             fits = not isinstance(value, Tensor) or value.shape == parameter.shape
