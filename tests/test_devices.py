@@ -10,6 +10,7 @@ import torch
 from host_syncs import HostSyncs
 from literal import batches, loss_of, tiny_net, train_literally
 from needs import on_gpu
+from small_digits import small_digits
 from test_baselines_engine_sparse_model import OPTIMIZERS, STORAGES, masks_for
 from test_contract import CASES, SHORT, make
 from test_launch_train import train
@@ -48,7 +49,7 @@ def gpu_branches(monkeypatch):
 def test_every_method_trains_the_same_network(monkeypatch, gpu_branches, name, variant, rule):
     for module in (baselines.engine.cpu_step, baselines.engine.blocks):
         monkeypatch.setattr(module, "PIECE", 3000)  # the CPU has several blocks and pieces
-    run = make(name, variant, rule, epochs=2, batch_size=128)
+    run = make(name, variant, rule, **small_digits(epochs=2))
     with default_dtype(torch.float64):
         on_cpu = train_loop(run, ONE)
         gpu_branches()
@@ -152,7 +153,7 @@ def steps(run, kind="cuda"):
 @pytest.mark.parametrize("name, variant, rule", CASES)
 def test_a_step_between_mask_changes_waits_for_nothing(gpu_branches, name, variant, rule):
     gpu_branches()
-    run = make(name, variant, rule, epochs=2, clip_norm=1.0)
+    run = make(name, variant, rule, **small_digits(epochs=2, batch_size=16, clip_norm=1.0))
     quiet = [found for i, changed, found in steps(run) if not changed and i % CHECK_EVERY]
     assert quiet and not any(quiet)
 
