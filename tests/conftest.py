@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     found = (dict(getattr(report, "user_properties", ())) for report in reports)
     for counts in (counts for counts in found if "attack" in counts):
         terminalreporter.write_line("attack: {attack}: {cases}, {seconds:.0f} s".format(**counts))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_disks() -> Iterator[None]:
+    """Let fsync return at once in this process: no test cuts the power but by a log of events."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

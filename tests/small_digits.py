@@ -1,4 +1,4 @@
-"""A quarter of the digits in a file: 9 steps of 32 images per epoch, with which tests train fast."""
+"""A quarter of the digits in a file, 9 steps of 32 images per epoch: tests train fast with it."""
 
 from __future__ import annotations
 

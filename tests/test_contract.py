@@ -28,8 +28,8 @@ from launch.training.loop import Loop
 
 RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True, "ham_alpha": 5.0}}
 SHORT = small_digits(epochs=5, lr=0.15)
-# found by `signbench calibrate str --sparsity 0.8 --epochs 5 --batch-size 32 --lr 0.15 --seeds 0` on
-# the file of `small_digits`, with each rule
+# found by `signbench calibrate str --sparsity 0.8 --epochs 5 --batch-size 32 --lr 0.15 --seeds 0`
+# with the file of `small_digits`, for each rule
 STR = {"plain": 0.06852, "signin": 0.06852, "ham": 0.0682}
 
 

@@ -73,7 +73,7 @@ def has_last_rows(rows: Rows, done: int) -> bool:
 
 
 def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return what the groups of an optimizer hold but parameters and the scheduled learning rate."""
+    """Return what an optimizer's groups hold, but parameters and the scheduled learning rate."""
     return [
         {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
         for group in optimizer.param_groups
