@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
