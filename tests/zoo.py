@@ -5,8 +5,9 @@ Product and one with STR's soft threshold. The steps are compared with the liter
 which the masks and the re-parameterisation are part of the forward pass. The smallest model of
 each family is taken.
 
-    python tests/zoo.py                               # all families, about a quarter of an hour
+    python tests/zoo.py                               # begins no model after a quarter of an hour
     python tests/zoo.py --only 'timm/res*' --out FILE # some of them, as a page
+    python tests/zoo.py --known ROWS --minutes 60     # those that ROWS, a file, does not have yet
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import copy
 import fnmatch
 import functools
+import json
 import math
 import sys
 import time
@@ -307,6 +309,29 @@ def _size(entry: Entry) -> float:
         return float("inf")
 
 
+# ---- rows in a file
+
+
+def read_rows(path: Path, entries: list[Entry]) -> list[Row]:
+    """Return the rows of a file that are those of some entries."""
+    if not path.exists():
+        return []
+    found = map(json.loads, path.read_text().splitlines())
+    of = {(entry.family, entry.name): entry for entry in entries}
+    return [
+        Row(of[family, name], **{**values, "dtype": getattr(torch, values["dtype"])})
+        for family, name, values in found
+        if (family, name) in of
+    ]
+
+
+def add_row(path: Path, row: Row) -> None:
+    values = {key: value for key, value in vars(row).items() if key != "entry"}
+    values["dtype"] = str(row.dtype).removeprefix("torch.")
+    with path.open("a") as file:
+        file.write(json.dumps([row.entry.family, row.entry.name, values]) + "\n")
+
+
 # ---- the page
 
 PAGE = """# Models
@@ -376,12 +401,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="pattern of FAMILY, such as 'timm/vision*'")
     parser.add_argument("--minutes", type=float, default=15, help="begin no model after this time")
     parser.add_argument("--out", type=Path, help="file for the page of the documentation")
+    parser.add_argument("--known", type=Path, help="file of rows: read, and continued")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[Row] = []
     failed, left, start = [], 0, time.monotonic()
     entries = [*torchvision_entries(given.only), *timm_entries(given.only)]
+    rows = read_rows(given.known, entries) if given.known else []
+    known = {(row.entry.family, row.entry.name) for row in rows}
     for entry in sorted(entries, key=_size):  # as many as possible
+        if (entry.family, entry.name) in known:
+            continue
         if time.monotonic() - start > 60 * given.minutes:
             left += 1
             continue
@@ -392,6 +421,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"FAILED {entry.family} {entry.name}: {type(error).__name__}: {error}"[:300])
             continue
         rows.append(row)
+        if given.known:
+            add_row(given.known, row)
         errors = " ".join(f"{error:.0e}" for error in row.errors)
         print(f"{entry.family} {entry.name} {row.prunable:.1%} {errors} {row.note}", flush=True)
         if row.errors and not row.is_exact:
