@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -14,20 +15,27 @@ _WHAT = {"decays.theta": "θ", "decays.others": "normalisation and biases"}
 def decays_of(config: Config) -> dict[str, float]:
     """Return the weight decay of θ near zero, and that of normalisation and biases.
 
-    Runs of earlier versions do not have them: what their settings say. Empty if they say nothing.
+    Runs of earlier versions do not have them: what their settings say. Empty if they say nothing,
+    NaN where they have no number.
     """
     if "decays" in config:
         return config["decays"]
-    settings: dict[str, Any] = config["run"]["settings"]
+    settings = config["run"]["settings"]
     if "weight_decay" not in settings:
         return {}
-    theta = others = settings["weight_decay"]
+    theta = others = _number(settings, "weight_decay", 0.0)
     if config["run"]["sign_in"]:
         own = settings.get("sign_in", {})
-        factors = own.get("sign_in_weight_decay", 0.0)
-        theta = own.get("frobenius_decay", 1e-4) + 2 * factors
-        others = factors if own.get("sign_in_decay_scope", "all") == "all" else others
+        factors = _number(own, "sign_in_weight_decay", 0.0)
+        theta = _number(own, "frobenius_decay", 1e-4) + 2 * factors
+        scope = own.get("sign_in_decay_scope", "all") if isinstance(own, dict) else "all"
+        others = factors if scope == "all" else others
     return {"theta": theta, "others": others if settings.get("decay_norm_and_bias", True) else 0.0}
+
+
+def _number(settings: Any, name: str, default: float) -> float:
+    value = settings.get(name, default) if isinstance(settings, dict) else math.nan
+    return value if type(value) in (int, float) else math.nan
 
 
 def decay_notes(runs: pd.DataFrame) -> list[str]:

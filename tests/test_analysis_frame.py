@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
+import pytest
+
+from analysis.decay import decays_of
 from analysis.frame import load_runs
 
 
@@ -53,3 +57,31 @@ def test_str_of_version_0_1_is_str_target(tmp_path):
     labels = ["str-target", "str-target (begin=0.2)", "str-target", "str-target", "str"]
     assert list(found["label"]) == labels
     assert list(found["method"]) == ["str-target"] * 4 + ["str"]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, {}),
+        ({"weight_decay": 5e-4}, {"theta": 1e-4, "others": 0.0}),
+        (
+            {
+                "weight_decay": 5e-4,
+                "sign_in": {"frobenius_decay": 0.1, "sign_in_weight_decay": 2},
+            },
+            {"theta": 4.1, "others": 2},
+        ),
+        (
+            {"weight_decay": 5e-4, "sign_in": {"sign_in_decay_scope": "factors"}},
+            {"theta": 1e-4, "others": 5e-4},
+        ),
+        ({"weight_decay": "x", "sign_in": 5}, {"theta": math.nan, "others": math.nan}),
+        (
+            {"weight_decay": 5e-4, "sign_in": {"frobenius_decay": "x"}},
+            {"theta": math.nan, "others": 0.0},
+        ),
+    ],
+)
+def test_decays_of_a_run_of_an_earlier_version_are_those_of_its_settings(settings, expected):
+    config = {"run": {"sign_in": True, "settings": settings}}
+    assert decays_of(config) == pytest.approx(expected, nan_ok=True)

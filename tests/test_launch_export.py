@@ -49,6 +49,16 @@ def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
     assert parse_run(shlex.split(line)[2:]).run == run
 
 
+def test_a_card_says_what_a_result_has():
+    result = {"accuracy": 0.5, "epochs": 3, "device": "cpu", "flops": 1e6, "dense_flops": 1e7}
+    facts = {"test accuracy": "50.00%, after 3 epochs", "device": "cpu"}
+    operations = {"operations of a forward pass": "1e+06, of 1e+07 with all weights"}
+    assert launch.commands.export.result_facts(result) == {**facts, **operations}
+    del result["dense_flops"]
+    assert launch.commands.export.result_facts(result) == facts
+    assert launch.commands.export.result_facts({"accuracy": 0.5}) == {"test accuracy": "50.00%"}
+
+
 @pytest.mark.parametrize(
     "choices",
     [

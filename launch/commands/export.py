@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.contents import Result
 from analysis.folder import find_run, read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
@@ -108,20 +109,27 @@ def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
         "seed": run.seed,
     }
     if epoch == "final" and result:
-        facts |= {
-            "test accuracy": f"{result['accuracy']:.2%}, after {result['epochs']} epochs",
-            "device": result["device"],
-        }
-        if "flops" in result:
-            facts["operations of a forward pass"] = (
-                f"{result['flops']:.3g}, of {result['dense_flops']:.3g} with all weights"
-            )
+        facts |= result_facts(result)
     assert config is not None  # `run` was read from it
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     code = building_code(run.settings.model, *network_shape(folder, run, snapshot))
     return CARD.format(name=run.name, facts=lines, command=run_command(run), code=code)
+
+
+def result_facts(result: Result) -> dict[str, str]:
+    """Return what a result says, without the fields that it lacks."""
+    facts = {"test accuracy": f"{result['accuracy']:.2%}"}
+    if "epochs" in result:
+        facts["test accuracy"] += f", after {result['epochs']} epochs"
+    if "device" in result:
+        facts["device"] = result["device"]
+    if "flops" in result and "dense_flops" in result:
+        facts["operations of a forward pass"] = (
+            f"{result['flops']:.3g}, of {result['dense_flops']:.3g} with all weights"
+        )
+    return facts
 
 
 def building_code(model: str, classes: int, inputs: Inputs) -> str:
