@@ -14,7 +14,7 @@ from torch.func import functional_call
 from baselines import sparsify
 from baselines.engine import device
 from baselines.errors import UserError
-from baselines.methods.topkast import largest
+from baselines.methods.topkast import magnitude_mask
 from baselines.sign_rule import Factors
 from baselines.tools.density import keep_count
 
@@ -157,10 +157,10 @@ def test_every_layer_has_its_density_at_every_step(sparsity, dense_latents, sign
 
 def test_the_largest_are_the_same_on_a_gpu(monkeypatch):
     x = torch.randn(7, 9, generator=torch.Generator().manual_seed(0))
-    expected = largest(x, 11)
+    expected = magnitude_mask(x, 11)
     assert int(expected.sum()) == 11 and x[expected].abs().min() > x[~expected].abs().max()
     monkeypatch.setattr(device, "on_cpu", lambda tensor: False)
-    assert torch.equal(largest(x, 11), expected)
+    assert torch.equal(magnitude_mask(x, 11), expected)
 
 
 def test_options_are_checked():

@@ -25,6 +25,7 @@ EXAMPLES = {
 }
 TRAINERS = {  # run in the process of the tests, which imports their packages once
     "huggingface_bert": r"at sparsity 0\.700\n(.*\n)*sparsity 0\.800\n(.*\n)*accuracy 0\.[78]",
+    "huggingface_gpt2": r"sparsity 0\.800\n.* 7\d% zeros\none three five seven nine one",
     "huggingface_llama": r"sparsity 0\.800\n(.*\n)*2\.\d\d bits per character",
     "lightning_vit": r"sparsity 0\.800\naccuracy 0\.[6-9]",
 }

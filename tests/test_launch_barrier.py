@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import weakref
 
 import pytest
 import torch
@@ -70,6 +71,23 @@ def test_training_images_are_read_once_for_all_networks_that_fit(monkeypatch, fi
     monkeypatch.setattr(train_split, "epoch", lambda e: epochs.append(e) or Split().epoch(e))
     points = list(points_between(model, tuple(ends), [0, 0.5, 1], train_split, Split(), CPU))
     assert epochs == [0] * passes and [p.position for p in points] == [0, 0.5, 1]
+
+
+def test_one_group_of_networks_is_held_at_a_time(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    make = launch.measures.barrier._network
+
+    def counted(*args):
+        alive.add(net := make(*args))
+        most.append(len(alive))
+        return net
+
+    monkeypatch.setattr(launch.measures.barrier, "MOST_BYTES", 0)
+    monkeypatch.setattr(launch.measures.barrier, "_network", counted)
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    ends = (model.state_dict(), model.state_dict())
+    assert len(list(points_between(model, ends, [0, 0.5, 1], Split(), Split(), CPU))) == 3
+    assert most == [1, 1, 1]
 
 
 def test_batch_statistics_are_those_of_each_network():

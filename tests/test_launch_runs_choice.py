@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 
 import pytest
@@ -184,3 +185,35 @@ def test_the_search_ends(monkeypatch):
     long = {"x" * 1_000_000: {str(i): torch.ones(1) for i in range(40)}}
     with pytest.raises(UserError, match="FILE has .*too long names"):
         find_entries(long, "FILE")
+
+
+def test_the_rule_between_equal_entries_is_told():
+    other = {"c": torch.zeros(3, 3), "d": torch.zeros(2)}
+    entry, note = taken({"generator": net(), "critic": other})
+    assert entry.weights.keys() == other.keys()
+    assert note == (
+        "FILE: reads critic.*, the shortest key of equal ones; --key chooses another one: generator"
+    )
+    both = {"critic": net(1), "generator": net()}
+    entry, note = taken(both, like=net())
+    assert torch.equal(entry.weights["a"], net(1)["a"])
+    assert "critic.*, the shortest key of equal ones; --key" in note
+    _, note = taken({"state_dict": both}, "generator", like=net())
+    assert note == "FILE: reads state_dict.generator.*"
+
+
+def test_a_key_in_many_prefixes_is_found_in_time():
+    one, count = torch.zeros(2, 2), 20_000  # names times prefixes would be minutes
+    begin = time.process_time()
+    entry, note = taken({f"part{i}.net.weight": one for i in range(count)}, "net")
+    assert time.process_time() - begin < 10
+    assert entry.weights.keys() == {"weight"} and note.startswith("FILE: reads part0.net.*")
+
+
+def test_a_key_within_names_keeps_masks_and_pruning():
+    model = Net()
+    prune.random_unstructured(model.head, "weight", 0.25)
+    found, note = taken({"state": prefixed("a.net.", state(model))}, "net")
+    assert note == "FILE: reads state.a.net.*"
+    assert found.pruned == {"head.weight"} and found.masks.keys() == {"head.weight"}
+    assert found.weights.keys() == state().keys()

@@ -15,9 +15,10 @@ from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
     TOLERANCES,
-    Choice,
+    LayerFormat,
     check_outputs,
     choose_formats,
+    relative_difference,
     with_formats,
 )
 from launch.sparse_inference.formats import Block, Gather, block_side, formats_of, held_bytes
@@ -251,9 +252,15 @@ def test_a_layer_in_two_places_is_replaced_in_both():
     assert check_outputs(layer, alone, x) < 1e-6
 
 
+def test_differences_are_relative_to_the_largest_expected_value():
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    assert relative_difference(torch.tensor([1.0, -3.0]), torch.tensor([1.0, -4.0])) == 0.25
+    assert relative_difference(zeros, zeros) == 0.0 and relative_difference(ones, zeros) == 1.0
+
+
 def test_outputs_beyond_the_tolerance_are_refused():
     net, x = small_net(), torch.randn(2, 1, 4, 4)
-    other = with_formats(net, [Choice("3", "Linear", (16, 128), 0.2, "gather")])
+    other = with_formats(net, [LayerFormat("3", "Linear", (16, 128), 0.2, "gather")])
     size, tolerance = net(x).abs().max().item(), TOLERANCES[torch.float32]
     with torch.no_grad():
         assert check_outputs(net, other, x) < tolerance

@@ -76,8 +76,7 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
         UserError: there are more networks or lines than can be told apart.
     """
     networks = list(dict.fromkeys(speeds["network"]))
-    found = set(speeds[_LINE_BY].itertuples(index=False, name=None))
-    series = sorted(found, key=lambda one: (one[0] != "float32", *one))
+    series = _series(speeds)
     if len(networks) > _MOST_PANELS or len(series) > MOST:
         raise UserError(
             f"{len(networks)} networks and {len(series)} combinations of precision, batch size and "
@@ -89,22 +88,37 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
     legend = LINE * -(-len(names) // fitting_columns(names, size))
     with in_style():
         drawn = new_figure(size, _PANEL * rows + legend)
-        grid = drawn.subplots(rows, columns, sharey=True, squeeze=False)
-        panels = grid.flatten()
-        for i, (axes, network) in enumerate(zip(panels, networks, strict=False)):
+        panels = drawn.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for axes, network in zip(panels, networks, strict=False):
             _draw_panel(axes, speeds[speeds["network"] == network], series, names)
-            last = i + columns >= len(networks)
-            axes.set(title=network, xlabel="sparsity" if last else "")
-            axes.set_ylabel("speed, dense = 1" if i % columns == 0 else "")
-        for axes in panels[len(networks) :]:
-            axes.set_axis_off()
-        drawn.legend(
-            *panels[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            borderaxespad=0.3,
-            ncols=fitting_columns(names, size),
-        )
+        _name_axes(panels, networks, columns)
+        _draw_legend(drawn, panels[0], names, size)
     return drawn
+
+
+def _series(speeds: pd.DataFrame) -> list[Series]:
+    """Return what lines are drawn of, those of float32 first."""
+    found = set(speeds[_LINE_BY].itertuples(index=False, name=None))
+    return sorted(found, key=lambda one: (one[0] != "float32", *one))
+
+
+def _name_axes(panels: Sequence[Any], networks: Sequence[str], columns: int) -> None:
+    """Write titles, names of outer axes only, and nothing in panels without a network."""
+    for i, (axes, network) in enumerate(zip(panels, networks, strict=False)):
+        last = i + columns >= len(networks)
+        axes.set(title=network, xlabel="sparsity" if last else "")
+        axes.set_ylabel("speed, dense = 1" if i % columns == 0 else "")
+    for axes in panels[len(networks) :]:
+        axes.set_axis_off()
+
+
+def _draw_legend(drawn: Figure, axes: Any, names: Sequence[str], size: Size) -> None:
+    drawn.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        borderaxespad=0.3,
+        ncols=fitting_columns(names, size),
+    )
 
 
 def _series_name(one: Series, series: Sequence[Series]) -> str:

@@ -65,7 +65,7 @@ class Explored(Selected):
         if self.is_final:
             return torch.ones_like(x, dtype=torch.bool)
         count = round(multiple * keep_count(x.numel(), self.sparsity))
-        return largest(x.detach(), min(x.numel(), count))
+        return magnitude_mask(x.detach(), min(x.numel(), count))
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         more = self.decay * (1 / (1 - self.sparsity) - 1)
@@ -81,7 +81,7 @@ class Explored(Selected):
         return x
 
 
-def largest(x: Tensor, k: int) -> Tensor:
+def magnitude_mask(x: Tensor, k: int) -> Tensor:
     """Return a mask of the k largest |x|; on a GPU, without waiting for it."""
     if device.on_cpu(x):
         return top_k_mask(x.abs(), k)

@@ -96,25 +96,66 @@ def bench_masks(options: MasksBench) -> int:
 def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> list[TimedTask]:
     bare.restart()  # fused SGD refuses a group in which only some have momentum
     untrained = SparseModel(copy.deepcopy(bare.model))  # SynFlow refuses weights that are zero
+    net = _in_training(options, bare)
+    return [
+        *_tasks_of_masks(options, net),
+        *_tasks_of_methods(net, epochs, keep_count(net.numel, options.sparsity)),
+        *_tasks_of_epochs(net, bare, _record(options, folder), folder),
+        _synflow(options, bare, untrained),
+    ]
+
+
+def _in_training(options: MasksBench, bare: BareLoop) -> SparseModel:
+    """Return the network with random masks, factors, momentum and gradients."""
     net = SparseModel(bare.model, Product())
     net.set_masks(random_masks("erk", net.shapes, options.sparsity, seed=0))
     net.attach(bare.optimizer)
     bare.step()  # makes the optimizer's state
     for parameter in bare.model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    k = keep_count(net.numel, options.sparsity)
-    rigl = RigL(Plan(options.sparsity, epochs, 1), RigLOptions())
-    updates = rigl.options.updates
-    masks, full = net.masks, dict.fromkeys(net.layers)
+    return net
+
+
+def _record(options: MasksBench, folder: Path) -> RunFolder:
     record = RunFolder(Run.make(MEASURED_MODELS[options.model].name, "dense"), folder)
     record.path.mkdir(parents=True)
-    flips = FlipTracker(net, 1, record)
-    flips.begin()
+    return record
+
+
+def _tasks_of_masks(options: MasksBench, net: SparseModel) -> list[TimedTask]:
+    s, masks, k = options.sparsity, net.masks, keep_count(net.numel, options.sparsity)
+    top_k = f"global top-k of {net.numel:,}"
+    return [
+        TimedTask("ERK: densities of all layers", lambda: layer_counts("erk", net.shapes, s)),
+        TimedTask("random masks (ERK)", lambda: random_masks("erk", net.shapes, s, 0)),
+        TimedTask(top_k, lambda: global_top_k_masks(net.magnitudes(), k), 1.0),
+        TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
+    ]
+
+
+def _tasks_of_methods(net: SparseModel, epochs: int, k: int) -> list[TimedTask]:
+    rigl = RigL(Plan(1 - k / net.numel, epochs, 1), RigLOptions())
+    updates, full = rigl.options.updates, dict.fromkeys(net.layers)
 
     def to_dense_and_back() -> None:
         net.set_masks(full)
         net.clear_state()
         net.set_masks(global_top_k_masks(net.magnitudes(), k))
+
+    name = f"RigL update, {updates} in {epochs} epochs"
+    return [
+        TimedTask(name, lambda: rigl.update(net, 0), updates / epochs),
+        TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
+        TimedTask("Sign-In: rescaling", net.rescale, 1.0),
+    ]
+
+
+def _tasks_of_epochs(
+    net: SparseModel, bare: BareLoop, record: RunFolder, folder: Path
+) -> list[TimedTask]:
+    """Return what a run counts, checks and writes."""
+    flips = FlipTracker(net, 1, record)
+    flips.begin()
 
     def snapshot() -> None:
         record.save_snapshot(1, Checkpoint(bare.model.state_dict(), net.masks))
@@ -123,41 +164,26 @@ def _tasks(options: MasksBench, bare: BareLoop, epochs: int, folder: Path) -> li
         states = {"model": bare.model.state_dict(), "optimizer": bare.optimizer.state_dict()}
         return {**states, "net": net.state_dict()}
 
+    def plain() -> None:
+        torch.save(held(), folder / "plain.pt")
+
     def finite() -> bool:
         return all(map(is_finite, bare.model.parameters()))
 
-    shape = bare.x[:1].shape
-    ones = torch.ones(shape, device=bare.device, dtype=torch.float64)
-    density = 1 - options.sparsity
     return [
-        TimedTask(
-            "ERK: densities of all layers",
-            lambda: layer_counts("erk", net.shapes, options.sparsity),
-        ),
-        TimedTask(
-            "random masks (ERK)", lambda: random_masks("erk", net.shapes, options.sparsity, 0)
-        ),
-        TimedTask(
-            f"global top-k of {net.numel:,}", lambda: global_top_k_masks(net.magnitudes(), k), 1.0
-        ),
-        TimedTask("one change of all masks", lambda: net.set_masks(masks), 1.0),
-        TimedTask(
-            f"RigL update, {updates} in {epochs} epochs",
-            lambda: rigl.update(net, 0),
-            updates / epochs,
-        ),
-        TimedTask("AC/DC: to dense and back, every 10 epochs", to_dense_and_back, 0.1),
-        TimedTask("Sign-In: rescaling", net.rescale, 1.0),
         TimedTask("sign flips of an epoch", lambda: flips.count(1), 1.0),
         TimedTask("snapshot", snapshot, 0.1),
         TimedTask("state to resume from", lambda: record.save_state(held()), 1.0),
-        TimedTask(
-            "state by torch.save alone", lambda: torch.save(held(), folder / "plain.pt"), 1.0
-        ),
+        TimedTask("state by torch.save alone", plain, 1.0),
         TimedTask("check that all weights are finite", finite, 1.0),
-        TimedTask(
-            f"SynFlow, {options.iterations} iterations in float64",
-            lambda: synflow_masks(untrained, ones, density, options.iterations),
-            repeats=1,
-        ),
     ]
+
+
+def _synflow(options: MasksBench, bare: BareLoop, net: SparseModel) -> TimedTask:
+    ones = torch.ones(bare.x[:1].shape, device=bare.device, dtype=torch.float64)
+    density, iterations = 1 - options.sparsity, options.iterations
+
+    def prune() -> None:
+        synflow_masks(net, ones, density, iterations)
+
+    return TimedTask(f"SynFlow, {iterations} iterations in float64", prune, repeats=1)

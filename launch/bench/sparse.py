@@ -25,7 +25,7 @@ from launch.config.fields import check_positive
 from launch.runs.files import write_csv
 from launch.sparse_inference.choice import (
     DENSE,
-    Choice,
+    LayerFormat,
     check_outputs,
     choose_formats,
     with_formats,
@@ -114,7 +114,7 @@ def _bfloat16(x: Tensor) -> Tensor:
     return x.bfloat16() if x.is_floating_point() else x
 
 
-def _variants(dense: nn.Module, choices: list[Choice], is_image: bool) -> dict[str, nn.Module]:
+def _variants(dense: nn.Module, choices: list[LayerFormat], is_image: bool) -> dict[str, nn.Module]:
     models = {DENSE: dense}
     layout = torch.channels_last if is_image else torch.preserve_format
     if is_image:
@@ -147,7 +147,7 @@ def _costs(times: Times, batch: int, held: int) -> Row:
     }
 
 
-def _layer_rows(choice: Choice, batch: int) -> Iterator[Row]:
+def _layer_rows(choice: LayerFormat, batch: int) -> Iterator[Row]:
     """Yield one row per format that was measured, or one with the reason why none was."""
     facts = {
         "layer": choice.name,

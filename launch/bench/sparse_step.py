@@ -22,6 +22,7 @@ from baselines.errors import UserError, require
 from baselines.tools.masks import random_mask
 from launch.config.fields import check_positive
 from launch.runs.files import write_csv
+from launch.sparse_inference.choice import relative_difference
 from launch.sparse_inference.formats import Gather, no_beta_warnings
 from launch.sparse_inference.layers import SparseLinear
 from launch.sparse_inference.rounds import measure, threads_set
@@ -168,6 +169,6 @@ def _check(dense: dict[str, Work], sparse: dict[str, Work], mask: Tensor) -> Non
     for part in PARTS:
         expected, found = dense[part](), sparse[part]()
         expected = expected[mask] if part == PARTS[-1] else expected
-        worst = float((found - expected).abs().max() / expected.abs().max())
+        worst = relative_difference(found, expected)
         if not worst <= TOLERANCE:
             raise UserError(f"sparse and dense {part} differ by {worst:.2g} of the largest one.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,13 +48,14 @@ def choose(
     if not choice.prefix and not choice.ours:
         return chosen, ""
     note = f"{path}: reads {choice.prefix}*" + (f" as {choice.ours}*" if choice.ours else "")
+    note += ", the shortest key of equal ones" if choice.is_shortest else ""
     if choice.others:
         shown = [other.rstrip(".") or "the file itself" for other in choice.others[:_MOST_SHOWN]]
         note += f"; --key chooses another one: {', '.join(shown)}"
     return chosen, note
 
 
-class Choice(NamedTuple):
+class Taken(NamedTuple):
     """What is taken of a file.
 
     Attributes:
@@ -63,12 +63,14 @@ class Choice(NamedTuple):
         prefix: what the names of the network begin with.
         ours: what takes its place.
         others: prefixes of which the same could have been taken.
+        is_shortest: others are as good, and have keys that are not shorter.
     """
 
     entry: Entry
     prefix: str
     ours: str
     others: list[str]
+    is_shortest: bool
 
 
 def _under(entries: Sequence[Entry], key: str, path: object) -> list[Entry]:
@@ -84,14 +86,25 @@ def _under(entries: Sequence[Entry], key: str, path: object) -> list[Entry]:
 
 def _parts(entry: Entry, key: str, anywhere: bool) -> list[Entry]:
     """Return the entry if it is within a key, else one for each prefix that ends in the key."""
-    start = f"{entry.key}." if entry.key else ""
+    start = _dotted(entry.key)
     if _end(start, key, anywhere):
         return [entry]
-    names = [start + name for name in (*entry.weights, *entry.masks)]
-    ends = ((name, _end(name, key, anywhere)) for name in names)
-    prefixes = dict.fromkeys(name[:end] for name, end in ends if end)
-    inner = (renamed(entry, prefix.removeprefix(start), "") for prefix in prefixes)
-    return [replace(e, key=p[:-1]) for e, p in zip(inner, prefixes, strict=True)]
+    found: dict[str, dict[str, str]] = {}
+    for own in (*entry.weights, *entry.masks):
+        name = start + own
+        if end := _end(name, key, anywhere):
+            found.setdefault(name[:end], {})[own] = name[end:]
+    return [_part(entry, prefix[:-1], names) for prefix, names in found.items()]
+
+
+def _part(entry: Entry, key: str, names: Mapping[str, str]) -> Entry:
+    """Return the tensors with some names, under those that they are mapped to."""
+
+    def named(tensors: Named) -> dict[str, Tensor]:
+        return {new: tensors[own] for own, new in names.items() if own in tensors}
+
+    pruned = frozenset(new for own, new in names.items() if own in entry.pruned)
+    return Entry(key, named(entry.weights), named(entry.masks), pruned)
 
 
 def _end(name: str, key: str, anywhere: bool) -> int:
@@ -103,7 +116,7 @@ def _end(name: str, key: str, anywhere: bool) -> int:
 # ---- without a model
 
 
-def _usual(entries: Sequence[Entry]) -> Choice:
+def _usual(entries: Sequence[Entry]) -> Taken:
     """Choose the entry that trainers usually write, without the prefixes of wrappers."""
     best = min(entries, key=_rank)
     prefix, names = "", [*best.weights, *best.masks]
@@ -111,8 +124,15 @@ def _usual(entries: Sequence[Entry]) -> Choice:
         if all(name.startswith(prefix + wrapper) for name in names):
             prefix += wrapper
     shapes = _shapes(best)
-    others = [e.key for e in entries if e is not best and _shapes(e) == shapes]
-    return Choice(all_of([best]), f"{best.key}." * bool(best.key) + prefix, "", others)
+    rest = [entry for entry in entries if entry is not best]
+    equal = [entry.key for entry in rest if _rank(entry)[:-1] == _rank(best)[:-1]]
+    alike = [entry.key for entry in rest if _shapes(entry) == shapes]
+    others = list(dict.fromkeys(equal + alike))
+    return Taken(all_of([best]), _dotted(best.key) + prefix, "", others, bool(equal))
+
+
+def _dotted(key: str) -> str:
+    return f"{key}." if key else ""
 
 
 def _rank(entry: Entry) -> tuple[bool, bool, int, int, int]:
@@ -136,7 +156,7 @@ def _shapes(entry: Entry) -> list[tuple[int, ...]]:
 # ---- with a model
 
 
-def _fitting(entries: Sequence[Entry], like: Named) -> Choice | None:
+def _fitting(entries: Sequence[Entry], like: Named) -> Taken | None:
     """Choose the prefixes with the most counterparts; None if there are none."""
     named = all_of(entries)
     found: dict[tuple[str, str], tuple[int, int]] = {}
@@ -152,7 +172,9 @@ def _fitting(entries: Sequence[Entry], like: Named) -> Choice | None:
     # ("a.net.", "net.") is ("a.", ""): the same tensors
     same = dict.fromkeys(theirs.removesuffix(own) for theirs, own in equal)
     del same[prefix.removesuffix(ours)]
-    return Choice(named, prefix, ours, list(same))
+    equals = [pair for pair in equal if pair[0].removesuffix(pair[1]) in same]
+    is_shortest = any(_rank_of_pair(pair)[:-1] == _rank_of_pair(equal[0])[:-1] for pair in equals)
+    return Taken(named, prefix, ours, list(same), is_shortest)
 
 
 def _rank_of_pair(pair: tuple[str, str]) -> tuple[bool, bool, int, int, int]:

@@ -26,7 +26,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerFormat:
     """The format of one layer.
 
     Attributes:
@@ -59,7 +59,7 @@ def choose_formats(
     rounds: int,
     exported: bool = False,
     measure: Measure = measure,
-) -> list[Choice]:
+) -> list[LayerFormat]:
     """Return a choice for each module with the weight of a linear map, on inputs like x.
 
     Args:
@@ -84,9 +84,9 @@ def _choice(
     rounds: int,
     exported: bool,
     measure: Measure,
-) -> Choice:
+) -> LayerFormat:
     density = float((weight != 0).double().mean())
-    kept = Choice(path, type(layer).__name__, tuple(weight.shape), density)
+    kept = LayerFormat(path, type(layer).__name__, tuple(weight.shape), density)
     reason = why_dense(layer, is_called=x is not None)
     if reason or x is None:
         return replace(kept, reason=reason)
@@ -104,7 +104,9 @@ def _choice(
 
 
 @torch.no_grad()
-def with_formats(model: nn.Module, choices: Sequence[Choice], exported: bool = False) -> nn.Module:
+def with_formats(
+    model: nn.Module, choices: Sequence[LayerFormat], exported: bool = False
+) -> nn.Module:
     """Return a copy of a model with the chosen layers in their sparse formats.
 
     Parameters that are not replaced are shared with the model.
@@ -139,14 +141,22 @@ def check_outputs(dense: nn.Module, sparse: nn.Module, x: Tensor) -> float:
         found = sparse(x)
     except Exception as error:  # models raise exceptions of many types
         raise UserError(f"the network does not run with sparse layers: {error}") from error
-    scale = float(expected.abs().max())
-    worst = float((found - expected).abs().max()) / (scale or 1.0)
+    worst = relative_difference(found, expected)
     if not worst <= allowed:
         raise UserError(
             f"sparse and dense outputs differ by {worst:.2g} of the largest one; {allowed:g} is "
             "allowed."
         )
     return worst
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value.
+
+    It is the difference itself if all expected values are zero.
+    """
+    scale = float(expected.abs().max())
+    return float((found - expected).abs().max()) / (scale or 1.0)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:

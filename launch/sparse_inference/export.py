@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
-from launch.sparse_inference.choice import Choice, check_outputs, choose_formats, with_formats
+from launch.sparse_inference.choice import LayerFormat, check_outputs, choose_formats, with_formats
 from launch.sparse_inference.rounds import Measure, measure
 
 ROUNDS = 30
-Chooser = Callable[[nn.Module, Tensor], list[Choice]]
+Chooser = Callable[[nn.Module, Tensor], list[LayerFormat]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SparseNetwork:
     dense: nn.Module
     x: Tensor
     program: torch.export.ExportedProgram
-    choices: Sequence[Choice]
+    choices: Sequence[LayerFormat]
     time: float
 
     @property
@@ -50,7 +50,7 @@ class SparseNetwork:
             check_outputs(self.dense, torch.export.load(stream).module(), self.x)
 
 
-def choose_exported(model: nn.Module, x: Tensor) -> list[Choice]:
+def choose_exported(model: nn.Module, x: Tensor) -> list[LayerFormat]:
     """Return a choice of formats that torch.export can record, by measurement."""
     return choose_formats(model, x, ROUNDS, exported=True)
 
