@@ -21,6 +21,18 @@ from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
+# columns of what was chosen for a run, besides settings and options
+_CHOICES = (
+    "recipe",
+    "method",
+    "label",
+    "sparsity",
+    "sign_in",
+    "ham",
+    "seed",
+    "exclude",
+    "keep_epochs",
+)
 # prefixes of columns that may be left out
 _PREFIXES = ("settings.", "settings.sign_in.", "settings.ham.", "options.", "result.")
 KEPT_BYTES = 256 * 2**20  # of rows that are kept in a block of `rows_kept`
@@ -133,13 +145,19 @@ def find_column(runs: pd.DataFrame, field: str) -> str:
 
 
 def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
-    """Return the error for an unknown field, with the nearest and all known ones."""
-    known = {"method"}
-    for column in runs.columns.difference(["label"]):
-        prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
-        known.add(column.removeprefix(prefix))
-    near = str(unknown("field", field, known)).partition(" Known: ")[0]
-    return UserError(f"{near} Fields: {', '.join(sorted(known))}.")
+    """Return the error for an unknown field, with the nearest and those in which runs differ."""
+    known = {column: _short(column) for column in map(str, runs.columns)}
+    near = str(unknown("field", field, known.values())).partition(" Known: ")[0]
+    choices = [c for c in known if c in _CHOICES or c.startswith(("settings.", "options."))]
+    differing = [known[c] for c in choices if runs[c].astype(str).nunique() > 1]
+    found = f" The runs differ in: {', '.join(differing)}." if differing else ""
+    return UserError(f"{near}{found} config.json and result.json in their folders have all.")
+
+
+def _short(column: str) -> str:
+    """Return the name of a column's field as conditions have it."""
+    prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
+    return {"label": "method"}.get(column, column.removeprefix(prefix))
 
 
 def _row(folder: Path) -> dict[str, Any]:

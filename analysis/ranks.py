@@ -57,7 +57,11 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
     wide = wide.loc[:, present >= present.max() / 2]
     complete = wide.dropna()
     if min(complete.shape) < 2:
-        raise UserError("ranks need two methods or more, run at two recipes or sparsities or more.")
+        raise UserError(
+            f"ranks need two methods or more at the same two recipes or sparsities or more; there "
+            f"are {len(wide)} at {wide.shape[1]}. Run a grid at another one: signbench grid NAME "
+            "--sparsity S, or --recipe."
+        )
     ranks = complete.rank(ascending=False)
     runs = numbers.groupby(methods, dropna=False)["runs"].sum().reindex(complete.index)
     table = pd.DataFrame(

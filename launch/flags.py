@@ -11,6 +11,22 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+# what tyro says, and how it is told
+_TOLD = (
+    (r"^Error parsing [\w.]+: ", ""),
+    (r"^Error parsing (--\S+): invalid literal for int.*: ", r"\1 takes a whole number, not "),
+    (r"^Error parsing (--\S+): could not convert string to float: ", r"\1 takes a number, not "),
+    (
+        r"^Error parsing (--\S+): no type matching .*INT.* from \[(.*)\]",
+        r"\1 takes whole numbers, not \2",
+    ),
+    (
+        r"^Error parsing (--\S+): no type matching .*FLOAT.* from \[(.*)\]",
+        r"\1 takes numbers, not \2",
+    ),
+    (r"^Error parsing (--\S+): no type matching .* from \[(.*)\]", r"\1 does not take \2"),
+)
+
 
 def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -> T:
     """Return a dataclass from flags, one for each of its fields and of nested dataclasses.
@@ -39,7 +55,8 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{_one_line(errors.getvalue())} See {prog} --help.") from None
+        shown = re.sub(r"( [A-Z…]+)+$", "", prog)  # without the names that come before options
+        raise UserError(f"{_one_line(errors.getvalue())} See {shown} --help.") from None
 
 
 def _one_line(box: str) -> str:
@@ -53,10 +70,20 @@ def _one_line(box: str) -> str:
             parts[-1].append(text)
         rule = set(text) <= set("─╰╯├┤-+")
     parts = parts or [[" ".join(box.split())]]
-    message = " ".join(parts[0]).removeprefix("Error parsing run: ").rstrip(".") + "."
+    message = _plain(" ".join(parts[0])).rstrip(".") + "."
     guess = parts[1] if len(parts) > 1 else []
     if guess and guess[0].startswith("Perhaps you meant"):
         message += f" {guess[0]} {guess[1]}."
+    return message
+
+
+def _plain(message: str) -> str:
+    """Return a message without names of classes and functions."""
+    if message.startswith("Missing from "):
+        flags = re.findall(r"(--[\w-]+) [A-Z{\[]", message)
+        return f"{' and '.join(flags)} must be given"
+    for of_python, told in _TOLD:
+        message = re.sub(of_python, told, message)
     return message
 
 

@@ -87,7 +87,10 @@ def test_conditions(conditions, rows):
         ("=rigl", "--where takes FIELD=VALUE"),
         ("epochs>many", "--where epochs>many: > takes one number"),
         ("epochs>1,2", "takes one number"),
-        ("epoch=5", r"unknown field 'epoch', did you mean epochs\? Fields: accuracy, .*sparsity"),
+        (
+            "epoch=5",
+            r"unknown field 'epoch', did you mean epochs\? The runs differ in: .*sparsity",
+        ),
     ],
 )
 def test_mistakes_say_what_is_allowed(condition, message):

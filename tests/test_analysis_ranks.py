@@ -84,5 +84,5 @@ def test_the_table_of_ranks(tmp_path):
     assert sheet.bold["average rank"].tolist() == [True] + [False] * 5
     assert "Friedman" in sheet.notes[1] and "critical difference" in sheet.notes[1]
     assert "no test" in make_table("ranks", runs[runs["sparsity"] < 0.95]).sheets[0].notes[1]
-    with pytest.raises(UserError, match="two recipes or sparsities"):
+    with pytest.raises(UserError, match="are 6 at 1. Run .*: signbench grid NAME"):
         make_table("ranks", runs[runs["sparsity"] == 0.9])

@@ -17,6 +17,7 @@ from analysis.frame import load_runs
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
 from analysis.tables import make_table, render
+from analysis.tables.comparison import gain_text
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
 from analysis.tables.paper.layouts import at_budget
@@ -97,6 +98,19 @@ def test_gain_is_over_runs_of_the_same_seed(folders):
     assert table["gain"].notna().sum() == 1
     only_plain = [f for f in folders if "True" not in f.name]
     assert aggregate(load_runs(only_plain))["gain"].isna().all()
+
+
+def test_a_gain_that_rounds_to_zero_has_no_minus():
+    row = {"gain": -0.004, "gain_low": -0.5, "gain_high": 0.0}
+    assert gain_text(row) == "+0.00 [-0.50, +0.00]"
+    assert gain_text({**row, "gain_low": float("nan")}) == "+0.00"
+    assert gain_text({**row, "gain": -0.006}) == "-0.01 [-0.50, +0.00]"
+
+
+def test_seeds_are_no_rows_or_columns(folders):
+    for fields in ({"rows": ["method", "seed"]}, {"columns": ["sparsity", "seed"]}):
+        with pytest.raises(UserError, match="means are over seeds"):
+            make_table("compare", load_runs(folders), **fields)
 
 
 def test_text_marks_the_best(folders):

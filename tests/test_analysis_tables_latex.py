@@ -76,8 +76,9 @@ def test_constant_columns_become_a_note():
     one = leave_out_constants(Sheet("t", cells[:1], bold[:1], labels=3))
     assert len(one.cells.columns) == 5  # a single row remains as it is
     alike = cells.assign(method="a")
-    assert "method" not in leave_out_constants(Sheet("t", alike, bold, labels=3)).cells
-    assert leave_out_constants(Sheet("t", alike, bold, labels=3)).labels == 1
+    for rules in (["", ""], ["", "Sign-In"]):  # rows keep a name
+        sheet = leave_out_constants(Sheet("t", alike.assign(**{"": rules}), bold, labels=3))
+        assert sheet.cells.columns[0] == "method" and sheet.labels == len(set(rules))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import pytest
 
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
+from baselines.methods.dynamic import DynamicOptions
 from baselines.methods.gmp import Gmp, GmpOptions
 from baselines.methods.lrr_wr_imp import LevelOptions, Lrr, WrOptions
-from baselines.methods.set_rigl import DynamicOptions, RigL, RigLOptions
+from baselines.methods.set_rigl import RigL, RigLOptions
 from baselines.methods.snip import SampleOptions
 from baselines.methods.synflow import SynFlowOptions
 from baselines.registry import methods

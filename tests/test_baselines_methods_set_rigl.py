@@ -12,7 +12,7 @@ from torch import nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import Plan
-from baselines.methods.set_rigl import DynamicOptions, RigL, RigLOptions, Set
+from baselines.methods.set_rigl import RigL, RigLOptions, Set, SetOptions
 
 
 def test_rigl_keeps_what_is_regrown_and_clears_what_is_new():
@@ -60,7 +60,7 @@ def test_dynamic_masks_keep_their_counts_and_stop_changing(method, storage):
 def test_rigl_replaces_the_step_and_set_does_not():
     plan = Plan(0.8, 100, 100)
     for method, options, replaced in (
-        (Set, DynamicOptions(update_every=5), False),
+        (Set, SetOptions(update_every=5), False),
         (RigL, RigLOptions(update_every=5), True),
         (RigL, RigLOptions(update_every=5, keep_step=True), False),
     ):
@@ -73,3 +73,21 @@ def test_rigl_replaces_the_step_and_set_does_not():
         loss_of(model(x), y).backward()
         assert not chosen.after_backward(net, 4)
         assert chosen.after_backward(net, 5) is replaced
+
+
+def test_the_drop_fraction_of_set_is_constant_without_annealing():
+    plan = Plan(0.8, 100, 100)
+    annealed, constant = (Set(plan, SetOptions(anneal=on)) for on in (True, False))
+    assert [round(annealed.drop_fraction(s), 3) for s in (0, 25, 50)] == [0.3, 0.225, 0.075]
+    assert [constant.drop_fraction(s) for s in (0, 25, 50)] == [0.3] * 3
+
+    def replaced(method: Set, step: int) -> int:
+        layer = nn.Linear(40, 25, bias=False)
+        net = SparseModel(layer)
+        method.prepare(net, [])
+        before = net.masks["weight"].clone()
+        method.update(net, step)
+        return int((before & ~net.masks["weight"]).sum())
+
+    # of 200 weights 7.5 % and 30 %, without those that are dropped and grown
+    assert 12 <= replaced(annealed, 50) <= 15 and 50 <= replaced(constant, 50) <= 60

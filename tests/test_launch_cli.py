@@ -57,6 +57,14 @@ def test_flags_become_a_run():
     assert machine.workers == 7
 
 
+def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
+    flags = ["run", "--method", "random", "--epochs", "1", "--runs", str(tmp_path), "--dry-run"]
+    assert main(flags) == 0 and capsys.readouterr().out.endswith(", 1 epochs\n")
+    assert main(flags[:-1]) == 0
+    capsys.readouterr()
+    assert main(flags) == 0 and "has finished: nothing to train" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("module", [[], ["-m", "launch"]])
 def test_one_run_from_the_shell(tmp_path, module):
     script = str(Path(sys.executable).with_name("signbench"))
@@ -75,7 +83,7 @@ def test_one_run_from_the_shell(tmp_path, module):
     "flags, message",
     [
         ("--sparsity 1.2 --method random", "sparsity must be in [0, 1), not 1.2"),
-        ("--sparsity lots", "could not convert string to float"),
+        ("--sparsity lots", "--sparsity takes a number, not 'lots'"),
         ("--method randm", "unknown method 'randm', did you mean random"),
         ("--recipe digts", "unknown recipe 'digts', did you mean digits?"),
         ("--model resnet51", "unknown model 'resnet51', did you mean"),
@@ -114,7 +122,7 @@ def test_a_gpu_that_is_not_there_is_named(capsys, tmp_path):
         (["methods", "--sparsity", "2"], "sparsity must be in [0, 1)"),
         (["grid", "quik"], "did you mean quick?"),
         (["grid", "quick", "--recipe", "x"], "unknown recipe 'x'"),
-        (["grid", "quick", "--seeds", "a"], "Error parsing --seeds"),
+        (["grid", "quick", "--seeds", "a"], "--seeds takes whole numbers, not 'a'"),
     ],
 )
 def test_other_commands_name_mistakes_too(capsys, args, message):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from baselines.errors import UserError
+from launch.commands.barrier import BarrierCommand
 from launch.commands.grid import GridCommand
 from launch.commands.run import RunCommand, parse_run
 from launch.commands.sharpness import SharpnessCommand
 from launch.commands.table import TableCommand
+from launch.commands.transplant import TransplantCommand
 from launch.config.run import Run
 from launch.flags import list_flags, parse, values
 
@@ -61,3 +64,19 @@ def test_values_of_a_flag_before_the_others_are_known():
 def test_the_last_method_gives_the_defaults():
     run = parse_run(["--method", "dense", "--method", "rigl", "--drop-fraction", "0.2"]).run
     assert run.method == "rigl" and run.options.drop_fraction == 0.2
+
+
+@pytest.mark.parametrize(
+    "kind, args, message",
+    [
+        (TransplantCommand, [], "--mask and --output must be given. See signbench x --help."),
+        (BarrierCommand, ["--points", "2"], "points must be at least 3, not 2. See"),
+        (BarrierCommand, ["--points", "a"], "--points takes a whole number, not 'a'. See"),
+        (RunCommand, ["--lr", "a"], "--lr takes a number, not 'a'. See"),
+    ],
+)
+def test_messages_have_no_names_of_classes_or_functions(kind, args, message):
+    default = RunCommand(Run.defaults("digits", "rigl")) if kind is RunCommand else None
+    with pytest.raises(UserError) as error:
+        parse(kind, args, "signbench x NAME", default)
+    assert str(error.value).startswith(message)

@@ -19,7 +19,7 @@ from analysis.tables.latex import preamble, to_latex
 from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
 from analysis.tables.ranks import ranks_sheet
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
-from baselines.errors import unknown
+from baselines.errors import require, unknown
 
 __all__ = [
     "COMPARISON",
@@ -114,6 +114,7 @@ def make_table(
     choice = choose_by_validation(of_protocol(runs, protocol), select)
     runs = choice.runs
     if name in (COMPARISON, RANKS):
+        require("seed" not in (*rows, *columns), "seed is no row or column: means are over seeds.")
         rows, columns = comparison_fields(runs, rows, columns, choice.columns)
         numbers = aggregate(runs, rows, columns, choice.columns)
         if name == RANKS:

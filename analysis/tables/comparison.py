@@ -138,11 +138,16 @@ def gain_text(row: dict[Any, Any]) -> str:
     if pd.isna(row["gain"]):
         return ""
     if pd.isna(row["gain_low"]):
-        return f"{row['gain']:+.2f}"
+        return signed(row["gain"])
     ends = row["gain_low"], row["gain_high"]
     digits = 2 if ends[1] - ends[0] > 0.02 else 4  # never [-0.50, -0.50]
-    low, high = (f"{end:+.{digits}f}" for end in ends)
-    return f"{row['gain']:+.2f} [{low}, {high}]"
+    low, high = (signed(end, digits) for end in ends)
+    return f"{signed(row['gain'])} [{low}, {high}]"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign; what rounds to zero is "+0.00"."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def cost_text(row: dict[Any, Any]) -> str:

@@ -37,7 +37,7 @@ class Sheet:
 def leave_out_constants(sheet: Sheet) -> Sheet:
     """Return the sheet without the columns in which all rows are equal; a note has their values.
 
-    Columns with bold cells remain, and the last one that names the row.
+    Columns with bold cells remain, and the last named one of those that name the row.
     """
     cells, bold = sheet.cells, sheet.bold
     constant = [
@@ -45,8 +45,9 @@ def leave_out_constants(sheet: Sheet) -> Sheet:
         for name in cells.columns
         if len(cells) > 1 and cells[name].nunique() == 1 and not bold[name].any()
     ]
-    if len(cells.columns[: sheet.labels].difference(constant)) == 0:
-        constant = [name for name in constant if name != cells.columns[sheet.labels - 1]]
+    names = [name for name in cells.columns[: sheet.labels] if name]
+    if names and set(names) <= set(constant):
+        constant.remove(names[-1])
     told = [f"{name} {cells[name].iloc[0]}" for name in constant if name and cells[name].iloc[0]]
     return replace(
         sheet,

@@ -40,8 +40,9 @@ def local_links(shape: tuple[int, int], count: int, r: float, generator: torch.G
 
     Each node of the smaller side has at least one link, if there are enough, and all others are
     given to its nodes at random. Nodes of the larger side lie on a ring, on which each of the
-    smaller has its place. It is linked to those at distance d with a probability ∝ (1 + d)^−α,
-    where α = (1 − r)/r.
+    smaller has its place, ⌊large / small⌋ after the last one's, as in the official code: if the
+    sizes do not divide, the rest of the ring has none. It is linked to those at distance d with a
+    probability ∝ (1 + d)^−α, where α = (1 − r)/r.
 
     Args:
         shape: outputs and inputs.

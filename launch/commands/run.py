@@ -33,7 +33,7 @@ def command(args: list[str]) -> int:
     """Train a run, or submit it. Return the exit code."""
     given = parse_run(args)
     if given.dry_run:
-        print(f"folder: {given.machine.runs / given.run.name}, {given.run.epochs} epochs")
+        print(f"folder: {given.machine.runs / given.run.name}, {_work(given.run, given.machine)}")
         if given.executor == "slurm":
             print_scripts([given.run], given.machine, given.cluster)
         return 0
@@ -43,6 +43,14 @@ def command(args: list[str]) -> int:
         check_runs([given.run], given.machine, elsewhere=True)
         return submit_runs([given.run], given.machine, given.cluster)
     return train(given.run, given.machine)
+
+
+def _work(run: Run, machine: Machine) -> str:
+    """Return what is to be trained."""
+    from launch.runs.folder import RunFolder
+
+    done = RunFolder(run, machine.runs).result is not None
+    return "has finished: nothing to train" if done else f"{run.epochs} epochs"
 
 
 def parse_run(args: list[str]) -> RunCommand:

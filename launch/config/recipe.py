@@ -21,10 +21,10 @@ class Recipe:
     """What all methods of one comparison share. The defaults are those of the digits recipe."""
 
     data: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/
-    (or val/)."""
+    """digits, fashion-mnist, cifar10, cifar100, a folder with train/<class>/ and test/<class>/
+    (or val/), a file of arrays (.npz, .pt, .safetensors), package.module:name, or hf:NAME."""
     model: str = "digits-cnn"
-    """One of the suite's models, or any timm model by name."""
+    """One of the suite's models, any timm model by name, or package.module:factory."""
     image_size: int = 8
     """Height and width of the images in pixels. Up to 64 pixels, the set is held on the device."""
     crop_padding: int = 0

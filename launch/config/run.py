@@ -34,7 +34,9 @@ class Run:
     """One run. Equal runs share a folder; runs that differ in any field have different folders."""
 
     recipe: str
+    """A name of `signbench recipes`, or a YAML file."""
     method: str
+    """A name of `signbench methods`, or package.module:Class."""
     options: Options
     settings: Recipe
     sparsity: float = 0.9

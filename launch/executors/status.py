@@ -24,6 +24,7 @@ from analysis.folder import (
     read_result,
 )
 from baselines.errors import one_line
+from launch.executors.progress import duration
 from launch.executors.queue import list_jobs
 
 STATES = ("running", "waiting", "stopped", "cancelled", "failed", "broken", "finished")
@@ -78,7 +79,7 @@ def _state(
         in_queue: state and reason of its job, if that is in the queue.
     """
     if (result := read_result(folder)) is not None:
-        took = f", {_time(result['seconds'])}" if "seconds" in result else ""
+        took = f", {duration(result['seconds'])}" if "seconds" in result else ""
         return "finished", f"accuracy {result['accuracy']:.2%}{took}"
     if (in_queue and in_queue[0] in ("RUNNING", "COMPLETING")) or _is_locked(folder):
         return "running", _progress(folder)
@@ -100,7 +101,7 @@ def _progress(folder: Path) -> str:
     if not rows:
         return f"epoch 0/{total or '?'}"
     seconds = statistics.median(row["seconds"] for row in rows)
-    left = f", {_time(seconds * (total - len(rows)))} left" if total else ""
+    left = f", {duration(seconds * (total - len(rows)))} left" if total else ""
     return f"epoch {len(rows)}/{total or '?'}, accuracy {rows[-1]['test_accuracy']:.2%}{left}"
 
 
@@ -119,12 +120,6 @@ def _is_locked(folder: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def to_text(found: list[Status]) -> str:

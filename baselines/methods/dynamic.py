@@ -1,0 +1,83 @@
+"""Base of SET, RigL and their variations: drop by magnitude, grow by a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from baselines.engine.layer import Layer
+from baselines.engine.sparse_model import SparseModel
+from baselines.errors import require
+from baselines.fields import changed
+from baselines.method import Method, Options
+from baselines.samples import Samples
+from baselines.tools.masks import drop_and_grow, random_masks
+from baselines.tools.schedules import cosine_fraction, is_update
+
+
+@dataclass(frozen=True)
+class DynamicOptions(Options):
+    density: Literal["erk", "balanced", "uniform", "uniform-dense-first"] = "erk"
+    """How many weights each layer keeps."""
+    updates: int = 250
+    """Number of updates; fewer if they would be less than 25 steps apart."""
+    update_every: int = changed(0, before=100)
+    """ΔT in steps, in place of `updates`; less in a training with less than 10 periods."""
+    drop_fraction: float = 0.3
+    """α: fraction of a layer's weights that the first update replaces."""
+    update_until: float = 0.75
+    """Fraction of the steps after which masks are constant."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "update_every"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must not be negative, not {value}.")
+        fractions = 0 <= self.drop_fraction <= 1 and 0 <= self.update_until <= 1
+        require(fractions, "drop_fraction and update_until must be in [0, 1].")
+
+
+D = TypeVar("D", bound=DynamicOptions)
+
+
+class DynamicMask(Method[D], ABC):
+    """Base of methods that drop by magnitude and grow by a score."""
+
+    family = "dynamic sparse"
+
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
+        net.set_masks(
+            random_masks(self.options.density, net.shapes, self.plan.sparsity, self.plan.seed)
+        )
+
+    @property
+    def end(self) -> float:
+        """Step from which masks are constant."""
+        return self.options.update_until * self.plan.steps
+
+    def is_update(self, step: int) -> bool:
+        """Return whether masks are updated at a step."""
+        return is_update(step, self.end, self.options.updates, self.options.update_every)
+
+    def drop_fraction(self, step: int) -> float:
+        """Return the fraction of weights that an update at a step replaces."""
+        return cosine_fraction(step, self.end, self.options.drop_fraction)
+
+    def update(self, net: SparseModel, step: int) -> None:
+        """Replace the weakest weights of every layer that is not dense."""
+        fraction = self.drop_fraction(step)
+        net.set_masks(
+            {
+                layer.name: drop_and_grow(
+                    layer.weight.detach(), mask, self.growth(layer, step), fraction
+                )
+                for layer in net
+                if (mask := layer.mask) is not None
+            }
+        )
+
+    @abstractmethod
+    def growth(self, layer: Layer, step: int) -> Tensor:
+        """Return non-negative scores of the weight's shape; the largest grow."""
