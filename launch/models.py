@@ -210,7 +210,10 @@ def call_factory(
     """
     known = {"classes": classes, "num_classes": classes, **inputs.facts}
     positions = ("classes", "channels", "image_size")
-    given = call_with_known(factory, known, name, positions, reserved=(*OF_IMAGES, *OF_TOKENS))
+    takes = "; the model mlp takes them" if not (inputs.is_image or inputs.vocabulary) else ""
+    hint = f" The inputs are {inputs}{takes}."
+    reserved = (*OF_IMAGES, *OF_TOKENS)
+    given = call_with_known(factory, known, name, positions, reserved, hint)
     if not isinstance(given, nn.Module):
         raise UserError(f"model {name} is a {type(given).__name__}, not a torch.nn.Module.")
     return given

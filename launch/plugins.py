@@ -61,6 +61,7 @@ def call_with_known(
     name: str,
     fallback: Sequence[str] = (),
     reserved: Sequence[str] = (),
+    hint: str = "",
 ) -> Any:
     """Call a function with those known values that it has parameters for.
 
@@ -69,6 +70,7 @@ def call_with_known(
         name: of the function, for messages.
         fallback: names of the values for a function with as many parameters of other names.
         reserved: names that a parameter of such a function does not have.
+        hint: ends the message if a parameter is not known.
 
     Raises:
         UserError: it is no function, or needs a parameter that is not known.
@@ -88,5 +90,5 @@ def call_with_known(
         return function(*(known[key] for key in fallback))
     raise UserError(
         f"{name} needs {', '.join(missing)}; its parameters can be {', '.join(known)}, and others "
-        "with defaults."
+        f"with defaults.{hint}"
     )

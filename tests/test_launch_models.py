@@ -133,7 +133,7 @@ def test_a_factory_gets_what_it_has_parameters_for(module, name, inputs):
         ("no_module", "is a str, not a torch.nn.Module"),
         ("other_output", r"must return logits of shape \(N, 4\), not .*5"),
         ("failing", "cannot take images of 3 × 6 × 6: by zero"),
-        ("OfTokens", "needs vocabulary, length"),
+        ("OfTokens", "needs vocabulary, length.* The inputs are images of 3 × 6 × 6"),
         ("network", "network is a network; name a function or class"),
         ("nothing", "module package_of_mine.models has no nothing"),
     ],

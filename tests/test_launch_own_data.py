@@ -193,8 +193,9 @@ def test_bytes_are_images_with_augmentation(tmp_path, shape):
             {"x_train": np.zeros((7, 5))},
             r"inputs \(N, …\) and labels \(N,\) are needed",
         ),
-        ({"y_train": np.linspace(0, 1, N)}, "labels must be classes"),
-        ({"y_train": -np.arange(N)}, "labels must be classes"),
+        ({"y_train": np.linspace(0, 1, N)}, "labels must be classes 0, 1, …, not fractions"),
+        ({"y_train": -np.arange(N)}, "labels must be classes 0, 1, …, not negative"),
+        ({"y_train": np.array(["a"] * N)}, "not text; numpy.unique"),
         ({"x_train": np.full((N, 5), np.nan)}, "values that are not finite"),
         ({"x_train": -np.ones((N, 5), int)}, r"inputs must be numbers, or tokens 0, 1"),
         ({"x_train": np.zeros((N, 5), np.uint8)}, "uint8 inputs must be images"),
@@ -206,6 +207,12 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
     arrays = {key: value for key, value in {**splits(), **change}.items() if value is not None}
     write(tmp_path / "set.npz", arrays)
     with pytest.raises(UserError, match=message):
+        load("set.npz")
+
+
+def test_classes_without_training_examples_are_named(tmp_path):
+    write(tmp_path / "set.npz", {**splits(), "y_train": 1 + 7 * (np.arange(N) % 2)})
+    with pytest.warns(UserWarning, match=r"set.npz.*: no training example is of class 0, 2, 3"):
         load("set.npz")
 
 

@@ -7,6 +7,7 @@ other integers   tokens
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,11 @@ def as_arrays(inputs: Any, labels: Any, source: str) -> Arrays:
     if y.dtype.kind == "f" and np.array_equal(y, y.round()):
         y = y.astype(np.int64)
     if y.dtype.kind not in "iub" or y.min() < 0:
-        raise UserError(f"{source}: labels must be classes 0, 1, …, not {y.dtype}.")
+        found = (
+            "text" if y.dtype.kind in "USO" else "negative" if y.dtype.kind == "i" else "fractions"
+        )
+        how = "; numpy.unique(labels, return_inverse=True) numbers them" * (found == "text")
+        raise UserError(f"{source}: labels must be classes 0, 1, …, not {found}{how}.")
     if x.dtype == np.uint8:
         return _images(x, source), y.astype(np.int64)
     if x.dtype.kind == "f":
@@ -69,6 +74,9 @@ def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inpu
             f"{x_test.dtype} of shape {x_test.shape[1:]}."
         )
     classes = int(max(y.max(), y_test.max())) + 1
+    if absent := sorted({*range(classes)} - {*y.tolist()}):
+        shown = f"{', '.join(map(str, absent[:5]))}{', …' * (len(absent) > 5)}"
+        warnings.warn(f"{source}: no training example is of class {shown}.", stacklevel=2)
     if is_images(x):
         return classes, Inputs((x.shape[3], *x.shape[1:3]))
     if x.dtype == np.int64:
