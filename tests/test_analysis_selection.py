@@ -15,11 +15,11 @@ from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 
-def write_sweep(root, validation, sign_in=False, label="random", test=None, **fields):
-    """Write runs of several lr: `validation` has the validation accuracies of the seeds by lr."""
-    for lr, values in validation.items():
+def write_sweep(root, by_lr, sign_in=False, label="random", test=None, **fields):
+    """Write runs of several lr: `by_lr` has the validation accuracies of the seeds."""
+    for lr, values in by_lr.items():
         for seed, value in enumerate(values):
-            accuracy = None if value is None else (test or validation)[lr][seed]
+            accuracy = None if value is None else (test or by_lr)[lr][seed]
             settings = {"lr": lr, "validation": 0.1, **fields}
             folder = root / f"{lr}{label}{sign_in}"
             folder = write_run(folder, label, accuracy, seed, sign_in, settings=settings)
@@ -59,6 +59,15 @@ def test_the_choice_is_by_validation_for_each_row(tmp_path):
     assert "at the chosen lr" in text and "lr (chosen)" in text
     assert "lr was chosen for each row among 0.05, 0.1, 0.2, by the mean validation" in text
     assert "(10% of the training images)" in text
+
+
+def test_fractions_and_accuracies_of_validation_have_columns_of_their_own(tmp_path):
+    for fraction, by_lr in ((0.1, PLAIN), (0.2, SIGN_IN)):
+        write_sweep(tmp_path / str(fraction), by_lr, validation=fraction)
+    runs = load_runs([f for part in sorted(tmp_path.glob("*/*")) for f in list_runs(part)])
+    cells = make_table("compare", runs, select=["lr"]).sheets[-1].cells
+    assert cells["validation"].tolist() == ["0.1", "0.2"]
+    assert cells["validation accuracy"].tolist() == ["91.00", "92.00"]
 
 
 def test_the_papers_tables_and_ranks_can_have_chosen_values(tmp_path):

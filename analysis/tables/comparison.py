@@ -77,7 +77,8 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
     for name in chosen:
         cells[f"{shortened(name)} (chosen)"] = shown(table, name)
     if "validation" in table and table["validation"].notna().any():
-        cells["validation"] = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
+        found = ["" if pd.isna(v) else f"{v:.2f}" for v in table["validation"]]
+        cells["validation accuracy"] = found
     cells["accuracy"] = [mean_text(row) for row in records]
     cells["gain"] = [gain_text(row) for row in records]
     cells["seeds"] = table["runs"].map(str)
