@@ -16,8 +16,10 @@ from analysis import frame
 from analysis.folder import read_rows
 from analysis.names import RULES, name_of
 from analysis.report import render_page
+from analysis.report.page import Part
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
+from baselines.errors import UserError
 from launch.cli import main
 
 pytestmark = pytest.mark.xdist_group("report")  # the tests share their runs
@@ -117,6 +119,13 @@ def test_sparsities_have_their_own_figures(tmp_path):
     # ranking, gains, compare, ranks; and five at each sparsity
     assert len(page.texts["figcaption"]) == 4 + 2 * 5
     assert not any("differ" in text for text in page.texts["p"])
+
+
+def test_what_cannot_be_shown_is_told_once_per_reason():
+    part = Part("Results", notes=["n"])
+    for title, reason in (("Curves", "a"), ("Figure 1", "a"), ("Figure 5", "b")):
+        part.refuse(title, UserError(reason))
+    assert part.told == ["n", "Curves, Figure 1: a", "Figure 5: b"]
 
 
 def test_the_papers_tables_are_shown_for_its_recipes(tmp_path):

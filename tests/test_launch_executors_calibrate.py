@@ -61,7 +61,7 @@ def test_a_jump_is_an_error_that_says_between_what():
 
 def test_the_number_of_trials_is_limited():
     measure, calls = counted(lambda x: 0.1)
-    with pytest.raises(UserError, match="no threshold_decay was found for sparsity 0.9"):
+    with pytest.raises(UserError, match="was found for sparsity 0.9: .* more than 4 --trials"):
         bisect(measure, 0.9, 0.1, within=0.01, most=4)
     assert calls == [0.1, 0.2, 0.4, 0.8]
 

@@ -29,12 +29,23 @@ class Part:
 
     Attributes:
         blocks: pictures, and tables as HTML texts.
-        notes: what cannot be shown or was not measured.
+        notes: what is not shown in a figure, or was not measured.
+        refused: what cannot be shown, by reason.
     """
 
     title: str
     blocks: list[Picture | str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def told(self) -> list[str]:
+        """The notes, and one line for each reason why something cannot be shown."""
+        return self.notes + [f"{', '.join(what)}: {why}" for why, what in self.refused.items()]
+
+    def refuse(self, title: str, reason: UserError) -> None:
+        """Note why something cannot be shown."""
+        self.refused.setdefault(str(reason), []).append(title)
 
     def draw(self, name: str, runs: pd.DataFrame) -> None:
         """Add a figure, or a note why it cannot be drawn."""
@@ -44,7 +55,7 @@ class Part:
             self.notes += notes
         except UserError as error:
             title = f"Figure {name}" if name.isdigit() else name.capitalize()
-            self.notes.append(f"{title}: {error}")
+            self.refuse(title, error)
 
 
 @dataclass
@@ -118,7 +129,7 @@ def _section(recipe: str, runs: pd.DataFrame, missing: Missing | None) -> Sectio
         for name in _OF_ONE_SPARSITY:
             part.draw(name, own)
         parts.append(part)
-    return Section(recipe, _shared_settings(runs), [p for p in parts if p.blocks or p.notes])
+    return Section(recipe, _shared_settings(runs), [p for p in parts if p.blocks or p.told])
 
 
 def _results(runs: pd.DataFrame) -> Part:
@@ -127,7 +138,7 @@ def _results(runs: pd.DataFrame) -> Part:
     try:
         part.blocks.append(to_html(results_sheet(runs)))
     except UserError as error:
-        part.notes.append(f"Table: {error}")
+        part.refuse("Table", error)
     if runs["rule"].nunique() > 1:
         part.draw("gains", runs)
     if len(_by_sparsity(runs)) > 1:
@@ -146,7 +157,7 @@ def _paper_tables(recipe: str, runs: pd.DataFrame, missing: Missing | None) -> P
             try:
                 table = make_table(name, own, protocol=protocol, command=command)
             except UserError as error:
-                part.notes.append(f"Table {name}{suffix}: {error}")
+                part.refuse(f"Table {name}{suffix}", error)
                 continue
             of_paper = recipe in set(paper_values(name)["recipe"])
             if table.numbers["runs"].all() or (of_paper and table.numbers["runs"].any()):

@@ -120,6 +120,7 @@ def bisect(
     low = high = None
     x = start
     below = above = float("nan")
+    hint = f"Give more than {most} --trials; those that have finished are not trained again."
     for _ in range(most):
         found = measure(x)
         if abs(found - wanted) <= within:
@@ -130,10 +131,11 @@ def bisect(
             high, above = x, found
         last, x = x, _between(low, high)
         if x == last or x in (low, high):
+            hint = "Try an --s-init nearer to 0, or a larger --within."
             break
     raise UserError(
         f"no threshold_decay was found for sparsity {wanted:g}: {low} gives {below:.4f}, {high} "
-        f"gives {above:.4f}. Try an --s-init nearer to 0, or a larger --within."
+        f"gives {above:.4f}. {hint}"
     )
 
 
