@@ -67,6 +67,9 @@ def test_links_are_local():
         distances = sorted(min((u - 4 * i) % 16, (4 * i - u) % 16) for u in range(16))
         own = sorted(min((u - 4 * i) % 16, (4 * i - u) % 16) for u in row.nonzero().flatten())
         assert own == distances[: len(own)]
+    # the official code's places, a floor apart: the last units of the ring have none
+    mask = local_links((4, 15), 4, 0.0, generator(1))
+    assert mask.nonzero().tolist() == [[i, 3 * i] for i in range(4)]
     # r = 0.5: one link, at distance d with a probability ∝ 1/(1 + d)
     drawn = sum(local_links((1, 7), 1, 0.5, generator(i)).double()[0] for i in range(4000)) / 4000
     weights = torch.tensor([1, 1 / 2, 1 / 3, 1 / 4, 1 / 4, 1 / 3, 1 / 2], dtype=torch.float64)

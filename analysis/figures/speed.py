@@ -88,7 +88,7 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
     legend = LINE * -(-len(names) // fitting_columns(names, size))
     with in_style():
         drawn = new_figure(size, _PANEL * rows + legend)
-        panels = drawn.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        panels = list(drawn.subplots(rows, columns, sharey=True, squeeze=False).flatten())
         for axes, network in zip(panels, networks, strict=False):
             _draw_panel(axes, speeds[speeds["network"] == network], series, names)
         _name_axes(panels, networks, columns)
