@@ -150,12 +150,24 @@ def _read_sources(
             raise UserError(f"--output {given.output} is a source; write to another file.")
     own = None if fresh is None else fresh.model.state_dict()
     found = {given.mask: _read(given.mask, given, own, report)}
+    if own is not None:
+        _check_shapes(given, found[given.mask], own)
     like = found[given.mask].weights if own is None else own
     for text in sorted(texts - {RANDOM, given.mask}):
         found[text] = _read(text, given, like, report)
     if own is not None:
         found[RANDOM] = Checkpoint(own, masks={})
     return {part: found[given.source(part)] for part in PARTS}
+
+
+def _check_shapes(given: TransplantCommand, source: Checkpoint, own: Named) -> None:
+    """Raise UserError unless the model was made for what the source is of."""
+    for name, tensor in own.items():
+        found = source.weights.get(name, tensor)
+        if found.shape != tensor.shape:
+            shapes = f"{tuple(found.shape)}, not {tuple(tensor.shape)} as in {given.model}"
+            flags = "give the --classes, --channels and --image-size of the source"
+            raise UserError(f"{source.origin}: {name} has shape {shapes}: {flags}.")
 
 
 def _read(
