@@ -149,8 +149,8 @@ def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
     known = {column: _short(column) for column in map(str, runs.columns)}
     near = str(unknown("field", field, known.values())).partition(" Known: ")[0]
     choices = [c for c in known if c in _CHOICES or c.startswith(("settings.", "options."))]
-    differing = [known[c] for c in choices if runs[c].astype(str).nunique() > 1]
-    found = f" The runs differ in: {', '.join(differing)}." if differing else ""
+    differing = dict.fromkeys(known[c] for c in choices if runs[c].astype(str).nunique() > 1)
+    found = f" The runs differ in: {', '.join(sorted(differing))}." if differing else ""
     return UserError(f"{near}{found} config.json and result.json in their folders have all.")
 
 

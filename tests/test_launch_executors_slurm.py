@@ -100,6 +100,18 @@ def test_the_text_of_a_submission(monkeypatch, tmp_path):
     assert text == (Path(__file__).parent / "golden_sbatch.sh").read_text()
 
 
+def test_a_dry_run_prints_the_scripts_and_writes_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = "--recipe digits --methods acdc --seeds 0,1 --epochs 2 --executor slurm --dry-run"
+    assert main(["grid", "table1", *flags.split(), "--partition", "gpu", "--timeout", "90m"]) == 0
+    _, first, second = capsys.readouterr().out.split("# array ")
+    for script in (first, second):
+        assert "#SBATCH --partition=gpu" in script and "#SBATCH --time=90" in script
+    assert first.startswith("1: 2 runs") and "#SBATCH --array=0-1%2" in first
+    assert "dependency" not in first and "dependency=afterany:JOBS_OF_ARRAY_1" in second
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine):
     job = Job(digits(), machine)
     assert job.checkpoint().function == job

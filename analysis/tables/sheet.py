@@ -37,7 +37,7 @@ class Sheet:
 def leave_out_constants(sheet: Sheet) -> Sheet:
     """Return the sheet without the columns in which all rows are equal; a note has their values.
 
-    Columns with bold cells remain, and the last named one of those that name the row.
+    Columns with bold cells remain, and the method or another one that names the row.
     """
     cells, bold = sheet.cells, sheet.bold
     constant = [
@@ -47,7 +47,7 @@ def leave_out_constants(sheet: Sheet) -> Sheet:
     ]
     names = [name for name in cells.columns[: sheet.labels] if name]
     if names and set(names) <= set(constant):
-        constant.remove(names[-1])
+        constant.remove("method" if "method" in names else names[-1])
     told = [f"{name} {cells[name].iloc[0]}" for name in constant if name and cells[name].iloc[0]]
     return replace(
         sheet,

@@ -34,7 +34,8 @@ def sbatch_scripts(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> I
         after = [f"JOBS_OF_ARRAY_{number}"] if number else []
         given = parameters(cluster, folder / "code" / "COPY", after)
         executor = _WithoutCluster(folder / "logs")
-        executor.update_parameters(**_own(executor, given), map_count=len(stage))
+        executor.update_parameters(**_own(executor, given))
+        executor.parameters["map_count"] = len(stage)  # as submitit does for arrays
         text = executor._make_submission_file_text(executor._submitit_command_str, "UID")
         yield f"# array {number + 1}: {len(stage)} runs\n{text.rstrip()}\n"
 
