@@ -20,6 +20,7 @@ from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
+ADDED = {"ham": False, "settings.sign_in.beta_last": 0.0}  # fields that earlier runs do not have
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 # columns of what was chosen for a run, besides settings and options
 _CHOICES = (
@@ -167,7 +168,7 @@ def _row(folder: Path) -> dict[str, Any]:
     if not _is_plain([config["run"]["options"], config["run"]["settings"]]):
         raise BrokenFile("its options or settings are not plain values")
     result, failure = read_result(folder), read_failure(folder)
-    row = {"ham": False, **_flatten(config["run"]), "label": config["label"], "folder": folder}
+    row = {**ADDED, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
     row["new_defaults"] = config.get("new_defaults", {})
     row |= _flatten({"decays": decays_of(config)})

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
-from baselines.engine.storage import Plain, Storage
+from baselines.engine.storage import Names, Plain, Storage
 from baselines.errors import UserError
 from baselines.fields import changed
 from baselines.method import Method, Options
@@ -28,8 +28,12 @@ class SignRule:
     `after_update`.
     """
 
-    def storage(self) -> Storage:
-        """Return what the optimizer steps in place of the weights."""
+    def storage(self, names: Names = ()) -> Storage:
+        """Return what the optimizer steps in place of the weights.
+
+        Args:
+            names: of the prunable weights, in the order of the network.
+        """
         return Plain()
 
     def following(self, weight_decay: float, decoupled: bool) -> SignRule:
@@ -92,6 +96,9 @@ class Factors(SignRule):
 
     beta: float = 1.0
     """Inner scaling β = m² − w² that a split sets."""
+    beta_last: float = 0.0
+    """β of the last prunable layer: layer l = 0, …, L − 1, in the order of the network, has
+    β_l = beta·(beta_last/beta)^(l/(L − 1)). 0: beta in all layers, as in the paper."""
     sign_in_decays: Literal["auto", "product", "factors"] = "auto"
     """What the weight decay of the training acts on, where the next two give no values: the product
     θ (Frobenius decay), or the factors m and w. auto: the factors if the optimizer decouples the
@@ -108,6 +115,8 @@ class Factors(SignRule):
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise UserError(f"beta must be positive, not {self.beta}.")
+        if not self.beta_last >= 0:
+            raise UserError(f"beta_last must not be negative, not {self.beta_last}.")
         for name in ("frobenius_decay", "sign_in_weight_decay"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -125,8 +134,15 @@ class Factors(SignRule):
             self, sign_in_decays="auto", frobenius_decay=product, sign_in_weight_decay=factors
         )
 
-    def storage(self) -> Storage:
-        return Product(self.beta, self._decays[0])
+    def storage(self, names: Names = ()) -> Storage:
+        return Product(self.beta, self._decays[0], self.betas(names))
+
+    def betas(self, names: Names) -> dict[str, float]:
+        """Return β by layer, in equal ratios from `beta` to `beta_last`; empty if all are `beta`."""
+        if not self.beta_last:
+            return {}
+        ratio, intervals = self.beta_last / self.beta, max(1, len(names) - 1)
+        return {name: self.beta * ratio ** (i / intervals) for i, name in enumerate(names)}
 
     def theta_decay(self, weight_decay: float) -> float:
         """Return λ + 2μ, for the decays λ of θ and μ of the factors: θ = m ⊙ w decays with both."""
@@ -167,9 +183,10 @@ class Factors(SignRule):
 def factors_of(method: Method[Options], settings: Factors | None = None) -> Factors:
     """Return the factors of a method that trains them by nature, with its own β if it has one."""
     given = Factors() if settings is None else settings
-    beta = given.beta if method.inner_scaling is None else method.inner_scaling
     own = {spec.name: getattr(given, spec.name) for spec in fields(Factors)}
-    return Factors(**{**own, "beta": beta})
+    if method.inner_scaling is not None:
+        own |= {"beta": method.inner_scaling, "beta_last": 0.0}
+    return Factors(**own)
 
 
 def find_rule(

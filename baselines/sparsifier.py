@@ -59,7 +59,7 @@ class Sparsifier:
         self._begun = self._looked = self._replaced = False
         self._knows_schedule, self._masks_seen = False, 0
         self._before_update: Any = None
-        net.storage = self.rule.storage()
+        net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
 
     # ---- start and end

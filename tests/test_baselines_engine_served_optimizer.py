@@ -239,11 +239,11 @@ class Interrupted(Product):
 
     calls = 0
 
-    def split(self, thetas):
+    def split(self, thetas, names=()):
         Interrupted.calls += 1
         if Interrupted.calls == 3:
             raise KeyboardInterrupt
-        return super().split(thetas)
+        return super().split(thetas, names)
 
 
 def test_an_attach_that_is_interrupted_leaves_nothing_behind():

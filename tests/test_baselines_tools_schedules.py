@@ -45,6 +45,9 @@ def test_cubic_sparsity_worked():
     assert cubic_sparsity(0, 10, 0.9) == 0
     assert cubic_sparsity(5, 10, 0.9) == pytest.approx(0.7875)
     assert cubic_sparsity(10, 10, 0.9) == 0.9
+    # 0.5 + 0.4·(1 − (1 − i/4)³): the cubes are 1, 27/64, 1/8, 1/64 and 0
+    found = [cubic_sparsity(i, 4, 0.9, 0.5) for i in range(5)]
+    assert found == pytest.approx([0.5, 0.73125, 0.85, 0.89375, 0.9])
 
 
 @given(

@@ -27,6 +27,7 @@ from launch.models import build_model
 from launch.training.loop import Loop
 
 RULES = {"plain": {}, "signin": {"sign_in": True}, "ham": {"ham": True, "ham_alpha": 5.0}}
+GRADED = {"graded": {"sign_in": True, "beta": 0.5, "beta_last": 2.0}}  # one β per layer
 SHORT = small_digits(epochs=5, lr=0.15)
 # found by `signbench calibrate str --sparsity 0.8 --epochs 5 --batch-size 32 --lr 0.15 --seeds 0`
 # with the file of `small_digits`, for each rule
@@ -40,7 +41,8 @@ def case(name, variant, rule):
 
 
 CYCLIC = {"level_length": 0.5, "cycles": 2, "initial_sparsity": 0.5}
-OTHERS = dict.fromkeys(("lrr", "wr"), (CYCLIC,))  # variants that overview grids do not show
+# variants that overview grids do not show
+OTHERS = {"lrr": (CYCLIC,), "wr": (CYCLIC,), "gmp": ({"initial_sparsity": 0.5},)}
 
 CASES = [
     case(name, variant, rule)
@@ -49,6 +51,7 @@ CASES = [
     for rule in RULES
     if not (rule == "ham" and method.factorised)
 ]
+CASES += [case(name, {}, "graded") for name in ("acdc", "str-target", "topkast")]
 
 
 def make(name, variant, rule, **choices):
@@ -57,7 +60,8 @@ def make(name, variant, rule, **choices):
         variant = {**variant, "mask": str(mask_file())}
     if name == "str":
         variant = {**variant, "s_init": -20.0, "threshold_decay": STR[rule]}
-    return Run.make("digits", name, **{**variant, **sparsity, **RULES[rule], **choices})
+    given = (RULES | GRADED)[rule]
+    return Run.make("digits", name, **{**variant, **sparsity, **given, **choices})
 
 
 @cache

@@ -10,6 +10,7 @@ from literal import batches, loss_of, tiny_net
 
 from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
 from baselines.tools.schedules import acdc_phases
 from signin import SignIn
 
@@ -73,3 +74,69 @@ def test_only_the_periodic_rescales(monkeypatch):
     late = {"rescale_after_masks": False, "rescale_masks_late": True}
     assert rescales(monkeypatch, rescale_period=3, **late) == [3, 6, 9]
     assert not rescales(monkeypatch, rescale_period=0, rescale_masks_late=True)
+
+
+# ---- β by layer
+
+
+def test_beta_changes_by_equal_factors_from_layer_to_layer():
+    rule = SignIn(beta=0.5, beta_last=2.0)
+    assert rule.betas(["a", "b", "c"]) == {"a": 0.5, "b": 1.0, "c": 2.0}
+    falling = SignIn(beta=4.0, beta_last=0.5).betas(["a", "b", "c", "d"])
+    assert list(falling.values()) == pytest.approx([4.0, 2.0, 1.0, 0.5])
+    assert rule.betas(["alone"]) == {"alone": 0.5}
+    assert SignIn(beta=0.5).betas(["a", "b"]) == {}
+
+
+def test_factors_are_split_with_the_beta_of_their_layer():
+    decays = {"frobenius_decay": 0.0, "sign_in_weight_decay": 0.0}
+    storage = SignIn(beta=0.5, beta_last=2.0, **decays).storage(["a", "b", "c"])
+    theta = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    m, w = storage.split([theta, theta], ["c", "a"])
+    # β = 2: m = √(1 + √(0.09 + 1)), w = 0.3/m; a zero has (√β, 0)
+    assert m[0].tolist() == pytest.approx([1.4296959, 1.4142136])
+    assert w[0].tolist() == pytest.approx([0.2098348, 0.0])
+    assert (m[1] ** 2 - w[1] ** 2).tolist() == pytest.approx([0.5, 0.5])
+
+
+def scalings(net):
+    """Return the inner scaling m² − w² of each layer's weights."""
+    return {
+        layer.name: layer.latents["m"].detach() ** 2 - layer.latents["w"].detach() ** 2
+        for layer in net
+    }
+
+
+def test_attach_rescale_and_growth_set_the_beta_of_each_layer_and_keep_the_network():
+    model = tiny_net().double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    rule = SignIn(beta=0.5, beta_last=4.0, rescale_period=0)
+    choices = {"sparsity": 0.5, "steps": 100, "steps_per_epoch": 5, "sign_in": rule}
+    sparsifier = sparsify(model, optimizer, "random", **choices)
+    net, wanted = sparsifier.net, dict(zip(sparsifier.masks, (0.5, 1.0, 2.0, 4.0), strict=True))
+
+    def check():
+        for name, found in scalings(net).items():
+            torch.testing.assert_close(found, torch.full_like(found, wanted[name]))
+
+    check()
+    for name, mask in sparsifier.masks.items():
+        torch.testing.assert_close(model.get_parameter(name), before[name] * mask)
+    for x, y in batches(4, torch.float64):
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = {name: weight.clone() for name, weight in net.weights.items()}
+    assert all(not torch.allclose(found, found.new_tensor(1.0)) for found in scalings(net).values())
+    net.rescale()
+    check()
+    for name, weight in net.weights.items():
+        torch.testing.assert_close(weight, trained[name], rtol=1e-14, atol=1e-15)
+    net.set_masks({name: torch.ones_like(mask) for name, mask in sparsifier.masks.items()})
+    check()
+
+
+def test_a_negative_last_beta_is_refused():
+    with pytest.raises(UserError, match="beta_last must not be negative, not -1"):
+        SignIn(beta_last=-1.0)

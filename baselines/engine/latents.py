@@ -36,7 +36,7 @@ class Latents:
         """Split the weights. The optimizer's state of them is kept with `Plain`, else dropped."""
         for layer in self.layers.values():
             layer.clear_masked(layer.weight)
-            parts = self.storage.split([layer.take(layer.weight.detach())])
+            parts = self.storage.split([layer.take(layer.weight.detach())], [layer.name])
             self._set_latents(layer, [part for (part,) in parts])
         self._take_over_state()
         if not self.storage.keeps_values:
@@ -73,7 +73,7 @@ class Latents:
 
     def move(self, old: Layer, new: Layer) -> None:
         """Give a layer under a new mask the latents and the optimizer state of the old one."""
-        zeros = self.storage.split([torch.zeros_like(old.weight)])
+        zeros = self.storage.split([torch.zeros_like(old.weight)], [old.name])
         parts = [
             latent if latent.ndim == 0 else new.take(old.put(latent.detach(), zero)).clone()
             for latent, (zero,) in zip(old.latents.values(), zeros, strict=True)
@@ -117,7 +117,7 @@ class Latents:
         for block in blocks(layers):
             latents = columns(block)
             thetas = [layer.take(layer.weight) for layer in block]
-            parts = self.storage.split_again(thetas, latents)
+            parts = self.storage.split_again(thetas, latents, [layer.name for layer in block])
             for held, values in zip(latents, parts, strict=True):
                 torch._foreach_copy_(held, list(values))
         clear_masked_latents(layers)

@@ -13,11 +13,12 @@ stable form is used throughout, and nothing is done in the forward pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from baselines.engine.storage import Storage, Tensors
+from baselines.engine.storage import Names, Storage, Tensors
 from baselines.errors import UserError
 
 
@@ -29,26 +30,30 @@ class Product(Storage):
         beta: the inner scaling β > 0 that a split sets.
         frobenius: λ of the decay on θ itself. λθ is added to the gradient, as SGD's
             `weight_decay` does; for the penalty λ‖θ‖² of gradient 2λθ, give twice as much.
+        betas: β of layers by name that have another one.
 
     Raises:
-        UserError: beta is not positive, or frobenius is negative.
+        UserError: a β is not positive, or frobenius is negative.
     """
 
     names = ("m", "w")
 
     beta: float = 1.0
     frobenius: float = 0.0
+    betas: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise UserError(f"beta must be positive, not {self.beta}.")
+        for beta in (self.beta, *self.betas.values()):
+            if not beta > 0:
+                raise UserError(f"beta must be positive, not {beta}.")
         if not self.frobenius >= 0:
             raise UserError(f"frobenius must not be negative, not {self.frobenius}.")
 
-    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
+    def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         """Return m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""
-        alpha = self.beta / 2
-        m = [(x.hypot(x.new_tensor(alpha)) + alpha).sqrt() for x in thetas]
+        betas = [self.betas.get(name, self.beta) for name in names] or [self.beta] * len(thetas)
+        halves = [(x, beta / 2) for x, beta in zip(thetas, betas, strict=True)]
+        m = [(x.hypot(x.new_tensor(alpha)) + alpha).sqrt() for x, alpha in halves]
         return m, torch._foreach_div(list(thetas), m)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from baselines.engine.storage import Storage, Tensors, Wrapped
+from baselines.engine.storage import Names, Storage, Tensors, Wrapped
 
 
 class Selected(Wrapped):
@@ -27,14 +27,16 @@ class Selected(Wrapped):
     def mask(self, x: Tensor) -> Tensor:
         """Return S(x), a boolean tensor of x's shape."""
 
-    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+    def split_again(
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+    ) -> tuple[Tensors, ...]:
         """Return latents of θ. x stays where it yields θ already."""
         xs = self.inner.merge(latents)
         moved = [
             torch.where(x * self.mask(x) == theta, x, theta)
             for x, theta in zip(xs, thetas, strict=True)
         ]
-        return self.inner.split_again(moved, latents)
+        return self.inner.split_again(moved, latents, names)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         return [x * self.mask(x) for x in self.inner.merge(latents)]

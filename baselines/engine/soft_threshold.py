@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines.engine import device
 from baselines.engine.layer import Layer
 from baselines.engine.memory import in_memory_order, lie_alike
-from baselines.engine.storage import Storage, Tensors
+from baselines.engine.storage import Names, Storage, Tensors
 
 
 class SoftThreshold(Storage):
@@ -41,11 +41,13 @@ class SoftThreshold(Storage):
         """Return the derivative of the threshold with respect to s."""
         return threshold * (1 - threshold) if self.kind == "sigmoid" else threshold
 
-    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
+    def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         """Return latents with x equal to the given values and a new s, to start a training."""
-        return (*self.inner.split(thetas), [x.new_tensor(self.s_init) for x in thetas])
+        return (*self.inner.split(thetas, names), [x.new_tensor(self.s_init) for x in thetas])
 
-    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+    def split_again(
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+    ) -> tuple[Tensors, ...]:
         """Return latents of θ with the same s.
 
         x stays where it yields θ already; elsewhere it becomes θ + sign(θ)·threshold.
@@ -56,7 +58,7 @@ class SoftThreshold(Storage):
             torch.where(soft_threshold(x, t) == theta, x, theta + theta.sign() * t)
             for x, t, theta in zip(xs, map(self.threshold, s), thetas, strict=True)
         ]
-        return (*self.inner.split_again(moved, tuple(inner)), s)
+        return (*self.inner.split_again(moved, tuple(inner), names), s)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         *inner, s = latents

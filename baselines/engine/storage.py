@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 Tensors = Sequence[Tensor]
+Names = Sequence[str]
 
 
 class Storage(ABC):
@@ -38,12 +39,18 @@ class Storage(ABC):
     shared_decay = 0.0
 
     @abstractmethod
-    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
-        """Return fresh latents of the given effective weights. Those of a zero are trainable."""
+    def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
+        """Return fresh latents of the given effective weights. Those of a zero are trainable.
 
-    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
+        Args:
+            names: of the layers, for storages that split them differently.
+        """
+
+    def split_again(
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+    ) -> tuple[Tensors, ...]:
         """Return latents of the given effective weights that replace the given latents."""
-        return self.split(thetas)
+        return self.split(thetas, names)
 
     @abstractmethod
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
@@ -64,7 +71,7 @@ class Plain(Storage):
     names = ("theta",)
     is_identity = True
 
-    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
+    def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         return ([theta.clone() for theta in thetas],)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
@@ -83,11 +90,13 @@ class Wrapped(Storage):
         self.keeps_values, self.in_pieces = inner.keeps_values, inner.in_pieces
         self.shared_decay = inner.shared_decay
 
-    def split(self, thetas: Tensors) -> tuple[Tensors, ...]:
-        return self.inner.split(thetas)
+    def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
+        return self.inner.split(thetas, names)
 
-    def split_again(self, thetas: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
-        return self.inner.split_again(thetas, latents)
+    def split_again(
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+    ) -> tuple[Tensors, ...]:
+        return self.inner.split_again(thetas, latents, names)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         return self.inner.merge(latents)

@@ -6,7 +6,8 @@ first and ever fewer later: the sparsity after the i-th of n events is s_i = s·
 Differs from the published codes, which all differ from each other: the last event reaches exactly
 the requested sparsity (of 0.9, STR's copy reaches 0.89999, AC/DC's 0.8991, sparsimony's 0.8969),
 and pruned weights never return, so that masks are nested. Every layer is pruned to the same
-sparsity, as by Zhu & Gupta; `scope="global"` has one threshold for all layers, as AC/DC's code.
+sparsity, as by Zhu & Gupta; `scope="global"` has one threshold for all layers, as AC/DC's code. With
+`initial_sparsity`, of ours, the training starts from a random mask instead of a dense network.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, require
 from baselines.fields import changed
-from baselines.method import Method, Options
+from baselines.method import Method, Options, Plan
 from baselines.registry import register
-from baselines.tools.masks import global_masks, layer_masks
+from baselines.samples import Samples
+from baselines.tools.masks import global_masks, layer_masks, random_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -44,6 +46,13 @@ class CubicOptions(Options):
 class GmpOptions(CubicOptions):
     scope: Literal["layer", "global"] = changed("layer", before="global")
     """The same sparsity in every layer, or one threshold for the network."""
+    initial_sparsity: float = 0.0
+    """Sparsity of a random mask, the same in every layer, to start from; 0: a dense network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        initial = self.initial_sparsity
+        require(0 <= initial < 1, f"initial_sparsity must be in [0, 1), not {initial}.")
 
 
 C = TypeVar("C", bound=CubicOptions)
@@ -53,11 +62,12 @@ class CubicPruning(Method[C], ABC):
     """Base of methods that prune at events along the cubic."""
 
     family = "dense to sparse"
+    initial_sparsity = 0.0
 
     def before_step(self, net: SparseModel, step: int) -> None:
         if step in self.events:
             i, n = self.events.index(step) + 1, len(self.events)
-            self.prune(net, cubic_sparsity(i, n, self.plan.sparsity))
+            self.prune(net, cubic_sparsity(i, n, self.plan.sparsity, self.initial_sparsity))
 
     @property
     def events(self) -> tuple[int, ...]:
@@ -76,6 +86,19 @@ class Gmp(CubicPruning[GmpOptions]):
 
     name = "gmp"
     paper = "Zhu & Gupta 2017"
+
+    def __init__(self, plan: Plan, options: Options | None = None) -> None:
+        super().__init__(plan, options)
+        self.initial_sparsity = initial = self.options.initial_sparsity
+        require(
+            initial <= plan.sparsity,
+            f"initial_sparsity {initial} is above the sparsity {plan.sparsity}.",
+        )
+
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
+        if self.initial_sparsity:
+            shapes, seed = net.shapes, self.plan.seed
+            net.set_masks(random_masks("uniform", shapes, self.initial_sparsity, seed))
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
         masks = global_masks if self.options.scope == "global" else layer_masks

@@ -144,7 +144,4 @@ class GraNet(Regrowth[GraNetOptions]):
 
     def sparsity(self, i: int) -> float:
         """Return the sparsity after the i-th pruning, from 1 to `prunings`."""
-        if i == self.prunings:
-            return self.plan.sparsity
-        first = self.initial_sparsity
-        return first + cubic_sparsity(i, self.prunings, self.plan.sparsity - first)
+        return cubic_sparsity(i, self.prunings, self.plan.sparsity, self.initial_sparsity)

@@ -28,9 +28,13 @@ def triangular(step: int, total: int, warmup: float = 0.2, start: float = 0.2) -
     return (total - step) / (total - peak)
 
 
-def cubic_sparsity(i: int, n: int, final: float) -> float:
-    """Return the sparsity after the i-th of n events: final·(1 − (1 − i/n)³), Zhu & Gupta 2017."""
-    return final * (1 - (1 - i / n) ** 3)
+def cubic_sparsity(i: int, n: int, final: float, initial: float = 0.0) -> float:
+    """Return the sparsity after the i-th of n events: s + (s_i − s)·(1 − i/n)³, Zhu & Gupta 2017.
+
+    Args:
+        initial, final: the sparsities s_i before the first event and s after the last one.
+    """
+    return final if i == n else initial + (final - initial) * (1 - (1 - i / n) ** 3)
 
 
 @cache
