@@ -138,7 +138,7 @@ class Factors(SignRule):
         return Product(self.beta, self._decays[0], self.betas(names))
 
     def betas(self, names: Names) -> dict[str, float]:
-        """Return β by layer, in equal ratios from `beta` to `beta_last`; empty if all are `beta`."""
+        """Return β by layer, from `beta` to `beta_last`; empty if all layers have `beta`."""
         if not self.beta_last:
             return {}
         ratio, intervals = self.beta_last / self.beta, max(1, len(names) - 1)

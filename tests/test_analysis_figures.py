@@ -8,7 +8,7 @@ from PIL import Image
 from test_launch_train import train
 
 from analysis.figures import FIGURES
-from analysis.figures.flips import PHASES
+from analysis.flips import PHASES
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.names import name_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections import Counter
 
 import pandas as pd
@@ -127,6 +128,35 @@ def decays_of_digits():
         for run in runs
         if run.sign_in
     }
+
+
+def test_grids_of_sign_in_vary_one_thing_and_share_the_runs_in_the_middle():
+    """Sign-In at its defaults and the plain run are in both grids of settings, and in table3."""
+    at = {"recipe": "digits", "seeds": (0,), "sparsity": 0.9}
+    grids = {name: find_grid(name, **at) for name in ("rescaling", "beta", "table3")}
+    names = {name: {run.name for run in runs} for name, runs in grids.items()}
+    assert names["rescaling"] & names["beta"] == names["table3"] and len(names["table3"]) == 2
+    rescaled = {
+        (run.settings.sign_in.rescale_period, run.settings.sign_in.rescale_until)
+        for run in grids["rescaling"]
+    }
+    assert rescaled == {(0, 0.5), *itertools.product((1, 2, 5), (0.25, 0.5, 1.0))}
+    betas = [
+        (run.settings.sign_in.beta, run.settings.sign_in.beta_last)
+        for run in grids["beta"]
+        if run.sign_in
+    ]
+    assert len(betas) == 7 and {(0.5, 2.0), (2.0, 0.5), (1.0, 0.0)} <= set(betas)
+    assert all(first * last == 1 for first, last in betas if last)
+
+
+def test_denser_masks_are_multiples_of_the_density():
+    runs = find_grid("denser", recipe="digits", seeds=(0,), sparsity=0.95)
+    found = [(run.label, run.sign_in) for run in runs]
+    labels = ("random (uniform)", "gmp (initial_sparsity=0.9)", "gmp (initial_sparsity=0.8)", "gmp")
+    assert found == list(itertools.product(labels, (False, True)))
+    dense = find_grid("denser", recipe="digits", seeds=(0,), sparsity=0.5)
+    assert {run.label for run in dense} == {"random (uniform)", "gmp"}
 
 
 def test_tables_share_runs():

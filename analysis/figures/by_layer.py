@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.figures.flips import PHASES, flips_by_layer
 from analysis.figures.groups import per_run
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel, share_y
 from analysis.figures.style import Size
+from analysis.flips import PHASES, flips_by_layer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.figures.dots import DotPanel, Series, draw_dots
-from analysis.figures.flips import PHASES, flips_by_phase
 from analysis.figures.groups import per_run
 from analysis.figures.style import COLOURS, MARKERS, RULE_LOOKS, Size
+from analysis.flips import PHASES, flips_by_phase
 from analysis.names import FAMILIES, RULES, is_fixed, method_of
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from analysis.ranks import rank_summary
 from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
+from analysis.tables.flips import flip_sheets, flip_statistics
 from analysis.tables.latex import preamble, to_latex
 from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
 from analysis.tables.ranks import ranks_sheet
@@ -23,6 +24,8 @@ from baselines.errors import require, unknown
 
 __all__ = [
     "COMPARISON",
+    "FLIPS",
+    "OF_ANY_RUNS",
     "RANKS",
     "TABLES",
     "Command",
@@ -35,8 +38,9 @@ __all__ = [
     "table_of_grid",
 ]
 
-COMPARISON, RANKS = "compare", "ranks"
-TABLES = (*LAYOUTS, COMPARISON, RANKS)
+COMPARISON, RANKS, FLIPS = "compare", "ranks", "flips"
+OF_ANY_RUNS = (COMPARISON, RANKS, FLIPS)
+TABLES = (*LAYOUTS, *OF_ANY_RUNS)
 
 
 def render(sheet: Sheet, form: str, terminal: int = 0) -> str:
@@ -94,9 +98,9 @@ def make_table(
     """Make a table of runs.
 
     Args:
-        name: one of `TABLES`: a number of the paper's, "compare", or "ranks".
+        name: one of `TABLES`: a number of the paper's, "compare", "ranks", or "flips".
         runs: from `analysis.frame.load_runs`.
-        rows, columns: fields of comparisons and ranks. Other fields in which runs of a recipe
+        rows, columns: fields of tables of any runs. Other fields in which runs of a recipe
             differ are added, see `analysis.alike.comparison_fields`.
         paper: whether the paper's tables show its own values.
         select: fields whose values are chosen for each row by validation accuracy.
@@ -113,9 +117,11 @@ def make_table(
     check_protocol(protocol, name)
     choice = choose_by_validation(of_protocol(runs, protocol), select)
     runs = choice.runs
-    if name in (COMPARISON, RANKS):
+    if name in OF_ANY_RUNS:
         require("seed" not in (*rows, *columns), "seed is no row or column: means are over seeds.")
         rows, columns = comparison_fields(runs, rows, columns, choice.columns)
+        if name == FLIPS:
+            return _flips(runs, ("recipe", *rows, *columns))
         numbers = aggregate(runs, rows, columns, choice.columns)
         if name == RANKS:
             return _ranks(numbers, choice, rows, columns)
@@ -134,6 +140,12 @@ def _ranks(
     ranks = rank_summary(numbers[~numbers["misses"]], down, across)
     sheet = ranks_sheet(ranks, down)
     return Table(ranks.table, [replace(sheet, notes=[*sheet.notes, *choice.notes])])
+
+
+def _flips(runs: pd.DataFrame, fields: Sequence[str]) -> Table:
+    by = list(dict.fromkeys(find_column(runs, name) for name in fields))
+    numbers = flip_statistics(runs, by)
+    return Table(numbers, list(map(leave_out_constants, flip_sheets(numbers, by))))
 
 
 def is_of_one_sparsity(name: str) -> bool:

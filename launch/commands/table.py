@@ -23,13 +23,14 @@ ELSEWHERE = {
 @dataclass(frozen=True)
 class TableCommand:
     """Print a table. NAME is one of the paper's (1, 3, 4, 5, 9, 10, 11), `compare` for all runs by
-    any fields, or `ranks` for average ranks over recipes and sparsities."""
+    any fields, `ranks` for average ranks over recipes and sparsities, or `flips` for sign flips by
+    layer and phase of the training."""
 
     selection: Selection = field(default_factory=Selection)
     rows: tuple[str, ...] = ("method",)
-    """Fields that make the rows of compare and ranks (plain and Sign-In in pairs)."""
+    """Fields that make the rows of compare, ranks and flips (plain and Sign-In in pairs)."""
     columns: tuple[str, ...] = ("sparsity",)
-    """Fields that make the columns of compare, and what ranks are averaged over."""
+    """Fields that make the columns of compare, and what ranks are averaged over. In flips, rows."""
     select: tuple[str, ...] = ()
     """Choose the values of these fields by validation accuracy, for each row: lr weight_decay."""
     paper: bool = True
@@ -44,11 +45,11 @@ class TableCommand:
 
 def command(args: list[str]) -> int:
     """Print or write a table."""
-    from analysis.tables import COMPARISON, RANKS, TABLES, make_table
+    from analysis.tables import OF_ANY_RUNS, TABLES, make_table
 
     name, rest = split_known(args, TABLES, "table", ELSEWHERE)
     given = parse(TableCommand, rest, f"signbench table {name}")
-    runs = given.selection.load(may_be_empty=name not in (COMPARISON, RANKS))
+    runs = given.selection.load(may_be_empty=name not in OF_ANY_RUNS)
     missing = missing_command(given.selection.runs, given.protocol)
     table = make_table(
         name, runs, given.rows, given.columns, given.paper, given.select, given.protocol, missing

@@ -11,6 +11,7 @@ from baselines.registry import find_method
 from launch.config.grid_file import run_of
 from launch.config.run import Run
 
+CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 IMAGENET = ("imagenet-resnet50",)
 SPARSITIES = (0.8, 0.9, 0.95)
 OTHER_SEED = 1000  # added to the seed of runs that train another run's mask

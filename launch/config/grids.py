@@ -24,6 +24,7 @@ from launch.config.grid_file import read_grid
 from launch.config.grid_parts import (
     ALL,
     BOTH,
+    CIFAR,
     IMAGENET,
     PLAIN,
     Entry,
@@ -35,13 +36,13 @@ from launch.config.grid_parts import (
     learner,
     pairs,
 )
+from launch.config.grids_sign_in import beta, denser, rescaling
 from launch.config.recipe import RULES
 from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
 
 QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
-CIFAR = ("cifar10-resnet20", "cifar100-resnet18")
 LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 REVERSED = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)  # shares of reversed signs; at a half they are random
 
@@ -246,8 +247,10 @@ def figure9(
 
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
+_SIGN_IN = (rescaling, beta, denser)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid for grid in (quick, fashion, ham, decay, signs, *_TABLES, *_FIGURES)
+    grid.__name__: grid
+    for grid in (quick, fashion, ham, decay, signs, *_SIGN_IN, *_TABLES, *_FIGURES)
 }
 
 

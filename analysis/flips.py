@@ -1,4 +1,4 @@
-"""Sign flips between the moments of a run, over its final mask."""
+"""Sign flips between the moments of a run, and from epoch to epoch, over its final mask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ PHASES = {
     "warm-up → final": ("warmup", "final"),
     "init → final": ("init", "final"),
 }
+
+
+SPANS = ("warm-up", "to T₂", "after T₂", "whole run")
+ALL = "all"
 
 
 def flips_by_phase(layers: pd.DataFrame) -> pd.DataFrame:
@@ -39,6 +43,33 @@ def flips_by_layer(layers: pd.DataFrame) -> pd.DataFrame:
             flips, compared = _between(layers, since, until)
             table[phase] = 100 * flips / compared.where(compared > 0)
     return table.rename_axis("layer").reset_index()
+
+
+def flips_in_spans(layers: pd.DataFrame, until: int) -> pd.DataFrame:
+    """Return how often signs flip from one epoch to the next, by layer and span of epochs.
+
+    Args:
+        layers: the rows of a layers.csv.
+        until: T₂ of Sign-In in epochs.
+
+    Returns:
+        The columns layer ("all" for all layers together), span (one of `SPANS`) and value, the
+        number of flips per 100 weights of the final mask. Spans without epochs are left out.
+    """
+    if "final_flips_previous" not in layers:
+        return pd.DataFrame(columns=["layer", "span", "value"])
+    warmup, last = _warmup(layers), int(layers["epoch"].max())
+    ends = (-1, warmup), (warmup, max(warmup, until - 1)), (max(warmup, until - 1), last)
+    rows = []
+    for span, (before, end) in zip(SPANS, (*ends, (-1, last)), strict=True):
+        found = layers[(layers["epoch"] > before) & (layers["epoch"] <= end)]
+        columns = ["final_flips_previous", "final_compared_previous"]
+        sums = found.groupby("layer", sort=False)[columns].sum()
+        sums.loc[ALL] = sums.sum()
+        share = sums[columns[0]] / sums[columns[1]].where(sums[columns[1]] > 0)
+        values = 100 * share * found["epoch"].nunique()
+        rows.append(values.rename("value").rename_axis("layer").reset_index().assign(span=span))
+    return pd.concat(rows, ignore_index=True).dropna(subset="value")
 
 
 def _between(
