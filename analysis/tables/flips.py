@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -38,12 +37,9 @@ def flip_statistics(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     done = finished_runs(runs)
     keys = [*by, "rule"]
     used = without_unused(done)[[*keys, "seed"]]
-    first = ~used.duplicated()
     parts = [
-        _spans(run).assign(**own)
-        for run, own in zip(
-            done[first].to_dict("records"), used[first].to_dict("records"), strict=True
-        )
+        _spans(done.loc[i]).assign(**{key: used.loc[i, key] for key in keys})
+        for i in used.drop_duplicates().index
     ]
     parts = [part for part in parts if len(part)]
     if not parts:
@@ -56,7 +52,7 @@ def flip_statistics(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return numbers.sort_values([*keys, "span", "layer"], na_position="first", ignore_index=True)
 
 
-def _spans(run: dict[str, Any]) -> pd.DataFrame:
+def _spans(run: pd.Series) -> pd.DataFrame:
     epochs, until = run["settings.epochs"], run.get(_UNTIL, float("nan"))
     layers = load_rows(run["folder"], LAYERS)
     if pd.isna(until) or run["result.epochs"] != epochs or not len(layers):

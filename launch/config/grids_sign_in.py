@@ -61,5 +61,5 @@ def _with_settings(
 ) -> list[Run]:
     """Return plain runs, and runs with Sign-In at each of the settings."""
     rules: list[Rule] = [PLAIN, *({"sign_in": True, **setting} for setting in settings)]
-    at, entries = at_sparsity(choices), [(name, {}) for name in methods]
-    return pairs([recipe or CIFAR[0]], entries, seeds, rules, **at)
+    entries: list[Entry] = [(name, {}) for name in methods]
+    return pairs([recipe or CIFAR[0]], entries, seeds, rules, **at_sparsity(choices))
