@@ -41,13 +41,13 @@ def beta(
 def denser(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Random masks of the requested density, and denser ones that are pruned to it, with Sign-In.
 
-    They have two and four times as many weights at the start, or all. Masks have the same sparsity
-    in all layers, before and after.
+    They have two and four times as many weights at the start, or all, and the same sparsity in all
+    layers, before and after. Random masks have that, too, or are balanced as in the paper.
     """
     choices = at_sparsity(choices)
     density = 1 - choices["sparsity"]
     firsts = [round(1 - times * density, 6) for times in TIMES_DENSER if times * density < 1]
-    entries: list[Entry] = [("random", {"density": "uniform"})]
+    entries: list[Entry] = [("random", {}), ("random", {"density": "uniform"})]
     entries += [("gmp", {"initial_sparsity": first}) for first in (*firsts, 0.0)]
     return pairs([recipe or CIFAR[0]], entries, seeds, BOTH, **choices)
 
