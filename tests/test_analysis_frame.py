@@ -41,6 +41,18 @@ def test_runs_with_the_defaults_of_before_are_told_from_those_with_new_ones(tmp_
     assert "new_defaults" not in found
 
 
+def test_fields_that_earlier_runs_do_not_have_are_at_their_first_defaults(tmp_path):
+    """Earlier runs are told from those with another β in the last layer."""
+    old = write(tmp_path / "a", "random", {})
+    new = write(tmp_path / "b", "random", {})
+    config = json.loads((new / "config.json").read_text())
+    config["run"] |= {"ham": True, "settings": {"sign_in": {"beta_last": 2.0}}}
+    (new / "config.json").write_text(json.dumps(config))
+    found = load_runs([old, new])
+    assert found["settings.sign_in.beta_last"].tolist() == [0.0, 2.0]
+    assert found["ham"].tolist() == [False, True]
+
+
 def test_str_of_version_0_1_is_str_target(tmp_path):
     constants = {"s_init": -100.0, "threshold_decay": 5e-4}
     target = {"mode": "target", "begin": 0.1, **constants}
