@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNRECORDED = 0.005  # tolerance of results of earlier versions: the largest that a method had
 SLACK = 0.01  # fraction of the density that is no difference for a reader
@@ -24,6 +27,8 @@ def misses_target(done: pd.DataFrame) -> pd.Series[bool]:
 
     False for results that do not say their sparsity.
     """
+    import pandas as pd  # runs import this module, not pandas
+
     nothing = pd.Series(float("nan"), index=done.index)
     realised = done.get("result.sparsity", nothing)
     tolerance = done.get("result.tolerance", nothing).fillna(UNRECORDED)

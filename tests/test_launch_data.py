@@ -112,6 +112,19 @@ def test_digits_are_split_and_normalised():
     assert len(labels) == 599 and labels.bincount().min() > 50
 
 
+def test_the_digits_and_their_split_are_those_of_scikit_learn(tmp_path):
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    images = (x.reshape(-1, 8, 8, 1) * 255 / 16).round()
+    split = train_test_split(images, y, test_size=1 / 3, stratify=y, random_state=0)
+    (x, y), (x_test, y_test), classes = launch.data.sources.SOURCES["digits"](tmp_path)
+    for found, expected in zip((x, x_test, y, y_test), split, strict=True):
+        assert np.array_equal(found, expected)
+    assert classes == 10
+
+
 def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     base = tmp_path / datasets.CIFAR10.base_folder
     base.mkdir()

@@ -22,7 +22,6 @@ from typing import Any, Protocol, Self
 
 from analysis.contents import EpochRow, LayerRow
 from analysis.folder import TRACKER, read_json
-from analysis.frame import load_runs
 from analysis.nested import flatten
 from baselines.errors import UserError
 from launch.config.machine import Machine
@@ -164,6 +163,7 @@ class Tracking:
 
     def _draw(self, name: str) -> None:
         from analysis.figures import FIGURES, save
+        from analysis.frame import load_runs
 
         assert self.tracker is not None
         try:
