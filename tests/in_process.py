@@ -1,15 +1,20 @@
-"""Programs and commands that run in this process, which saves the imports of another one."""
+"""Programs and commands that run in this process or a fork of it, which saves their imports."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
+import os
 import runpy
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import launch.config.recipes
 import launch.data.sources
@@ -54,3 +59,29 @@ def command(line: list[str], folder: Path, work: Path) -> int:
     """Run `signbench` with modules of a folder. Return the exit code."""
     with modules_of(folder, work):
         return main(line)
+
+
+def forked(call: Callable[[], object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Call a function in a fork of this process, in a folder, as a process of its own.
+
+    The fork has the modules of this process, and one thread, since those of OpenMP do not survive
+    it. Nothing that it changes is seen here.
+
+    Args:
+        call: returns an exit code or None, or raises.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+
+        def work() -> None:
+            for number, file in ((1, out), (2, err)):
+                os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+            torch.set_num_threads(1)
+            os.chdir(folder)
+            sys.exit(call())
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        texts = [file.seek(0) or file.read() for file in (out, err)]
+    return subprocess.CompletedProcess((), process.exitcode or 0, *texts)

@@ -16,12 +16,9 @@ import ast
 import csv
 import dataclasses
 import json
-import os
 import pkgutil
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -74,22 +71,11 @@ def test_python_runs(name, forked_workers, tmp_path, monkeypatch):
     write_files(DOCS / name, tmp_path)
     code = "".join(code for title, code in blocks(DOCS / name, "python") if not title)
     if "own-" in name:  # registers methods, models or recipes, which other tests must not see
-        done = python(tmp_path, "-c", code)
-        assert done.returncode == 0, done.stderr
+        with modules_of(tmp_path, tmp_path):
+            exec(compile(code, name, "exec"), {"__name__": name})
     else:
         monkeypatch.chdir(tmp_path)
         exec(compile(code, name, "exec"), {"__name__": name})
-
-
-def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = f"{folder}{os.pathsep}{ROOT}"
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
@@ -97,8 +83,7 @@ def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
     write_files(page, tmp_path)
     (line,) = (line for line in commands(page) if "oneshot:" in line)
     _, *arguments = shlex.split(line)
-    done = python(tmp_path, "-m", "launch", *arguments, "--threads", "1")
-    assert done.returncode == 0, done.stderr
+    assert command([*arguments, "--threads", "1"], tmp_path, tmp_path) == 0
     (path,) = tmp_path.glob("runs/*/result.json")
     assert json.loads(path.read_text())["sparsity"] == pytest.approx(0.9, abs=1e-4)
     config = json.loads((path.parent / "config.json").read_text())

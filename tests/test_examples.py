@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -33,17 +30,6 @@ TRAINERS = {  # run in the process of the tests, which imports their packages on
 
 def test_every_example_is_tested():
     assert {path.stem for path in ROOT.glob("examples/*.py")} == {*EXAMPLES, *TRAINERS}
-
-
-def python(folder: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -77,7 +63,6 @@ def test_example_of_a_trainer_runs(tmp_path, monkeypatch, capsys, name):
 
 
 def test_the_method_runs_by_the_command_line(tmp_path):
-    line = "-m launch run --method own_method:RandomGradual --pruning-events 5 --epochs 1"
-    done = python(tmp_path, ROOT / "examples", *line.split())
-    assert done.returncode == 0, done.stderr
+    line = "run --method own_method:RandomGradual --pruning-events 5 --epochs 1"
+    assert command(line.split(), ROOT / "examples", tmp_path) == 0
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 1

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import warnings
 
 import pytest
+from in_process import forked
 
 from baselines.errors import UserError, one_line
 from launch.cli import main
 from launch.console import exit_code_of
 
 
-@pytest.mark.parametrize("command", ["--help", "recipes", "run --help", "status --runs ."])
-def test_a_reader_that_leaves_ends_nothing(tmp_path, command):
-    line = f"{sys.executable} -m launch {command} | head -1 | cut -c 1; echo ${{PIPESTATUS[0]}}"
+def test_a_reader_that_leaves_ends_nothing():
+    line = f"{sys.executable} -m launch --help | head -1 | cut -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.splitlines()[-1] == "0"
 
 
-def test_output_that_cannot_be_written_is_an_error():
+@pytest.mark.parametrize("command", ["--help", "recipes", "run --help", "status --runs ."])
+def test_no_command_ends_when_its_reader_has_left(tmp_path, command):
+    def into_a_closed_pipe():
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, sys.stdout.fileno())
+        code = main(command.split())
+        sys.stdout.flush()
+        return code
+
+    done = forked(into_a_closed_pipe, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FULL = "signbench: error: cannot write the output: No space left on device.\n"
+
+
+def test_output_that_cannot_be_written_is_an_error(tmp_path):
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "launch", "recipes"]
+        command = [sys.executable, "-m", "launch", "--help"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    assert done.stderr == ("signbench: error: cannot write the output: No space left on device.\n")
+        assert (done.returncode, done.stderr) == (2, FULL)
+
+        def to_full():
+            os.dup2(full.fileno(), sys.stdout.fileno())
+            return main(["recipes"])
+
+        done = forked(to_full, tmp_path)
+    assert (done.returncode, done.stderr) == (2, FULL)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +85,11 @@ def test_warnings_are_one_line_in_the_terminal(capsys):
 
 def test_characters_that_the_terminal_lacks_are_escaped():
     done = subprocess.run(
-        [sys.executable, "-c", "from launch.cli import main; main(['grid', 'θ\\udcff'])"],
+        [sys.executable, "-c", "from launch.cli import main; main(['θ\\udcff'])"],
         capture_output=True,
         env={"PYTHONIOENCODING": "ascii", "PATH": ""},
     )
-    assert done.stderr.startswith(b"signbench: error: unknown grid '\\u03b8\\udcff'")
+    assert done.stderr.startswith(b"signbench: error: unknown command '\\u03b8\\udcff'")
 
 
 def test_long_lines_lose_their_middle():

@@ -21,8 +21,7 @@ def test_the_code_is_kept_as_it_was(tmp_path):
         [
             sys.executable,
             "-c",
-            "import launch.executors.slurm, launch.runs.provenance as r; "
-            "print(r.__file__, r.git_state())",
+            "import launch.runs.provenance as r; print(r.__file__, r.git_state())",
         ],
         env={**os.environ, "PYTHONPATH": str(code)},
         cwd=tmp_path,
@@ -32,6 +31,9 @@ def test_the_code_is_kept_as_it_was(tmp_path):
     ).stdout
     assert found.startswith(str(code))
     assert str(launch.runs.provenance.git_state()["git"]) in found
+    data = [file.relative_to(root()) for file in (root() / "launch").rglob("*.json")]
+    assert len(data) > 1
+    assert all((code / file).read_bytes() == (root() / file).read_bytes() for file in data)
 
 
 def test_a_job_imports_the_copy_even_in_a_checkout(tmp_path):

@@ -24,7 +24,8 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     files = {
         file.relative_to(root): file
         for package in packages.PACKAGES
-        for file in (root / package).rglob("*.py")
+        for ending in ("py", "json")  # code and the data that it reads
+        for file in (root / package).rglob(f"*.{ending}")
     }
     files |= {file.relative_to(Path.cwd()): file for file in _own_files(imports)}
     contents = b"".join(file.read_bytes() for _, file in sorted(files.items()))
