@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import torch
 
 import launch.config.recipes
 import launch.data.sources
+import launch.models
 from baselines import registry
 from launch.cli import main
 
@@ -26,6 +28,7 @@ TABLES = [  # what own modules add to
     (launch.config.recipes, "RECIPES"),
     (launch.config.recipes, "_FILES"),
     (launch.data.sources, "SOURCES"),
+    (launch.models, "MODELS"),
 ]
 
 
@@ -61,27 +64,49 @@ def command(line: list[str], folder: Path, work: Path) -> int:
         return main(line)
 
 
-def forked(call: Callable[[], object], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Call a function in a fork of this process, in a folder, as a process of its own.
+class Fork:
+    """A function's call in a fork of this process, in a folder, as a process of its own.
 
-    The fork has the modules of this process, and one thread, since those of OpenMP do not survive
-    it. Nothing that it changes is seen here.
-
-    Args:
-        call: returns an exit code or None, or raises.
+    It has the modules of this process, and one thread, since those of OpenMP do not survive a fork.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
 
-        def work() -> None:
-            for number, file in ((1, out), (2, err)):
-                os.dup2(file.fileno(), number)
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
-            torch.set_num_threads(1)
-            os.chdir(folder)
-            sys.exit(call())
+    def __init__(self, call: Callable[[], object], folder: Path, **environment: object) -> None:
+        self._call, self._folder, self._environment = call, folder, environment
+        self._files = [tempfile.TemporaryFile("w+") for _ in ("stdout", "stderr")]  # noqa: SIM115
+        self._process = multiprocessing.get_context("fork").Process(target=self._work)
+        self._process.start()
 
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
-        process.join()
-        texts = [file.seek(0) or file.read() for file in (out, err)]
-    return subprocess.CompletedProcess((), process.exitcode or 0, *texts)
+    def _work(self) -> None:
+        for number, file in enumerate(self._files, start=1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        torch.set_num_threads(1)
+        os.chdir(self._folder)
+        os.environ.update({name: str(value) for name, value in self._environment.items()})
+        sys.exit(self._call())  # type: ignore[arg-type]
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        self._process.join()
+        texts = []
+        for file in self._files:
+            with file:
+                file.seek(0)
+                texts.append(file.read())
+        return subprocess.CompletedProcess((), self._process.exitcode or 0, *texts)
+
+
+def forked(call: Callable[[], object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Call a function, which returns an exit code or None, in a fork. Wait for its end."""
+    return Fork(call, folder).wait()
+
+
+def fork_two_ranks(call: Callable[[], object], folder: Path) -> None:
+    """Call a function in two forks with the environment of torchrun's ranks. Both must succeed."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "tests", "OMP_NUM_THREADS": 1}
+    forks = [Fork(call, folder, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(2)]
+    for done in [fork.wait() for fork in forks]:
+        assert done.returncode == 0, done.stderr

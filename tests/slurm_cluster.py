@@ -49,7 +49,7 @@ PreemptMode=REQUEUE
 KillWait=5
 MinJobAge=600
 ReturnToService=2
-MaxArraySize=4
+MaxArraySize=2
 GresTypes=gpu
 """
 

@@ -131,6 +131,7 @@ def test_other_commands_name_mistakes_too(capsys, args, message):
 
 def test_the_quick_grid_runs_every_method_and_ends_in_a_table(forked_workers, capsys, tmp_path):
     args = ["grid", "quick", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
+    args += ["--set", "batch_size=400"]
     with pytest.warns(UserWarning, match="left out: str has no constants .* --epochs 1"):
         assert main([*args, "--slots", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out

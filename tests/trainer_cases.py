@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
 import torch
+from in_process import fork_two_ranks
 
 from signin import SignIn
 
@@ -38,15 +37,21 @@ def level_of(method):
     return options.get("steps", total)
 
 
-def check_two_ranks(kind, folder):
+def check_two_ranks(train, folder):
     """Train in a trainer on two ranks. Check that both hold what a hand-written DDP loop gives.
 
     Args:
-        kind: "lightning" or "huggingface".
+        train: takes a folder; returns the weights of both trainings, "trained" and "by hand", the
+            first "batch", and the "sparsity".
     """
-    script = Path(__file__).parent / "two_ranks_trainers.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, str(script), kind, str(folder)], check=True)
+
+    def call():
+        torch.manual_seed(0)
+        torch.save(train(folder), folder / f"{os.environ['RANK']}.pt")
+        torch.distributed.barrier()  # a rank that leaves early breaks the other's connections
+        torch.distributed.destroy_process_group()
+
+    fork_two_ranks(call, folder)
     one, other = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     assert len(one["trained"]) > 8 and abs(one["sparsity"] - SPARSITY) < 2e-3
     assert not torch.equal(one["batch"], other["batch"])
