@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 
@@ -162,13 +163,16 @@ FRACTIONS = {
 POSITIVE = {"prunable", "parameters", "dense_flops", "epochs", "weights"}
 
 
+_hints = cache(get_type_hints)  # a table has many rows of one kind
+
+
 def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
     """Return the name of an entry that is not as a TypedDict has it; None if all are right.
 
     Its type is another one, or its value is out of range. Entries may be missing, and there may be
     others.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = (name for name in hints if name in value)
     return next((k for k in known if not _is_right(k, value[k], hints[k])), None)
 

@@ -12,6 +12,7 @@ from needs import needs_browser
 from structure import Page, decode_svg
 from synthetic_runs import FEW, SOME, write_runs
 
+import analysis.report.pictures
 from analysis import frame
 from analysis.folder import read_rows
 from analysis.names import RULES, name_of
@@ -109,7 +110,13 @@ def test_it_is_self_contained_and_notes_what_was_not_measured(report):
     assert len(report) < 8_000_000
 
 
-def test_sparsities_have_their_own_figures(tmp_path):
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Draw figures without writing them, which takes most of the time."""
+    monkeypatch.setattr(analysis.report.pictures, "save", lambda _, path: path.write_text("<svg/>"))
+
+
+def test_sparsities_have_their_own_figures(unsaved, tmp_path):
     page = Page(render_page(write_runs(tmp_path, FEW[:2], (0.8, 0.9), seeds=(0,))))
     assert page.texts["h3"] == [
         "Results",
@@ -128,7 +135,7 @@ def test_what_cannot_be_shown_is_told_once_per_reason():
     assert part.told == ["n", "Curves, Figure 1: a", "Figure 5: b"]
 
 
-def test_the_papers_tables_are_shown_for_its_recipes(tmp_path):
+def test_the_papers_tables_are_shown_for_its_recipes(unsaved, tmp_path):
     runs = write_runs(tmp_path / "a", ("random",), recipe="cifar10-resnet20")
     page = Page(render_page(runs))
     assert "Tables of the paper" in page.texts["h3"]
@@ -218,7 +225,7 @@ def test_a_browser_shows_it(report, tmp_path, width):
     assert np.ptp(found["up"]) > 0
 
 
-def test_each_table_of_a_run_is_read_once(root, monkeypatch):
+def test_each_table_of_a_run_is_read_once(unsaved, root, monkeypatch):
     read = []
 
     def noted(folder, file):
@@ -226,15 +233,11 @@ def test_each_table_of_a_run_is_read_once(root, monkeypatch):
         return read_rows(folder, file)
 
     monkeypatch.setattr(frame, "read_rows", noted)
-    runs = frame.load_runs([path for path in sorted(root.iterdir()) if path.name != "broken"])
+    runs = frame.load_runs(sorted(root.glob("*-0")))  # of the first seed
+    assert len(runs) == len(LABELS) * len(RULES)
     page = render_page(runs)
     assert read and len(read) == len(set(read))
     monkeypatch.setattr(frame, "KEPT_BYTES", 0)
     read.clear()
-    assert decoded(render_page(runs)) == decoded(page)
+    assert render_page(runs) == page
     assert len(read) >= 2 * len(set(read))
-
-
-def decoded(page):
-    """Return a page without the identifiers that matplotlib draws at random."""
-    return re.sub(r"base64,[\w+/=]+", "", page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_launch_train import assert_same, stopped_after, train
+from torch_settings import THREADS
 
 import launch.runs.folder
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
@@ -29,6 +31,7 @@ from analysis.folder import (
     snapshot_path,
 )
 from baselines.errors import UserError
+from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
@@ -46,11 +49,22 @@ TENSORS = {
 }
 
 
-@pytest.fixture
-def stopped(machine, monkeypatch):
-    """Return a run that was stopped after three of four epochs, and one that was not."""
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    """Train a run and stop it after three of four epochs, and once without interruption."""
+    root = tmp_path_factory.mktemp("stopped")
+    machine = Machine(runs=root, data_dir=root, device="cpu", workers=0, threads=THREADS)
     run = Run.make("digits", "rigl", epochs=4, sign_in=True)
-    return stopped_after(3, run, machine, monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        return stopped_after(3, run, machine, patch)
+
+
+@pytest.fixture
+def stopped(stopped_once, machine):
+    """Return copies of a run that was stopped after three of four epochs, and one that was not."""
+    run, trained, _ = stopped_once
+    shutil.copytree(trained.runs, machine.runs)
+    return run, machine, replace(machine, runs=machine.runs / "uninterrupted")
 
 
 def flipped(data, rng, count=1):

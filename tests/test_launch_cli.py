@@ -67,7 +67,7 @@ def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
 
 def test_one_run_from_the_shell(tmp_path):
     script = str(Path(sys.executable).with_name("signbench"))
-    flags = "run --method random --sign-in --epochs 1 --threads 1 --runs".split()
+    flags = ["run", "--method", "random", "--sign-in", "--epochs", "1", "--threads", "1", "--runs"]
     for command, texts in (
         ([script], ("epoch   1/1", "accuracy")),
         ([sys.executable, "-m", "launch"], ("finished before",)),

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from in_process import forked
 from test_launch_train import train
 
 import launch.executors.local
@@ -169,7 +169,7 @@ def test_killed_at_random_nothing_is_lost_and_nothing_is_run_twice(
     found = json.loads((machine.runs / run.name / "result.json").read_text())
     assert found["loss"] == expected["loss"]
     before = {file: file.stat().st_mtime_ns for file in results}
-    subprocess.run([sys.executable, "-m", "launch", *args], check=True, capture_output=True)
+    assert forked(lambda: main(args), tmp_path).returncode == 0
     assert {file: file.stat().st_mtime_ns for file in results} == before
 
 
@@ -184,7 +184,7 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
     assert "process died 3 times" in outcome.error and len(log(stood_in)) == 3
 
 
-def test_workers_may_have_workers_that_read_images(image_folder, machine):
+def test_workers_may_have_workers_that_read_images(forked_workers, image_folder, machine):
     choices = {"data": str(image_folder), "image_size": 72, "batch_size": 8, "epochs": 1}
     run = Run.make("digits", "dense", model="resnet20", lr=0.01, **choices)
     (outcome,) = run_all([run], replace(machine, workers=1), slots=1)
