@@ -10,7 +10,7 @@ from test_launch_train import train
 from analysis.figures import FIGURES, save
 from analysis.flips import PHASES
 from analysis.folder import list_runs
-from analysis.frame import load_runs
+from analysis.frame import load_runs, rows_kept
 from analysis.names import name_of
 from baselines.errors import UserError
 from launch.cli import main
@@ -38,9 +38,10 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runs(root):
-    return load_runs(list_runs(root))
+    with rows_kept():  # all figures read the same files
+        yield load_runs(list_runs(root))
 
 
 def lines(figure, panel=0):

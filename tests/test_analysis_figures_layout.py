@@ -13,6 +13,7 @@ from synthetic_runs import FEW, MANY, SOME, write_runs
 from analysis.figures import FIGURES, WIDTHS, Size, select_methods
 from analysis.figures.panels import Panel, group_methods
 from analysis.figures.style import COLOURS, MARKERS, MOST, PAGE, choose_looks, line_style
+from analysis.frame import rows_kept
 from analysis.names import RULES
 from baselines.errors import UserError
 
@@ -32,11 +33,13 @@ CASES = [
 def grids(tmp_path_factory):
     """Return the runs of three grids: of one sparsity, of two and all rules, and of four."""
     root, seeds = tmp_path_factory.mktemp("grids"), (0, 1)
-    return {
+    runs = {
         "few": write_runs(root / "few", FEW, (0.9,), seeds, sharpness=True),
         "some": write_runs(root / "some", SOME, (0.9, 0.95), seeds, RULES, missed={"str": -0.02}),
         "many": write_runs(root / "many", MANY, (0.8, 0.9, 0.95, 0.98), seeds),
     }
+    with rows_kept():  # all figures read the same files
+        yield runs
 
 
 def draw(name, runs, size):

@@ -50,9 +50,21 @@ def stopped_and_whole(run, folder):
     return data, saved, stop, total, whole["model"].state_dict()
 
 
+def grouped(name, rule):
+    """Return a case that one process tests in all orders, so that it is trained once."""
+    group = pytest.mark.xdist_group(f"states of {name} {rule}")
+    return pytest.param(name, rule, marks=group)
+
+
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-@pytest.mark.parametrize("rule", ["plain", "signin"])
-@pytest.mark.parametrize("name", ["rigl", "acdc", "str-target", "wr", "spred"])
+@pytest.mark.parametrize(
+    "name, rule",
+    [
+        grouped(name, rule)
+        for name in ("rigl", "acdc", "str-target", "wr", "spred")
+        for rule in ("plain", "signin")
+    ],
+)
 def test_states_are_loaded_in_any_order(references, name, rule, order):
     run = make(name, find_method(name).variants[0], rule, epochs=2)
     data, saved, stop, total, expected = stopped_and_whole(run, references)
