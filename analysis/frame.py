@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.checked import BrokenFile
 from analysis.decay import decays_of
-from analysis.folder import read_config, read_failure, read_result, read_rows
+from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
 from analysis.names import HAM, PLAIN, SIGN_IN
 from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
@@ -152,7 +152,7 @@ def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
     choices = [c for c in known if c in _CHOICES or c.startswith(("settings.", "options."))]
     differing = dict.fromkeys(known[c] for c in choices if runs[c].astype(str).nunique() > 1)
     found = f" The runs differ in: {', '.join(sorted(differing))}." if differing else ""
-    return UserError(f"{near}{found} config.json and result.json in their folders have all.")
+    return UserError(f"{near}{found} {CONFIG} and {RESULT} in their folders have all.")
 
 
 def _short(column: str) -> str:

@@ -25,7 +25,7 @@ from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
 from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
-from launch.executors.slurm import Job, own_modules, parameters, submit
+from launch.executors.slurm import Job, master_port, own_modules, parameters, submit
 from launch.executors.status import statuses
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
@@ -141,6 +141,12 @@ def test_an_array_in_parts_runs_once_however_often_it_is_submitted(here):
     alone = replace(here, runs=here.runs.parent / "alone")
     train(runs[2], alone)
     assert result(here, runs[2]) == result(alone, runs[2])
+
+
+def test_ranks_meet_at_a_port_that_no_client_has():
+    ports = {master_port(str(job), restarts) for job in range(500) for restarts in "01"}
+    assert len(ports) > 900 and min(ports) >= 10_000 and max(ports) < 32_768
+    assert master_port("7", "0") == master_port("7", "0")
 
 
 @needs_slurm

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from filelock import FileLock
@@ -51,6 +52,8 @@ class Job:
         import_plugins(self.machine.imports)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
+            restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+            os.environ.setdefault("MASTER_PORT", str(master_port(environment.job_id, restarts)))
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(overwrite=True, set_cuda_visible_devices=False)
         return run_training(self.run, self.machine, bar=False, patience=PATIENCE)
@@ -60,6 +63,14 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def master_port(job: str, restarts: str) -> int:
+    """Return the port at which the ranks of a job meet, another one after each requeue.
+
+    It is below the ports that Linux gives to clients (32768 and above), which may be in use.
+    """
+    return Random(f"{job} {restarts}").randrange(10_000, 32_768)
 
 
 def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[str, Any]:
