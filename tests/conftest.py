@@ -50,6 +50,10 @@ def pytest_collection() -> Iterator[None]:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries tell at the end of the process that they leak
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show how many cases each part of tests/attack had, as its tests have recorded."""
     reports = (r for kind in ("", "error") for r in terminalreporter.getreports(kind))
