@@ -77,14 +77,27 @@ def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if name not in source.weights:
         raise UserError(f"{source.origin} has no {name}{_nearest(source, name, like)}")
     value = source.weights[name]
-    if value.shape != like.shape:
-        shapes = f"shape {tuple(value.shape)}, not {tuple(like.shape)}"
-        raise UserError(f"{source.origin}: {name} has {shapes}.")
+    check_shape(source, name, like)
     if like.is_floating_point() and not value.is_floating_point():
         raise UserError(f"{source.origin}: {name} has type {value.dtype}, not floating point.")
     if value.is_floating_point() and not is_finite(value):
         raise UserError(f"{source.origin}: {name} has values that are not finite.")
     return value
+
+
+def check_shape(source: Checkpoint, name: str, like: Tensor, hint: str = "") -> None:
+    """Check the shape of a tensor of the source.
+
+    Args:
+        hint: ends the message.
+
+    Raises:
+        UserError: it is another one.
+    """
+    shape = source.weights[name].shape
+    if shape != like.shape:
+        shapes = f"shape {tuple(shape)}, not {tuple(like.shape)}"
+        raise UserError(f"{source.origin}: {name} has {shapes}{hint}.")
 
 
 def _nearest(source: Checkpoint, name: str, like: Tensor) -> str:

@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from free_ports import free_ports
 
 import launch.config.recipes
 import launch.data.sources
@@ -102,9 +102,7 @@ def forked(call: Callable[[], object], folder: Path) -> subprocess.CompletedProc
 
 def fork_two_ranks(call: Callable[[], object], folder: Path) -> None:
     """Call a function in two forks with the environment of torchrun's ranks. Both must succeed."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     common = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "tests", "OMP_NUM_THREADS": 1}
     forks = [Fork(call, folder, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(2)]

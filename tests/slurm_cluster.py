@@ -13,8 +13,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from free_ports import free_ports
 
 os.environ["PATH"] += ":/usr/sbin"  # where Debian installs the daemons
 NODES = 2
@@ -62,7 +64,7 @@ def is_installed() -> bool:
 def cluster(home: Path) -> Iterator[None]:
     """Start the cluster, and set this process's environment for its commands."""
     host = socket.gethostname().split(".")[0]
-    port, *node_ports = _free_ports(1 + NODES)
+    port, *node_ports = free_ports(1 + NODES)
     lines = [CONFIGURATION.format(host=host, port=port, user=getpass.getuser(), home=home)]
     for i, node_port in enumerate(node_ports, start=1):
         lines.append(
@@ -91,15 +93,6 @@ def cluster(home: Path) -> Iterator[None]:
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), 15)
         del os.environ["SLURM_CONF"]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return free ports, so that several clusters can run at the same time."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in found]
 
 
 def run(*command: str) -> str:

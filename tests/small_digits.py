@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
+
+from launch.data.sources import read_digits
 
 BATCH, STEPS, TEST = 32, 9, 72  # images per step, steps per epoch, test images
 
@@ -21,8 +22,7 @@ def small_digits(**choices: Any) -> dict[str, Any]:
 @cache
 def _file() -> Path:
     """Write the file, once per process."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    images, labels = read_digits()
     train, test = slice(BATCH * STEPS), slice(BATCH * STEPS, BATCH * STEPS + TEST)
     file = Path(tempfile.mkdtemp()) / "digits.npz"
     np.savez(

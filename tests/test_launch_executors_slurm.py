@@ -159,6 +159,7 @@ def test_four_ranks_on_two_nodes(here):
 
 @needs_slurm
 def test_a_preempted_run_resumes_and_ends_the_same(here):
+    here = replace(here, threads=1)  # as the forks below
     run = digits(epochs=40)
     submit([run], here, replace(CLUSTER, nodes=2, partition="low", cpus=8))
     wait_until(lambda: epochs_of(here, run) > 5)

@@ -61,6 +61,10 @@ class Entry:
     build: Callable[[], nn.Module]
     shape: Callable[[int], tuple[int, ...]]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.family, self.name
+
 
 @dataclass
 class Row:
@@ -317,7 +321,7 @@ def read_rows(path: Path, entries: list[Entry]) -> list[Row]:
     if not path.exists():
         return []
     found = map(json.loads, path.read_text().splitlines())
-    of = {(entry.family, entry.name): entry for entry in entries}
+    of = {entry.key: entry for entry in entries}
     return [
         Row(of[family, name], **{**values, "dtype": getattr(torch, values["dtype"])})
         for family, name, values in found
@@ -329,7 +333,7 @@ def add_row(path: Path, row: Row) -> None:
     values = {key: value for key, value in vars(row).items() if key != "entry"}
     values["dtype"] = str(row.dtype).removeprefix("torch.")
     with path.open("a") as file:
-        file.write(json.dumps([row.entry.family, row.entry.name, values]) + "\n")
+        file.write(json.dumps([*row.entry.key, values]) + "\n")
 
 
 # ---- the page
@@ -407,9 +411,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed, left, start = [], 0, time.monotonic()
     entries = [*torchvision_entries(given.only), *timm_entries(given.only)]
     rows = read_rows(given.known, entries) if given.known else []
-    known = {(row.entry.family, row.entry.name) for row in rows}
+    known = {row.entry.key for row in rows}
     for entry in sorted(entries, key=_size):  # as many as possible
-        if (entry.family, entry.name) in known:
+        if entry.key in known:
             continue
         if time.monotonic() - start > 60 * given.minutes:
             left += 1

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError, require
+from baselines.errors import UserError
 from baselines.fields import changed
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.density import check_initial_sparsity
 from baselines.tools.masks import global_masks, layer_masks, random_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
@@ -51,8 +52,7 @@ class GmpOptions(CubicOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        initial = self.initial_sparsity
-        require(0 <= initial < 1, f"initial_sparsity must be in [0, 1), not {initial}.")
+        check_initial_sparsity(self.initial_sparsity)
 
 
 C = TypeVar("C", bound=CubicOptions)
@@ -89,11 +89,8 @@ class Gmp(CubicPruning[GmpOptions]):
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
-        self.initial_sparsity = initial = self.options.initial_sparsity
-        require(
-            initial <= plan.sparsity,
-            f"initial_sparsity {initial} is above the sparsity {plan.sparsity}.",
-        )
+        self.initial_sparsity = self.options.initial_sparsity
+        check_initial_sparsity(self.initial_sparsity, plan.sparsity)
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if self.initial_sparsity:

@@ -29,6 +29,7 @@ from baselines.errors import require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.density import check_initial_sparsity
 from baselines.tools.masks import global_masks, random_masks, replaced
 from baselines.tools.schedules import (
     LEAST_PERIODS,
@@ -67,8 +68,7 @@ class GraNetOptions(RegrowthOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        first = self.initial_sparsity
-        require(0 <= first < 1, f"initial_sparsity must be in [0, 1), not {first}.")
+        check_initial_sparsity(self.initial_sparsity)
         require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
 
 

@@ -22,6 +22,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import require
 from baselines.method import Method, Options, Plan
 from baselines.samples import Samples
+from baselines.tools.density import check_initial_sparsity
 from baselines.tools.levels import Levels, level_sparsities
 from baselines.tools.masks import global_masks, random_masks, seeded
 from baselines.tools.norms import InterpolatedNorms
@@ -46,8 +47,7 @@ class LevelOptions(Options):
         require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
         require(self.level_length > 0, f"level_length must be positive, not {self.level_length}.")
         require(self.cycles >= 1, f"cycles must be positive, not {self.cycles}.")
-        initial = self.initial_sparsity
-        require(0 <= initial < 1, f"initial_sparsity must be in [0, 1), not {initial}.")
+        check_initial_sparsity(self.initial_sparsity)
 
 
 L = TypeVar("L", bound=LevelOptions)
@@ -63,10 +63,7 @@ class IterativePruning(Method[L]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         given = self.options
-        require(
-            given.initial_sparsity <= plan.sparsity,
-            f"initial_sparsity {given.initial_sparsity} is above the sparsity {plan.sparsity}.",
-        )
+        check_initial_sparsity(given.initial_sparsity, plan.sparsity)
         epochs = round(given.level_length * plan.epochs / given.cycles)
         self.cycle_epochs = max(self.least_epochs, epochs)
         sparsities = level_sparsities(plan.sparsity, given.keep, given.initial_sparsity)

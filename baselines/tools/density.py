@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from baselines.engine.kinds import BatchShape
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, require, unknown
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch.Size is one
 Kind = Callable[[Shapes, float], dict[str, float]]
@@ -181,6 +181,16 @@ def keep_count(numel: int, sparsity: float) -> int:
     if not 0 <= sparsity < 1:
         raise UserError(f"sparsity must be in [0, 1), not {sparsity}.")
     return numel - round(sparsity * numel)
+
+
+def check_initial_sparsity(initial: float, final: float = 1.0) -> None:
+    """Check the sparsity from which a method prunes on to a final one.
+
+    Raises:
+        UserError: it is not in [0, 1), or above the final one.
+    """
+    require(0 <= initial < 1, f"initial_sparsity must be in [0, 1), not {initial}.")
+    require(initial <= final, f"initial_sparsity {initial} is above the sparsity {final}.")
 
 
 def capped(counts: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:

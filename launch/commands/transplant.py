@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.checkpoint import Checkpoint, entries_of
+from baselines.checkpoint import Checkpoint, check_shape, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
@@ -162,12 +162,9 @@ def _read_sources(
 
 def _check_shapes(given: TransplantCommand, source: Checkpoint, own: Named) -> None:
     """Raise UserError unless the model was made for what the source is of."""
-    for name, tensor in own.items():
-        found = source.weights.get(name, tensor)
-        if found.shape != tensor.shape:
-            shapes = f"{tuple(found.shape)}, not {tuple(tensor.shape)} as in {given.model}"
-            flags = "give the --classes, --channels and --image-size of the source"
-            raise UserError(f"{source.origin}: {name} has shape {shapes}: {flags}.")
+    flags = "give the --classes, --channels and --image-size of the source"
+    for name in filter(source.weights.__contains__, own):
+        check_shape(source, name, own[name], f" as in {given.model}: {flags}")
 
 
 def _read(

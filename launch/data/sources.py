@@ -108,17 +108,24 @@ def _folder(folder: Path, root: Path, size: int, workers: int) -> Splits:
 
 
 def _digits(root: Path) -> tuple[Arrays, Arrays, int]:
-    """Return scikit-learn's 1,797 digits of 8×8 pixels, with a third of each class for testing.
+    """Return scikit-learn's digits, with a third of each class for testing.
 
-    The split, which scikit-learn made, is a file, and the digits are read from scikit-learn's file:
-    importing the package takes longer than an epoch.
+    The split, which scikit-learn made, is a file.
     """
-    table = np.loadtxt(_digits_file(), delimiter=",")
-    images = (table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
-    labels = table[:, -1].astype(np.int64)
+    images, labels = read_digits()
     split = json.loads(Path(__file__).with_name("digits_split.json").read_text())
     train, test = ((images[split[name]], labels[split[name]]) for name in ("train", "test"))
     return train, test, 10
+
+
+def read_digits() -> Arrays:
+    """Return scikit-learn's 1,797 digits: images of 8×8 pixels, and labels.
+
+    They are read from scikit-learn's file: importing the package takes longer than an epoch.
+    """
+    table = np.loadtxt(_digits_file(), delimiter=",")
+    images = (table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
+    return images, table[:, -1].astype(np.int64)
 
 
 def _digits_file() -> Path:

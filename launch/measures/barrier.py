@@ -56,24 +56,17 @@ def points_between(
     size = sum(tensor.numel() * tensor.element_size() for tensor in ends[0].values())
     at_once = max(1, MOST_BYTES // size)
     for first in range(0, len(positions), at_once):
-        yield from _group(model, ends, positions[first : first + at_once], train, test, device)
+        part = positions[first : first + at_once]
+        nets = [_network(model, ends, position) for position in part]
+        update_bn(train.epoch(0), _Together(nets), device)
+        for position in part:
+            yield _point(position, nets.pop(0), test, device)  # none is left for the next part
 
 
-def _group(
-    model: nn.Module,
-    ends: tuple[Named, Named],
-    positions: Sequence[float],
-    train: Batches,
-    test: Batches,
-    device: torch.device,
-) -> Iterator[Point]:
-    """Yield points of networks that are held at the same time, and no longer than here."""
-    nets = [_network(model, ends, position) for position in positions]
-    update_bn(train.epoch(0), _Together(nets), device)
-    for position, net in zip(positions, nets, strict=True):
-        net.eval()
-        loss, correct, n = evaluation_sums(net, test, device).tolist()
-        yield Point(position, loss / n, 1 - correct / n)
+def _point(position: float, net: nn.Module, test: Batches, device: torch.device) -> Point:
+    net.eval()
+    loss, correct, n = evaluation_sums(net, test, device).tolist()
+    return Point(position, loss / n, 1 - correct / n)
 
 
 class _Together(nn.ModuleList):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import threading
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from attack.child import end_group, signbench, start
 from attack.events import kill_at
 from attack.runs import MACHINE, SHORT, difference
+from free_ports import free_ports
 
 from baselines.registry import methods
 from launch.cli import main
@@ -158,9 +158,7 @@ def test_two_ranks(attack, world, tmp_path):
 
 def pair(args, root: Path | None, number: int) -> list[int]:
     """Call a command as two ranks, of which the first is killed at a file event in a folder."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
 
     def rank(i: int) -> int:
         os.environ |= {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": "2"}
