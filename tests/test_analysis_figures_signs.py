@@ -20,6 +20,8 @@ from launch.config.grids import REVERSED, find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 
+pytestmark = pytest.mark.xdist_group("figures of signs")  # the tests share their runs
+
 
 def lines(figure):
     return {line.get_label(): line for line in figure.axes[0].get_lines()}

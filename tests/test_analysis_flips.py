@@ -15,6 +15,8 @@ from launch.cli import main
 from launch.config.machine import Machine
 from launch.config.run import Run
 
+pytestmark = pytest.mark.xdist_group("flips")  # the tests share their runs
+
 
 def layers_of(flips, weights, warmup=1):
     """Return the rows of a layers.csv.

@@ -15,6 +15,8 @@ from analysis.tables import make_table
 from analysis.tables.latex import align, escape, to_latex
 from analysis.tables.sheet import Sheet, leave_out_constants
 
+pytestmark = pytest.mark.xdist_group("tables in LaTeX")  # the tests share their runs
+
 PAGE = r"""\documentclass[10pt%s]{article}
 \usepackage[T1]{fontenc}
 \usepackage{booktabs,graphicx,rotating}
