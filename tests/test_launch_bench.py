@@ -15,6 +15,7 @@ from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, run_choices
 from launch.cli import main
 from launch.models import build_model
+from launch.trackers.tracking import ADAPTERS
 
 SMALL = StepsBench(models=("resnet20",), batch_size=4, steps=1, threads=1, device="cpu")
 
@@ -141,6 +142,18 @@ def test_work_on_masks_is_timed(capsys):
     for line in ("global top-k of 270,896", "RigL update", "SynFlow, 2 iterations", "snapshot"):
         assert line in out
     assert "of an epoch" in out and "once per run" in out
+
+
+def test_the_time_of_trackers_is_measured(capsys, monkeypatch):
+    monkeypatch.setitem(ADAPTERS, "mlflow", ("launch.trackers.mlflow", "MLflow", "no_such_module"))
+    flags = "--trackers tensorboard mlflow --model resnet20 --epochs 3"
+    assert main(["bench", "trackers", *flags.split()]) == 0
+    head, _, first, second = capsys.readouterr().out.splitlines()[-4:]
+    assert head.startswith("resnet20: 22 layers, 3 epochs")
+    assert first.startswith("tensorboard") and float(first.split()[3]) > 0
+    assert second.startswith("mlflow") and "pip install no_such_module" in second
+    assert main(["bench", "trackers", "--trackers", "tensorbord"]) == 2
+    assert "tensorboard" in capsys.readouterr().err
 
 
 def test_scores_are_compared_with_their_passes(capsys):

@@ -15,6 +15,7 @@ MEASURES = {
     "scores": ("scores", "ScoresBench", "bench_scores"),
     "scaling": ("scaling", "ScalingBench", "bench_scaling"),
     "loader": ("loader", "LoaderBench", "bench_loader"),
+    "trackers": ("trackers", "TrackersBench", "bench_trackers"),
     "gpu": ("gpu", "GpuBench", "bench_gpu"),
     "sparse": ("sparse", "SparseBench", "bench_sparse"),
     "sparse-step": ("sparse_step", "SparseStepBench", "bench_sparse_step"),
