@@ -49,7 +49,7 @@ class Validation(TypedDict):
 
 
 class KernelSpeed(TypedDict):
-    """Core torch's 2:4 kernels against dense ones on a trained network's linear layers, in bfloat16.
+    """Core torch's 2:4 kernels against dense ones, in bfloat16, on linear layers of a network.
 
     `layers` is the number of measured layers, `faster` how many of them are replaced by `signbench
     bench sparse`, `batch` the number of examples. Seconds are those of one call of each measured

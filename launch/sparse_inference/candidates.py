@@ -59,7 +59,7 @@ def candidates(layer: nn.Module, exported: bool = False) -> Candidates:
         layer: one for which `why_dense` has no reason.
         exported: only those that torch.export can record.
     """
-    if not device.on_cpu(layer.weight):
+    if isinstance(layer, nn.Linear) and not device.on_cpu(layer.weight):
         return _on_gpu(layer)
     found = _of_linear(layer) if isinstance(layer, nn.Linear) else _of_conv(layer)
     if exported or layer.weight.dtype == torch.bfloat16:  # MKL has no sparse products of it
@@ -67,8 +67,7 @@ def candidates(layer: nn.Module, exported: bool = False) -> Candidates:
     return found
 
 
-def _on_gpu(layer: nn.Module) -> Candidates:
-    assert isinstance(layer, nn.Linear)
+def _on_gpu(layer: nn.Linear) -> Candidates:
     names = kernels_for(layer.weight)
     return {name: partial(SemiStructuredLinear, layer, KERNELS[name]) for name in names}
 

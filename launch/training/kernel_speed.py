@@ -43,6 +43,15 @@ def kernel_speed(
         return {"reason": one_line(error)}
 
 
+def speed_text(found: KernelSpeed) -> str:
+    """Return a measurement as a line."""
+    if "speed" not in found:
+        return f"speed of 2:4 kernels not measured: {found['reason']}"
+    count = f"{found['layers']} linear layer{'s' * (found['layers'] > 1)}"
+    where = f"in {count} at batch size {found['batch']}"
+    return f"2:4 kernels are {found['speed']:.2f} × as fast as dense ones {where}"
+
+
 def _summary(choices: Sequence[LayerFormat], batch: int) -> KernelSpeed:
     pairs = []  # seconds of the dense layer and of the fastest kernel
     reasons: dict[str, None] = {}
