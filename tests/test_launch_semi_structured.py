@@ -51,6 +51,7 @@ from launch.sparse_inference.semi_structured import (
     why_no_kernel,
 )
 from launch.training.kernel_speed import kernel_speed, speed_text
+from launch.training.run import run_training
 
 CUTLASS, CUSPARSELT = "2:4 cutlass", "2:4 cusparselt"
 MLP = ("--model", "mlp", "--classes", "64", "--channels", "1", "--image-size", "8")
@@ -243,9 +244,7 @@ METHODS = [("srste", {}), ("rigl_nm", {}), ("rigl_nm", {"sign_in": True})]
 
 
 @pytest.mark.parametrize("method, choices", METHODS)
-def test_a_2_4_run_on_a_gpu_has_the_speed_in_its_result(
-    gpu, machine, monkeypatch, method, choices
-):
+def test_a_2_4_run_on_a_gpu_has_the_speed_in_its_result(gpu, machine, monkeypatch, method, choices):
     short = {"epochs": 1, "model": "mlp", "sparsity": 0.5, **choices}
     monkeypatch.setattr(launch.training.kernel_speed, "ROUNDS", 1)
     run = Run.make("digits", method, **small_digits(**short))
@@ -269,7 +268,7 @@ def test_other_runs_have_no_speed(machine, monkeypatch):
 def test_a_run_says_why_nothing_was_measured(gpu, machine, monkeypatch):
     said = []
     run = Run.make("digits", "rigl_nm", **small_digits(epochs=1, sparsity=0.5))
-    result = train(run, machine, report=said.append)
+    result = run_training(run, machine, report=said.append, bar=False)
     reason = "there is no 2:4 Conv2d; no 2:4 kernel takes a weight of its shape"
     assert result["kernel_speed"] == {"reason": reason}
     assert any(f"speed of 2:4 kernels not measured: {reason}" in line for line in said)
