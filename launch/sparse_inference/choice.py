@@ -120,7 +120,7 @@ def _modules(
             module = make().eval()
             check_outputs(layer, module, x)
         except (UserError, RuntimeError) as error:
-            failed[name] = one_line(error)
+            failed[name] = one_line(error, 120)  # errors of torch can be long
         else:
             modules[name] = module
     return modules, failed
