@@ -48,6 +48,24 @@ class Validation(TypedDict):
     validation_accuracy: NotRequired[float]
 
 
+class KernelSpeed(TypedDict):
+    """Core torch's 2:4 kernels against dense ones, in bfloat16, on linear layers of a network.
+
+    `layers` is the number of measured layers, `faster` how many of them are replaced by `signbench
+    bench sparse`, `batch` the number of examples. Seconds are those of one call of each measured
+    layer, with the fastest kernel; `speed` is their ratio. `reason` is why others were not
+    measured.
+    """
+
+    layers: NotRequired[int]
+    faster: NotRequired[int]
+    batch: NotRequired[int]
+    dense_seconds: NotRequired[float]
+    sparse_seconds: NotRequired[float]
+    speed: NotRequired[float]
+    reason: NotRequired[str]
+
+
 class Result(Validation):
     """result.json. Accuracies and sparsities are fractions, measured after the last epoch.
 
@@ -55,7 +73,8 @@ class Result(Validation):
     and `vocabulary` (0 if the inputs are no tokens) are those of the data. `flops` is the number of
     floating-point operations of a forward pass of one example, `training_flops` that of the
     training, `dense_epochs` the same in epochs of dense training. `ranks` is the number of
-    processes at the end, `all_ranks` those of the whole run in order.
+    processes at the end, `all_ranks` those of the whole run in order. `kernel_speed` is there if
+    the mask is 2:4 and the run ended on a GPU.
     """
 
     accuracy: float
@@ -82,6 +101,7 @@ class Result(Validation):
     device: str
     seconds: float
     seconds_per_epoch: float
+    kernel_speed: NotRequired[KernelSpeed]
 
 
 class Failure(TypedDict):

@@ -62,11 +62,18 @@ class Inputs:
             n, *self.shape, dtype=dtype, device=None if like is None else like.device
         )
 
-    def random(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return n random inputs: uniform in [0, 1), or tokens."""
+    def random(self, n: int, generator: torch.Generator, like: Tensor | None = None) -> Tensor:
+        """Return n random inputs: uniform in [0, 1), or tokens.
+
+        Args:
+            generator: of the CPU.
+            like: as for `zeros`.
+        """
         if self.vocabulary:
-            return torch.randint(self.vocabulary, (n, *self.shape), generator=generator)
-        return torch.rand(n, *self.shape, generator=generator)
+            x = torch.randint(self.vocabulary, (n, *self.shape), generator=generator)
+            return x if like is None else x.to(like.device)
+        x = torch.rand(n, *self.shape, generator=generator)
+        return x if like is None else x.to(like)
 
     def __str__(self) -> str:
         shape = " × ".join(map(str, self.shape)) or "no dimensions"

@@ -103,7 +103,11 @@ def test_what_cannot_be_drawn_is_one_line(file, tmp_path, capsys):
     other.write_text("a,b\n1,2\n")
     odd = write(tmp_path / "odd.csv", [("a", "float32", 0.8, 1, 1, "", "dense", "many")])
     many = write(tmp_path / "many.csv", [r for b in range(9) for r in rows_of("a", b, 1, 0.8)])
+    gpu = tmp_path / "gpu.csv"
+    lines = file.read_text().splitlines()
+    gpu.write_text("\n".join(["device," + lines[0], *(f"NVIDIA H200,{ln}" for ln in lines[1:])]))
     for files, message in (
+        ([file, gpu], "draw each device in a figure of its own: NVIDIA H200, cpu"),
         ([], "name files of signbench bench sparse"),
         ([tmp_path / "none.csv"], "cannot read"),
         ([other], "is not a table of signbench bench sparse"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
-from baselines.tools.nm import nm_mask, nm_pattern
+from baselines.tools.nm import has_nm, nm_mask, nm_pattern
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,25 @@ def test_by_hand():
     assert torch.equal(nm_mask(scores, 2, 4), kept.bool())
     # groups of 8: ten of the twenty weights, of which the last group of four has two
     assert nm_mask(scores, 4, 8).flatten().split(8)[2].tolist() == [False, False, True, True]
+
+
+def test_patterns_are_found_by_hand():
+    weight = torch.tensor([[0.5, 0, -1, 0, 0, 0], [2, 3, 0, 0, 4, 0]])
+    # groups of 4: two, then none of the first row and two of the second, then one of the four left
+    assert has_nm(weight, 2, 4) and not has_nm(weight, 1, 4)
+    assert not has_nm(weight, 2, 6) and has_nm(weight, 3, 6)
+    weight[0, 5] = 1e-9
+    assert not has_nm(weight, 2, 4)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (5, 7), (4, 3, 3, 3), (3, 5, 2)])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 5), (4, 8)])
+def test_masks_have_their_pattern(shape, n, m):
+    mask = nm_mask(torch.rand(shape), n, m)
+    assert has_nm(mask, n, m)
+    inputs_last = mask.movedim(1, -1).contiguous()
+    inputs_last.view(-1)[:m] = True
+    assert not has_nm(inputs_last.movedim(-1, 1), n, m)
 
 
 def slow(scores: Tensor, n: int, m: int) -> Tensor:

@@ -183,5 +183,6 @@ def test_a_gpu_is_measured_in_one_call(forked_workers, tmp_path, capsys):
     assert main(["bench", "gpu", "--models", "resnet20", *sizes.split(), *where.split()]) == 0
     out = capsys.readouterr().out
     parts = ("median / bare", "global top-k", "end of an epoch", "2 runs at once", "63 runs of")
+    parts += ("2:4 kernels need a GPU",)
     assert all(part in out for part in parts)
     assert (tmp_path / "gpu.csv").exists()

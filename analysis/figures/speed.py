@@ -42,7 +42,7 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
     replaced, the speed is 1. Dense and sparse networks have the same precision.
 
     Raises:
-        UserError: a file cannot be read, or is of another kind.
+        UserError: a file cannot be read, or is of another kind, or they are of several devices.
     """
     tables = []
     for path in paths:
@@ -54,6 +54,9 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
             raise UserError(f"{path} is not a table of signbench bench sparse.")
         tables.append(table[(table["layer"] == "") & (table["format"] != _LOW)])
     whole = pd.concat(tables, ignore_index=True)
+    devices = sorted(set(whole["device"].fillna("cpu"))) if "device" in whole else []
+    if len(devices) > 1:
+        raise UserError(f"draw each device in a figure of its own: {', '.join(devices)}.")
     numbers = pd.to_numeric(whole["ratio"], errors="coerce")
     if not len(whole) or not bool((numbers > 0).all()):
         raise UserError(f"{paths[0]} has a ratio that is not a positive number, or no networks.")

@@ -50,6 +50,17 @@ def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
     return mask.view(scores.movedim(1, -1).shape).movedim(-1, 1)
 
 
+def has_nm(weight: Tensor, n: int, m: int) -> bool:
+    """Return whether at most n entries of each group of m, as of `nm_mask`, are not zero.
+
+    Args:
+        weight: (outputs, inputs, *kernel).
+    """
+    kept = (weight != 0).movedim(1, -1).flatten()
+    rest = kept.new_zeros(-kept.numel() % m)
+    return bool((torch.cat([kept, rest]).view(-1, m).sum(1) <= n).all())
+
+
 def _top(groups: Tensor, n: int) -> Tensor:
     """Return a mask of the n largest entries of each row."""
     order = groups.sort(stable=True, dim=1, descending=True).indices

@@ -6,6 +6,8 @@ run     epochs of a real run, compared with the bare loop
 shared  epochs, evaluation included, of several runs on the GPU at the same time, and of one run
         with torch.compile. The time of the CIFAR-10 part of Tables 3, 9 and 11 is computed from
         the fastest of them
+2:4     inference of DeiT-S with core torch's 2:4 kernels, at the batch size of the steps and the
+        recipe's; on a GPU only
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ from launch.bench.masks import MasksBench, bench_masks
 from launch.bench.pictures import CIFAR, write_pictures
 from launch.bench.runs import RunBench, bench_run
 from launch.bench.scaling import run_quietly
+from launch.bench.sparse import SparseBench, bench_sparse
+from launch.bench.sparse_networks import NM, RANDOM, SparseSource
 from launch.bench.steps import bench_steps
-from launch.bench.variants import StepsBench
+from launch.bench.variants import MEASURED_MODELS, StepsBench
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
+from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.ranks import find_device
 
 RECIPE = "cifar10-resnet20"
+LINEAR = "deit-small"  # whose prunable layers are linear, but for the first
 TIMED_TABLES = ("table3", "table9", "table11")
 
 
@@ -57,7 +63,7 @@ class GpuBench:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     output: Path = Path("bench-gpu.csv")
-    """File for the table of steps."""
+    """File for the table of steps; that of the 2:4 kernels has a name with -nm."""
 
     def __post_init__(self) -> None:
         if min((self.images, self.epochs, *self.at_once)) < 1:
@@ -87,7 +93,27 @@ def bench_gpu(options: GpuBench) -> int:
     bench_masks(masks)
     bench_run(runs)
     _share(options, device)
+    if device == "cpu":
+        print("2:4 kernels need a GPU: not measured")
+    else:
+        bench_sparse(kernel_bench(options, device))
     return 0
+
+
+def kernel_bench(options: GpuBench, device: str) -> SparseBench:
+    """Return the measurement of 2:4 kernels on the linear layers of DeiT-S with random masks."""
+    case = MEASURED_MODELS[LINEAR]
+    recipe = RECIPES[case.name]
+    source = SparseSource(RANDOM, recipe.model, case.classes, sparsity=(0.5,), density=NM)
+    sizes = (options.batch_size,) if options.batch_size else (case.gpu_batch, recipe.batch_size)
+    return SparseBench(
+        source,
+        batch=sizes,
+        precision="bfloat16",
+        device=device,
+        layers=True,
+        output=options.output.with_stem(f"{options.output.stem}-nm"),
+    )
 
 
 def _share(options: GpuBench, device: str) -> None:

@@ -1,10 +1,11 @@
-"""Inference with sparse weights against dense inference, on a CPU.
+"""Inference with sparse weights against dense inference.
 
 Each linear layer and convolution is measured in the formats of `launch.sparse_inference` and in
 turn with the dense layer, on the inputs that it has in the network. It is replaced where a format
 is faster. Then the network with the replaced layers is measured in turn with the dense one, in
 both of torch's memory formats of images. Their outputs must agree. In float32, the dense network in
-bfloat16 is measured as well, since it may be faster than sparse float32.
+bfloat16 is measured as well, since it may be faster than sparse float32. On a GPU the formats are
+those of `launch.sparse_inference.semi_structured`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from baselines.errors import UserError
 from launch.bench.sparse_networks import Network, SparseSource
 from launch.config.fields import check_positive
+from launch.ranks import find_device
 from launch.runs.files import write_csv
 from launch.sparse_inference.choice import (
     DENSE,
@@ -32,6 +34,7 @@ from launch.sparse_inference.choice import (
 )
 from launch.sparse_inference.formats import held_bytes
 from launch.sparse_inference.rounds import Times, measure, threads_set
+from launch.training.result import device_name
 
 CHANNELS_LAST, BFLOAT16, SPARSE = "dense, channels_last", "dense, bfloat16", "sparse"
 COMMON = ("network", "precision", "sparsity", "batch")  # columns that are equal in a printed table
@@ -40,9 +43,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SparseBench:
-    """Compare inference with sparse weights with dense inference, on a CPU: latency, throughput,
-    memory and size of the file, for the whole network and by layer. Name the network before the
-    options: RUN, RUN@EPOCH, a checkpoint file, or random."""
+    """Compare inference with sparse weights with dense inference: latency, throughput, memory and
+    size of the file, for the whole network and by layer. Name the network before the options: RUN,
+    RUN@EPOCH, a checkpoint file, or random."""
 
     source: SparseSource = field(default_factory=SparseSource)
     batch: tuple[int, ...] = (1, 16, 128)
@@ -50,7 +53,10 @@ class SparseBench:
     threads: tuple[int, ...] = (1,)
     """Numbers of CPU threads."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of all weights and activations."""
+    """Type of all weights and activations; a GPU has kernels for bfloat16 only."""
+    device: str = "cpu"
+    """auto, cpu, cuda or cuda:N. On a GPU, linear layers with a 2:4 pattern are measured with core
+    torch's kernels."""
     rounds: int = 30
     """Measured rounds of each layer and of the network, after two that are not measured."""
     layers: bool = False
@@ -67,14 +73,19 @@ class SparseBench:
 def bench_sparse(options: SparseBench) -> int:
     """Print the tables and write them as CSV. Return the exit code."""
     rows: list[Row] = []
+    device = find_device(options.device)
+    if device.type == "cuda" and options.precision == "float32":
+        raise UserError("--device cuda needs --precision bfloat16: there is no 2:4 float32.")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for network in options.source.networks():
         for threads in options.threads:
             for batch in options.batch:
                 with threads_set(threads):
-                    found = _measured(network, batch, options)
-                rows += [{"threads": threads, **row} for row in found]
-                print(_verdict(found, network, batch, threads))
+                    found = _measured(network, batch, options, device)
+                name = device_name(device) if device.type == "cuda" else "cpu"
+                rows += [{"device": name, "threads": threads, **row} for row in found]
+                where = name if name != "cpu" else f"{threads} thread{'s' * (threads > 1)}"
+                print(_verdict(found, network, batch, where))
                 print(_text([row for row in found if not row["layer"]]))
                 if options.layers:
                     print(_text([row for row in found if row["layer"]]))
@@ -84,12 +95,15 @@ def bench_sparse(options: SparseBench) -> int:
     return 0
 
 
-def _measured(network: Network, batch: int, options: SparseBench) -> list[Row]:
+def _measured(
+    network: Network, batch: int, options: SparseBench, device: torch.device
+) -> list[Row]:
     """Return the rows of a network at one batch size: of the network, and of its layers."""
-    x = network.inputs.random(batch, torch.Generator().manual_seed(0))
-    dense = network.model
+    dense = network.model.to(device)
     if options.precision == "bfloat16":
-        dense, x = copy.deepcopy(dense).bfloat16(), _bfloat16(x)
+        dense = copy.deepcopy(dense).bfloat16()
+    like = next(dense.parameters())
+    x = network.inputs.random(batch, torch.Generator().manual_seed(0), like)
     choices = choose_formats(dense, x, options.rounds)
     models = _variants(dense, choices, network.inputs.is_image)
     error = check_outputs(dense, models[SPARSE], x) if SPARSE in models else 0.0
@@ -135,6 +149,7 @@ def _times(models: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, Ti
     return measure(
         {name: lambda name=name: models[name](inputs[name]) for name in models},  # type: ignore[misc]
         rounds,
+        x.device,
     )
 
 
@@ -148,7 +163,7 @@ def _costs(times: Times, batch: int, held: int) -> Row:
 
 
 def _layer_rows(choice: LayerFormat, batch: int) -> Iterator[Row]:
-    """Yield one row per format that was measured, or one with the reason why none was."""
+    """Yield one row per format, with its costs or the reason why it was not measured."""
     facts = {
         "layer": choice.name,
         "kind": choice.kind,
@@ -160,6 +175,8 @@ def _layer_rows(choice: LayerFormat, batch: int) -> Iterator[Row]:
     for name, times in choice.times.items():
         costs = _costs(times, batch, choice.sizes[name])
         yield {**facts, "format": name, **costs, "chosen": name == choice.format}
+    for name, reason in choice.failed.items():
+        yield {**facts, "format": name, "chosen": False, "reason": reason}
 
 
 def _file_bytes(model: nn.Module) -> int:
@@ -169,11 +186,10 @@ def _file_bytes(model: nn.Module) -> int:
     return stream.tell()
 
 
-def _verdict(rows: list[Row], network: Network, batch: int, threads: int) -> str:
+def _verdict(rows: list[Row], network: Network, batch: int, where: str) -> str:
     """Return a line that says which of the networks is the fastest."""
-    count = f"{threads} thread{'s' * (threads > 1)}"
-    precision = rows[0]["precision"]
-    what = f"{network.name}, {precision}, sparsity {network.sparsity:.3f}, batch {batch}, {count}: "
+    facts = f"{rows[0]['precision']}, sparsity {network.sparsity:.3f}, batch {batch}"
+    what = f"{network.name}, {facts}, {where}: "
     ratios = {row["format"]: row["ratio"] for row in rows if not row["layer"]}
     low = ratios.pop(BFLOAT16, None)
     layers = {row["layer"] for row in rows if row["layer"]}

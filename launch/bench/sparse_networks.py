@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.checkpoint import entries_of
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError, require
 from baselines.tools.masks import random_masks
+from baselines.tools.nm import nm_mask, nm_pattern
 from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.inputs import Inputs
@@ -22,11 +23,12 @@ from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_source, run_folder_of
 
 RANDOM = "random"
+NM = "nm"  # a kind of random masks
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network to measure, in eval mode on the CPU.
+    """A network to measure, in eval mode.
 
     Attributes:
         sparsity: fraction of the prunable weights that are zero.
@@ -60,7 +62,8 @@ class SparseSource:
     sparsity: tuple[float, ...] = ()
     """Sparsities of `random`; 0.8, 0.9 and 0.95 if not given."""
     density: str = "uniform"
-    """Densities of the layers of `random`: uniform, erk or balanced."""
+    """Densities of the layers of `random`: uniform, erk or balanced; or nm, N:M masks: 2:4 with
+    sparsity 0.5."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
@@ -98,9 +101,15 @@ class SparseSource:
             weights = prunable_weights(network.model)
             shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
             with torch.no_grad():  # scaled, so that activations keep their size
-                for name, mask in random_masks(self.density, shapes, sparsity, seed=0).items():
+                for name, mask in self._masks(shapes, sparsity).items():
                     weights[name].mul_(mask / mask.float().mean().clamp(min=1e-9).sqrt())
             yield network
+
+    def _masks(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, Tensor]:
+        if self.density != NM:
+            return random_masks(self.density, dict(shapes), sparsity, seed=0)
+        n, m = nm_pattern(sparsity)
+        return {name: nm_mask(torch.rand(shape), n, m) for name, shape in shapes.items()}
 
     def _of_file(self) -> Network:
         network = self._fresh()

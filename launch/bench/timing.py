@@ -7,16 +7,13 @@ from collections.abc import Callable
 
 import torch
 
+from launch.sparse_inference.rounds import wait_for
+
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds until the work is done."""
-    _wait(device)
+    wait_for(device)
     began = time.perf_counter()
     work()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

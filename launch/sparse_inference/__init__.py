@@ -1,1 +1,1 @@
-"""Inference with sparse weights on a CPU: formats, layers in them, and the choice between them."""
+"""Inference with sparse weights: formats, layers in them, and the choice between them."""

@@ -8,8 +8,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from baselines.engine import device
 from launch.sparse_inference.formats import FORMATS, formats_of
 from launch.sparse_inference.layers import Im2colConv, RowsConv, SparseLinear, conv_matrix
+from launch.sparse_inference.semi_structured import (
+    KERNELS,
+    NO_ZEROS,
+    SemiStructuredLinear,
+    kernels_for,
+    why_no_kernel,
+)
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
@@ -31,15 +39,17 @@ def why_dense(module: nn.Module, is_called: bool = True) -> str:
         return "its weight is computed from other parameters"
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if weight.dtype not in PRECISIONS:
-        return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has hooks"
     if not is_called:
         return "the model does not call it"
+    if not device.on_cpu(weight):
+        return why_no_kernel(module)
+    if weight.dtype not in PRECISIONS:
+        return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}"
     if weight.numel() * int(getattr(module, "groups", 1)) > LARGEST:
         return "its matrix over all groups is too large"
-    return "" if bool((weight == 0).any()) else "its weight has no zeros"
+    return "" if bool((weight == 0).any()) else NO_ZEROS
 
 
 def candidates(layer: nn.Module, exported: bool = False) -> Candidates:
@@ -49,10 +59,17 @@ def candidates(layer: nn.Module, exported: bool = False) -> Candidates:
         layer: one for which `why_dense` has no reason.
         exported: only those that torch.export can record.
     """
+    if isinstance(layer, nn.Linear) and not device.on_cpu(layer.weight):
+        return _on_gpu(layer)
     found = _of_linear(layer) if isinstance(layer, nn.Linear) else _of_conv(layer)
     if exported or layer.weight.dtype == torch.bfloat16:  # MKL has no sparse products of it
         return {name: make for name, make in found.items() if name in PLAIN}
     return found
+
+
+def _on_gpu(layer: nn.Linear) -> Candidates:
+    names = kernels_for(layer.weight)
+    return {name: partial(SemiStructuredLinear, layer, KERNELS[name]) for name in names}
 
 
 def _of_linear(layer: nn.Linear) -> Candidates:

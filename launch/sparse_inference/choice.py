@@ -6,7 +6,7 @@ This is the policy of SparseProp (Nikdan et al. 2023), here for inference.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.engine.kinds import slots
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.formats import held_bytes
 from launch.sparse_inference.rounds import Measure, Times, measure
@@ -34,6 +34,7 @@ class LayerFormat:
         density: fraction of its weights that are not zero.
         format: the chosen format, or `DENSE`.
         reason: why it was not measured; empty if it was.
+        failed: why formats were not measured, by format.
         times: by format, the dense layer's first.
         sizes: bytes of parameters, values and indices by format.
     """
@@ -44,6 +45,7 @@ class LayerFormat:
     density: float
     format: str = DENSE
     reason: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
     times: Mapping[str, Times] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -63,16 +65,18 @@ def choose_formats(
     """Return a choice for each module with the weight of a linear map, on inputs like x.
 
     Args:
-        model: in eval mode, on the CPU.
+        model: in eval mode.
+        x: inputs on the model's device, which decides on the formats.
         rounds: of the measurement of each layer.
         exported: use only formats that torch.export can record.
         measure: measures alternatives.
     """
-    with _recorded_inputs(model) as inputs:
+    layers = _layers(model)
+    with _recorded_inputs([module for _, module, _ in layers]) as inputs:
         model(x)
     return [
         _choice(path, module, weight, inputs.get(module), rounds, exported, measure)
-        for path, module, weight in _layers(model)
+        for path, module, weight in layers
     ]
 
 
@@ -90,17 +94,36 @@ def _choice(
     reason = why_dense(layer, is_called=x is not None)
     if reason or x is None:
         return replace(kept, reason=reason)
-    modules = {DENSE: layer}
-    modules |= {name: make().eval() for name, make in candidates(layer, exported).items()}
+    modules, failed = _modules(layer, x, exported)
     works = {name: lambda module=module: module(x) for name, module in modules.items()}
-    times = measure(works, rounds)
+    times = measure(works, rounds, x.device)
     best = min(times, key=lambda name: times[name].ratio)
     return replace(
         kept,
         format=best if times[best].ratio <= FASTER else DENSE,
+        failed=failed,
         times=times,
         sizes={name: held_bytes(module) for name, module in modules.items()},
     )
+
+
+def _modules(
+    layer: nn.Module, x: Tensor, exported: bool
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Return the layer and what can replace it, by format, and why other formats cannot.
+
+    A build of torch or a GPU may lack the kernels of a format, which shows when they are called.
+    """
+    modules, failed = {DENSE: layer}, {}
+    for name, make in candidates(layer, exported).items():
+        try:
+            module = make().eval()
+            check_outputs(layer, module, x)
+        except (UserError, RuntimeError) as error:
+            failed[name] = one_line(error, 120)  # errors of torch can be long
+        else:
+            modules[name] = module
+    return modules, failed
 
 
 @torch.no_grad()
@@ -140,7 +163,7 @@ def check_outputs(dense: nn.Module, sparse: nn.Module, x: Tensor) -> float:
     try:
         found = sparse(x)
     except Exception as error:  # models raise exceptions of many types
-        raise UserError(f"the network does not run with sparse layers: {error}") from error
+        raise UserError(f"sparse weights do not run: {error}") from error
     worst = relative_difference(found, expected)
     if not worst <= allowed:
         raise UserError(
@@ -171,15 +194,15 @@ def _layers(model: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
 
 
 @contextmanager
-def _recorded_inputs(model: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """Record the first input of each module that is called with one tensor."""
+def _recorded_inputs(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Record the first input of each of the modules that is called with one tensor."""
     inputs: dict[nn.Module, Tensor] = {}
 
     def record(module: nn.Module, args: tuple[object, ...]) -> None:
         if len(args) == 1 and isinstance(args[0], Tensor):
             inputs.setdefault(module, args[0])
 
-    hooks = [module.register_forward_pre_hook(record) for module in model.modules()]
+    hooks = [module.register_forward_pre_hook(record) for module in modules]
     try:
         yield inputs
     finally:

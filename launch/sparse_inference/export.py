@@ -79,7 +79,7 @@ def sparse_network(
     check_outputs(model, swapped, x)
     with torch.no_grad():
         works = {"dense": lambda: model(x), "sparse": lambda: swapped(x)}
-        time = measure(works, ROUNDS)["sparse"].ratio
+        time = measure(works, ROUNDS, x.device)["sparse"].ratio
     if time >= 1:
         raise UserError(
             f"dense wins: with the layers that are faster in a sparse format the network takes "

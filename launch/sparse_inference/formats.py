@@ -23,8 +23,9 @@ BLOCKS = (32, 16, 8, 4)  # sides of the blocks that are looked for, in weights
 
 @contextmanager
 def no_beta_warnings() -> Iterator[None]:
-    """Leave out torch's warnings that its sparse tensors are in beta state."""
+    """Leave out torch's warnings that its sparse tensors are in beta or prototype state."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in")
         warnings.filterwarnings("ignore", "Sparse (BSR|CSR) tensor support is in beta state")
         yield
 

@@ -3,6 +3,10 @@
 With one thread, times are those of the process on the CPU: on a machine without other load they
 are equal to the times that pass, and with other load they have no pauses in which other processes
 run. With several threads, times that pass are measured.
+
+A GPU works while the process prepares the next call. A round there has several calls between two
+moments at which the GPU is idle, so a call takes what it takes within a network: the time of the
+GPU, or that of the process if it is longer.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import torch
 WARM_UP = 2  # rounds that are not counted: the first ones select kernels and fill caches
 SECONDS = 0.5  # short works are done in up to `MORE` times as many rounds, until so much time
 MORE = 10
+GPU_CALLS = 10  # of each work in a round on a GPU
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -34,27 +40,36 @@ class Times:
     ratio: float
 
 
-Measure = Callable[[Mapping[str, Callable[[], object]], int], dict[str, Times]]
+Measure = Callable[[Mapping[str, Callable[[], object]], int, torch.device], dict[str, Times]]
 
 
-def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Return the times of alternatives, each done once per round in random order.
+def measure(
+    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU
+) -> dict[str, Times]:
+    """Return the times of alternatives, which take turns in each round in random order.
 
     Args:
         works: alternatives by name; the first one is the reference.
         rounds: number of rounds that are counted, at least.
+        device: what does the works.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    on_gpu = device.type == "cuda"
+    own_time = torch.get_num_threads() == 1 and not on_gpu
+    clock = time.process_time if own_time else time.perf_counter
+    calls = GPU_CALLS if on_gpu else 1
     names, order = list(works), random.Random(0)
     found: dict[str, list[float]] = {name: [] for name in names}
     spent, done = 0.0, -WARM_UP
     while done < rounds or (spent < SECONDS and done < MORE * rounds):
         for name in order.sample(names, len(names)):
+            wait_for(device)
             began = clock()
-            works[name]()
+            for _ in range(calls):
+                works[name]()
+            wait_for(device)
             seconds = clock() - began
             if done >= 0:
-                found[name].append(seconds)
+                found[name].append(seconds / calls)
                 spent += seconds
         done += 1
     first = found[names[0]]
@@ -65,6 +80,12 @@ def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
         )
         for name, seconds in found.items()
     }
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when a device has done all that it was given; on a CPU, at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @contextmanager

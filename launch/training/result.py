@@ -11,9 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from analysis.contents import EpochRow, LayerRow, Result, Validation
+from analysis.contents import EpochRow, KernelSpeed, LayerRow, Result, Validation
 from launch.config.run import Run
 from launch.measures.flops import count_flops
+from launch.training.kernel_speed import kernel_speed
 from launch.training.loop import Loop
 
 
@@ -50,6 +51,7 @@ def make_result(
         "device": device_name(ranks.device),
         "seconds": sum(seconds),
         "seconds_per_epoch": statistics.median(seconds),
+        **_kernel_speed(run, loop),
     }
     return cast("Result", result)
 
@@ -77,6 +79,14 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
         "training_flops": 3 * images * sum(forward),
         "dense_epochs": sum(forward) / flops.total,
     }
+
+
+def _kernel_speed(run: Run, loop: Loop) -> dict[str, KernelSpeed]:
+    """Return the entry of that name of result.json, on the first rank only."""
+    batch = max(1, run.settings.batch_size // loop.ranks.world)
+    net, inputs = loop.sparsifier.net, loop.data.inputs
+    found = kernel_speed(net, inputs, batch) if loop.ranks.is_first else None
+    return {} if found is None else {"kernel_speed": found}
 
 
 def mask_hash(masks: dict[str, Tensor]) -> str:

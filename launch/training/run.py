@@ -25,6 +25,7 @@ from launch.runs.folder import STATES, RowTexts, RunFolder
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
+from launch.training.kernel_speed import speed_text
 from launch.training.result import make_result
 from launch.training.rows import epoch_text, layer_rows
 from launch.training.state import Misfit, State, has_last_rows, load_state
@@ -137,6 +138,8 @@ class Training:
             self.folder.write_rows(self._row_texts)
             self.folder.finish(result)
             tracking.finish(result)
+        if "kernel_speed" in result:
+            self.report(f"{self.run.title}: {speed_text(result['kernel_speed'])}")
         self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
