@@ -42,7 +42,7 @@ from signin import Product
 
 SPARSITY, RATE, THRESHOLD = 0.9, 0.1, 0.01
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # batches are small: rounding grows
-SIZES = (64, 96, 128, 160, 224, 256)
+SIZES = (64, 96, 128, 160, 224, 256, 299)
 PARTS = {  # of torchvision.models, with the shape of an input for an image size
     "": lambda size: (2, 3, size, size),
     "segmentation": lambda size: (2, 3, size, size),
