@@ -124,7 +124,7 @@ def mask_of(label: str) -> str:
 
 
 def family_of(label: str) -> str:
-    """Return the family of a method, given its label."""
+    """Return the family of a method, given its label; of a mask, that of the method it is from."""
     method = method_of(label)
     return next((name for name, members in FAMILIES.items() if method in members), OTHERS)
 

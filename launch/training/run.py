@@ -137,7 +137,6 @@ class Training:
             self.folder.write_rows(self._row_texts)
             self.folder.finish(result)
             tracking.finish(result)
-        self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
