@@ -23,7 +23,7 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_CONDITION = re.compile(r"\s*([\w.]+)\s*(!=|<=|>=|==|=|<|>)\s*(.*)", re.S)
+_CONDITION = re.compile(r"\s*([\w.]+)\s*(!=|<=|>=|==|=|<|>)(?!\s*[<>=!])\s*(.*)", re.S)
 _COMMA = re.compile(r",(?![^(]*\))(?![^\[]*\])")  # outside of brackets, which labels have
 
 
@@ -63,8 +63,17 @@ def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         column = runs[find_column(runs, condition.field)]
         if condition.field == "method":
             condition = _by_label(condition, runs)
+        _check_order(condition, column)
         runs = runs[column.map(condition.holds).astype(bool)]
     return runs
+
+
+def _check_order(condition: Condition, column: pd.Series[Any]) -> None:
+    """Raise UserError if values are to be ordered that are texts."""
+    texts = [found for found in column if isinstance(found, str) and _number(found) is None]
+    if condition.relation in _ORDERS and texts:
+        field, relation = condition.field, condition.relation
+        raise UserError(f"--where {field}{relation}: {field} has texts, such as {texts[0]!r}.")
 
 
 def parse_conditions(texts: Sequence[str]) -> list[Condition]:

@@ -19,7 +19,8 @@ FAMILIES = {
 }
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
-OTHERS, FIXED = "other methods", "masks from scratch"  # families of what is not listed above
+OTHERS = "other methods"  # the family of what is not listed above
+FROM_SCRATCH = "masks from scratch"  # runs that train the mask of another run
 
 NAMES = {
     "acdc": "AC/DC",
@@ -123,9 +124,7 @@ def mask_of(label: str) -> str:
 
 
 def family_of(label: str) -> str:
-    """Return the family of a method, given its label."""
-    if is_fixed(label):
-        return FIXED
+    """Return the family of a method, given its label; of a mask, that of the method it is from."""
     method = method_of(label)
     return next((name for name, members in FAMILIES.items() if method in members), OTHERS)
 

@@ -35,7 +35,7 @@ def test_each_pair_of_runs_is_a_line(runs):
     assert np.array(sorted(lines)) == pytest.approx(np.array(sorted(expected)))
     numbers = aggregate(chosen).dropna(subset=["gain"]).sort_values("gain")
     (container,) = effects.containers
-    assert container[0].get_xdata() == pytest.approx(numbers["gain"].to_numpy())
+    assert container[0].get_xdata(orig=False) == pytest.approx(numbers["gain"].to_numpy())
     (bars,) = container[2]
     ends = np.array([segment[:, 0] for segment in bars.get_segments()])
     assert ends == pytest.approx(numbers[["gain_low", "gain_high"]].to_numpy())
@@ -50,11 +50,13 @@ def test_gains_of_sign_in_and_ham_are_told_apart(tmp_path):
     rows = numbers[["label", "rule"]].to_numpy()
     assert names == [legend_entry(label, rule) for label, rule in rows]
     assert {"RigL + HAM", "RigL + Sign-In"} < set(names)
-    assert effects.containers[0][0].get_xdata() == pytest.approx(numbers["gain"].to_numpy())
+    assert effects.containers[0][0].get_xdata(orig=False) == pytest.approx(
+        numbers["gain"].to_numpy()
+    )
     panels = FIGURES["gains"].draw(runs).axes
     assert [ax.get_title() for ax in panels] == ["digits, Sign-In", "digits, HAM"]
     numbers = aggregate(runs).set_index(["rule", "sparsity", "label"])["gain"].sort_index()
-    dots = panels[1].containers[0].lines[0].get_xdata()
+    dots = panels[1].containers[0].lines[0].get_xdata(orig=False)
     assert sorted(dots) == pytest.approx(sorted(numbers["HAM", 0.8]))
 
 

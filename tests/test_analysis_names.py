@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.names import FAMILIES, FIXED, NAMES, OTHERS, family_of, name_of, short_names
+from analysis.names import FAMILIES, NAMES, OTHERS, family_of, name_of, short_names
 from baselines.registry import methods
 
 INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
@@ -44,7 +44,7 @@ def test_every_method_has_the_name_and_family_of_the_documentation():
 
 def test_families_of_other_labels():
     assert family_of("random (uniform)") == "at initialisation"
-    assert family_of("fixed (rigl@final)") == FIXED and family_of("mine") == OTHERS
+    assert family_of("fixed (rigl@final)") == "dynamic sparse" and family_of("mine") == OTHERS
 
 
 def test_short_names_have_the_options_that_distinguish():

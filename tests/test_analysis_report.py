@@ -28,6 +28,7 @@ LABELS = (*FEW, "dense", "random (uniform)", "wr (level_length=0.25, rewind_to=0
 N_RUNS = len(LABELS) * len(RULES) * 3
 SMALLEST = 9.0  # pixels
 PHONE, SCREEN = 400, 1200  # pixels
+REASON = "Diverged: loss is nan at epoch 0, step 2, lr 0.3"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def root(tmp_path_factory):
     write_runs(root, LABELS, rules=RULES)
     broken = sorted(root.glob("*-0.9-Sign-In-2"))[0]
     (broken / "result.json").unlink()
-    (broken / "failure.json").write_text('{"reason": "Diverged: a loss is NaN"}')
+    (broken / "failure.json").write_text(json.dumps({"reason": REASON}))
     return root
 
 
@@ -71,7 +72,7 @@ def test_one_table_has_all_results(report, root):
     assert results[1][:4] == ["method", "sparsity", "plain", "Sign-In"]
     assert results[2][0][0] == "Dense" and len(results[2]) == len(LABELS)
     assert all(len(row) == len(results[1]) for row in results[2])
-    assert unfinished[2] == [["digits-0-0.9-Sign-In-2", "failed", "Diverged: a loss is NaN"]]
+    assert unfinished[2] == [["digits-0-0.9-Sign-In-2", "failed", REASON]]
     assert finished[0] == f"All {N_RUNS - 1} finished runs" and "missing" not in report
     listed = {row[0]: row[1] for row in finished[2]}
     for name, accuracy in listed.items():
@@ -141,6 +142,12 @@ def test_the_papers_tables_are_shown_for_its_recipes(unsaved, tmp_path):
     assert "Tables of the paper" in page.texts["h3"]
     titles = [caption.split(":")[0] for caption, _, _ in page.tables]
     assert titles[1:-1] == ["Table 3", "Table 9", "Table 11"]
+
+
+def test_learning_rates_are_written_as_numbers_in_order(tmp_path):
+    runs = write_runs(tmp_path, ("random",), seeds=(0, 1, 2, 3))
+    text = render_page(runs.assign(**{"settings.lr": [0.2, 1e6, 1e-5, 10.0] * 2}))
+    assert "lr 1e-05 or 0.2 or 10 or 1e+06," in text
 
 
 def test_runs_that_have_not_finished_are_reported(tmp_path):
@@ -213,6 +220,7 @@ def test_a_browser_shows_it(report, tmp_path, width):
     assert found["page"] <= width, "the page scrolls sideways"
     assert found["signIn"] <= width, "the column of Sign-In is not visible"
     assert width == PHONE or max(found["cut"]) <= 0, "a table is cut"
+    assert found["cut"][1] <= 0, "the reason of a failure is cut"
     assert found["shown"]
     links = [link for link in Page(report).links if link.startswith("data:image/svg")]
     by_length = {len(link): font_sizes(link) for link in links}

@@ -21,7 +21,7 @@ from analysis.tables.comparison import gain_text
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
 from analysis.tables.paper.cells import VALUES
 from analysis.tables.paper.layouts import at_budget
-from analysis.tables.sheet import to_text
+from analysis.tables.sheet import Sheet, to_text
 from baselines.errors import UserError
 
 ACCURACIES = {
@@ -122,6 +122,19 @@ def test_text_marks_the_best(folders):
     assert "**95.00 ± 2.00**" in text and "+4.00 [" in text
     assert to_text(matrix, colour=True).count("\033[1m") == 2
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
+
+
+def test_notes_are_wrapped_to_the_terminal_only():
+    frame = pd.DataFrame({"method": ["RigL"]})
+    note, command = "word " * 30 + "word", "missing: signbench grid quick " + "--flag value " * 9
+    sheet = Sheet("title", frame, frame == "", notes=[note, command])
+    wide = to_text(sheet).splitlines()
+    assert wide[-2:] == [note, command]
+    lines = to_text(sheet, width=40).splitlines()
+    assert lines[-1] == command and max(map(len, lines[:-1])) <= 40
+    assert " ".join(line.strip() for line in lines[3:-1]) == note
+    for form in ("markdown", "latex"):
+        assert note in render(sheet, form, 40)
 
 
 def test_latex_marks_the_best(folders):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_help_needs_none_of_the_heavy_libraries():
 def test_listings_have_a_line_each(capsys):
     assert main(["methods"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "epochs of digits at sparsity 0.9:"
+    assert first == "epochs of digits at sparsity 0.9 (options: run --method NAME --help):"
     assert [line.split()[0] for line in lines] == list(methods())
     costs = {line.split()[0]: int(line.split()[1]) for line in lines}
     assert costs["dense"] == 20 and costs["lrr"] == 12 * 20
@@ -69,13 +70,33 @@ def test_one_run_from_the_shell(tmp_path):
     script = str(Path(sys.executable).with_name("signbench"))
     flags = ["run", "--method", "random", "--sign-in", "--epochs", "1", "--threads", "1", "--runs"]
     for command, texts in (
-        ([script], ("epoch   1/1", "accuracy")),
+        ([script], ("epoch   1/1", "results in")),
         ([sys.executable, "-m", "launch"], ("finished before",)),
     ):
         arguments = [*command, *flags, str(tmp_path)]
         done = subprocess.run(arguments, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert all(text in done.stdout for text in texts)
+        (result,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/result.json"))
+        assert done.stdout.count(f" {result['accuracy']:.2%}") == 1
+        assert done.stdout.count(str(tmp_path)) == 1
+
+
+def test_help_leads_to_the_options_of_a_method(capsys):
+    shown = help_of(capsys, "run")
+    assert "--method NAME --help lists the options" in shown and "fixed take masks" in shown
+    assert {"--init", "--mask", "--signs"} <= set(
+        help_of(capsys, "run", "--method", "fixed").split()
+    )
+    assert main(["methods", "fixed"]) == 2
+    assert "signbench run --method fixed --help" in capsys.readouterr().err
+
+
+def help_of(capsys, *command):
+    """Return the help of a command on one line, without its frame."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

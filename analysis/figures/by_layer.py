@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.figures.groups import per_run
 from analysis.figures.lines import draw_panels
+from analysis.figures.maps import draw_maps
 from analysis.figures.panels import Panel, share_y
 from analysis.figures.style import Size
 from analysis.flips import PHASES, flips_by_layer
@@ -25,7 +26,7 @@ def draw_flips_by_layer(runs: pd.DataFrame, size: Size) -> Figure:
     flips = per_run(runs, flips_by_layer)
     measured = [phase for phase in PHASES if phase in flips]
     panels = [_by_layer(flips, phase, phase, "sign flips (%)") for phase in measured]
-    return draw_panels(share_y(panels), size)
+    return draw_panels(share_y(panels), size, many=draw_maps)
 
 
 def draw_sparsity_by_layer(runs: pd.DataFrame, size: Size) -> Figure:
@@ -35,7 +36,7 @@ def draw_sparsity_by_layer(runs: pd.DataFrame, size: Size) -> Figure:
         UserError: the runs cannot be compared.
     """
     layers = per_run(runs[runs["sparsity"] > 0], _sparsity_by_layer)
-    return draw_panels([_by_layer(layers, "sparsity", "", "sparsity (%)")], size)
+    return draw_panels([_by_layer(layers, "sparsity", "", "sparsity (%)")], size, many=draw_maps)
 
 
 def _sparsity_by_layer(layers: pd.DataFrame) -> pd.DataFrame:

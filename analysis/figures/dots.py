@@ -11,10 +11,10 @@ import pandas as pd
 
 from analysis.figures.style import (
     CHARACTER,
-    COLOURS,
     CROSS,
     LINE,
     MISSES,
+    RULE_COLOURS,
     RULE_LOOKS,
     SMALL,
     Look,
@@ -23,7 +23,7 @@ from analysis.figures.style import (
     new_figure,
     rule_name,
 )
-from analysis.names import HAM, PLAIN, RULES, SIGN_IN, short_names
+from analysis.names import RULES, short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,16 +60,14 @@ def rule_series(rules: Iterable[str]) -> list[Series]:
     present = [rule for rule in RULES if rule in set(rules)]
     shifts = np.linspace(-0.16, 0.16, len(present)) if len(present) > 1 else [0.0]
     return [
-        Series(rule_name(rule), *_RULE_LOOKS[rule], shift, RULE_LOOKS[rule].get("markerfacecolor"))
+        Series(
+            rule_name(rule),
+            **RULE_COLOURS[rule],
+            shift=shift,
+            face=RULE_LOOKS[rule].get("markerfacecolor"),
+        )
         for rule, shift in zip(present, shifts, strict=True)
     ]
-
-
-_RULE_LOOKS = {
-    PLAIN: (COLOURS[0], "o"),
-    SIGN_IN: (COLOURS[3], "D"),
-    HAM: (COLOURS[2], "s"),
-}
 
 
 @dataclass(frozen=True)

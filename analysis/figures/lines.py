@@ -1,19 +1,18 @@
-"""Figures of lines: panels side by side, one row of them for each group of methods.
-
-The legend of a group is beside its row; in narrow figures, below it.
-"""
+"""Figures of lines: panels side by side with one legend, while there are few lines."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures.groups import by_method
-from analysis.figures.panels import Panel, group_methods
+from analysis.figures.axes import plot_lines, set_axes, wrapped
+from analysis.figures.cells import draw_cells
+from analysis.figures.groups import Group
+from analysis.figures.panels import BELOW, Panel, groups_of, names_of
 from analysis.figures.style import (
     CHARACTER,
     CROSS,
+    GREY,
     HANDLE,
     LINE,
     MISSES,
@@ -24,168 +23,57 @@ from analysis.figures.style import (
     fitting_columns,
     line_style,
     new_figure,
-    rule_name,
 )
-from analysis.names import PLAIN, RULES, short_names, with_rule
+from analysis.names import with_rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHORTEST_TITLE = 18  # characters in a line of a legend's title, at least
-_GREY = "#606060"
-_BELOW = "↓"
+_HEIGHT = 1.4  # of panels in inches
 
 
-def draw_panels(panels: Sequence[Panel], size: Size) -> Figure:
-    """Draw panels side by side, one row for each group of methods."""
-    labels = dict.fromkeys(label for panel in panels for label in panel.values["label"])
-    names, below = short_names(labels), {label for panel in panels for label in panel.below}
-    entries = {label: f"{names[label]} {_BELOW * (label in below)}".strip() for label in labels}
-    most = max(_SHORTEST_TITLE, *map(len, entries.values()))
-    if size.is_narrow:
-        most = int(size.width / CHARACTER)
-    groups = {textwrap.fill(t, most): group for t, group in group_methods(labels).items()}
-    drawn, axes, legends = _layout(panels, groups, entries, size)
-    for i, (title, members) in enumerate(groups.items()):
-        looks = choose_looks(members)
-        for ax, panel in zip(axes[i], panels, strict=True):
-            _draw_lines(ax, panel, looks, names)
-            _label_axes(ax, panel, i == 0, i == len(groups) - 1)
-        _add_legend(legends[i], title, looks, entries, size)
-    rules = {rule for panel in panels for rule in panel.values["rule"]}
-    has_crosses = any(panel.means["marked"].any() for panel in panels)
-    _add_key(drawn, rules, has_crosses, bool(below), size)
+def draw_panels(
+    panels: Sequence[Panel],
+    size: Size,
+    many: Callable[[Sequence[Panel], Size], Figure] = draw_cells,
+) -> Figure:
+    """Draw panels side by side.
+
+    Args:
+        many: draws the panels instead, if there are more lines than a panel can show.
+    """
+    groups = groups_of(panels)
+    if len(groups) > MOST:
+        return many(panels, size)
+    names = {group: with_rule(name, group[1]) for group, name in names_of(panels).items()}
+    colours = choose_looks(label for label, _ in groups)
+    looks = {(label, rule): colours[label] | line_style(label, rule) for label, rule in groups}
+    named = {group: look | {"label": names[group]} for group, look in looks.items()}
+    handles = _handles(panels, named)
+    texts = [handle.get_label() for handle in handles]
+    ticks = max((len(text) for panel in panels for text in panel.ticks.values()), default=0)
+    ends, aside = 0.6 + CHARACTER * ticks, HANDLE + CHARACTER * max(map(len, texts))
+    columns = fitting_columns(texts, size) if size.is_narrow else 1
+    legend = LINE * (-(-len(texts) // columns) + 1)
+    height = _HEIGHT + legend if size.is_narrow else max(_HEIGHT, legend)
+    drawn = new_figure(size, ends + height)
+    width = (size.width - (0 if size.is_narrow else aside)) / len(panels)
+    for ax, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        plot_lines(ax, panel, named)
+        set_axes(ax, panel, 0.75 * width)
+        ax.set(title=wrapped(panel.title, width), xlabel=panel.xlabel, ylabel=panel.ylabel)
+    place: Look = {"loc": "outside lower center" if size.is_narrow else "outside right upper"}
+    drawn.legend(handles=handles, ncols=columns, borderaxespad=0.5, **place)
     return drawn
 
 
-def _layout(
-    panels: Sequence[Panel],
-    groups: Mapping[str, Sequence[str]],
-    entries: Mapping[str, str],
-    size: Size,
-) -> tuple[Figure, list[list[Any]], list[Any]]:
-    """Return a figure, the axes of each row, and the axes for the legend of each row."""
-    titles = (CHARACTER * len(line) for title in groups for line in title.split("\n"))
-    widest = max(HANDLE + CHARACTER * max(map(len, entries.values())), *titles)
-    names = max((len(text) for panel in panels for text in panel.ticks.values()), default=0)
-    ends = 0.7 + CHARACTER * names  # title, labels of the x axis, key
-    if size.is_narrow:
-        columns = _columns(entries, size)
-        legends = [LINE * (-(-len(g) // columns) + _lines(title)) for title, g in groups.items()]
-        heights = [height for legend in legends for height in (1.0, legend)]
-        drawn = new_figure(size, ends + sum(heights) + 0.2 * len(groups))
-        grid = drawn.add_gridspec(len(heights), len(panels), height_ratios=heights)
-        axes = _row_axes(drawn, grid, range(0, len(heights), 2), panels)
-        below = [drawn.add_subplot(grid[2 * i + 1, :]) for i in range(len(groups))]
-        return drawn, axes, _hidden(below)
-    heights = [max(1.25, LINE * (len(g) + 1 + _lines(title))) for title, g in groups.items()]
-    drawn = new_figure(size, ends + sum(heights) + 0.1 * len(groups))
-    widths = [(size.width - widest) / len(panels)] * len(panels) + [widest]
-    grid = drawn.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
-    axes = _row_axes(drawn, grid, range(len(groups)), panels)
-    aside = [drawn.add_subplot(grid[i, -1]) for i in range(len(groups))]
-    return drawn, axes, _hidden(aside)
-
-
-def _lines(title: str) -> int:
-    return title.count("\n") + 1 if title else 0
-
-
-def _row_axes(drawn: Figure, grid: Any, rows: range, panels: Sequence[Panel]) -> list[list[Any]]:
-    return [[drawn.add_subplot(grid[i, j]) for j in range(len(panels))] for i in rows]
-
-
-def _hidden(axes: list[Any]) -> list[Any]:
-    for ax in axes:
-        ax.set_axis_off()
-    return axes
-
-
-def _columns(entries: Mapping[str, str], size: Size) -> int:
-    """Return how many columns a legend below its row has."""
-    return max(1, int(size.width / (HANDLE + CHARACTER * max(map(len, entries.values())))))
-
-
-def _draw_lines(ax: Any, panel: Panel, looks: Mapping[str, Look], names: Mapping[str, str]) -> None:
-    table = panel.means[panel.means["label"].isin(looks)]
-    has_bands = len(table[["label", "rule"]].drop_duplicates()) <= MOST
-    for (label, rule), line in by_method(table):
-        style = looks[label] | line_style(label, rule)
-        name = with_rule(names[label], rule)
-        ax.plot(line["x"], line["mean"], label=name, markevery=max(1, len(line) // 8), **style)
-        crosses = line[line["marked"]]
-        if len(crosses):
-            ax.plot(crosses["x"], crosses["mean"], color=style["color"], **CROSS)
-        if has_bands:
-            ax.fill_between(
-                line["x"], line["low"], line["high"], color=style["color"], alpha=0.12, linewidth=0
-            )
-    ax.set_ylim(panel.limits)
-    if panel.is_logarithmic:
-        from matplotlib.ticker import NullFormatter, StrMethodFormatter
-
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # exponents are too small
-        ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label_axes(ax: Any, panel: Panel, is_first: bool, is_last: bool) -> None:
-    ax.set(ylabel=panel.ylabel, title=panel.title if is_first else "")
-    ax.set_xlabel(panel.xlabel if is_last else "")
-    if panel.ticks:
-        low, high = panel.values["x"].min(), panel.values["x"].max()
-        margin = 0.05 * (high - low) or 0.5
-        ax.set_xlim(low - margin, high + margin)  # equal in all rows
-        _label_ticks(ax, panel.ticks)
-    else:
-        # rows may end at different epochs: some methods train repeatedly
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.tick_params(labelbottom=is_last or not panel.ticks)
-
-
-def _label_ticks(ax: Any, ticks: Mapping[float, str]) -> None:
-    """Label the x axis, without the labels that would have no room."""
-    longest = max(map(len, ticks.values()))
-    upright = longest > 5
-    low, high = ax.get_xlim()
-    width = 0.75 * ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
-    least = (LINE if upright else CHARACTER * (longest + 1)) * (high - low) / width
-    places: list[float] = []
-    for x in sorted(ticks):
-        if not places or x - places[-1] >= least:
-            places.append(x)
-    ax.set_xticks(places, [ticks[x] for x in places], rotation=90 if upright else 0)
-
-
-def _add_legend(
-    ax: Any, title: str, looks: Mapping[str, Look], entries: Mapping[str, str], size: Size
-) -> None:
+def _handles(panels: Sequence[Panel], looks: Mapping[Group, Look]) -> list[Any]:
+    """Return the handles of the legend."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], label=entries[label], **look | line_style(label, PLAIN))
-        for label, look in looks.items()
-    ]
-    columns = _columns(entries, size) if size.is_narrow else 1
-    place = "upper center" if size.is_narrow else "center left"
-    ax.legend(handles=handles, title=title or None, loc=place, ncols=columns, alignment="left")
-
-
-def _add_key(
-    drawn: Figure, rules: set[str], has_crosses: bool, has_lower: bool, size: Size
-) -> None:
-    """Say below the figure which lines are plain, with Sign-In or HAM, and what marks mean."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=_GREY, marker="o", label=rule_name(rule), **line_style("", rule))
-        for rule in RULES
-        if rule in rules and rules != {PLAIN}
-    ]
-    if has_crosses:
-        handles.append(Line2D([], [], color=_GREY, label=MISSES, **CROSS))
-    if has_lower:
-        handles.append(Line2D([], [], linestyle="", label=f"{_BELOW} below the axis"))
-    if handles:
-        columns = fitting_columns([str(handle.get_label()) for handle in handles], size)
-        drawn.legend(handles=handles, loc="outside lower center", ncols=columns, borderaxespad=0.5)
+    handles = [Line2D([], [], **look) for look in looks.values()]
+    if any(panel.means["marked"].any() for panel in panels):
+        handles.append(Line2D([], [], color=GREY, label=MISSES, **CROSS))
+    if any(panel.below for panel in panels):
+        handles.append(Line2D([], [], linestyle="", label=f"{BELOW} below the axis"))
+    return handles

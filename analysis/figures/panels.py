@@ -1,4 +1,4 @@
-"""Panels of lines, and groups of methods that one panel can show."""
+"""Panels: values by method and x, and the order in which methods are drawn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.groups import lowest_typical
-from analysis.figures.style import MOST
-from analysis.names import FAMILIES, FIXED, OTHERS, family_of, name_of
+from analysis.figures.groups import Group, by_method, lowest_typical
+from analysis.names import (
+    FAMILIES,
+    OTHERS,
+    RULES,
+    family_of,
+    is_fixed,
+    mask_of,
+    name_of,
+    short_names,
+)
+
+BELOW = "↓"  # behind the name of a method below the axis
 
 
 def place_of_sparsity(sparsity: Any) -> Any:
@@ -22,7 +32,7 @@ def place_of_sparsity(sparsity: Any) -> Any:
 
 @dataclass(frozen=True)
 class Panel:
-    """Values that are drawn as one line per method, with the deviation over seeds.
+    """Values of each method by x, with the deviation over seeds.
 
     Attributes:
         values: columns label, rule, seed, x, value, and optionally marked, for dots with a cross.
@@ -50,6 +60,11 @@ class Panel:
         if "marked" in self.values:
             table["marked"] = groups["marked"].any()
         return table.reset_index()
+
+    @cached_property
+    def lines(self) -> dict[Group, pd.DataFrame]:
+        """Rows of `means` by label and rule, in the order of x."""
+        return dict(by_method(self.means))
 
     @property
     def is_logarithmic(self) -> bool:
@@ -90,19 +105,30 @@ def share_y(panels: Sequence[Panel]) -> list[Panel]:
     ]
 
 
-def group_methods(labels: Iterable[str]) -> dict[str, list[str]]:
-    """Return groups of at most `MOST` labels by title: families, or several small families."""
-    ordered = sorted(labels, key=lambda label: name_of(label).casefold())
-    if len(ordered) <= MOST:
-        return {"": ordered}
-    groups: dict[str, list[str]] = {}
-    for family in (*FAMILIES, OTHERS, FIXED):
-        members = [label for label in ordered if family_of(label) == family]
-        last = next(reversed(groups), "")
-        if groups and members and len(groups[last]) + len(members) <= MOST:
-            groups[f"{last}, {family}"] = groups.pop(last) + members
-            continue
-        parts = -(-len(members) // MOST)
-        for i, part in enumerate(np.array_split(members, parts) if parts else []):
-            groups[family + (f" ({i + 1})" if parts > 1 else "")] = part.tolist()
-    return groups
+def groups_of(panels: Iterable[Panel]) -> list[Group]:
+    """Return what the panels have lines of, by family of the method, then by name and rule."""
+    found = {group for panel in panels for group in panel.lines}
+    return sorted(found, key=_place)
+
+
+def _place(group: Group) -> tuple[Any, ...]:
+    label, rule = group
+    own = mask_of(label)
+    family = (*FAMILIES, OTHERS).index(family_of(own))
+    return family, name_of(own).casefold(), is_fixed(label), name_of(label), RULES.index(rule)
+
+
+def names_of(panels: Sequence[Panel]) -> dict[Group, str]:
+    """Return the names of groups, marked if their method is below the axis."""
+    groups = groups_of(panels)
+    names, below = short_names(label for label, _ in groups), {b for p in panels for b in p.below}
+    return {group: f"{names[group[0]]} {BELOW * (group[0] in below)}".strip() for group in groups}
+
+
+def rows_of(groups: Iterable[Group]) -> list[list[Group]]:
+    """Return the groups of each method, with those of its final mask trained from scratch."""
+    rows: dict[str, list[Group]] = {}
+    for label, rule in groups:
+        own = mask_of(label)
+        rows.setdefault(own if label == f"fixed ({own}@final)" else label, []).append((label, rule))
+    return list(rows.values())

@@ -10,7 +10,7 @@ from analysis.figures.dots import DotPanel, Series, draw_dots
 from analysis.figures.groups import per_run
 from analysis.figures.style import COLOURS, MARKERS, RULE_LOOKS, Size
 from analysis.flips import PHASES, flips_by_phase
-from analysis.names import FAMILIES, RULES, is_fixed, method_of
+from analysis.names import FAMILIES, FROM_SCRATCH, RULES, is_fixed, method_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def draw_flips_by_phase(runs: pd.DataFrame, size: Size) -> Figure:
     flips = per_run(runs, flips_by_phase)
     flips = flips.assign(series=list(map(_series, flips["phase"], flips["rule"])))
     scratch = flips["label"].map(_is_from_scratch)
-    titles = ("learned masks", "masks from scratch")
+    titles = ("learned masks", FROM_SCRATCH)
     parts = zip((flips[~scratch], flips[scratch]), titles, strict=True)
     panels = [_panel(part, title) for part, title in parts if len(part)]
     return draw_dots(panels, _SERIES, size)

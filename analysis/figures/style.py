@@ -38,6 +38,12 @@ RULE_LOOKS: dict[str, Look] = {
     SIGN_IN: {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"},
     HAM: {"linestyle": (0, (4, 1, 1, 1)), "markerfacecolor": "#c0c0c0"},
 }
+RULE_COLOURS: dict[str, Look] = {  # where colours do not tell methods
+    PLAIN: {"color": COLOURS[0], "marker": "o"},
+    SIGN_IN: {"color": COLOURS[3], "marker": "D"},
+    HAM: {"color": COLOURS[2], "marker": "s"},
+}
+GREY = "#606060"
 MISSES = "not the requested sparsity"
 CROSS: Look = {"marker": "x", "markersize": 6, "linestyle": "", "zorder": 3}  # of such a result
 _RC: Any = {
@@ -131,10 +137,8 @@ def _preference(label: str) -> tuple[int, str]:
 
 
 def line_style(label: str, rule: str) -> Look:
-    """Return the dashes and the face of markers of a rule; dots for another method's plain mask."""
-    if is_fixed(label) and rule == PLAIN:
-        return {"linestyle": (0, (1, 1))}
-    return RULE_LOOKS[rule]
+    """Return the dashes and the face of markers of a rule; dots for another method's mask."""
+    return RULE_LOOKS[rule] | ({"linestyle": (0, (1, 1))} if is_fixed(label) else {})
 
 
 def rule_name(rule: str) -> str:

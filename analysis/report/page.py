@@ -180,8 +180,9 @@ def _shared_settings(runs: pd.DataFrame) -> str:
     names = ("model", "data", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
     parts = []
     for name in names:
-        values = sorted(map(str, runs[f"settings.{name}"].dropna().unique()))
-        parts.append(f"{name.replace('_', ' ')} {' or '.join(values)}")
+        values = sorted(runs[f"settings.{name}"].dropna().unique())
+        texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        parts.append(f"{name.replace('_', ' ')} {' or '.join(texts)}")
     return ", ".join(parts)
 
 

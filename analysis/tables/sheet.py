@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -63,7 +64,7 @@ def to_text(sheet: Sheet, colour: bool = False, width: int = 0) -> str:
 
     Args:
         width: of the terminal in characters. A wider table is cut into several below each other,
-            each with the columns that name the row. 0: do not cut.
+            each with the columns that name the row, and longer lines are wrapped. 0: neither.
     """
     mark = "" if colour else "**"
     columns = [
@@ -74,7 +75,17 @@ def to_text(sheet: Sheet, colour: bool = False, width: int = 0) -> str:
     ]
     parts = _blocks([max(map(len, column)) for column in columns], sheet.labels, width)
     blocks = [_block(sheet, columns, part, colour) for part in parts]
-    return "\n".join([sheet.title, "\n\n".join(blocks), *sheet.notes])
+    notes = [_wrapped(note, width) for note in sheet.notes]
+    return "\n".join([_wrapped(sheet.title, width), "\n\n".join(blocks), *notes])
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return a text in lines of a width, unless it has a command to be copied."""
+    if not width or ": signbench " in text:
+        return text
+    return textwrap.fill(
+        text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _blocks(widths: Sequence[int], labels: int, width: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.registry import methods
 from launch.config.fields import check_sparsity
@@ -30,10 +31,13 @@ class MethodsCommand:
 
 def command(args: list[str]) -> int:
     """Print one line per method. Return the exit code."""
+    if args and args[0] in methods():
+        raise UserError(f"the options of {args[0]}: signbench run --method {args[0]} --help")
     given = parse(MethodsCommand, args, "signbench methods")
     import_plugins(given.imports)
     plan = Plan(given.sparsity, find_recipe(given.recipe).epochs, steps_per_epoch=1)
-    print(f"epochs of {given.recipe} at sparsity {given.sparsity:g}:")
+    about = f"epochs of {given.recipe} at sparsity {given.sparsity:g}"
+    print(f"{about} (options: run --method NAME --help):")
     for name, method in methods().items():
         print(f"{name:10} {method(plan).epochs:5}  {method.family:26} {method.paper}")
     return 0

@@ -36,7 +36,8 @@ class Run:
     recipe: str
     """A name of `signbench recipes`, or a YAML file."""
     method: str
-    """A name of `signbench methods`, or package.module:Class."""
+    """A name of `signbench methods`, or package.module:Class. --method NAME --help lists the
+    options of a method: those of fixed take masks and initial weights from runs and files."""
     options: Options
     settings: Recipe
     sparsity: float = 0.9

@@ -140,7 +140,6 @@ class Training:
             tracking.finish(result)
         if "kernel_speed" in result:
             self.report(f"{self.run.title}: {speed_text(result['kernel_speed'])}")
-        self.report(f"{self.run.title}: accuracy {result['accuracy']:.2%}")
         return result
 
     def epoch(self, epoch: int) -> EpochRow:
