@@ -71,14 +71,14 @@ class SparseProducts:
             yield
             return
 
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             layer = layers.get(id(weight))
-            if layer is None or not _is_served(x, weight):
-                return F.linear(x, weight, bias)
-            self._inputs[layer.name] = x.numel() // x.shape[-1], x.requires_grad
+            if layer is None or not _is_served(input, weight):
+                return F.linear(input, weight, bias)
+            self._inputs[layer.name] = input.numel() // input.shape[-1], input.requires_grad
             if is_dense or not self._is_sparse(layer):
-                return F.linear(x, weight, bias)
-            return sparse_linear(x, weight, bias, pattern=self._pattern(layer))
+                return F.linear(input, weight, bias)
+            return sparse_linear(input, weight, bias, pattern=self._pattern(layer))
 
         with _LinearCalls(linear):
             yield
