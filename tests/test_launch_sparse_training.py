@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from in_process import fork_two_ranks
 from safetensors.torch import load_file, save_file
 from small_digits import STEPS, small_digits
-from test_contract import CASES, make
+from test_contract import CASES, case, make
 from test_launch_sparse_inference import timings
 from test_launch_train import assert_same, interrupt_after, train
 from torch import nn
@@ -135,7 +135,12 @@ def mask_file():
     return file
 
 
-@pytest.mark.parametrize("name, variant, rule", CASES)
+# options that overview grids do not show, of methods that look at gradients
+GRADIENTS = (("mest", {"gradient_weight": 1.0}), ("rigl", {"keep_step": True}))
+OTHERS = [case(name, variant, rule) for name, variant in GRADIENTS for rule in ("plain", "signin")]
+
+
+@pytest.mark.parametrize("name, variant, rule", CASES + OTHERS)
 def test_every_method_ends_as_with_dense_products(faster, name, variant, rule):
     choices = {**SHORT, "mask": str(mask_file())} if name == "fixed" else SHORT
     if name in ("woodfisher", "cap"):

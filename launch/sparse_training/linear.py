@@ -33,8 +33,7 @@ class Pattern:
         self.index = index
         outputs, inputs = weight.shape
         rows, columns = index // inputs, index % inputs
-        order = (columns * outputs + rows).argsort()
-        self.index_by_column = index[order]
+        self.by_columns = order = (columns * outputs + rows).argsort()
         self.columns, self.row_starts = columns.int(), _starts(rows, outputs)
         self.rows, self.column_starts = rows[order].int(), _starts(columns, inputs)
         with no_beta_warnings():
@@ -71,18 +70,17 @@ class _SparseLinear(torch.autograd.Function):
             sums = gathered_sums(pattern.columns, values, pattern.row_starts, tables[-1])
             target.copy_((sums if bias is None else sums.add_(bias[:, None])).T)
         ctx.pattern, ctx.shape = pattern, x.shape
-        ctx.save_for_backward(weight, *tables)
+        ctx.save_for_backward(values, *tables)
         return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *tables = ctx.saved_tensors
+        values, *tables = ctx.saved_tensors
         pattern, (of_x, of_weight, of_bias, _) = ctx.pattern, ctx.needs_input_grad
-        rows = gradient.reshape(-1, len(weight))
-        to_x = rows.new_empty(len(rows), weight.shape[1]) if of_x else None
-        values = weight.view(-1).take(pattern.index_by_column)
-        active = pattern.zeros
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        to_x = rows.new_empty(len(rows), ctx.shape[-1]) if of_x else None
+        values, active = values[pattern.by_columns], pattern.zeros
         for i, piece in enumerate(row_pieces(rows)):
             columns = piece.T.contiguous()
             if to_x is not None:
@@ -92,15 +90,16 @@ class _SparseLinear(torch.autograd.Function):
                 active = torch.sparse.sampled_addmm(active, columns, tables[i].T)
         return (
             None if to_x is None else to_x.view(ctx.shape),
-            _scattered(active.values(), pattern.index, weight) if of_weight else None,
+            _scattered(active, pattern.index) if of_weight else None,
             rows.sum(0) if of_bias else None,
             None,
         )
 
 
-def _scattered(values: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    dense = torch.zeros_like(weight)
-    dense.view(-1).index_copy_(0, index, values)
+def _scattered(sparse: Tensor, index: Tensor) -> Tensor:
+    """Return a CSR matrix as a dense one; faster than `to_dense`."""
+    dense = sparse.values().new_zeros(sparse.shape)
+    dense.view(-1).index_copy_(0, index, sparse.values())
     return dense
 
 
