@@ -136,22 +136,17 @@ def _check(dense: list[Tensor], sparse: list[Tensor], mask: Tensor) -> None:
 
 
 def _measured_network(name: str, sparsity: float, options: SparseStepBench) -> dict[str, Any]:
-    works: Works = {form: _network_step(name, sparsity, form, options.batch) for form in FORMS}
-    return _row(name, sparsity, STEP, works, options)
-
-
-def _network_step(name: str, sparsity: float, form: str, batch: int) -> Callable[[], object]:
-    """Return a function that takes a training step."""
+    """Measure steps of one network, which are taken in all forms in turn."""
     torch.manual_seed(0)
     model, inputs = _network(name)
-    x, labels = torch.randn(batch, *inputs), torch.randint(2, (batch,))
+    x, labels = torch.randn(options.batch, *inputs), torch.randint(10, (options.batch,))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     sparsifier = sparsify(
         model, optimizer, "random", sparsity=sparsity, steps=10**6, density="uniform"
     )
     products = SparseProducts(sparsifier)
 
-    def step() -> None:
+    def step(form: str) -> None:
         in_bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=form == FORMS[2])
         with products.forward_pass() if form == "sparse" else in_bfloat16:
             loss = F.cross_entropy(model(x), labels)
@@ -159,11 +154,11 @@ def _network_step(name: str, sparsity: float, form: str, batch: int) -> Callable
         optimizer.step()
         optimizer.zero_grad()
 
-    if form == "sparse":
-        step()
-        products.choose()
-        print(f"{name}, sparsity {sparsity:g}: {products.news()}", flush=True)
-    return step
+    step("sparse")
+    products.choose()
+    print(f"{name}, sparsity {sparsity:g}: {products.news()}", flush=True)
+    works: Works = {form: partial(step, form) for form in FORMS}
+    return _row(name, sparsity, STEP, works, options)
 
 
 def _network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
