@@ -178,8 +178,19 @@ class Method(Generic[O]):
         """Act before the forward pass of a step. Steps count from 0 over the whole training."""
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
-        """Act on dense gradients. Return True to replace this step's update."""
+        """Act on gradients. Return True to replace this step's update.
+
+        They are those at all positions if `needs_dense_gradients`.
+        """
         return False
+
+    def needs_dense_gradients(self, step: int) -> bool:
+        """Return whether a step reads gradients at masked positions.
+
+        They may be zero at other steps. By default, every step of a method with an
+        `after_backward` does.
+        """
+        return type(self).after_backward is not Method.after_backward
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """Act after the update of a step."""

@@ -70,7 +70,7 @@ class SignRule:
         """Called after a method has changed masks, with the epoch in which it did."""
 
     def before_update(self, net: SparseModel, optimizer: Optimizer) -> Any:
-        """Called before each update; `weight.grad` holds the dense gradients.
+        """Called before each update; `weight.grad` holds gradients, at active positions.
 
         Returns:
             Anything that `after_update` needs.

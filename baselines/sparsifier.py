@@ -148,7 +148,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def look_at_gradients(self) -> None:
-        """Show this step's dense gradients to the method. A second call does nothing."""
+        """Show this step's gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
             self._replaced = self.method.after_backward(self.net, self.step)
             self._looked = True

@@ -36,6 +36,7 @@ ROOMS = {
         ("runs",),
         ("data",),
         ("measures", "sparse_inference", "trackers"),
+        ("sparse_training",),
         ("training",),
         ("executors",),
         ("bench",),

@@ -7,18 +7,20 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_launch_sparse_inference import timings
 from test_launch_train import train
 
 import launch.bench.sparse
 import launch.bench.sparse_step
 from baselines.checkpoint import Checkpoint
-from launch.bench.sparse_step import ALL, PARTS
+from launch.bench.sparse_step import PARTS, RESULTS, STEP
 from launch.cli import main
 from launch.config.run import Run
 from launch.models import build_model
 from launch.runs.checkpoints import write_checkpoint
 from launch.sparse_inference.choice import choose_formats
+from launch.sparse_training.linear import both_passes
 
 DIGITS = ("--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8")
 
@@ -148,26 +150,28 @@ def test_wrong_values_are_named(flags, message, tmp_path, capsys):
 def test_steps_of_linear_layers_are_measured(tmp_path, capsys):
     path = tmp_path / "step.csv"
     sizes = ("--layers", "20x30,7x5", "--rows", "200", "--sparsity", "0.5,0.9", "--rounds", "1")
+    sizes += ("--networks", "12-20-10", "--batch", "4")
     assert main(["bench", "sparse-step", *sizes, "-o", str(path)]) == 0
     with path.open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 2 * 2 * 4  # layers, sparsities, the three products and all of them
-    assert [row["part"] for row in rows[:4]] == [*PARTS, ALL]
+    parts = [row["part"] for row in rows]
+    assert parts == 2 * 2 * list(PARTS) + 2 * [STEP]  # of layers and sparsities; of sparsities
     assert all(float(row["sparse / dense"]) > 0 for row in rows)
+    assert capsys.readouterr().out.count("of 2 linear layers") == 2
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_products_of_a_step_that_differ_are_refused(part, tmp_path, monkeypatch, capsys):
-    right = launch.bench.sparse_step._sparse
+@pytest.mark.parametrize("result", RESULTS)
+def test_results_of_a_step_that_differ_are_refused(result, tmp_path, monkeypatch, capsys):
+    def wrong(product, x, weight, gradient):
+        found = both_passes(product, x, weight, gradient)
+        if product is not F.linear:
+            found[RESULTS.index(result)] *= 1.001
+        return found
 
-    def wrong(weight, x, gradient):
-        found = right(weight, x, gradient)
-        return {**found, part: lambda: 1.001 * found[part]()}
-
-    monkeypatch.setattr(launch.bench.sparse_step, "_sparse", wrong)
+    monkeypatch.setattr(launch.bench.sparse_step, "both_passes", wrong)
     flags = ("--layers", "20x30", "--rows", "20", "--output", str(tmp_path / "step.csv"))
     assert main(["bench", "sparse-step", *flags]) == 2
-    assert f"sparse and dense {part} differ by 0.001" in capsys.readouterr().err
+    assert f"sparse and dense {result} differ by 0.001" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,9 @@ def test_products_of_a_step_that_differ_are_refused(part, tmp_path, monkeypatch,
         (["--layers", "0x4"], "a layer is INPUTSxOUTPUTS"),
         (["--sparsity", "0"], "sparsity must be in (0, 1), not 0.0"),
         (["--rows", "0"], "rows must be positive"),
+        (["--batch", "0"], "batch must be positive"),
+        (["--networks", "12-0"], "the widths of a network must be positive, not 12-0"),
+        (["--networks", "deit_smal"], "unknown model 'deit_smal'"),
     ],
 )
 def test_wrong_values_of_a_step_are_named(flags, message, capsys):

@@ -92,6 +92,9 @@ class Chts(Method[ChtsOptions]):
         """Step from which masks are constant."""
         return self.options.update_until * self.plan.steps
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not is_update(step, self.end, self.options.updates):
             return False

@@ -93,6 +93,9 @@ class Regrowth(Method[G]):
             kind, seed = self.options.density, self.plan.seed
             net.set_masks(random_masks(kind, net.shapes, self.initial_sparsity, seed))
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return self.is_update(step)
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if self.is_update(step):
             grads = {layer.name: layer.weight.grad for layer in net}

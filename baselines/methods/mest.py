@@ -73,6 +73,9 @@ class Mest(Method[MestOptions]):
         kind, sparsity = self.options.density, self.plan.sparsity
         net.set_masks(random_masks(kind, net.shapes, sparsity, self.plan.seed))
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return False  # only those of active weights count
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if self.options.gradient_weight and self.is_update(step):
             grads = {layer.name: layer.weight.grad for layer in net}

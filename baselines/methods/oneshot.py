@@ -71,6 +71,9 @@ class Pretrained(Method[P], ABC):
     def prune(self, net: SparseModel, samples: Samples) -> None:
         """Prune the network to the requested sparsity."""
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         return not self.options.finetune
 

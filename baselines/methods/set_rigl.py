@@ -51,6 +51,9 @@ R = TypeVar("R", bound=RigLOptions)
 class GradientGrowth(DynamicMask[R]):
     """Base of methods that grow by gradient, in place of the optimizer's step."""
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return self.is_update(step)
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not self.is_update(step):
             return False

@@ -115,6 +115,9 @@ class TopKast(Method[TopKastOptions]):
         self.storage = Explored(net.storage, plan.sparsity, given.superset, given.exploration)
         net.storage = self.storage
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return False  # the masks are full
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         xs = {layer.name: self.storage.values(layer) for layer in net}
         self.updated = {name: self.storage.updated(x) for name, x in xs.items()}

@@ -66,6 +66,9 @@ class FisherPruning(CubicPruning[F]):
         super().__init__(plan, options)
         self.fisher = Fisher(self.options.block_size)
 
+    def needs_dense_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if any(step < event <= step + self.options.gradients for event in self.events):
             self.fisher.count += 1

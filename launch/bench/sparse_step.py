@@ -1,47 +1,55 @@
-"""A training step of linear layers with sparse weights against the dense one, on a CPU.
+"""A training step with sparse products against the dense one, on a CPU.
 
-The three products of a layer are measured apart and together: outputs, gradients of the inputs, and
-the gradient of the weight, which the sparse form computes at active positions only. The weight
-changes at each step, so the sparse form copies its values into both formats (of the weight and of
-its transpose) each time. Results must agree with the dense ones. Training does not use this: it
-shows what a step could gain.
+Layers: the forward pass of a linear layer, and both passes, with the products that trainings use.
+Results must agree with the dense ones. Networks: a whole step of a network with random masks, where
+the sparse form uses sparse products in those layers for which a measurement shows a gain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines import sparsify
 from baselines.errors import UserError, require
 from baselines.tools.masks import random_mask
 from launch.config.fields import check_positive
+from launch.inputs import Inputs
+from launch.models import find_model, make_model
 from launch.runs.files import write_csv
 from launch.sparse_inference.choice import relative_difference
-from launch.sparse_inference.formats import Gather, no_beta_warnings
-from launch.sparse_inference.layers import SparseLinear
 from launch.sparse_inference.rounds import measure, threads_set
+from launch.sparse_training.linear import Pattern, Product, both_passes, sparse_linear
+from launch.sparse_training.products import SparseProducts
 
 TOLERANCE = 1e-4  # of results in float32, relative to the largest one
-PARTS = ("outputs", "gradient of inputs", "gradient of weight")
-ALL = "all three"
+RESULTS = ("outputs", "gradient of inputs", "gradient of weight")
+PARTS = ("forward pass", "both passes")
+STEP = "training step"
 FORMS = ("dense", "sparse", "dense, bfloat16")
-Work = Callable[[], Tensor]
+Works = dict[str, Callable[[], object]]  # by form
 
 
 @dataclass(frozen=True)
 class SparseStepBench:
-    """Compare forward and backward passes of linear layers with sparse weights with dense ones."""
+    """Compare training steps with sparse products with dense ones: of layers and of networks."""
 
     layers: tuple[str, ...] = ("384x1536", "1536x384")
     """Inputs and outputs of the layers; the default are those of DeiT-S's MLP."""
     rows: int = 8 * 197
     """Input vectors per step; the default are the tokens of 8 images in DeiT-S."""
+    networks: tuple[str, ...] = ("784-1000-1000-1000-10",)
+    """Networks: widths of linear layers with ReLU, or models of timm."""
+    batch: int = 128
+    """Inputs of networks per step; images have 224 × 224 pixels."""
     sparsity: tuple[float, ...] = (0.9, 0.95, 0.98)
     """Sparsities of the random masks."""
     threads: int = 1
@@ -53,9 +61,12 @@ class SparseStepBench:
 
     def __post_init__(self) -> None:
         check_positive(rows=self.rows, threads=self.threads)
-        check_positive(rounds=self.rounds)
+        check_positive(batch=self.batch, rounds=self.rounds)
         for layer in self.layers:
             _sizes(layer)
+        for network in self.networks:
+            if not _widths(network):
+                find_model(network)
         for value in self.sparsity:
             require(0 < value < 1, f"sparsity must be in (0, 1), not {value}.")
 
@@ -66,10 +77,13 @@ def bench_sparse_step(options: SparseStepBench) -> int:
 
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    with threads_set(options.threads), torch.no_grad():
+    with threads_set(options.threads):
         for layer in options.layers:
             for sparsity in options.sparsity:
-                rows += _measured(layer, sparsity, options)
+                rows += _measured_layer(layer, sparsity, options)
+        for network in options.networks:
+            for sparsity in options.sparsity:
+                rows.append(_measured_network(network, sparsity, options))
     write_csv(options.output, rows)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.3g}".format))
@@ -85,7 +99,7 @@ def _sizes(layer: str) -> tuple[int, int]:
     return int(inputs), int(outputs)
 
 
-def _measured(layer: str, sparsity: float, options: SparseStepBench) -> list[dict[str, Any]]:
+def _measured_layer(layer: str, sparsity: float, options: SparseStepBench) -> list[dict[str, Any]]:
     inputs, outputs = _sizes(layer)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(options.rows, inputs, generator=generator)
@@ -93,82 +107,82 @@ def _measured(layer: str, sparsity: float, options: SparseStepBench) -> list[dic
     kept = max(1, round((1 - sparsity) * inputs * outputs))
     mask = random_mask((outputs, inputs), kept, 0, layer)
     weight = torch.randn(outputs, inputs, generator=generator) * mask
-    dense = _dense(weight, x, gradient)
-    forms = {
-        "dense": dense,
-        "sparse": _sparse(weight, x, gradient),
-        "dense, bfloat16": _dense(weight.bfloat16(), x.bfloat16(), gradient.bfloat16()),
+    pattern = Pattern(mask.view(-1).nonzero()[:, 0], weight)
+    given: dict[str, tuple[Product, Tensor, Tensor, Tensor]] = {
+        "dense": (F.linear, x, weight, gradient),
+        "sparse": (partial(sparse_linear, pattern=pattern), x, weight, gradient),
+        "dense, bfloat16": (F.linear, x.bfloat16(), weight.bfloat16(), gradient.bfloat16()),
     }
-    _check(dense, forms["sparse"], weight != 0)
-    works: dict[str, Callable[[], object]] = {}
-    for form, parts in forms.items():
-        works |= {f"{form}/{part}": work for part, work in parts.items()}
-        works[f"{form}/{ALL}"] = partial(_do_all, list(parts.values()))
-    times = measure(works, options.rounds)
-    found = []
-    for part in (*PARTS, ALL):
-        ms = {f"{form} ms": 1e3 * times[f"{form}/{part}"].seconds for form in FORMS}
-        ratio = times[f"sparse/{part}"].ratio / times[f"dense/{part}"].ratio
-        facts = {"layer": layer, "sparsity": sparsity, "part": part}
-        found.append({**facts, **ms, "sparse / dense": ratio})
-    return found
+    _check(_results(*given["dense"]), _results(*given["sparse"]), mask)
+    works: dict[str, Works] = {
+        PARTS[0]: {form: partial(product, x, w) for form, (product, x, w, _) in given.items()},
+        PARTS[1]: {form: partial(_results, *of_form) for form, of_form in given.items()},
+    }
+    return [_row(layer, sparsity, part, works[part], options) for part in PARTS]
 
 
-def _do_all(works: Sequence[Work]) -> None:
-    for work in works:
-        work()
+def _results(product: Product, x: Tensor, weight: Tensor, gradient: Tensor) -> list[Tensor]:
+    x, weight = (tensor.detach().requires_grad_() for tensor in (x, weight))
+    return both_passes(product, x, weight, gradient)
 
 
-def _dense(weight: Tensor, x: Tensor, gradient: Tensor) -> dict[str, Work]:
-    products: tuple[Work, ...] = (
-        lambda: nn.functional.linear(x, weight),
-        lambda: gradient @ weight,
-        lambda: gradient.T @ x,
-    )
-    return dict(zip(PARTS, products, strict=True))
-
-
-def _sparse(weight: Tensor, x: Tensor, gradient: Tensor) -> dict[str, Work]:
-    forward, backward = _layer(weight), _layer(weight.T)
-    rows, columns = weight.nonzero(as_tuple=True)
-    order = (columns * len(weight) + rows).argsort()  # of the nonzeros in the transpose
-    values = weight[rows, columns]
-    with no_beta_warnings():
-        pattern = torch.zeros_like(weight).masked_fill(weight != 0, 1.0).to_sparse_csr()
-    pattern.values().zero_()
-
-    def outputs() -> Tensor:
-        _values_of(forward).copy_(values)
-        return forward(x)  # type: ignore[no-any-return]
-
-    def gradient_of_inputs() -> Tensor:
-        _values_of(backward).copy_(values[order])
-        return backward(gradient)  # type: ignore[no-any-return]
-
-    def gradient_of_weight() -> Tensor:
-        found: Tensor = torch.sparse.sampled_addmm(pattern, gradient.T.contiguous(), x)
-        return found.values()
-
-    return dict(zip(PARTS, (outputs, gradient_of_inputs, gradient_of_weight), strict=True))
-
-
-def _layer(weight: Tensor) -> SparseLinear:
-    outputs, inputs = weight.shape
-    layer = nn.Linear(inputs, outputs, bias=False, device="meta")
-    return SparseLinear(layer, Gather(weight))
-
-
-def _values_of(layer: SparseLinear) -> Tensor:
-    values = layer.product.values
-    assert isinstance(values, Tensor)
-    return values.view(-1)
-
-
-def _check(dense: dict[str, Work], sparse: dict[str, Work], mask: Tensor) -> None:
+def _check(dense: list[Tensor], sparse: list[Tensor], mask: Tensor) -> None:
     """Raise UserError unless the results agree, the gradient of the weight at active positions."""
-    for part in PARTS:
-        expected, found = dense[part](), sparse[part]()
-        expected = expected[mask] if part == PARTS[-1] else expected
-        worst = relative_difference(found, expected)
+    expected = (*dense[:2], dense[2] * mask)
+    for name, one, other in zip(RESULTS, sparse, expected, strict=True):
+        worst = relative_difference(one, other)
         if not worst <= TOLERANCE:
-            raise UserError(f"sparse and dense {part} differ by {worst:.2g} of the largest one.")
+            raise UserError(f"sparse and dense {name} differ by {worst:.2g} of the largest one.")
+
+
+def _measured_network(name: str, sparsity: float, options: SparseStepBench) -> dict[str, Any]:
+    """Measure steps of one network, which are taken in all forms in turn."""
+    torch.manual_seed(0)
+    model, inputs = _network(name)
+    x, labels = torch.randn(options.batch, *inputs), torch.randint(10, (options.batch,))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+    sparsifier = sparsify(
+        model, optimizer, "random", sparsity=sparsity, steps=10**6, density="uniform"
+    )
+    products = SparseProducts(sparsifier)
+
+    def step(form: str) -> None:
+        in_bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=form == FORMS[2])
+        with products.forward_pass() if form == "sparse" else in_bfloat16:
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step("sparse")
+    products.choose()
+    print(f"{name}, sparsity {sparsity:g}: {products.news()}", flush=True)
+    works: Works = {form: partial(step, form) for form in FORMS}
+    return _row(name, sparsity, STEP, works, options)
+
+
+def _network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a network and the shape of an input."""
+    if not (widths := _widths(name)):
+        images = Inputs.image(3, 224)
+        return make_model(name, 10, images), images.shape
+    layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())]
+    return nn.Sequential(*layers[:-1]), (widths[0],)
+
+
+def _widths(network: str) -> list[int]:
+    """Return the widths of a network of linear layers; none for the name of another model."""
+    texts = network.split("-")
+    if len(texts) < 2 or not all(map(str.isdecimal, texts)):
+        return []
+    require(min(map(int, texts)) > 0, f"the widths of a network must be positive, not {network}.")
+    return [int(text) for text in texts]
+
+
+def _row(
+    name: str, sparsity: float, part: str, works: Works, options: SparseStepBench
+) -> dict[str, Any]:
+    times = measure(works, options.rounds)
+    ms = {f"{form} ms": 1e3 * times[form].seconds for form in FORMS}
+    facts = {"layer": name, "sparsity": sparsity, "part": part}
+    return {**facts, **ms, "sparse / dense": times["sparse"].ratio}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from baselines.errors import require
 from launch.config.fields import check_at_most, check_not_negative
 
 Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
@@ -30,11 +31,16 @@ class Machine:
     """CPU threads of the computation; 0: torch's default."""
     compile: bool = False
     """Use torch.compile on the model."""
+    sparse_kernels: Literal["none", "auto"] = "none"
+    """auto: train with sparse products the linear layers for which a measurement shows a gain. On a
+    CPU, in float32."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
     """Experiment tracker that shows settings, curves and figures of the runs."""
     imports: Imports = ()
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
+        is_plain = self.sparse_kernels == "none" or not self.compile
+        require(is_plain, "--sparse-kernels auto does not work with --compile: leave one out.")
         check_not_negative(workers=self.workers, threads=self.threads)
         check_at_most(1024, workers=self.workers, threads=self.threads)

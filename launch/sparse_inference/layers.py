@@ -45,10 +45,14 @@ class SparseLinear(nn.Module):
         """Return the outputs, of shape (…, outputs), for inputs of shape (…, inputs)."""
         rows = x.reshape(-1, self.in_features)
         out = rows.new_empty(len(rows), self.out_features)
-        pieces = max(1, -(-len(rows) // ROWS))
-        for piece, target in zip(rows.tensor_split(pieces), out.tensor_split(pieces), strict=True):
+        for piece, target in zip(row_pieces(rows), row_pieces(out), strict=True):
             target.copy_(_plus(self.product(piece.T.contiguous()), self.bias).T)
         return out.view(*x.shape[:-1], self.out_features)
+
+
+def row_pieces(table: Tensor) -> tuple[Tensor, ...]:
+    """Return views of at most `ROWS` rows each; tables of equal length have equal pieces."""
+    return table.tensor_split(max(1, -(-len(table) // ROWS)))
 
 
 class _SparseConv(nn.Module):

@@ -24,6 +24,7 @@ from launch.data.order import mix
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
 from launch.runs.snapshots import read_source
+from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop
 
 
@@ -34,6 +35,7 @@ def build_loop(
     compile: bool = False,
     bar: bool | None = None,
     runs: Path = Path("runs"),
+    sparse_kernels: str = "none",
 ) -> Loop:
     """Return the run's training loop; nothing has started.
 
@@ -41,14 +43,21 @@ def build_loop(
         compile: torch.compile the model.
         bar: a progress bar over the steps of each epoch; by default if stderr is a terminal.
         runs: folder of the runs that this one may need.
+        sparse_kernels: "auto" to train with sparse products where they are faster.
+
+    Raises:
+        UserError: what is asked for cannot be trained.
     """
+    if sparse_kernels != "none":
+        check_products(run.settings.precision, ranks.device)
     method = build_method(run, len(data.train), runs)
     rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
     optimizer = build_optimizer(net, run.settings, rule)
     sparsifier = Sparsifier(net, method, rule, manual_begin=True)
     model = called_model(net.model, ranks, compile)
-    return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar)
+    products = None if sparse_kernels == "none" else SparseProducts(sparsifier, ranks)
+    return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
 
 
 def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:

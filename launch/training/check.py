@@ -20,6 +20,7 @@ from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
+from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
 from launch.training.build import build_method, build_sign_rule
 
@@ -40,12 +41,13 @@ def check_runs(runs: Sequence[Run], machine: Machine, elsewhere: bool = False) -
     if not todo:
         return
     check_tracker(machine.tracker)
-    if not elsewhere:
-        choose_device(machine.device, torch.cuda.device_count())
+    device = None if elsewhere else choose_device(machine.device, torch.cuda.device_count())
     check = _checker(machine, {run.name for run in runs}, elsewhere)
     problems: dict[str, int] = {}
     for run in todo:
         try:
+            if machine.sparse_kernels != "none":
+                check_products(run.settings.precision, device)
             check(run)
         except UserError as error:
             problems[str(error)] = problems.get(str(error), 0) + 1

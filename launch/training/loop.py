@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from launch.data.batches import Batches, Data
 from launch.data.order import mix
 from launch.measures.evaluation import evaluation_sums
 from launch.ranks import Ranks
+from launch.sparse_training.products import SparseProducts
 from launch.training.meter import Meter
 
 
@@ -39,6 +41,7 @@ class Loop:
         sparsifier: of the model, with `manual_begin`; not started.
         seed: of dropout and other random parts of the model.
         bar: a progress bar over the steps of each epoch; by default if stderr is a terminal.
+        products: sparse products for the forward pass.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Loop:
         seed: int,
         ranks: Ranks,
         bar: bool | None = None,
+        products: SparseProducts | None = None,
     ) -> None:
         self.model, self.optimizer, self.sparsifier = model, optimizer, sparsifier
+        self.products = products
         self.data, self.recipe, self.seed, self.ranks = data, recipe, seed, ranks
         self.bar = ranks.is_first and (sys.stderr.isatty() if bar is None else bar)
         self.steps = len(data.train)  # per epoch
@@ -99,7 +104,8 @@ class Loop:
         """Take one step on this rank's share of a batch."""
         self.sparsifier.begin_step()
         set_lr(self.optimizer, self.learning_rate(self.sparsifier.step))
-        output, loss = forward(self.model, x, y, self.recipe)
+        with self.products.forward_pass() if self.products else nullcontext():
+            output, loss = forward(self.model, x, y, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         meter.add(loss, output, y)
         if meter.is_due:
@@ -109,6 +115,8 @@ class Loop:
             nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.products and (self.sparsifier.step == 1 or self.sparsifier.step % self.steps == 0):
+            self.products.choose()
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step of the run."""
@@ -151,11 +159,12 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training resumes from at the end of an epoch."""
-        return {
+        state = {
             "model": self.plain_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict(),
         }
+        return state | ({"products": self.products.state_dict()} if self.products else {})
 
     def attach(self) -> None:
         """Attach to the optimizer, in place of `start`, before a state is loaded."""
@@ -166,6 +175,8 @@ class Loop:
         self.plain_model.load_state_dict(state["model"])
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.products:
+            self.products.load_state_dict(state.get("products", {}))
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

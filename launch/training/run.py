@@ -95,7 +95,9 @@ class Training:
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
-        self._make_loop = partial(build_loop, run, data, r, machine.compile, bar, machine.runs)
+        self._make_loop = partial(
+            build_loop, run, data, r, machine.compile, bar, machine.runs, machine.sparse_kernels
+        )
         self._build()
 
     def _build(self) -> None:
@@ -147,6 +149,8 @@ class Training:
         began = time.perf_counter()
         loss, accuracy = self.loop.train_epoch(epoch)
         seconds = time.perf_counter() - began
+        if self.loop.products and (news := self.loop.products.news()):
+            self.report(f"{self.run.title}: {news}")
         with one_sync():
             flips = self.flips.count(epoch + 1)
             row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
