@@ -207,7 +207,7 @@ def test_a_method_with_a_hook_for_gradients_gets_dense_ones(faster):
 def test_layers_are_measured_again_when_their_density_has_halved_or_doubled():
     products, step = library_training()
     net, measured = products.sparsifier.net, []
-    products._measure = lambda works, rounds: measured.append(1) or timings(sparse=0.5)(works, 1)
+    products._measure = lambda *given: measured.append(1) or timings(sparse=0.5)(*given)
     products.choose()
     assert not measured  # no input is known
     step()
@@ -279,9 +279,9 @@ def test_a_state_serves_runs_with_and_without_the_option(machine, faster, monkey
 
 
 def test_rank_0_measures_for_both_ranks(tmp_path, monkeypatch, machine):
-    def ranked(works, rounds):
+    def ranked(works, rounds, device):
         assert os.environ["RANK"] == "0"
-        return timings(sparse=0.5)(works, rounds)
+        return timings(sparse=0.5)(works, rounds, device)
 
     forced = partial(SparseProducts, measure=ranked)
     monkeypatch.setattr(launch.training.build, "SparseProducts", forced)

@@ -121,7 +121,7 @@ class SparseProducts:
             "dense": partial(both_passes, F.linear, x, weight, gradient),
             "sparse": partial(both_passes, sparse, x, weight, gradient),
         }
-        return _density(layer), self._measure(works, ROUNDS)["sparse"].ratio
+        return _density(layer), self._measure(works, ROUNDS, weight.device)["sparse"].ratio
 
     def _pattern(self, layer: Layer) -> Pattern:
         """Return the pattern of a layer's mask."""
