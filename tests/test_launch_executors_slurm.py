@@ -41,7 +41,11 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def here(slurm, machine):
-    """Return a machine. Its jobs are cancelled after the test."""
+    """Return a machine. Its jobs are cancelled after the test.
+
+    Trainings of the tests compute as the jobs do: with oneDNN.
+    """
+    torch.backends.mkldnn.enabled = True
     yield machine
     cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
 

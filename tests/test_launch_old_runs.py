@@ -56,7 +56,7 @@ def test_curves_are_drawn(root, tmp_path):
     path = tmp_path / "curves.svg"
     assert main(["figure", "curves", "--runs", str(root), "-o", str(path)]) == 0
     picture = path.read_text()
-    entries = ("Random", "with Sign-In", "STR (target)", "RigL mask", "Dense")
+    entries = ("Random + Sign-In", "STR (target)", "RigL mask", "Dense")
     assert all(entry in picture for entry in entries)
 
 
