@@ -60,6 +60,7 @@ class Entry:
     name: str
     build: Callable[[], nn.Module]
     shape: Callable[[int], tuple[int, ...]]
+    parameters: int = 0  # 0 if it is not known before it is built
 
     @property
     def key(self) -> tuple[str, str]:
@@ -299,12 +300,15 @@ def torchvision_entry(
         inner = ".segmentation." in builder.__module__ or ".detection." in builder.__module__
         return builder(weights=None, **({"weights_backbone": None} if inner else {}))
 
-    return Entry(f"torchvision/{family}", name, build, shape)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    return Entry(f"torchvision/{family}", name, build, shape, weights.meta["num_params"])
 
 
 @functools.cache
 def _size(entry: Entry) -> float:
     """Return a model's number of parameters, without making them."""
+    if entry.parameters:
+        return entry.parameters
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
