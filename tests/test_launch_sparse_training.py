@@ -18,7 +18,7 @@ from test_contract import CASES, case, make
 from test_launch_sparse_inference import timings
 from test_launch_train import assert_same, interrupt_after, train
 from torch import nn
-from two_ranks import Wide, default_dtype
+from two_ranks import default_dtype, train_loop
 
 import launch.sparse_training.products
 import launch.training.build
@@ -28,12 +28,10 @@ from baselines.registry import find_method
 from baselines.tools.masks import random_mask, random_masks
 from launch.cli import main
 from launch.config.run import Run
-from launch.data import load_data
 from launch.ranks import Ranks
 from launch.sparse_training.linear import Pattern, both_passes, sparse_linear
 from launch.sparse_training.products import SparseProducts
 from launch.training.build import build_loop
-from launch.training.meter import Meter
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 LAYERS = ((64, 40), (40, 30), (30, 10))  # inputs and outputs
@@ -112,15 +110,7 @@ def test_a_weight_without_gradient_gets_none():
 def final(run, sparse_kernels):
     """Return the final weights and masks of a run in float64, and its loop."""
     with default_dtype(torch.float64):
-        data = load_data(run.settings, Path("data"), ONE.device, run.seed, ONE.share, 0)
-        data = replace(data, train=Wide(data.train), test=Wide(data.test))
-        loop = build_loop(run, data, ONE, bar=False, sparse_kernels=sparse_kernels)
-        loop.start()
-        for epoch in range(loop.epochs):
-            loop.model.train()
-            meter = Meter(loop.steps, ONE.device)
-            for x, y in data.train.epoch(epoch):
-                loop.step(x, y, meter)
+        loop = train_loop(run, ONE, sparse_kernels)
     net = loop.sparsifier.net
     assert next(iter(net.weights.values())).dtype == torch.float64
     return net.weights, net.masks, loop

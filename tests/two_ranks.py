@@ -26,6 +26,7 @@ from launch.data import Batches, load_data
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
+from launch.training.loop import Loop
 from launch.training.meter import Meter
 from launch.training.result import mask_hash
 from launch.training.run import Training
@@ -85,22 +86,22 @@ def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
         if name in ("woodfisher", "cap"):
             choices |= {"damping": 0.1, "relative_damping": True}  # 1e-7 amplifies rounding
         run = Run.make("digits", name, sign_in=True, **choices)
-        net = train_loop(run, r)
+        net = train_loop(run, r).sparsifier.net
         for parameter in net.model.parameters():
             assert parameter.dtype == dtype
             mine = parameter.detach().clone()
             dist.broadcast(mine, 0)
             assert torch.equal(mine, parameter), f"{name}: weights differ"
         if dtype == torch.float64 and r.is_first:
-            assert_same(name, net, train_loop(run, Ranks(0, 1, r.device)))
+            assert_same(name, net, train_loop(run, Ranks(0, 1, r.device)).sparsifier.net)
 
 
-def train_loop(run: Run, r: Ranks) -> SparseModel:
-    """Return the final network of a run. Compare masks over the ranks after every step."""
+def train_loop(run: Run, r: Ranks, sparse_kernels: str = "none") -> Loop:
+    """Train a run and return its loop. Compare masks over the ranks after every step."""
     data = load_data(run.settings, Path("data"), r.device, run.seed, r.share, 0)
     if torch.get_default_dtype() == torch.float64:
         data = replace(data, train=Wide(data.train), test=Wide(data.test))
-    loop = build_loop(run, data, r, bar=False)
+    loop = build_loop(run, data, r, bar=False, sparse_kernels=sparse_kernels)
     loop.start()
     net = loop.sparsifier.net
     for epoch in range(loop.epochs):
@@ -110,7 +111,7 @@ def train_loop(run: Run, r: Ranks) -> SparseModel:
             loop.step(x, y, meter)
             mine = mask_hash(net.masks)
             assert r.from_first(mine) == mine, f"{run.method}: masks differ at step {i}"
-    return net
+    return loop
 
 
 def assert_same(name: str, net: SparseModel, alone: SparseModel) -> None:
