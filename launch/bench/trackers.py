@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch  # restores the environment
 
 from analysis.contents import EpochRow, LayerRow
 from baselines.engine.prunable import prunable_weights
@@ -39,7 +40,7 @@ class TrackersBench:
     trackers: tuple[str, ...] = tuple(ADAPTERS)
     """tensorboard, wandb, trackio, mlflow; those that are not installed are left out."""
     model: str = "resnet50"
-    """resnet20, resnet18, resnet50 or deit-small."""
+    """resnet20, resnet18, resnet50, resnet50-128 or deit-small."""
     epochs: int = 20
     """Epochs that are tracked."""
 
@@ -55,8 +56,6 @@ class TrackersBench:
 def bench_trackers(options: TrackersBench) -> int:
     """Print one line per tracker. Return the exit code."""
     layers = _layers(options.model)
-    os.environ |= {"WANDB_MODE": "offline"}
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
     lines = [_line(name, layers, options) for name in options.trackers]  # libraries print, too
     print(f"{options.model}: {len(layers)} layers, {options.epochs} epochs; seconds (of CPU)")
     print(f"{'tracker':12} {'start':>16} {'epoch, median':>16} {'longest':>16} {'end':>16}")
@@ -85,8 +84,11 @@ def _measure(
     name: str, layers: dict[str, int], options: TrackersBench
 ) -> tuple[Times, list[Times], Times]:
     """Return the times of the start, of each epoch and of the end."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ["TRACKIO_DIR"] = folder
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        patch.dict(os.environ, {"WANDB_MODE": "offline", "TRACKIO_DIR": folder}),
+    ):
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
         machine = Machine(runs=Path(folder), tracker=cast(Any, name))
         run = Run.make(MEASURED_MODELS[options.model].name, "random", sparsity=0.9, sign_in=True)
         path = machine.runs / run.name
