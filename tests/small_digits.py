@@ -12,6 +12,11 @@ import numpy as np
 from launch.data.sources import read_digits
 
 BATCH, STEPS, TEST = 32, 9, 72  # images per step, steps per epoch, test images
+# options of methods that else take most of the time: fewer levels (5, not 9), events, and blocks
+CHEAPER: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("lrr", "wr", "imp"), {"keep": 0.6}),
+    **dict.fromkeys(("woodfisher", "cap"), {"events": 4, "block_size": 8}),
+}
 
 
 def small_digits(**choices: Any) -> dict[str, Any]:

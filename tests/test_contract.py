@@ -11,7 +11,7 @@ import pytest
 import torch
 from bare_loop import bare, digits, schedule, sparsified, take_steps
 from safetensors.torch import load_file, save_file
-from small_digits import STEPS, small_digits
+from small_digits import CHEAPER, STEPS, small_digits
 from test_launch_train import assert_same, interrupt_after, train
 from torch_settings import THREADS
 
@@ -62,7 +62,8 @@ def make(name, variant, rule, **choices):
     if name == "str":
         variant = {**variant, **STR}
     given = (RULES | GRADED)[rule] | (STR_HAM if (name, rule) == ("str", "ham") else {})
-    return Run.make("digits", name, **{**variant, **sparsity, **given, **choices})
+    settings = {**CHEAPER.get(name, {}), **variant, **sparsity, **given, **choices}
+    return Run.make("digits", name, **settings)
 
 
 @cache

@@ -153,7 +153,8 @@ def steps(run, kind="cuda"):
 @pytest.mark.parametrize("name, variant, rule", CASES)
 def test_a_step_between_mask_changes_waits_for_nothing(gpu_branches, name, variant, rule):
     gpu_branches()
-    run = make(name, variant, rule, **small_digits(epochs=2, batch_size=16, clip_norm=1.0))
+    smaller = {"batch_size": 16} if name == "str-target" else {}  # few of its steps are quiet
+    run = make(name, variant, rule, **small_digits(epochs=2, clip_norm=1.0, **smaller))
     quiet = [found for i, changed, found in steps(run) if not changed and i % CHECK_EVERY]
     assert quiet and not any(quiet)
 

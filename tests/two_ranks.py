@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch_settings
-from small_digits import small_digits
+from small_digits import CHEAPER, small_digits
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch_settings import THREADS
@@ -80,7 +80,8 @@ def train_every_method(r: Ranks, dtype: torch.dtype) -> None:
         if not method.variants:
             continue  # needs a file
         sparsity = {"sparsity": 0.8} if method.is_sparse else {}
-        choices = {**method.variants[0], **sparsity, **small_digits(epochs=2)}
+        choices = {**method.variants[0], **CHEAPER.get(name, {}), **sparsity}
+        choices |= small_digits(epochs=2)
         if name == "str":
             choices |= {"s_init": -8.0, "threshold_decay": 0.05}
         if name in ("woodfisher", "cap"):
