@@ -42,6 +42,7 @@ from signin import Product
 
 SPARSITY, RATE, THRESHOLD = 0.9, 0.1, 0.01
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # batches are small: rounding grows
+LARGE = 200e6  # parameters, whose ten copies in float64 would take 16 GB
 SIZES = (64, 96, 128, 160, 224, 256, 299)
 PARTS = {  # of torchvision.models, with the shape of an input for an image size
     "": lambda size: (2, 3, size, size),
@@ -175,10 +176,12 @@ def engine_step(
 
 
 def examine(entry: Entry) -> Row:
-    """Take a model through everything, in float32 if it does not compute in float64.
+    """Take a model through everything, in float32 if it is large or does not compute in float64.
 
     What is refused is noted; any other error is raised.
     """
+    if LARGE < _size(entry) < math.inf:
+        return examine_in(entry, torch.float32)
     try:
         return examine_in(entry, torch.float64)
     except RuntimeError as error:
