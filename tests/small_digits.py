@@ -14,8 +14,8 @@ from launch.data.sources import read_digits
 BATCH, STEPS, TEST = 32, 9, 72  # images per step, steps per epoch, test images
 # options of methods that else take most of the time: fewer levels (5, not 9), events, and blocks
 CHEAPER: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("lrr", "wr", "imp"), {"keep": 0.6}),
-    **dict.fromkeys(("woodfisher", "cap"), {"events": 4, "block_size": 8}),
+    **{name: {"keep": 0.6} for name in ("lrr", "wr", "imp")},
+    **{name: {"events": 4, "block_size": 8} for name in ("woodfisher", "cap")},
 }
 
 

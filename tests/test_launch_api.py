@@ -68,6 +68,8 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
         (lambda: grid("table3", recipe="digits", nonsense=1), "unknown field 'nonsense'"),
         (lambda: grid("tabel3"), "unknown grid 'tabel3'"),
         (lambda: results("nowhere"), "there is no folder nowhere"),
+        (lambda: run(image_size=32), "the images of digits have 8×8 pixels and are not resized"),
+        (lambda: grid(method="dense", image_size=32), "image_size 32: .* Nothing was started"),
     ],
 )
 def test_mistakes_are_one_line(here, call, message):

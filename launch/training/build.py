@@ -12,15 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
 from baselines.registry import find_method
 from baselines.sign_rule import SignRule, factors_of
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
+from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
+from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
 from launch.runs.snapshots import read_source
@@ -50,6 +53,7 @@ def build_loop(
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
+    check_image_size(run, data.inputs)
     method = build_method(run, len(data.train), runs)
     rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
@@ -58,6 +62,24 @@ def build_loop(
     model = called_model(net.model, ranks, compile)
     products = None if sparse_kernels == "none" else SparseProducts(sparsifier, ranks)
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
+
+
+def check_image_size(run: Run, inputs: Inputs) -> None:
+    """Refuse a size that is not the recipe's for images that have another and are not resized.
+
+    Raises:
+        UserError: it would have no effect.
+    """
+    data, size = run.settings.data, run.settings.image_size
+    of_user_s_code = ":" in data  # which is given the size
+    if of_user_s_code or size == find_recipe(run.recipe).image_size or not inputs.is_image:
+        return
+    _, height, width = inputs.shape
+    if (height, width) != (size, size):
+        raise UserError(
+            f"image_size {size}: the images of {data} have {height}×{width} pixels and are not "
+            "resized; leave it out."
+        )
 
 
 def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:

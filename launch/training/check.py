@@ -22,7 +22,7 @@ from launch.models import find_model, make_model
 from launch.ranks import choose_device
 from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
-from launch.training.build import build_method, build_sign_rule
+from launch.training.build import build_method, build_sign_rule, check_image_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,6 +78,7 @@ def _checker(machine: Machine, names: set[str], elsewhere: bool) -> Callable[[Ru
         find_model(recipe.model)
         found = contents(_data_of(recipe))
         if found is not None:
+            check_image_size(run, found.inputs)
             model(recipe.model, found, run.exclude)
             if found.examples is not None:
                 check_batch_size(recipe.batch_size, found.examples)
