@@ -31,7 +31,8 @@ from launch.bench.gpu import GpuBench, kernel_bench
 from launch.cli import main
 from launch.config.run import Run
 from launch.inputs import Inputs
-from launch.sparse_inference import rounds
+from launch.measures import rounds
+from launch.measures.rounds import GPU_CALLS, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
@@ -41,7 +42,6 @@ from launch.sparse_inference.choice import (
     with_formats,
 )
 from launch.sparse_inference.formats import held_bytes
-from launch.sparse_inference.rounds import GPU_CALLS, measure, threads_set
 from launch.sparse_inference.semi_structured import (
     KERNELS,
     TYPES,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from baselines.errors import UserError
 from launch.bench.sparse_networks import Network, SparseSource
 from launch.config.fields import check_positive
+from launch.measures.rounds import Times, measure, threads_set
 from launch.ranks import find_device
 from launch.runs.files import write_csv
 from launch.sparse_inference.choice import (
@@ -33,7 +34,6 @@ from launch.sparse_inference.choice import (
     with_formats,
 )
 from launch.sparse_inference.formats import held_bytes
-from launch.sparse_inference.rounds import Times, measure, threads_set
 from launch.training.result import device_name
 
 CHANNELS_LAST, BFLOAT16, SPARSE = "dense, channels_last", "dense, bfloat16", "sparse"

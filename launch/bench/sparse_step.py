@@ -23,10 +23,10 @@ from baselines.errors import UserError, require
 from baselines.tools.masks import random_mask
 from launch.config.fields import check_positive
 from launch.inputs import Inputs
+from launch.measures.rounds import measure, threads_set
 from launch.models import find_model, make_model
 from launch.runs.files import write_csv
 from launch.sparse_inference.choice import relative_difference
-from launch.sparse_inference.rounds import measure, threads_set
 from launch.sparse_training.linear import Pattern, Product, both_passes, sparse_linear
 from launch.sparse_training.products import SparseProducts
 

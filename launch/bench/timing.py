@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from launch.sparse_inference.rounds import wait_for
+from launch.measures.rounds import wait_for
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

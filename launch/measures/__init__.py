@@ -1,1 +1,1 @@
-"""Measurements of networks: sign flips, floating-point operations, sharpness."""
+"""Measurements: sign flips, floating-point operations, sharpness, times."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from baselines.engine.kinds import slots
 from baselines.errors import UserError, one_line
+from launch.measures.rounds import Measure, Times, measure
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.formats import held_bytes
-from launch.sparse_inference.rounds import Measure, Times, measure
 
 DENSE = "dense"
 FASTER = 0.95  # largest ratio to the dense layer's time at which a layer is replaced

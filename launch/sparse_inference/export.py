@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
+from launch.measures.rounds import Measure, measure
 from launch.sparse_inference.choice import LayerFormat, check_outputs, choose_formats, with_formats
-from launch.sparse_inference.rounds import Measure, measure
 
 ROUNDS = 30
 Chooser = Callable[[nn.Module, Tensor], list[LayerFormat]]

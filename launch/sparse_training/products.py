@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from baselines.engine.layer import Layer
 from baselines.errors import require
 from baselines.sparsifier import Sparsifier
+from launch.measures.rounds import Measure, measure
 from launch.ranks import Ranks
-from launch.sparse_inference.rounds import Measure, measure
 from launch.sparse_training.linear import Pattern, both_passes, sparse_linear
 
 FASTER = 0.9  # largest ratio to the dense layer's time at which sparse products are used
