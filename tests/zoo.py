@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -300,8 +301,13 @@ def torchvision_entry(
 ) -> Entry:
     def build() -> nn.Module:
         builder = torchvision.models.get_model_builder(name)
-        inner = ".segmentation." in builder.__module__ or ".detection." in builder.__module__
-        return builder(weights=None, **({"weights_backbone": None} if inner else {}))
+        detects = ".detection." in builder.__module__
+        options: dict[str, Any] = {}
+        if detects or ".segmentation." in builder.__module__:
+            options["weights_backbone"] = None
+        if detects and not name.startswith("ssd"):
+            options["min_size"] = SIZES[1]  # to which it resizes images, in place of 800
+        return builder(weights=None, **options)
 
     weights = torchvision.models.get_model_weights(name).DEFAULT
     return Entry(f"torchvision/{family}", name, build, shape, weights.meta["num_params"])
