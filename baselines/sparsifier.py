@@ -259,8 +259,9 @@ def sparsify(
         sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
             of the optimizer's groups, in place of what they have, which it follows.
         seed: for masks that are drawn at random.
-        samples: data for methods that score it (SNIP, GraSP, SynFlow, PHEW, NPB): a DataLoader of
-            (inputs, class labels), a function n → batches, or `Samples` with a loss function.
+        samples: data for methods that need them (SNIP, GraSP, Wanda, SparseGPT, SynFlow, PHEW,
+            NPB): a DataLoader of (inputs, class labels), a function n → batches, or `Samples` with
+            a loss function.
         exclude: glob patterns over names of parameters that stay dense.
         include: patterns of further parameters to prune, such as embeddings.
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,

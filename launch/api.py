@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
-from launch.config.dependencies import in_order
+from launch.config.calibration import add_calibrations
+from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import runs_of
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
@@ -88,6 +89,7 @@ def grid(
     stop_in_worker()
     machine = _machine(choices)
     runs = list(in_order(_runs(name, choices)))
+    require_constants(runs)
     check_runs(runs, machine)
     outcomes = run_all(runs, machine, slots, progress=progress)
     failed = [outcome for outcome in outcomes if outcome.result is None]
@@ -135,7 +137,8 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
 
 
 def _machine(choices: dict[str, Any]) -> Machine:
-    """Return the machine, whose fields are taken out of the choices."""
+    """Return the machine, whose fields are taken out of the choices, with its plug-ins imported and
+    the calibrations of its runs known."""
     own = {spec.name for spec in fields(Machine)} & choices.keys()
     given = {key: choices.pop(key) for key in own}
     for key in ("runs", "data_dir"):
@@ -143,6 +146,7 @@ def _machine(choices: dict[str, Any]) -> Machine:
             given[key] = Path(given[key]).expanduser()
     machine = Machine(**given)
     import_plugins(machine.imports)
+    add_calibrations(machine.runs)
     return machine
 
 

@@ -29,7 +29,8 @@ COMMANDS = {
     "theory": "run the paper's student-teacher experiments:  signbench theory table8",
     "methods": "list the methods",
     "recipes": "list the recipes",
-    "bench": "measure costs: steps, run, masks, scores, scaling, loader, gpu, sparse, sparse-step",
+    "bench": "measure costs: steps, run, masks, scores, scaling, loader, trackers, gpu, sparse, "
+    "sparse-step",
 }
 
 USAGE = """usage: signbench COMMAND [OPTIONS]

@@ -12,8 +12,10 @@ import launch
 import launch.executors.progress
 from baselines.errors import UserError
 from launch import Run, grid, results, run
+from launch.config import calibration
 from launch.executors.progress import Display
 from launch.packages import root as code
+from launch.runs.files import write_json
 
 QUICK = {"epochs": 1, "threads": 1, "device": "cpu", "progress": False}
 
@@ -52,6 +54,14 @@ def test_lists_make_a_grid(forked_workers, here):
     assert some["label"].tolist() == ["dense"]
 
 
+def test_calibrations_in_the_folder_of_the_runs_are_used(here, monkeypatch):
+    monkeypatch.setattr(calibration, "_ADDED", {})
+    folder = here / "runs" / "calibrations" / Run.make("digits", "str", epochs=1).conditions
+    folder.mkdir(parents=True)
+    write_json(folder / "calibration.json", {"s_init": -20.0, "threshold_decay": 0.01})
+    assert run("digits", "str", **QUICK)["options.calibrated"] == "[-20.0, 0.01]"
+
+
 def test_failures_are_rows_and_a_warning(forked_workers, here):
     with pytest.warns(UserWarning, match="1 of 2 runs failed: .*Diverged"):
         frame = grid(method="dense", lr=[0.05, 1e30], **QUICK)
@@ -70,6 +80,7 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
         (lambda: results("nowhere"), "there is no folder nowhere"),
         (lambda: run(image_size=32), "the images of digits have 8×8 pixels and are not resized"),
         (lambda: grid(method="dense", image_size=32), "image_size 32: .* Nothing was started"),
+        (lambda: grid(method=["random", "str"], epochs=1), "str has no constants"),
     ],
 )
 def test_mistakes_are_one_line(here, call, message):

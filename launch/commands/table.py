@@ -22,9 +22,10 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class TableCommand:
-    """Print a table. NAME is one of the paper's (1, 3, 4, 5, 9, 10, 11), `compare` for all runs by
-    any fields, `ranks` for average ranks over recipes and sparsities, or `flips` for sign flips by
-    layer and phase of the training."""
+    """Print a table. NAME is one of the paper's (1, 3, 4, 5, 9, 10, 11), `ham` for plain runs,
+    Sign-In and HAM with published values, `compare` for all runs by any fields, `ranks` for average
+    ranks over recipes and sparsities, or `flips` for sign flips by layer and phase of the
+    training."""
 
     selection: Selection = field(default_factory=Selection)
     rows: tuple[str, ...] = ("method",)
