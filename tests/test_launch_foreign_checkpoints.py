@@ -57,7 +57,7 @@ def started(machine, shown):
 
 
 RUN = ["run", "--recipe", "digits", "--sparsity", "0.7", "--epochs", "1", "--threads", "1"]
-READS = f"theirs.pth.tar: reads model.{PREFIX}*; --key chooses another one: model_ema.module\n"
+READS = f"theirs.pth.tar: reads model.{PREFIX}*; FILE@KEY chooses another one: model_ema.module\n"
 
 
 @pytest.mark.parametrize(

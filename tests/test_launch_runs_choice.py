@@ -129,12 +129,12 @@ FLAT = {"state_dict": {**prefixed("teacher.", net(1)), **prefixed("student.", ne
     [
         (net(), "", 0, ""),
         ({"state_dict": net(), "optimizer": optimizer(), "epoch": 3}, "", 0, "state_dict.*"),
-        (BOTH, "", 0, "model.*; --key chooses another one: model_ema"),
+        (BOTH, "", 0, "model.*; FILE@KEY chooses another one: model_ema"),
         (BOTH, "model_ema", 1, "model_ema.*"),
         (BOTH, "model", 0, "model.*"),
-        ({"state_dict_ema": net(1), "state_dict": net()}, "", 0, "state_dict.*; --key"),
+        ({"state_dict_ema": net(1), "state_dict": net()}, "", 0, "state_dict.*; FILE@KEY"),
         ({"model": net(), "ema": net(1), "swa": net(2)}, "", 0, "another one: ema, swa"),
-        (NESTED, "", 0, "net.*; --key chooses another one: ema.module"),
+        (NESTED, "", 0, "net.*; FILE@KEY chooses another one: ema.module"),
         (NESTED, "ema", 1, "ema.module.*"),
         (NESTED, "ema.module", 1, "ema.module.*"),
         (NESTED, "module", 1, "ema.module.*"),
@@ -156,7 +156,7 @@ def test_student_and_teacher_of_one_state_dict_are_told_apart_with_a_model():
     entry, note = taken(FLAT, like=net())
     assert torch.equal(entry.weights["a"], net()["a"])
     assert note == (
-        "FILE: reads state_dict.student.*; --key chooses another one: state_dict.teacher"
+        "FILE: reads state_dict.student.*; FILE@KEY chooses another one: state_dict.teacher"
     )
 
 
@@ -192,12 +192,13 @@ def test_the_rule_between_equal_entries_is_told():
     entry, note = taken({"generator": net(), "critic": other})
     assert entry.weights.keys() == other.keys()
     assert note == (
-        "FILE: reads critic.*, the shortest key of equal ones; --key chooses another one: generator"
+        "FILE: reads critic.*, the shortest key of equal ones; "
+        "FILE@KEY chooses another one: generator"
     )
     both = {"critic": net(1), "generator": net()}
     entry, note = taken(both, like=net())
     assert torch.equal(entry.weights["a"], net(1)["a"])
-    assert "critic.*, the shortest key of equal ones; --key" in note
+    assert "critic.*, the shortest key of equal ones; FILE@KEY" in note
     _, note = taken({"state_dict": both}, "generator", like=net())
     assert note == "FILE: reads state_dict.generator.*"
 

@@ -51,7 +51,7 @@ def choose(
     note += ", the shortest key of equal ones" if choice.is_shortest else ""
     if choice.others:
         shown = [other.rstrip(".") or "the file itself" for other in choice.others[:_MOST_SHOWN]]
-        note += f"; --key chooses another one: {', '.join(shown)}"
+        note += f"; FILE@KEY chooses another one: {', '.join(shown)}"
     return chosen, note
 
 
