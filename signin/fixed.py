@@ -5,9 +5,9 @@ from scratch? A source is a run (`RUN`: its last snapshot, `RUN@10`, `RUN@init`)
 (.safetensors, or a .pt/.pth/.ckpt file, of which no code is executed), or `random`: the
 initialisation of this run itself. `--init SOURCE` is the source of all parts that are not given.
 
-Biases, normalisation and all else that is not pruned are initialised afresh unless `others` is
-given, and so are batch statistics. Where the source of the signs has a zero, a sign is drawn at
-random; layers.csv has their number.
+Biases, normalisation and all else that is not pruned are initialised afresh unless `others` or
+`init` is given, and so are batch statistics. Where the source of the signs has a zero, a sign is
+drawn at random; layers.csv has their number.
 """
 
 from __future__ import annotations

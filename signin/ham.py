@@ -26,7 +26,8 @@ class HAM(SignRule):
     """Hyperbolic Aware Minimization: θ ← θ·exp(−lr·(α·sign(θ)·∂L/∂θ + β)) after each step.
 
     Acts on all parameters of at least two dimensions, as the authors' code: prunable weights, and
-    those that stay dense. Under STR it acts on the weights before the soft threshold.
+    those that stay dense. Where a method transforms or selects weights (STR, SR-STE, Top-KAST), it
+    acts on those before.
     """
 
     ham_alpha: float = 200.0

@@ -45,7 +45,7 @@ class ChtsOptions(Options):
     locality: float = 0.3
     """r of the receptive field: from 0, the nearest units only, to 1, any."""
     drop_fraction: float = 0.1
-    """Fraction of a layer's weights that the first update replaces."""
+    """Fraction of a layer's weights that updates replace at first."""
     updates: int = 75
     """Number of updates; fewer if they would be less than 25 steps apart."""
     update_until: float = 0.75

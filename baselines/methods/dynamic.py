@@ -27,7 +27,7 @@ class DynamicOptions(Options):
     update_every: int = changed(0, before=100)
     """ΔT in steps, in place of `updates`; less in a training with less than 10 periods."""
     drop_fraction: float = 0.3
-    """α: fraction of a layer's weights that the first update replaces."""
+    """α: fraction of a layer's weights that updates replace at first."""
     update_until: float = 0.75
     """Fraction of the steps after which masks are constant."""
 

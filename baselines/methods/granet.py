@@ -49,7 +49,7 @@ class RegrowthOptions(Options):
     """Number of periods between updates. In a short training they have at least 25 steps, or there
     are 10 of them."""
     regrowth: float = 0.5
-    """r: fraction of a layer's weights that the first update replaces."""
+    """r: fraction of a layer's weights that updates replace at first."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"updates must be positive, not {self.updates}.")

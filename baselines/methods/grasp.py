@@ -4,7 +4,7 @@ Wang et al. 2020 (arXiv 2002.07376). Score −θ ⊙ Hg, with g the gradient and
 loss at temperature 200. The weights with the *largest* scores of all layers are pruned.
 
 Differs from the official code: g and Hg use the same sample (theirs splits it in halves, to fit a
-GPU's memory), the classifier is not re-initialised, and scores are not normalised, which changes no
+GPU's memory), linear layers are not re-initialised, and scores are not normalised, which changes no
 mask.
 """
 

@@ -6,8 +6,8 @@ and a decay α_k on both factors. The implicit bias changes from L2 to L1 as the
 
 α is multiplied by `growth` per epoch of 100 in the first half of the training, and divided by it in
 the second. Differs from the paper's Algorithm 1: there α grows only while training accuracy
-improves and ‖θ‖₁ is above a bound K that is not stated. The first version of the paper keeps α
-constant (`growth=1`).
+improves and ‖θ‖₁ is above a bound K that is not stated, and nothing is pruned. The first version of
+the paper keeps α constant (`growth=1`).
 """
 
 from __future__ import annotations

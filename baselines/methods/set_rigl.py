@@ -13,9 +13,9 @@ positive and the largest negative weights), and the drop fraction anneals as for
 and the update replaces the optimizer's step. The number of updates is that of the official ImageNet
 training, 25,000 steps with ΔT = 100, so that ΔT scales with batch size and length of a training.
 Differs from the official code: the first update is at step ΔT, as in the paper (theirs is at step
-0), and the drop fraction anneals from there over the span of the updates. Growth ranks the absolute
-value of the gradient's mean over ranks; both PyTorch ports rank the mean of the absolute values,
-which differs for noisy gradients.
+0), and an update counts as a step (theirs does not, so that their optimizer takes all steps).
+Growth ranks the absolute value of the gradient's mean over ranks; both PyTorch ports rank the mean
+of the absolute values, which differs for noisy gradients.
 """
 
 from __future__ import annotations

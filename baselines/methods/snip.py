@@ -5,8 +5,9 @@ on some images of each class.
 
 Differs from the published codes: the sample is class-balanced and not augmented, its batches do not
 depend on how the data are loaded, gradients are averaged over the whole sample before the absolute
-value is taken (some take it batch by batch), scoring uses the initial weights (some re-initialise),
-and leaves batch statistics unchanged.
+value is taken (some take it batch by batch), scoring uses the initial weights (some re-initialise)
+and training mode (the official one: evaluation mode), and leaves batch statistics unchanged. Biases
+are not pruned (by the official one they are).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Chen et al. 2021 (arXiv 2106.04533). At an update, after the optimizer's step, each layer drops
 ⌈r·k⌉ of its k weights, those with the smallest |θ|, and grows as many elsewhere, where |∂L/∂θ| of
 this step is largest. r anneals along a cosine from `regrowth` to 0.005 at the end of the training.
-The published settings for DeiT-Small are ERK densities and 100 updates in 600 epochs, the last one
-at 80 % of the training.
+The published settings for DeiT-Small are ERK densities and an update every hundredth of 600 epochs,
+up to 80 % of the training.
 
 Differs from the official code: masks have exact numbers of ones, and new weights start with
 cleared optimizer state (with AdamW, the moments of theirs have followed the masked gradients).

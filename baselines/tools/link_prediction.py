@@ -17,10 +17,10 @@ from baselines.tools.masks import top_k_mask
 def ch2_l3(mask: Tensor) -> Tensor:
     """Return how much the network's paths of three links suggest each link, in float32.
 
-    The path output i – input v – output j – input u is closed by the link (i, u). It counts with
-    (c + 1)/max(d − c, 1), where c is the number of inputs that i and j share and d the number of
-    inputs of j; paths are summed over j, and those from u to i in the same way. Only scores of
-    links that do not exist mean anything.
+    The paths output i – input v – output j – input u are closed by the link (i, u). Those over one
+    j count with (c + 1)/max(d − c, 1) together, where c > 0 is the number of inputs v that i and j
+    share and d that of all inputs of j. This is summed over j, and from u to i in the same way.
+    Only scores of links that do not exist mean anything.
 
     Args:
         mask: (outputs, inputs), boolean.
