@@ -182,8 +182,6 @@ def examine(entry: Entry) -> Row:
 
     What is refused is noted; any other error is raised.
     """
-    if LARGE < _size(entry) < math.inf:
-        return examine_in(entry, torch.float32)
     try:
         return examine_in(entry, torch.float64)
     except RuntimeError as error:
@@ -193,11 +191,12 @@ def examine(entry: Entry) -> Row:
 
 
 def examine_in(entry: Entry, dtype: torch.dtype) -> Row:
-    """Take a model through everything in a type of numbers."""
+    """Take a model through everything in a type of numbers, or in float32 if it is large."""
     torch.manual_seed(0)
-    row, start = Row(entry, dtype=dtype), time.perf_counter()
-    task = Task(entry.build().to(dtype))
-    row.parameters = sum(p.numel() for p in task.parameters())
+    start, model = time.perf_counter(), entry.build()
+    parameters = sum(p.numel() for p in model.parameters())
+    row = Row(entry, parameters, dtype=torch.float32 if parameters > LARGE else dtype)
+    task = Task(model.to(row.dtype))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -71,8 +71,8 @@ def check_image_size(run: Run, inputs: Inputs) -> None:
         UserError: it would have no effect.
     """
     data, size = run.settings.data, run.settings.image_size
-    of_user_s_code = ":" in data  # which is given the size
-    if of_user_s_code or size == find_recipe(run.recipe).image_size or not inputs.is_image:
+    gets_size = ":" in data  # a user's function, or Hugging Face images, which are resized
+    if gets_size or size == find_recipe(run.recipe).image_size or not inputs.is_image:
         return
     _, height, width = inputs.shape
     if (height, width) != (size, size):
