@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from launch.allocator import use_huge_pages
 from launch.packages import foreign_package
 
 COMMANDS = {
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if problem := foreign_package():
         sys.exit(f"signbench: error: {problem}")
+    use_huge_pages()
     from launch.console import exit_code_of
 
     return exit_code_of(lambda: _dispatch(args))

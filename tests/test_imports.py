@@ -27,7 +27,7 @@ THEORY = {"matplotlib", "numpy", "pandas", "scipy", "seaborn", "torch", "tqdm"}
 # rooms of launch and of baselines, from the bottom up; a room may import itself and lower ones
 ROOMS = {
     "launch": (
-        ("inputs", "limits", "packages", "integrations"),
+        ("allocator", "inputs", "limits", "packages", "integrations"),
         ("console",),
         ("plugins",),
         ("models",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,19 @@ def test_packages_of_the_same_name_from_elsewhere_are_refused(tmp_path):
     )
     assert done.returncode == 1
     assert f"package 'signin' comes from {tmp_path}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "in_force"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)]
+)
+def test_torch_asks_for_huge_pages_unless_the_user_has_chosen(given, in_force):
+    """torch aligns large CPU tensors to pages where it asks for huge ones, else to 64 bytes."""
+    code = (
+        "from launch.cli import main; main(['--help']); import torch; "
+        "print(torch.empty(2**24).data_ptr() % 4096 == 0)"
+    )
+    plain = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=plain | given
+    )
+    assert done.stdout.splitlines()[-1] == str(in_force), done.stderr

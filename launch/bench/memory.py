@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 
 from baselines.errors import UserError
+from launch.allocator import HUGE_PAGES
 from launch.bench.variants import StepsBench, make_step
 from launch.ranks import join_ranks
 
 PROCESSES = 3
 
 # Return freed large tensors to the system. By default glibc keeps memory that is a quarter of the
-# peak and differs by a tenth from process to process.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+# peak and differs by a tenth from process to process. Huge pages would be counted whole.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), HUGE_PAGES: "0"}
 
 
 def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
