@@ -170,6 +170,7 @@ class SharpnessRow(TypedDict):
     epoch: int
     sharpness: float
     residual: float
+    relative_sharpness: NotRequired[float]
     trace: NotRequired[float]
     trace_error: NotRequired[float]
     images: int

@@ -55,6 +55,36 @@ def test_eigenvalues_and_trace_of_the_dense_hessian(tiny):
     assert abs(estimate - np.trace(dense)) < 4 * error < 0.5 * abs(np.trace(dense))
 
 
+def test_the_relative_hessian_of_the_dense_one(tiny):
+    model, weights, masks, batches = tiny
+    active = torch.cat([mask.flatten() for mask in masks.values()]).numpy()
+    dense = dense_hessian(model, weights, batches)[np.ix_(active, active)]
+    norms = [
+        weights[k].detach()[mask].norm().item() for k, mask in masks.items() for _ in mask[mask]
+    ]
+    expected = np.diag(norms) @ dense @ np.diag(norms)
+    found = Hessian(model, weights, masks, batches).relative()
+    np.testing.assert_allclose(found @ np.eye(len(dense)), expected, atol=1e-10)
+
+
+def test_scale_before_batch_normalisation_changes_only_the_absolute_sharpness(tiny):
+    model, _, _, batches = tiny
+    last = {"2.weight": model[2].weight}  # batch normalisation follows
+    model[3].eps = 0.0
+
+    def measure():
+        hessian = Hessian(model, last, {}, batches)
+        operators = hessian, hessian.relative()
+        return [largest_eigenvalues(h, tolerance=1e-10).values[0] for h in operators]
+
+    absolute, relative = measure()
+    with torch.no_grad():
+        for part in (model[2].weight, model[2].bias, model[3].running_mean):
+            part.mul_(3)
+        model[3].running_var.mul_(9)
+    np.testing.assert_allclose(measure(), [absolute / 9, relative], rtol=1e-8)
+
+
 def test_products_of_another_library(tiny):
     model, weights, _, batches = tiny
     kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
@@ -73,11 +103,13 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     assert (
         main(["sharpness", run.name, "--epochs", "0,2", "--top", "2", "--probes", "3", *flags]) == 0
     )
+    assert main(["sharpness", run.name, "--epochs", "2", "--relative", *flags]) == 0
     assert main(["sharpness", "--epochs", "1", *flags]) == 0
     with (machine.runs / run.name / "sharpness.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(float(row["sharpness"]) > 0 and float(row["residual"]) < 0.01 for row in rows)
+    assert float(rows[2]["relative_sharpness"]) > 0 and not rows[0]["relative_sharpness"]
     assert 0 < float(rows[0]["eigenvalue_2"]) <= float(rows[0]["sharpness"])
     assert main(["sharpness", run.name, "--epochs", "7", *flags]) == 2
     assert "no snapshot 7" in capsys.readouterr().err

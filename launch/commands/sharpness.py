@@ -53,6 +53,9 @@ class SharpnessCommand:
     """Number of eigenvalues, the largest first."""
     probes: int = 0
     """Number of random vectors to estimate the trace with; 0: do not."""
+    relative: bool = False
+    """Also measure the largest eigenvalue for changes relative to the norm of each layer, which
+    does not depend on the scale of layers before normalisation."""
     tolerance: float = 1e-3
     """Relative error of the eigenvalues."""
     again: bool = False
@@ -137,6 +140,7 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
             and row.get("residual", 1.0) <= given.tolerance
             and (given.top == 1 or f"eigenvalue_{given.top}" in row)
             and (given.probes == 0 or "trace" in row)
+            and (not given.relative or "relative_sharpness" in row)
         )
         if given.again or not is_there:
             yield Task(folder, epoch)
@@ -174,6 +178,9 @@ def _row(
             "residual": found.residuals[0],
             **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
         }
+        if given.relative:
+            scaled = largest_eigenvalues(hessian.relative(), 1, given.tolerance)
+            row["relative_sharpness"] = scaled.values[0]
         if given.probes:
             row["trace"], row["trace_error"] = estimate_trace(hessian, given.probes)
     row |= {"images": hessian.images, "seconds": time.perf_counter() - began}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse import diags_array
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 from torch import Tensor, nn
 
 LabelledBatches = Sequence[tuple[Tensor, Tensor]]
@@ -51,6 +52,18 @@ class Hessian(LinearOperator):
         self._keeps = self._bytes_of_graph() * len(batches) <= MOST_KEPT
         n = sum(int(mask.sum()) for mask in self.masks)
         super().__init__(np.dtype(np.float64), (n, n))  # type: ignore[call-arg]
+
+    def relative(self) -> LinearOperator:
+        """Return DHD, where D multiplies each active entry by the norm of its parameter's.
+
+        It is the Hessian with respect to changes relative to these norms. It stays the same where
+        a layer is scaled whose outputs are normalised; H changes by the scale's inverse square.
+        Similar to the normalisation of ASAM (Kwon et al. 2021).
+        """
+        active = [w.detach()[mask] for w, mask in zip(self.weights, self.masks, strict=True)]
+        norms = torch.cat([entries.norm().expand(len(entries)) for entries in active])
+        scale = aslinearoperator(diags_array(norms.double().cpu().numpy()))
+        return scale @ self @ scale
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         direction = self._spread(torch.from_numpy(np.ascontiguousarray(vector).reshape(-1)))
