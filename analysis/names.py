@@ -87,9 +87,12 @@ def name_of(label: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Return the source of signs or magnitudes, as "gmp@10", with the method's name."""
-    method, at, moment = text.partition("@")
-    return name_of(method) + at + moment if at else text
+    """Return the source of signs or magnitudes, as "signs=gmp@10", with the method's name."""
+    part, equals, source = text.partition("=")
+    if not part.isidentifier():  # the "=" is that of an option of the method
+        part, equals, source = "", "", text
+    method, at, moment = source.partition("@")
+    return part + equals + name_of(method) + at + moment if at else text
 
 
 def legend_entry(label: str, rule: str) -> str:
