@@ -20,7 +20,13 @@ from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
-ADDED = {"ham": False, "settings.sign_in.beta_last": 0.0}  # fields that earlier runs do not have
+# fields that earlier runs do not have, with the values that do what these runs did
+ADDED = {
+    "ham": False,
+    "settings.validation": 0.0,
+    "settings.sign_in.beta_last": 0.0,
+    "settings.sign_in.rescale_masks_late": True,
+}
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 # columns of what was chosen for a run, besides settings and options
 _CHOICES = (

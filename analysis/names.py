@@ -17,6 +17,7 @@ FAMILIES = {
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
+KEEPING = ("dense", "at initialisation", "one shot")  # families whose masks stay as they begin
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
 OTHERS = "other methods"  # the family of what is not listed above
@@ -140,3 +141,8 @@ def network_name(name: str) -> str:
 def is_fixed(label: str) -> bool:
     """Return whether a label is that of a run that trains the mask of another run."""
     return label.startswith("fixed (")
+
+
+def keeps_mask(label: str) -> bool:
+    """Return whether the training of a run with this label keeps its first mask."""
+    return is_fixed(label) or family_of(label) in KEEPING

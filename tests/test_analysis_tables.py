@@ -256,6 +256,29 @@ def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
 
 
+def test_runs_of_version_0_1_are_not_mixed_with_others(tmp_path):
+    """They have no field for validation, and rescaled after late changes of masks."""
+    now = {"sign_in": {"rescale_period": 1, "rescale_masks_late": False}, "validation": 0.0}
+    then = {"sign_in": {"rescale_period": 1}}
+    for label in ("rigl", "random"):
+        write_run(tmp_path, label, 0.90, 0, True, settings=then)
+        write_run(tmp_path, label, 0.80, 1, True, settings=now)
+        write_run(tmp_path, label, 0.90, 0, settings=then)
+        write_run(tmp_path, label, 0.80, 1, settings=now)
+    runs = load_runs(list_runs(tmp_path))
+    table = make_table("compare", runs).numbers
+    field = "settings.sign_in.rescale_masks_late"
+    late = table[(table["label"] == "rigl") & (table["rule"] == "Sign-In")].set_index(field)
+    assert late["accuracy"].to_dict() == pytest.approx({False: 80, True: 90})
+    assert table[table["label"] == "random"]["runs"].tolist() == [2, 2]  # masks do not change
+    for seed in (2, 3):
+        held_out = {**now, "validation": 0.1}
+        write_run(tmp_path / "held out", "random", 0.5, seed, settings=held_out)
+    runs = load_runs([*list_runs(tmp_path), *list_runs(tmp_path / "held out")])
+    with pytest.raises(UserError, match=r"differ in validation \(0.0, 0.1\)"):
+        aggregate(runs[runs["label"] == "random"])
+
+
 def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
     for rule, more in (("", 0.0), ("Sign-In", 0.01), ("HAM", 0.02)):
         for seed in range(3):
