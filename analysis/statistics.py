@@ -13,7 +13,7 @@ from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
 from analysis.names import RULES, SIGN_IN
 from analysis.selection import VALIDATION
-from analysis.target import misses_target
+from analysis.target import in_missing_rows, misses_target
 from baselines.errors import UserError
 
 _MEANS = {
@@ -52,7 +52,7 @@ def aggregate(
             False if one of the two has fewer than three seeds
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In or HAM minus that of the plain
             runs of the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample
-            standard deviation; NaN if one of the two misses the requested sparsity
+            standard deviation; NaN if one of the two rows misses the requested sparsity
         validation: mean accuracy on held-out training images in percent, if there are any
         the columns `chosen`
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
@@ -86,7 +86,7 @@ def aggregate(
     table = table.astype({"runs": int, "failed": int})
     for name in ("misses", "best", "tied"):
         table[name] = table[name].eq(True)
-    gains = summarise_gains(paired_gains(done[~misses_target(done)], by)).reset_index()
+    gains = summarise_gains(paired_gains(done[~in_missing_rows(done, by)], by)).reset_index()
     table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
     return table.assign(sign_in=table["rule"] == SIGN_IN)
 

@@ -168,7 +168,7 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
         "a": [0.90, 0.91, 0.92, 0.91],
         "b": [0.905, 0.913, 0.917, 0.90],
         "c": [0.80, 0.81, 0.80, 0.81],
-        "d": [0.91],
+        "d": [0.905],
     }.items():
         for seed, accuracy in enumerate(values):
             write_run(tmp_path, label, accuracy, seed)
@@ -229,6 +229,29 @@ def test_gains_are_of_runs_at_the_requested_sparsity(tmp_path):
     table = aggregate(load_runs(list_runs(tmp_path))).set_index(["label", "sign_in"])
     assert pd.isna(table["gain"]["random", True])
     assert table["gain"]["snip", True] == pytest.approx(3.1)
+
+
+def test_a_row_with_one_run_at_another_sparsity_has_no_gain(tmp_path):
+    for seed in range(3):
+        write_at(tmp_path, "random", 0.90, seed, 0.9 if seed else 0.8, 0.0)
+        write_run(tmp_path, "random", 0.93, seed, True)
+        write_run(tmp_path, "snip", 0.90, seed)
+        write_run(tmp_path, "snip", 0.93, seed, True)
+    runs = load_runs(list_runs(tmp_path))
+    table = aggregate(runs).set_index(["label", "sign_in"])
+    assert table["misses"]["random", False] and pd.isna(table["gain"]["random", True])
+    assert table["gain"]["snip", True] == pytest.approx(3)
+
+
+def test_equal_means_are_both_the_best(tmp_path):
+    """Also if they differ by rounding, as these do: (0.7 + 0.8 + 0.9)/3 in another order."""
+    for label, values in (("random", (0.7, 0.8, 0.9)), ("snip", (0.9, 0.8, 0.7))):
+        for seed, value in enumerate(values):
+            write_run(tmp_path, label, value, seed)
+    write_run(tmp_path, "gmp", 0.5)
+    table = aggregate(load_runs(list_runs(tmp_path))).set_index("label")
+    assert table["best"].to_dict() == {"random": True, "snip": True, "gmp": False}
+    assert not table["tied"].any()
 
 
 def test_failed_runs_are_shown(tmp_path):

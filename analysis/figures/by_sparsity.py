@@ -14,7 +14,7 @@ from analysis.figures.style import Size, rule_name
 from analysis.frame import finished_runs
 from analysis.names import PLAIN
 from analysis.statistics import check_alike
-from analysis.target import misses_target
+from analysis.target import in_missing_rows
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,6 +103,6 @@ def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
         )
     check_alike(done, _BY)
     done = done.drop_duplicates([*_BY, "seed"])
-    done = done.assign(accuracy=100 * done["result.accuracy"], misses=misses_target(done))
     # a configuration whose seeds miss in part is drawn as a whole
-    return done.assign(misses=done.groupby(_BY)["misses"].transform("any"))
+    misses = in_missing_rows(done, _BY)
+    return done.assign(accuracy=100 * done["result.accuracy"], misses=misses)
