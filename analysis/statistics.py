@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,7 @@ def aggregate(
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "rule"]))
     check_alike(ended, [*by, *chosen])
     ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
+    _warn_of_repeats(ended[ended["state"] == "finished"], [*by, "seed"])
     ended = ended.drop_duplicates([*by, "seed"])
     done, failed = ended[ended["state"] == "finished"], ended[ended["state"] == "failed"]
     table = accuracy_statistics(done, by, within=["recipe", *column_fields])
@@ -89,6 +92,21 @@ def aggregate(
     gains = summarise_gains(paired_gains(done[~in_missing_rows(done, by)], by)).reset_index()
     table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
     return table.assign(sign_in=table["rule"] == SIGN_IN)
+
+
+def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
+    """Warn of runs that are not shown: of the row and seed of another one, with another result.
+
+    Such runs train masks of runs that differ in their settings, or ran on other machines.
+    """
+    results = done.groupby([*by], dropna=False)["result.accuracy"].transform("nunique")
+    shown = done[results > 1].drop_duplicates(by)
+    if len(shown):
+        warnings.warn(
+            f"{len(shown)} runs are not the only ones of their row and seed, and the others have "
+            f"other results, which are not shown: {Path(shown['folder'].iloc[0]).name}, …",
+            stacklevel=3,
+        )
 
 
 def _in_order(column: pd.Series) -> pd.Series:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+import warnings
 
 import pandas as pd
 import pytest
@@ -300,6 +301,17 @@ def test_runs_of_version_0_1_are_not_mixed_with_others(tmp_path):
     runs = load_runs([*list_runs(tmp_path), *list_runs(tmp_path / "held out")])
     with pytest.raises(UserError, match=r"differ in validation \(0.0, 0.1\)"):
         aggregate(runs[runs["label"] == "random"])
+
+
+def test_different_results_of_one_seed_are_not_dropped_silently(tmp_path):
+    for i, accuracy in enumerate((0.9, 0.9, 0.8)):
+        write_run(tmp_path / str(i), "fixed (a.pt)", accuracy)
+    folders = [folder for part in sorted(tmp_path.iterdir()) for folder in list_runs(part)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert aggregate(load_runs(folders[:2]))["runs"].tolist() == [1]
+    with pytest.warns(UserWarning, match="1 runs are not the only ones of their row and"):
+        assert aggregate(load_runs(folders))["accuracy"].tolist() == [90]
 
 
 def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
