@@ -64,14 +64,18 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
         )
     complete = complete.round(9)  # percentage points: means that differ by rounding are equal
     ranks = complete.rank(ascending=False)
-    counts = numbers.groupby([*methods, *blocks], dropna=False)[["runs", "failed"]].sum()
-    counts = {name: counts[name].unstack(blocks).reindex_like(complete) for name in counts}
+    groups = numbers.groupby([*methods, *blocks], dropna=False)
+    runs, failed = (
+        groups[name].sum().unstack(blocks).reindex_like(complete).sum(axis=1).astype(int)
+        for name in ("runs", "failed")
+    )
     table = pd.DataFrame(
         {
             "rank": ranks.mean(axis=1),
             "first": complete.eq(complete.max()).sum(axis=1),
             "blocks": complete.shape[1],
-            **{name: found.sum(axis=1).astype(int) for name, found in counts.items()},
+            "runs": runs,
+            "failed": failed,
         }
     )
     table = table.sort_values("rank", kind="stable")

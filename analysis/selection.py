@@ -63,7 +63,7 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
             for column in columns:
                 considered.setdefault(column, set()).update(group[column].unique())
             found = group[list(columns)].astype(object)
-            both_missing = found.isna() & [pd.isna(value) for value in best]
+            both_missing = found.isna() & pd.Series(best, dtype=object).isna().to_numpy()
             group = group[((found == best) | both_missing).all(axis=1)]
         parts.append(group)
     chosen = pd.concat(parts) if parts else ended
