@@ -71,7 +71,6 @@ def aggregate(
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "rule"]))
     check_alike(ended, [*by, *chosen])
     ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
-    _warn_of_repeats(ended[ended["state"] == "finished"], [*by, "seed"])
     ended = ended.drop_duplicates([*by, "seed"])
     done, failed = ended[ended["state"] == "finished"], ended[ended["state"] == "failed"]
     table = accuracy_statistics(done, by, within=["recipe", *column_fields])
@@ -92,21 +91,6 @@ def aggregate(
     gains = summarise_gains(paired_gains(done[~in_missing_rows(done, by)], by)).reset_index()
     table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
     return table.assign(sign_in=table["rule"] == SIGN_IN)
-
-
-def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
-    """Warn of runs that are not shown: of the row and seed of another one, with another result.
-
-    Such runs train masks of runs that differ in their settings, or ran on other machines.
-    """
-    results = done.groupby([*by], dropna=False)["result.accuracy"].transform("nunique")
-    shown = done[results > 1].drop_duplicates(by)
-    if len(shown):
-        warnings.warn(
-            f"{len(shown)} runs are not the only ones of their row and seed, and the others have "
-            f"other results, which are not shown: {Path(shown['folder'].iloc[0]).name}, …",
-            stacklevel=3,
-        )
 
 
 def _in_order(column: pd.Series) -> pd.Series:
@@ -138,6 +122,8 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
+    Warn if there are several runs of one seed, all else alike, with different results.
+
     Raises:
         UserError: they differ in other fields, which are named with a choice of values.
     """
@@ -153,4 +139,23 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
         raise UserError(
             f"runs of {recipe} differ in {' and '.join(parts)}: choose with "
             f"--where {' '.join(chosen)}, or see all with signbench table compare."
+        )
+    _warn_of_repeats(runs[runs["state"] == "finished"], list(dict.fromkeys(["recipe", *by])))
+
+
+def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
+    """Warn of runs that are not shown: alike and of the seed of another one, with another result.
+
+    Such runs train masks of runs that differ in their settings, or ran on other machines.
+    """
+    if not len(done):
+        return
+    keys = [*by, "seed"]
+    results = done.groupby(keys, dropna=False)["result.accuracy"].transform("nunique")
+    shown = done[results > 1].drop_duplicates(keys)
+    if len(shown):
+        warnings.warn(
+            f"{len(shown)} runs are not the only ones of their row and seed, and the others have "
+            f"other results, which are not shown: {Path(shown['folder'].iloc[0]).name}, …",
+            stacklevel=3,
         )

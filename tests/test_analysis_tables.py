@@ -13,6 +13,7 @@ import pytest
 from structure import check_latex
 
 from analysis.conditions import select_runs
+from analysis.figures.groups import of_one_network
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.report.results import results_sheet
@@ -312,6 +313,8 @@ def test_different_results_of_one_seed_are_not_dropped_silently(tmp_path):
         assert aggregate(load_runs(folders[:2]))["runs"].tolist() == [1]
     with pytest.warns(UserWarning, match="1 runs are not the only ones of their row and"):
         assert aggregate(load_runs(folders))["accuracy"].tolist() == [90]
+    with pytest.warns(UserWarning, match="1 runs are not the only ones of their row and"):
+        of_one_network(load_runs(folders))  # of figures
 
 
 def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
