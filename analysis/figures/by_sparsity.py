@@ -51,10 +51,16 @@ def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
 
 
 def _order(table: pd.DataFrame) -> list[str]:
-    """Return the labels, best first: by the best mean at each sparsity, averaged."""
+    """Return the labels, best first: by the best mean at each sparsity, averaged.
+
+    Means are taken relative to those of the sparsity: a method that was not run at high sparsities
+    is not better for it.
+    """
     competing = table.assign(mean=table["mean"].where(~table["marked"]))
-    best = competing.groupby(["sparsity", "label"])["mean"].max().groupby("label").mean()
-    return list(best.sort_values(ascending=False, na_position="last").index)
+    best = competing.groupby(["sparsity", "label"])["mean"].max()
+    relative = best - best.groupby("sparsity").transform("mean")
+    order = relative.groupby("label").mean().sort_values(ascending=False, na_position="last")
+    return list(order.index)
 
 
 def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
