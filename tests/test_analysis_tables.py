@@ -267,6 +267,15 @@ def test_failed_runs_are_shown(tmp_path):
     assert "* some seeds failed and are not included in the mean" in sheet.notes
 
 
+def test_a_seed_that_failed_and_was_repeated_has_not_failed(tmp_path):
+    write_run(tmp_path / "a", "random", None, 0, sparsity=0.8)
+    write_run(tmp_path / "b", "random", 0.9, 0, sparsity=0.8)
+    write_run(tmp_path / "b", "random", None, 1, sparsity=0.8)
+    runs = load_runs([*list_runs(tmp_path / "a"), *list_runs(tmp_path / "b")])
+    for table in (aggregate(runs), paper_cells(runs, "3").query("runs > 0")):
+        assert table[["runs", "failed"]].to_numpy().tolist() == [[1, 1]]
+
+
 def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     for epochs, lr, n in ((5, 0.1, 1), (20, 0.2, 2)):
         for seed in range(n):
