@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.frame import ended_runs, find_column
-from analysis.names import HAM, SIGN_IN
+from analysis.names import HAM, SIGN_IN, keeps_mask
 
 SETTINGS = {SIGN_IN: "settings.sign_in.", HAM: "settings.ham."}  # begin the columns of settings
+_LATE = "settings.sign_in.rescale_masks_late"  # has no effect where masks do not change
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
 
 
@@ -46,7 +47,10 @@ def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
 
 def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with missing values for settings of Sign-In and HAM that have no effect."""
-    used = {SETTINGS[SIGN_IN]: uses_sign_in(runs), SETTINGS[HAM]: runs["rule"] == HAM}
+    with_sign_in = uses_sign_in(runs)
+    changing = ~runs["label"].map(keeps_mask).astype(bool)
+    used = {SETTINGS[SIGN_IN]: with_sign_in, SETTINGS[HAM]: runs["rule"] == HAM}
+    used |= {_LATE: with_sign_in & changing}  # of what the first prefix has, too: comes later
     return runs.assign(
         **{
             name: runs[name].where(where)

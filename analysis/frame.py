@@ -15,12 +15,18 @@ import pandas as pd
 from analysis.checked import BrokenFile
 from analysis.decay import decays_of
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
-from analysis.names import HAM, PLAIN, SIGN_IN
+from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
 from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
-ADDED = {"ham": False, "settings.sign_in.beta_last": 0.0}  # fields that earlier runs do not have
+# fields that earlier runs do not have, with the values that do what these runs did
+ADDED = {
+    "ham": False,
+    "settings.validation": 0.0,
+    "settings.sign_in.beta_last": 0.0,
+    "settings.sign_in.rescale_masks_late": True,
+}
 PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 # columns of what was chosen for a run, besides settings and options
 _CHOICES = (
@@ -40,7 +46,10 @@ KEPT_BYTES = 256 * 2**20  # of rows that are kept in a block of `rows_kept`
 # within such a block, the rows by path, and the number of bytes that are left as the only item
 _Kept = tuple[dict[Path, pd.DataFrame], list[int]]
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
-_REFERENCE = re.compile(r"([^/@(), ]+)@(\w+)")  # RUN@EPOCH
+_REFERENCE = re.compile(r"([^/@(),= ]+)@(\w+)")  # RUN@EPOCH
+# options of the method `fixed` besides the mask, and those of their values that no label has
+_TRANSPLANT = ("init", "signs", "magnitudes", "others", "key", "magnitude_kind", "flip_signs")
+_DEFAULTS = (None, "", "each", 0.0)
 
 
 def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
@@ -54,8 +63,8 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         rule: what makes signs flip: "", "Sign-In" or "HAM"
         label: the method as tables name it; "earlier" is among its options if defaults of the
             method have changed since, and runs with the new ones are in the folders, too
-        mask.label, mask.epochs: method and total number of epochs of the run whose mask the run
-            trains, for method "fixed"
+        mask.label, mask.epochs: method, with its rule, and total number of epochs of the run whose
+            mask the run trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them. The attribute
@@ -72,7 +81,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
     by_name = {row["folder"].name: row for row in rows}
-    labels = {name: row["label"] for name, row in by_name.items()}
+    labels = {name: with_rule(row["label"], row["rule"]) for name, row in by_name.items()}
     for row in rows:
         _name_references(row, by_name, labels)
     runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
@@ -223,7 +232,7 @@ def _name_references(
 
     if row["method"] != "fixed":
         return
-    row["label"] = _REFERENCE.sub(label, row["label"])
+    row["label"] = _REFERENCE.sub(label, _transplant_label(row))
     for part in PARTS:
         source = row.get(f"options.{part}") or row.get("options.init") or "random"
         run, _, at = source.rpartition("@")
@@ -231,3 +240,16 @@ def _name_references(
         row[f"{part}.label"] = labels.get(run, "")
     source = by_name.get(row["mask.run"], row)
     row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")
+
+
+def _transplant_label(row: dict[str, Any]) -> str:
+    """Return the label of a run of the method `fixed`: the mask's source, then what else it takes.
+
+    That in config.json does not say which part a source is of.
+    """
+    mask = row.get("options.mask") or row.get("options.init")
+    if not mask:
+        return str(row["label"])
+    found = {name: row.get(f"options.{name}") for name in _TRANSPLANT}
+    others = [f"{name}={value}" for name, value in found.items() if value not in _DEFAULTS]
+    return f"fixed ({', '.join([mask, *others])})"

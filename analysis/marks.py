@@ -22,9 +22,10 @@ def mark_best(values: pd.DataFrame, competes: pd.Series, within: list[str]) -> p
     places = values.assign(place=np.arange(len(values)))[competes]
     for _, group in places.groupby(level=within, sort=False, dropna=False):
         place = group.pop("place").to_numpy()
-        best = int(group.mean(axis=1).argmax())
-        marks[place[best], 0] = True
-        marks[place, 1] = compare_with(group.to_numpy(), best) >= LEVEL  # False for NaN
+        means = group.mean(axis=1).to_numpy()
+        best = means >= means.max() - ROUNDING  # several, if they are equal
+        tied = compare_with(group.to_numpy(), int(best.argmax())) >= LEVEL  # False for NaN
+        marks[place, 0], marks[place, 1] = best, tied & ~best
     return pd.DataFrame(marks, values.index, ["best", "tied"])
 
 

@@ -17,6 +17,7 @@ FAMILIES = {
     "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
+KEEPING = ("dense", "at initialisation", "one shot")  # families whose masks stay as they begin
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
 OTHERS = "other methods"  # the family of what is not listed above
@@ -87,9 +88,12 @@ def name_of(label: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Return the source of signs or magnitudes, as "gmp@10", with the method's name."""
-    method, at, moment = text.partition("@")
-    return name_of(method) + at + moment if at else text
+    """Return the source of signs or magnitudes, as "signs=gmp@10", with the method's name."""
+    part, equals, source = text.partition("=")
+    if not part.isidentifier():  # the "=" is that of an option of the method
+        part, equals, source = "", "", text
+    method, at, moment = source.partition("@")
+    return part + equals + name_of(method) + at + moment if at else text
 
 
 def legend_entry(label: str, rule: str) -> str:
@@ -137,3 +141,8 @@ def network_name(name: str) -> str:
 def is_fixed(label: str) -> bool:
     """Return whether a label is that of a run that trains the mask of another run."""
     return label.startswith("fixed (")
+
+
+def keeps_mask(label: str) -> bool:
+    """Return whether the training of a run with this label keeps its first mask."""
+    return is_fixed(label) or family_of(label) in KEEPING

@@ -23,7 +23,7 @@ class Ranks:
 
             rank: average rank; 1 is the best, and equal accuracies share the mean of their ranks
             first: in how many blocks it is the best or equal to the best
-            blocks, runs: number of blocks, and of runs in them
+            blocks, runs, failed: number of blocks, of runs in them, and of those that failed
             tied: whether the rank is within the critical difference of the best one
         p_value: of Friedman's test that all methods are alike, by the F distribution (Iman and
             Davenport 1980); NaN if there are fewer than 5 blocks or 3 methods
@@ -62,14 +62,20 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
             f"are {len(wide)} at {wide.shape[1]}. Run a grid at another one: signbench grid NAME "
             "--sparsity S, or --recipe."
         )
+    complete = complete.round(9)  # percentage points: means that differ by rounding are equal
     ranks = complete.rank(ascending=False)
-    runs = numbers.groupby(methods, dropna=False)["runs"].sum().reindex(complete.index)
+    groups = numbers.groupby([*methods, *blocks], dropna=False)
+    runs, failed = (
+        groups[name].sum().unstack(blocks).reindex_like(complete).sum(axis=1).astype(int)
+        for name in ("runs", "failed")
+    )
     table = pd.DataFrame(
         {
             "rank": ranks.mean(axis=1),
             "first": complete.eq(complete.max()).sum(axis=1),
             "blocks": complete.shape[1],
             "runs": runs,
+            "failed": failed,
         }
     )
     table = table.sort_values("rank", kind="stable")

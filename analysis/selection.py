@@ -62,7 +62,9 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
             incomplete |= left_out
             for column in columns:
                 considered.setdefault(column, set()).update(group[column].unique())
-            group = group[(group[list(columns)].astype(object) == best).all(axis=1)]
+            found = group[list(columns)].astype(object)
+            both_missing = found.isna() & pd.Series(best, dtype=object).isna().to_numpy()
+            group = group[((found == best) | both_missing).all(axis=1)]
         parts.append(group)
     chosen = pd.concat(parts) if parts else ended
     return Choice(runs.loc[chosen.index], columns, _notes(runs, considered, incomplete))

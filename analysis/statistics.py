@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
 from analysis.names import RULES, SIGN_IN
 from analysis.selection import VALIDATION
-from analysis.target import misses_target
+from analysis.target import in_missing_rows, misses_target
 from baselines.errors import UserError
 
 _MEANS = {
@@ -52,7 +54,7 @@ def aggregate(
             False if one of the two has fewer than three seeds
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In or HAM minus that of the plain
             runs of the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample
-            standard deviation; NaN if one of the two misses the requested sparsity
+            standard deviation; NaN if one of the two rows misses the requested sparsity
         validation: mean accuracy on held-out training images in percent, if there are any
         the columns `chosen`
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
@@ -86,7 +88,7 @@ def aggregate(
     table = table.astype({"runs": int, "failed": int})
     for name in ("misses", "best", "tied"):
         table[name] = table[name].eq(True)
-    gains = summarise_gains(paired_gains(done[~misses_target(done)], by)).reset_index()
+    gains = summarise_gains(paired_gains(done[~in_missing_rows(done, by)], by)).reset_index()
     table = table.merge(gains.astype(table[by].dtypes), how="left", on=by)
     return table.assign(sign_in=table["rule"] == SIGN_IN)
 
@@ -120,6 +122,8 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
+    Warn if there are several runs of one seed, all else alike, with different results.
+
     Raises:
         UserError: they differ in other fields, which are named with a choice of values.
     """
@@ -135,4 +139,23 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
         raise UserError(
             f"runs of {recipe} differ in {' and '.join(parts)}: choose with "
             f"--where {' '.join(chosen)}, or see all with signbench table compare."
+        )
+    _warn_of_repeats(runs[runs["state"] == "finished"], list(dict.fromkeys(["recipe", *by])))
+
+
+def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
+    """Warn of runs that are not shown: alike and of the seed of another one, with another result.
+
+    Such runs train masks of runs that differ in their settings, or ran on other machines.
+    """
+    if not len(done):
+        return
+    keys = [*by, "seed"]
+    results = done.groupby(keys, dropna=False)["result.accuracy"].transform("nunique")
+    shown = done[results > 1].drop_duplicates(keys)
+    if len(shown):
+        warnings.warn(
+            f"{len(shown)} runs are not the only ones of their row and seed, and the others have "
+            f"other results, which are not shown: {Path(shown['folder'].iloc[0]).name}, …",
+            stacklevel=3,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +37,13 @@ def misses_target(done: pd.DataFrame) -> pd.Series[bool]:
     rows = zip(done["sparsity"], tolerance, prunable, strict=True)
     allowed = pd.Series([largest_difference(*row) for row in rows], index=done.index)
     return (realised - done["sparsity"]).abs() > allowed
+
+
+def in_missing_rows(done: pd.DataFrame, by: Sequence[str]) -> pd.Series[bool]:
+    """Return which finished runs are in a row with a run that misses the requested sparsity.
+
+    Args:
+        by: columns whose combinations are the rows.
+    """
+    groups = misses_target(done).groupby([done[name] for name in by], dropna=False)
+    return groups.transform("any")

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 COMMANDS = {
     *("begin", "end", "centering", "caption", "footnotesize", "bfseries"),
     *("toprule", "midrule", "bottomrule"),
-    *("pm", "odot", "dagger", "times", "ldots", "to", "phantom"),
+    *("pm", "odot", "dagger", "times", "ldots", "to", "phantom", "theta"),
     *("small", "par", "smallskip", "parbox", "resizebox", "ifdim", "width", "linewidth"),
     *("else", "fi", "addtocounter"),
     *("textbackslash", "textasciitilde", "textasciicircum"),

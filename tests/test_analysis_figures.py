@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from PIL import Image
+from test_analysis_tables import write_run
 from test_launch_train import train
 
 from analysis.figures import FIGURES, save
+from analysis.figures.groups import of_one_network
 from analysis.flips import PHASES
 from analysis.folder import list_runs
 from analysis.frame import load_runs, rows_kept
@@ -134,6 +136,26 @@ def test_figures_of_different_networks_are_refused(root, runs, capsys):
     assert ".pdf, .svg or .png" in capsys.readouterr().err
     assert main(["figure", "1", "--runs", str(root), "--where", "method=none"]) == 2
     assert "there are no such runs" in capsys.readouterr().err
+
+
+def test_a_method_that_was_not_run_at_high_sparsities_is_not_first_for_it(tmp_path):
+    for label, values in {"random": (0.9, 0.6), "snip": (0.8, 0.5), "gmp": (0.85, None)}.items():
+        for sparsity, value in zip((0.8, 0.99), values, strict=True):
+            if value is not None:
+                write_run(tmp_path, label, value, sparsity=sparsity)
+    figure = FIGURES["ranking"].draw(load_runs(list_runs(tmp_path)))
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["Random", "GMP", "SNIP"]
+
+
+def test_dense_runs_are_not_mixed(tmp_path):
+    for seed, lr in enumerate((0.1, 0.2)):
+        write_run(tmp_path, "dense", 0.9, seed, sparsity=0.0, lr=lr)
+    write_run(tmp_path, "random", 0.8, lr=0.3)
+    found = load_runs(list_runs(tmp_path))
+    with pytest.raises(UserError, match=r"differ in lr \(0.1, 0.2\)"):
+        FIGURES["curves"].draw(found)
+    assert len(of_one_network(found[found["settings.lr"] > 0.1])) == 2
 
 
 def test_sparsities_are_not_mixed(runs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from structure import check_latex
 from test_launch_train import train
 
 from analysis.flips import flips_in_spans
@@ -62,6 +63,15 @@ def test_spans_worked():
     assert found == pytest.approx(expected)
 
 
+def test_weights_without_a_sign_and_lost_epochs_are_not_counted():
+    """A weight that has just grown has no sign before, and an epoch without signs has no cells."""
+    layers = layers_of({"a": [10, 0, 7]}, {"a": 100}, warmup=3)
+    layers["final_compared_previous"] = [50, 100, None]
+    layers["final_flips_previous"] = [10, 0, None]
+    found = values(flips_in_spans(layers, until=3))
+    assert found["a", "warm-up"] == pytest.approx(100 * 3 * 10 / 150)
+
+
 @pytest.mark.parametrize(
     "until, left_out", [(0, "to T₂"), (1, "to T₂"), (5, "after T₂"), (9, "after T₂")]
 )
@@ -115,7 +125,10 @@ def test_the_table_has_the_means_of_the_files(root):
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])
 def test_it_is_printed(root, capsys, form):
     assert main(["table", "flips", "--runs", str(root), "--format", form]) == 0
-    assert "8" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "8" in shown
+    if form == "latex":
+        assert check_latex(shown) == 4
 
 
 def test_runs_without_flips_are_refused(root):

@@ -97,3 +97,29 @@ def test_str_of_version_0_1_is_str_target(tmp_path):
 def test_decays_of_a_run_of_an_earlier_version_are_those_of_its_settings(settings, expected):
     config = {"run": {"sign_in": True, "settings": settings}}
     assert decays_of(config) == pytest.approx(expected, nan_ok=True)
+
+
+def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
+    """Runs whose parts differ are never averaged, nor taken for the same run."""
+    write(tmp_path / "gmp", "gmp", {})
+    ours = write(tmp_path / "gmp-2", "gmp", {})
+    config = json.loads((ours / "config.json").read_text())
+    config["run"]["sign_in"] = True
+    (ours / "config.json").write_text(json.dumps(config))
+    own = {"init": "", "mask": "gmp@final", "signs": "", "magnitudes": "", "others": ""}
+    own |= {"key": "", "magnitude_kind": "each", "flip_signs": 0.0}
+    expected = {
+        "fixed (gmp@final)": {},
+        "fixed (gmp + Sign-In@final)": {"mask": "gmp-2@final"},
+        "fixed (gmp@final, signs=gmp@2)": {"signs": "gmp@2"},
+        "fixed (gmp@final, magnitudes=gmp@2)": {"magnitudes": "gmp@2"},
+        "fixed (gmp@final, init=gmp@final)": {"mask": "", "init": "gmp@final"},
+        "fixed (gmp@final, others=gmp@2, flip_signs=0.1)": {"others": "gmp@2", "flip_signs": 0.1},
+    }
+    for i, options in enumerate(expected.values()):
+        options = own | options
+        label = f"fixed ({', '.join(v for v in options.values() if v and isinstance(v, str))})"
+        write(tmp_path / f"z{i}", label, options)
+    found = load_runs(sorted(tmp_path.iterdir()))
+    assert found["label"].tolist()[2:] == list(expected)
+    assert found["mask.label"].tolist()[2:4] == ["gmp", "gmp + Sign-In"]

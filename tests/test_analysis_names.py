@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from analysis.names import FAMILIES, NAMES, OTHERS, family_of, name_of, short_names
+from analysis.names import (
+    FAMILIES,
+    NAMES,
+    OTHERS,
+    family_of,
+    keeps_mask,
+    name_of,
+    short_names,
+)
 from baselines.registry import methods
 
 INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
@@ -22,6 +30,9 @@ INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
         ("fixed (rigl@final)", "RigL mask"),
         ("fixed (rigl@10, gmp@final)", "RigL mask @10, GMP@final"),
         ("fixed (wr (a=1, b=2)@final, gmp@3)", "WR (a=1, b=2) mask, GMP@3"),
+        ("fixed (acdc + Sign-In@final, signs=gmp@3)", "AC/DC + Sign-In mask, signs=GMP@3"),
+        ("fixed (acdc@final, lrr (a=1)@3)", "AC/DC mask, LRR (a=1)@3"),
+        ("fixed (acdc@final, signs=lrr (a=1)@3)", "AC/DC mask, signs=LRR (a=1)@3"),
         ("fixed (mask.safetensors)", "mask.safetensors mask"),
         ("mine", "mine"),
     ],
@@ -51,3 +62,8 @@ def test_short_names_have_the_options_that_distinguish():
     labels = ["random", "random (uniform)", "lrr (level_length=0.25)", "fixed (random@final)"]
     names = ["Random", "Random (uniform)", "LRR", "Random mask"]
     assert list(short_names(labels).values()) == names
+
+
+def test_methods_that_keep_their_masks():
+    for name, method in methods().items():
+        assert keeps_mask(name if name != "fixed" else "fixed (rigl@final)") == method.keeps_masks()

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import f, rankdata
 from synthetic_runs import FEW, write_runs
+from test_analysis_tables import write_run
 
+from analysis.folder import list_runs
+from analysis.frame import load_runs
 from analysis.ranks import critical_difference, friedman, rank_summary
 from analysis.tables import make_table
 from baselines.errors import UserError
@@ -36,7 +39,7 @@ DEMSAR = np.array(
 def table_of(accuracies):
     """Return a DataFrame as `aggregate` does, of accuracies (blocks, methods)."""
     return pd.DataFrame(
-        {"recipe": f"set {i}", "label": name, "rule": "", "sparsity": 0.9, "runs": 3}
+        {"recipe": f"set {i}", "label": name, "rule": "", "sparsity": 0.9, "runs": 3, "failed": 0}
         | {"accuracy": 100 * value}
         for i, row in enumerate(accuracies)
         for name, value in zip("abcd", row, strict=False)
@@ -86,3 +89,32 @@ def test_the_table_of_ranks(tmp_path):
     assert "no test" in make_table("ranks", runs[runs["sparsity"] < 0.95]).sheets[0].notes[1]
     with pytest.raises(UserError, match="are 6 at 1. Run .*: signbench grid NAME"):
         make_table("ranks", runs[runs["sparsity"] == 0.9])
+
+
+def test_runs_are_counted_in_the_comparisons_that_are_ranked():
+    numbers = table_of(DEMSAR[:3]).assign(failed=1)
+    alone = {**numbers.iloc[0], "recipe": "alone", "runs": 7, "failed": 2}  # one method: left out
+    found = rank_summary(pd.concat([numbers, pd.DataFrame([alone])]), ["label"], ["sparsity"])
+    assert found.table["blocks"].tolist() == [3] * 4
+    assert found.table["runs"].tolist() == [9] * 4
+    assert found.table["failed"].tolist() == [3] * 4
+
+
+def test_means_that_differ_by_rounding_share_a_rank():
+    sums = [100 * np.mean(x) for x in ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.0, 0.0, 0.1])]
+    assert sums[0] != sums[1]
+    numbers = table_of(np.array([sums, sums]) / 100)
+    numbers["accuracy"] = [*sums, *sums]
+    table = rank_summary(numbers, ["label"], ["sparsity"]).table.set_index("label")
+    assert table["rank"].to_dict() == {"a": 1.5, "b": 1.5, "c": 3}
+    assert table["first"].to_dict() == {"a": 2, "b": 2, "c": 0}
+
+
+def test_failed_seeds_are_marked(tmp_path):
+    for sparsity in (0.8, 0.9):
+        write_run(tmp_path, "random", 0.9, 0, sparsity=sparsity)
+        write_run(tmp_path, "rigl", 0.91, 0, sparsity=sparsity)
+        write_run(tmp_path, "rigl", None, 1, sparsity=sparsity)
+    (sheet,) = make_table("ranks", load_runs(list_runs(tmp_path))).sheets
+    assert sheet.cells["average rank"].tolist() == ["1.00*", "2.00"]
+    assert "* some seeds failed and are not included in the mean" in sheet.notes

@@ -11,10 +11,12 @@ import pytest
 from needs import needs_browser
 from structure import Page, decode_svg
 from synthetic_runs import FEW, SOME, write_runs
+from test_analysis_tables import write_run
 
 import analysis.report.pictures
 from analysis import frame
-from analysis.folder import read_rows
+from analysis.folder import list_runs, read_rows
+from analysis.frame import load_runs
 from analysis.names import RULES, name_of
 from analysis.report import render_page
 from analysis.report.page import Part
@@ -99,6 +101,23 @@ def test_results_are_ordered_and_paired(tmp_path):
         assert found == pytest.approx(gains[best.index].to_numpy(), abs=0.006)
     plain = results_sheet(runs[~runs["sign_in"]])
     assert "Sign-In" not in plain.cells and "gain" not in plain.cells
+
+
+def test_results_have_the_seeds_and_failures_of_each_rule(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "random", 0.9, seed)
+        write_run(tmp_path, "snip", 0.8, seed)
+        write_run(tmp_path, "snip", None, seed, sign_in=True)
+        write_run(tmp_path, "gmp", None, seed)
+    write_run(tmp_path, "random", 0.95, 0, sign_in=True)
+    sheet = results_sheet(load_runs(list_runs(tmp_path)))
+    cells = sheet.cells.set_index("method")[["plain", "Sign-In", "seeds"]]
+    assert cells.T.to_dict("list") == {
+        "Random": ["90.00 ± 0.00", "95.00", "3 / 1"],
+        "SNIP": ["80.00 ± 0.00", "failed", "3 / 0"],
+    }
+    assert "seeds: where their numbers differ, plain / Sign-In" in sheet.notes
+    assert "* some seeds failed and are not included in the mean" in sheet.notes
 
 
 def test_it_is_self_contained_and_notes_what_was_not_measured(report):

@@ -117,6 +117,17 @@ def test_options_of_methods_can_be_chosen(tmp_path):
     assert table.numbers["label"].tolist() == ["rigl (drop_fraction=0.3)"]
 
 
+def test_the_value_none_can_be_chosen(tmp_path):
+    for depth, value in ((None, 0.95), (2, 0.9)):
+        label = f"mine (depth={depth})"
+        folder = write_run(tmp_path / label, label, 0.8, options={"depth": depth})
+        result = json.loads((folder / "result.json").read_text())
+        result["validation_accuracy"] = value
+        (folder / "result.json").write_text(json.dumps(result))
+    table = make_table("compare", load(tmp_path), select=["depth"])
+    assert table.numbers["label"].tolist() == ["mine (depth=None)"]
+
+
 def test_nothing_is_chosen_by_test_accuracy(tmp_path):
     for lr in (0.1, 0.2):
         write_run(tmp_path / str(lr), "random", 0.9, settings={"lr": lr})

@@ -6,12 +6,14 @@ import json
 import math
 import re
 import statistics
+import warnings
 
 import pandas as pd
 import pytest
 from structure import check_latex
 
 from analysis.conditions import select_runs
+from analysis.figures.groups import of_one_network
 from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.report.results import results_sheet
@@ -168,7 +170,7 @@ def test_what_cannot_be_told_from_the_best_is_marked(tmp_path):
         "a": [0.90, 0.91, 0.92, 0.91],
         "b": [0.905, 0.913, 0.917, 0.90],
         "c": [0.80, 0.81, 0.80, 0.81],
-        "d": [0.91],
+        "d": [0.905],
     }.items():
         for seed, accuracy in enumerate(values):
             write_run(tmp_path, label, accuracy, seed)
@@ -231,6 +233,29 @@ def test_gains_are_of_runs_at_the_requested_sparsity(tmp_path):
     assert table["gain"]["snip", True] == pytest.approx(3.1)
 
 
+def test_a_row_with_one_run_at_another_sparsity_has_no_gain(tmp_path):
+    for seed in range(3):
+        write_at(tmp_path, "random", 0.90, seed, 0.9 if seed else 0.8, 0.0)
+        write_run(tmp_path, "random", 0.93, seed, True)
+        write_run(tmp_path, "snip", 0.90, seed)
+        write_run(tmp_path, "snip", 0.93, seed, True)
+    runs = load_runs(list_runs(tmp_path))
+    table = aggregate(runs).set_index(["label", "sign_in"])
+    assert table["misses"]["random", False] and pd.isna(table["gain"]["random", True])
+    assert table["gain"]["snip", True] == pytest.approx(3)
+
+
+def test_equal_means_are_both_the_best(tmp_path):
+    """Also if they differ by rounding, as these do: (0.7 + 0.8 + 0.9)/3 in another order."""
+    for label, values in (("random", (0.7, 0.8, 0.9)), ("snip", (0.9, 0.8, 0.7))):
+        for seed, value in enumerate(values):
+            write_run(tmp_path, label, value, seed)
+    write_run(tmp_path, "gmp", 0.5)
+    table = aggregate(load_runs(list_runs(tmp_path))).set_index("label")
+    assert table["best"].to_dict() == {"random": True, "snip": True, "gmp": False}
+    assert not table["tied"].any()
+
+
 def test_failed_runs_are_shown(tmp_path):
     for seed in range(3):
         write_run(tmp_path, "random", 0.9, seed)
@@ -240,6 +265,15 @@ def test_failed_runs_are_shown(tmp_path):
     shown = dict(zip(sheet.cells["method"], sheet.cells["accuracy"], strict=True))
     assert shown == {"Random": "90.00 ± 0.00", "GMP": "80.00*", "STR": "failed"}
     assert "* some seeds failed and are not included in the mean" in sheet.notes
+
+
+def test_a_seed_that_failed_and_was_repeated_has_not_failed(tmp_path):
+    write_run(tmp_path / "a", "random", None, 0, sparsity=0.8)
+    write_run(tmp_path / "b", "random", 0.9, 0, sparsity=0.8)
+    write_run(tmp_path / "b", "random", None, 1, sparsity=0.8)
+    runs = load_runs([*list_runs(tmp_path / "a"), *list_runs(tmp_path / "b")])
+    for table in (aggregate(runs), paper_cells(runs, "3").query("runs > 0")):
+        assert table[["runs", "failed"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
@@ -254,6 +288,42 @@ def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
         make_table("3", runs)
     assert len(aggregate(select_runs(runs, ["epochs=20", "lr=0.2"]))) == 1
     assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
+
+
+def test_runs_of_version_0_1_are_not_mixed_with_others(tmp_path):
+    """They have no field for validation, and rescaled after late changes of masks."""
+    now = {"sign_in": {"rescale_period": 1, "rescale_masks_late": False}, "validation": 0.0}
+    then = {"sign_in": {"rescale_period": 1}}
+    for label in ("rigl", "random"):
+        write_run(tmp_path, label, 0.90, 0, True, settings=then)
+        write_run(tmp_path, label, 0.80, 1, True, settings=now)
+        write_run(tmp_path, label, 0.90, 0, settings=then)
+        write_run(tmp_path, label, 0.80, 1, settings=now)
+    runs = load_runs(list_runs(tmp_path))
+    table = make_table("compare", runs).numbers
+    field = "settings.sign_in.rescale_masks_late"
+    late = table[(table["label"] == "rigl") & (table["rule"] == "Sign-In")].set_index(field)
+    assert late["accuracy"].to_dict() == pytest.approx({False: 80, True: 90})
+    assert table[table["label"] == "random"]["runs"].tolist() == [2, 2]  # masks do not change
+    for seed in (2, 3):
+        held_out = {**now, "validation": 0.1}
+        write_run(tmp_path / "held out", "random", 0.5, seed, settings=held_out)
+    runs = load_runs([*list_runs(tmp_path), *list_runs(tmp_path / "held out")])
+    with pytest.raises(UserError, match=r"differ in validation \(0.0, 0.1\)"):
+        aggregate(runs[runs["label"] == "random"])
+
+
+def test_different_results_of_one_seed_are_not_dropped_silently(tmp_path):
+    for i, accuracy in enumerate((0.9, 0.9, 0.8)):
+        write_run(tmp_path / str(i), "fixed (a.pt)", accuracy)
+    folders = [folder for part in sorted(tmp_path.iterdir()) for folder in list_runs(part)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert aggregate(load_runs(folders[:2]))["runs"].tolist() == [1]
+    with pytest.warns(UserWarning, match="1 runs are not the only ones of their row and"):
+        assert aggregate(load_runs(folders))["accuracy"].tolist() == [90]
+    with pytest.warns(UserWarning, match="1 runs are not the only ones of their row and"):
+        of_one_network(load_runs(folders))  # of figures
 
 
 def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
@@ -392,7 +462,10 @@ def test_table_one_finds_its_rows(tmp_path):
             tmp_path / f"fixed{i}"
         )
     runs = load_runs(list_runs(tmp_path))
-    assert "fixed (gmp@final, gmp@6)" in set(runs["label"])
+    assert {"fixed (gmp@final, signs=gmp@2)", "fixed (gmp@final, magnitudes=gmp@2)"} <= {
+        *runs["label"]
+    }
+    assert aggregate(runs)["accuracy"].round().tolist() == [50, 30, 40, 0, 10, 20, 90]
     cells = paper_cells(runs, "1")
     assert cells["paper"].notna().sum() == 21
     table = cells.set_index(["row", "column"])["accuracy"]

@@ -42,6 +42,7 @@ ODD = Sheet(
         ("Sign-In, t-test, 2025-01-02", "Sign-In, t-test, 2025-01-02"),
         ("--recipe digits", "-{}-recipe digits"),
         ("5 % & more", r"5 \% \& more"),
+        ("to T₂, of θ", r"to T$_2$, of $\theta$"),
     ],
 )
 def test_minus_signs_powers_and_special_characters(text, latex):

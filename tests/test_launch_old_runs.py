@@ -46,7 +46,12 @@ def test_the_comparison_is_that_of_version_0_1(root, expected, capsys):
     )
     assert now["failed"].tolist().count(1) == 1  # version 0.1 did not show it
     finished = now[now["runs"] > 0].reset_index(drop=True)
-    then["label"] = then["label"].replace("str", "str-target")  # what the default of str is now
+    # what the default of str is now, and labels that say which part is of which run
+    now_named = {
+        "str": "str-target",
+        "fixed (rigl@final, rigl@1)": "fixed (rigl@final, signs=rigl@1)",
+    }
+    then["label"] = then["label"].replace(now_named)
     same = then.drop(columns=["tied", "gain_low", "gain_high"])  # need three seeds now
     pd.testing.assert_frame_equal(finished[list(same)], same, check_dtype=False)
     assert not finished["tied"].any() and finished["gain_low"].isna().all()

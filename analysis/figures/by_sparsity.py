@@ -14,7 +14,7 @@ from analysis.figures.style import Size, rule_name
 from analysis.frame import finished_runs
 from analysis.names import PLAIN
 from analysis.statistics import check_alike
-from analysis.target import misses_target
+from analysis.target import in_missing_rows
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,10 +51,16 @@ def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
 
 
 def _order(table: pd.DataFrame) -> list[str]:
-    """Return the labels, best first: by the best mean at each sparsity, averaged."""
+    """Return the labels, best first: by the best mean at each sparsity, averaged.
+
+    Means are taken relative to those of the sparsity: a method that was not run at high sparsities
+    is not better for it.
+    """
     competing = table.assign(mean=table["mean"].where(~table["marked"]))
-    best = competing.groupby(["sparsity", "label"])["mean"].max().groupby("label").mean()
-    return list(best.sort_values(ascending=False, na_position="last").index)
+    best = competing.groupby(["sparsity", "label"])["mean"].max()
+    relative = best - best.groupby("sparsity").transform("mean")
+    order = relative.groupby("label").mean().sort_values(ascending=False, na_position="last")
+    return list(order.index)
 
 
 def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
@@ -103,6 +109,6 @@ def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
         )
     check_alike(done, _BY)
     done = done.drop_duplicates([*_BY, "seed"])
-    done = done.assign(accuracy=100 * done["result.accuracy"], misses=misses_target(done))
     # a configuration whose seeds miss in part is drawn as a whole
-    return done.assign(misses=done.groupby(_BY)["misses"].transform("any"))
+    misses = in_missing_rows(done, _BY)
+    return done.assign(accuracy=100 * done["result.accuracy"], misses=misses)

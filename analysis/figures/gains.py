@@ -15,7 +15,7 @@ from analysis.frame import finished_runs
 from analysis.gains import paired_gains, summarise_gains
 from analysis.names import PLAIN, RULES, short_names, with_rule
 from analysis.statistics import check_alike
-from analysis.target import misses_target
+from analysis.target import in_missing_rows
 from baselines.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
         UserError: the runs cannot be compared, or no two of them are a pair.
     """
     done = without_unused(finished_runs(runs))
-    done = done[~misses_target(done)]
+    done = done[~in_missing_rows(done, _BY)]
     check_alike(done, _BY)
     done = done.drop_duplicates([*_BY, "seed"])
     gains = paired_gains(done, _BY)

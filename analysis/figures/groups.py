@@ -42,13 +42,14 @@ def select_methods(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def of_one_network(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the finished runs. They may differ only in method, Sign-In or HAM, and seed.
 
-    Dense runs are checked only for the recipe and the model.
+    Dense runs are compared with each other; with the others, only in the recipe and the model.
 
     Raises:
         UserError: there are no finished runs, or they differ in another field.
     """
     done = finished_runs(runs)
-    check_alike(done[done["sparsity"] > 0], ["label", "rule"])
+    for part in (done[done["sparsity"] > 0], done[done["sparsity"] == 0]):
+        check_alike(part, ["label", "rule"])
     for field in ("recipe", "settings.model"):
         values = sorted(map(str, done[field].unique()))
         if len(values) > 1:

@@ -31,15 +31,16 @@ def results_sheet(runs: pd.DataFrame) -> Sheet:
     """
     rows, columns = comparison_fields(runs, ("method",), ("sparsity",))
     numbers = aggregate(runs, rows, columns)
-    numbers = numbers[numbers["runs"] > 0]
     down, across = ([find_column(runs, name) for name in names] for names in (rows, columns))
+    in_group = numbers.groupby([*across, *down], dropna=False)["runs"].transform("sum")
+    numbers = numbers[in_group > 0]  # a failure beside other results is shown
     best = numbers.groupby([*across, *down], dropna=False)["accuracy"].transform("max")
     numbers = numbers.assign(best_of_row=best, dense=numbers["sparsity"] == 0)
     by = ["dense", *across, "best_of_row", *down]
     ascending = [False, *(True for _ in across), False, *(True for _ in down)]
     numbers = numbers.sort_values(by, ascending=ascending, kind="stable")
     groups = [group for _, group in numbers.groupby([*across, *down], dropna=False, sort=False)]
-    first = pd.concat([group[:1] for group in groups])
+    first = pd.concat([group[group["runs"] > 0][:1] for group in groups])
     cells = pd.DataFrame({shortened(name): shown(first, name) for name in [*down, *across]})
     cells = cells.reset_index(drop=True)
     labels = cells.shape[1]
@@ -55,16 +56,25 @@ def results_sheet(runs: pd.DataFrame) -> Sheet:
             gains[gain] = [gain_text(part[0]) if part else "" for part in parts]
     cells = cells.assign(**gains)
     records = first.to_dict("records")
-    cells["seeds"] = [str(record["runs"]) for record in records]
+    cells["seeds"] = [_seeds(group["runs"]) for group in groups]
     cells["dense epochs"] = [cost_text(record) for record in records]
     cells["inference"] = [ratio_text(record["flops"], record["dense_flops"]) for record in records]
     bold = bold.reindex(columns=cells.columns, fill_value=False)
-    notes = [*mark_notes(numbers), *gain_notes(numbers), _COSTS]
+    several = [_SEEDS.format(" / ".join(r or "plain" for r in rules))]
+    several *= bool(cells["seeds"].str.contains("/").any())
+    notes = [*mark_notes(numbers), *gain_notes(numbers), *several, _COSTS]
     return leave_out_constants(Sheet(_TITLE, cells, bold, labels, notes))
 
 
+def _seeds(numbers: pd.Series[int]) -> str:
+    """Return the number of seeds, or those of each rule if they differ."""
+    return " / ".join(map(str, numbers if numbers.nunique() > 1 else numbers[:1]))
+
+
 _TITLE = "Accuracy in percent, mean ± standard deviation over seeds"
+_SEEDS = "seeds: where their numbers differ, {}"
 _COSTS = (
-    "dense epochs: with the same number of operations, of the epochs trained; inference: "
-    "floating-point operations of one image (fraction of dense)"
+    "costs are those of plain runs, if there are any; dense epochs: with the same number of "
+    "operations, of the epochs trained; inference: floating-point operations of one image "
+    "(fraction of dense)"
 )

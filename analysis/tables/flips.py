@@ -16,8 +16,9 @@ from baselines.errors import UserError
 
 _UNTIL = "settings.sign_in.rescale_until"
 _NOTES = (
-    "flips: signs that differ from those of the epoch before, per 100 weights of the final mask, "
-    "summed over the epochs of a span; mean ± standard deviation over seeds",
+    "flips: signs that differ from those of the epoch before, per 100 weights of the final mask "
+    "that have a sign after both epochs, times the epochs of a span; mean ± standard deviation "
+    "over seeds",
     "warm-up: the first tenth of the epochs; T₂: of the run's Sign-In settings, also where it is "
     "plain",
 )

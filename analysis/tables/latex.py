@@ -20,6 +20,7 @@ _ESCAPES = str.maketrans(
     | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "—": "--"}
     | {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
     | {"<": "$<$", ">": "$>$", "−": "$-$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$"}
+    | {"θ": r"$\theta$", "₂": "$_2$"}
 )
 _NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†‡*]*)")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.ranks import LEAST_BLOCKS, LEAST_ROWS, Ranks
-from analysis.tables.comparison import shortened, shown
+from analysis.tables.comparison import FAILED, shortened, shown
 from analysis.tables.sheet import Sheet
 from analysis.variance import LEVEL
 
@@ -23,6 +23,7 @@ def ranks_sheet(ranks: Ranks, rows: Sequence[str]) -> Sheet:
     cells[""] = table["rule"]
     labels = cells.shape[1]
     marks = table["tied"].map({True: "†", False: ""})
+    marks += (table["failed"] > 0).map({True: "*", False: ""})
     cells["average rank"] = table["rank"].map("{:.2f}".format) + marks
     cells["first"] = table["first"].map(str)
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
@@ -44,6 +45,8 @@ def _notes(ranks: Ranks) -> list[str]:
             f"the methods {verdict} by Friedman's test (p = {ranks.p_value:.2g}); † within the "
             f"critical difference of {ranks.critical_difference:.2f} from the best (Nemenyi, 5 %)"
         )
+    if ranks.table["failed"].any():
+        notes.append(FAILED)
     if ranks.left_out:
         notes.append(f"{ranks.left_out} methods that do not have all comparisons are left out")
     return notes

@@ -146,7 +146,9 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     columns += ["misses", "realised", "best", "tied"]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
-    placed = placed.sort_values("folder").drop_duplicates([*by, "seed", "state", "label"])
+    placed = placed[placed["state"].isin(("finished", "failed"))]
+    placed = placed.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
+    placed = placed.drop_duplicates([*by, "seed", "label"])
     done = placed[placed["state"] == "finished"]
     table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
     if len(done):
