@@ -7,6 +7,7 @@ by default, so that the base class is dense training. `baselines.registry` finds
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 from baselines.checkpoint import ReadSource
@@ -41,6 +42,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        for name in ("steps", "steps_per_epoch", "seed"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UserError(f"{name} must be a whole number, not {getattr(self, name)!r}.")
         for name in ("steps", "steps_per_epoch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be positive, not {getattr(self, name)}.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from baselines.errors import UserError, unknown
-from baselines.method import Method, Options
+from baselines.method import Method, Options, Plan
 
 MethodClass = type[Method[Options]]
 M = TypeVar("M", bound=MethodClass)
@@ -53,6 +54,38 @@ def find_method(method: str | MethodClass) -> MethodClass:
     if method not in _REGISTERED:
         raise unknown("method", method, _REGISTERED)
     return _REGISTERED[method]
+
+
+def make_method(
+    method: str | MethodClass | Method[Options],
+    options: Mapping[str, Any],
+    sparsity: float,
+    steps: int,
+    steps_per_epoch: int | None,
+    seed: int,
+) -> Method[Options]:
+    """Return a method with a plan, or the given one, which has its own.
+
+    Args:
+        steps_per_epoch: steps / 100 if None.
+
+    Raises:
+        UserError: as `find_method`; or a wrong value, or one that the given method's plan lacks.
+    """
+    if isinstance(method, Method):
+        given = {"sparsity": sparsity, "steps": steps, "steps_per_epoch": steps_per_epoch}
+        for name, value in given.items():
+            own = getattr(method.plan, name)
+            if value is not None and value != own:
+                raise UserError(f"{name} is {own} in the plan of the given method, not {value}.")
+        if options:
+            raise UserError(f"give {', '.join(options)} to the method that is made, not here.")
+        return method
+    epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
+    cls = find_method(method)
+    if sparsity and not cls.is_sparse:
+        raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
+    return cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
 
 
 def _imported(path: str) -> MethodClass:

@@ -10,14 +10,13 @@ from typing import Any, Literal, Self
 
 from torch.optim import Optimizer
 
+from baselines.engine.decay import decouples_decay
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Names, Plain, Storage
 from baselines.errors import UserError
 from baselines.fields import changed
 from baselines.method import Method, Options
-
-DECOUPLED = {"AdamW", "Adafactor", "Lion", "Muon", "LAMB", "Lamb"}  # optimizers, by class name
 
 
 class SignRule:
@@ -237,13 +236,6 @@ def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
         raise UserError(
             f"{method.name} trains factors m ⊙ w by definition: combine it with Sign-In or nothing."
         )
-
-
-def decouples_decay(optimizer: Optimizer) -> bool:
-    """Return whether weight decay is subtracted from the weights, not added to the gradient."""
-    names = {base.__name__ for base in type(optimizer).__mro__}
-    flags = [group.get("decoupled_weight_decay", False) for group in optimizer.param_groups]
-    return bool(names & DECOUPLED) or any(flags)
 
 
 def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:

@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options, Plan
-from baselines.registry import MethodClass, find_method
+from baselines.method import Method, Options
+from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
 from baselines.tools.schedules import triangular
@@ -59,6 +59,7 @@ class Sparsifier:
         self._begun = self._looked = self._replaced = False
         self._knows_schedule, self._masks_seen = False, 0
         self._before_update: Any = None
+        self._training = f"{method.name} to sparsity {method.plan.sparsity}"
         net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
 
@@ -217,10 +218,17 @@ class Sparsifier:
             "net": self.net.state_dict(),
             "method": self.method.state_dict(),
             "rule": self.rule.state_dict(),
+            "training": self._training,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state. The model's and the optimizer's may be loaded before or after."""
+        """Load a state. The model's and the optimizer's may be loaded before or after.
+
+        Raises:
+            UserError: it is of another method or sparsity.
+        """
+        if (saved := state.get("training", self._training)) != self._training:  # old ones lack it
+            raise UserError(f"the state is of a training with {saved}, not {self._training}.")
         self.method.load_state_dict(state["method"])  # latents can depend on it
         self.net.load_state_dict(state["net"])
         self.rule.load_state_dict(state["rule"])
@@ -252,7 +260,7 @@ def sparsify(
     Args:
         model: on its final device, in its final memory format; DDP or torch.compile may wrap it.
         optimizer: holds the model's prunable weights; a torch optimizer or a wrapper of one.
-        method: name ("rigl"), "package.module:Class", Method class, or instance with its own plan.
+        method: name ("rigl"), "package.module:Class", Method class, or instance of this plan.
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
         steps: optimizer steps of the training; the method's schedules are fractions of it.
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
@@ -276,14 +284,7 @@ def sparsify(
     Raises:
         UserError: the model, the optimizer, the method or an option cannot be served.
     """
-    if isinstance(method, Method):
-        chosen = method
-    else:
-        epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
-        cls = find_method(method)
-        if sparsity and not cls.is_sparse:
-            raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
-        chosen = cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
+    chosen = make_method(method, options, sparsity, steps, steps_per_epoch, seed)
     net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)
     rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)

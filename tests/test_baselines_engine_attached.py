@@ -10,7 +10,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from baselines import SparseModel, sparsify
 from baselines.errors import UserError
-from signin import SignIn
+from signin import HAM, SignIn
 
 
 class Calling(torch.optim.SGD):
@@ -145,3 +145,49 @@ def test_a_refused_optimizer_keeps_its_weight_decay():
     with pytest.raises(UserError, match="does not hold"):
         sparsify(model, wrong, "random", sparsity=0.5, steps=4, sign_in=True)
     assert wrong.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("rule", [None, True, HAM()], ids=["plain", "sign-in", "ham"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_a_scaler_leaves_out_is_none(rule, fused):
+    """A fused optimizer is called for it, other optimizers are not."""
+    model = tiny_net()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01, fused=fused)
+    sparsifier = sparsify(model, optimizer, "set", sparsity=0.5, steps=20, sign_in=rule)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for i, (x, y) in enumerate(batches(6)):
+        before = [p.detach().clone() for p in model.parameters()]
+        scaler.scale(loss_of(model(x), y) * (float("inf") if i == 3 else 1)).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        same = [torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
+        assert all(same) if i == 3 else not any(same)
+    assert sparsifier.step == 5
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+class Own(torch.optim.SGD):
+    """Steps the parameters that it was given, whatever its groups hold."""
+
+    def __init__(self, parameters, lr):
+        self.parameters = list(parameters)
+        super().__init__(self.parameters, lr)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.parameters:
+            p.sub_(p.grad, alpha=0.1)
+
+
+@pytest.mark.parametrize("sign_in", [None, True])
+def test_an_optimizer_that_steps_the_weights_themselves_is_refused(sign_in):
+    model = tiny_net()
+    optimizer = Own(model.parameters(), 0.1)
+    sparsifier = sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=sign_in)
+    x, y = batches(1)[0]
+    loss_of(model(x), y).backward()
+    with pytest.raises(UserError, match=r"Own.step writes to \d.weight itself"):
+        optimizer.step()
+    assert sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)

@@ -110,6 +110,12 @@ def test_sparsify_passes_patterns_on():
     assert int(model[0].weight.count_nonzero()) == 48
 
 
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_one_pattern_without_a_list_is_refused(option):
+    with pytest.raises(UserError, match=rf"{option} must be a list of patterns: \['0'\]"):
+        SparseModel(nn.Linear(4, 4), **{option: "0"})
+
+
 def test_a_weight_with_sparse_gradients_is_refused():
     with pytest.raises(UserError, match="0.weight has sparse gradients"):
         prunable_weights(nn.Sequential(nn.Embedding(5, 5, sparse=True)), include=["0"])

@@ -124,6 +124,7 @@ REFUSED = {
     "8bit": (lambda m: Adam8bit(m.parameters(), 0.1), "8bit quantizes"),
     "averaged": (lambda m: Averaged(m.parameters(), 0.1), "dense_latents=True"),
     "muon": (muon, "Muon treats weights by the shape.*dense_latents=True"),
+    "maximize": (lambda m: torch.optim.SGD(m.parameters(), 0.1, maximize=True), "negative loss"),
 }
 
 
@@ -149,6 +150,15 @@ def test_a_refused_optimizer_and_its_model_are_left_as_they_were(name, process_g
     sparsifier = sparsify(model, right, "random", sparsity=0.5, steps=10, sign_in=True)
     train(model, right, 2)
     assert sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("first", [0.0, 1e-6])
+def test_a_warm_up_does_not_hide_how_an_optimizer_treats_shapes(first):
+    model = tiny_net()
+    optimizer = muon(model)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, first + step / 10))
+    with pytest.raises(UserError, match="Muon treats weights by the shape"):
+        sparsify(model, optimizer, "random", sparsity=0.5, steps=10)
 
 
 def train(model, optimizer, steps=4):

@@ -543,6 +543,14 @@ def test_a_model_changed_after_it_was_taken_is_refused():
     net.model.double()
     with pytest.raises(UserError, match="dtype or memory format"):
         step(net.model, opt, x.double(), y)
+    model = tiny_net()
+    net = SparseModel(model, dense_latents=True)
+    net.set_masks(masks_for(net))
+    opt = torch.optim.SGD(model.parameters(), 0.1)
+    net.attach(opt)
+    model.to(memory_format=torch.channels_last)
+    with pytest.raises(UserError, match="memory format"):
+        step(model, opt, x, y)
 
 
 @pytest.mark.parametrize("density", [0.3, 1.0])

@@ -225,6 +225,24 @@ def test_learning_rate_schedulers_wrap_the_step_before_and_after():
     assert net.layers["0.weight"].weight[~net.layers["0.weight"].mask].any()  # dense again
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_hook_of_the_users_sees_the_stepped_weights(is_first):
+    model = tiny_net()
+    opt, seen = torch.optim.SGD(model.parameters(), 0.1), []
+
+    def hook(optimizer, args, kwargs):
+        assert optimizer.param_groups[0]["params"][0] is model[0].weight
+        seen.append(model[0].weight.detach().clone())
+
+    if is_first:
+        opt.register_step_post_hook(hook)
+    sparsify(model, opt, "random", sparsity=0.5, steps=10, sign_in=True)
+    if not is_first:
+        opt.register_step_post_hook(hook)
+    take_step(model, opt, *batches(1)[0])
+    assert torch.equal(seen[0], model[0].weight)
+
+
 def test_nothing_is_left_on_a_detached_optimizer():
     _, net, opt = attached(torch.optim.SGD, "product")
     assert "step" in vars(opt)

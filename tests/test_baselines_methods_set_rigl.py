@@ -10,7 +10,9 @@ from literal import batches, loss_of, tiny_net
 from method_cases import STORAGES, trained
 from torch import nn
 
+from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.set_rigl import RigL, RigLOptions, Set, SetOptions
 
@@ -91,3 +93,13 @@ def test_the_drop_fraction_of_set_is_constant_without_annealing():
 
     # of 200 weights 7.5 % and 30 %, without those that are dropped and grown
     assert 12 <= replaced(annealed, 50) <= 15 and 50 <= replaced(constant, 50) <= 60
+
+
+def test_a_layer_without_a_gradient_is_named():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsify(model, optimizer, "rigl", sparsity=0.5, steps=10, update_every=1)
+    with pytest.raises(UserError, match="rigl grows by gradient: exclude 1.weight, which has none"):
+        for _ in range(3):
+            model[0](torch.ones(2, 8)).sum().backward()
+            optimizer.step()

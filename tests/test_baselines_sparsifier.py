@@ -15,7 +15,7 @@ from literal import batches, loss_of, tiny_net
 from test_contract import make
 from torch import nn
 
-from baselines import Samples, SignRule, SparseModel, Sparsifier, sparsify
+from baselines import Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
 from signin import SignIn
@@ -247,6 +247,8 @@ def test_a_method_may_be_a_class_or_an_instance():
         ({"update_every": "often"}, "update_every must be of type int"),
         ({"sparsity": 1.5}, r"sparsity must be in \[0, 1\)"),
         ({"steps": 0}, "must be positive"),
+        ({"steps": 12.5}, "steps must be a whole number, not 12.5"),
+        ({"seed": None}, "seed must be a whole number, not None"),
         ({"method": "dense"}, "keeps every weight: sparsity must be 0"),
         ({"exclude": ["nothing*"]}, "matches none"),
         ({"sign_in": "yes"}, "sign_in"),
@@ -255,6 +257,44 @@ def test_a_method_may_be_a_class_or_an_instance():
 def test_mistakes_are_named_at_once(change, message):
     with pytest.raises(UserError, match=message):
         small(**{"method": "rigl", **change})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sparsity": 0.6}, "sparsity is 0.5 in the plan of the given method, not 0.6"),
+        ({"steps": 11}, "steps is 10 in the plan"),
+        ({"steps_per_epoch": 2}, "steps_per_epoch is 1 in the plan"),
+        ({"update_every": 3}, "give update_every to the method that is made"),
+    ],
+)
+def test_an_instance_of_another_plan_is_refused(change, message):
+    method, model = find_method("rigl")(Plan(0.5, 10, 1)), tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(UserError, match=message):
+        sparsify(model, optimizer, method, **{"sparsity": 0.5, "steps": 10, **change})
+
+
+@pytest.mark.parametrize("name", ["spred", "pilot", "topkast"])
+def test_what_a_begun_step_has_set_is_resumed(name):
+    whole, resumed = small(name), small(name, resume=True)
+    steps_of(*whole[:2], 3)
+    for part, saved in zip(resumed, whole, strict=True):
+        part.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for model, optimizer, _ in (whole, resumed):
+        steps_of(model, optimizer, 1)
+    for p, q in zip(whole[0].parameters(), resumed[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("change", [{"method": "set"}, {"sparsity": 0.9}])
+def test_a_state_of_another_training_is_refused(change):
+    _, _, saved = small("rigl")
+    _, _, other = small(**{"method": "rigl", **change})
+    with pytest.raises(UserError, match="the state is of a training with rigl to sparsity 0.8"):
+        other.load_state_dict(saved.state_dict())
+    old = {key: value for key, value in saved.state_dict().items() if key != "training"}
+    small("rigl")[2].load_state_dict(old)
 
 
 def test_after_a_failed_attach_the_next_one_succeeds():

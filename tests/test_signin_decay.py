@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import timm.optim
 import torch
 from literal import batches, loss_of, tiny_net
 
 from baselines import sparsify
+from baselines.engine.decay import decouples_decay
 from baselines.engine.product import Product
 from baselines.errors import UserError
-from baselines.sign_rule import decouples_decay
 from signin import SignIn
 
 KEYS = {"sparsity": 0.5, "steps": 10}
@@ -49,6 +50,43 @@ def test_decoupled_weight_decay_acts_on_the_factors():
     assert not decouples_decay(torch.optim.Adam(parameters, weight_decay=0.3))
     assert not decouples_decay(torch.optim.RMSprop(parameters))
     assert decouples_decay(torch.optim.NAdam(parameters, decoupled_weight_decay=True))
+
+
+class Signed(torch.optim.Optimizer):
+    """Lion under another name."""
+
+    def __init__(self, params, lr, weight_decay):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_((0.9 * mean + 0.1 * p.grad).sign(), alpha=group["lr"])
+                mean.lerp_(p.grad, 0.01)
+
+
+@pytest.mark.parametrize(
+    "name, is_decoupled",
+    [
+        *((name, True) for name in ("cadamw", "nadamw", "adan", "mars", "laprop", "adabelief")),
+        *((name, False) for name in ("sgd", "momentum", "radam", "adam", "lars", "rmsprop")),
+    ],
+)
+def test_the_decay_of_an_unknown_optimizer_is_found_by_a_step(name, is_decoupled):
+    parameters = list(tiny_net().parameters())
+    optimizer = timm.optim.create_optimizer_v2(parameters, name, lr=0.1, weight_decay=0.3)
+    assert decouples_decay(optimizer) == is_decoupled
+    assert not optimizer.state and optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_a_lion_under_another_name_decays_the_factors():
+    model = tiny_net()
+    optimizer = Signed(model.parameters(), 0.1, 0.3)
+    sparsifier = sparsify(model, optimizer, "random", sign_in=True, **KEYS)
+    assert decays(sparsifier, optimizer) == (0.0, 0.3)
 
 
 def test_unequal_weight_decays_cannot_be_followed():

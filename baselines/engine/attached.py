@@ -60,7 +60,7 @@ class AttachedLatents(Latents):
         super().__init__(layers, storage, optimizer)
         self._before, self._after = before, after
         self._hidden: Lists | None = None  # the weights, while latents are in their place
-        self._is_stepping = False
+        self._is_stepping = self._is_skipped = False
         self._handles: list[Any] = []
         state = dict(optimizer.state)
         try:
@@ -92,11 +92,13 @@ class AttachedLatents(Latents):
         self.drop()
 
     def _before_step(self) -> None:
-        self._before(self.optimizer)
         if getattr(self.optimizer, "grad_scale", None) is not None:
             raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+        if self._skip_step():
+            return
+        self._before(self.optimizer)
         stepped = self.stepped
-        for layer in stepped:
+        for layer in stepped + self._masked_in_place:
             _check_placement(layer)
         self.follow()
         self._show_weights()  # they are there unless saving or loading a state failed
@@ -120,6 +122,17 @@ class AttachedLatents(Latents):
         for group in self.optimizer.param_groups:
             complete_momentum(self.optimizer, group)
 
+    def _skip_step(self) -> bool:
+        """Leave out a step that a fused optimizer takes although a GradScaler has found infinity.
+
+        Other optimizers are not called then.
+        """
+        found = getattr(self.optimizer, "found_inf", None)
+        self._is_skipped = found is not None and bool(found)
+        if self._is_skipped:
+            clear_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        return self._is_skipped
+
     def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
         """Take a layer's step in the optimizer's place, if it can be taken in pieces.
 
@@ -137,9 +150,23 @@ class AttachedLatents(Latents):
         return True
 
     def _after_step(self) -> None:
+        if self._is_skipped:
+            return
         self._show_weights()
+        self._check_unwritten()
         self._finish([layer for layer in self.stepped if layer.has_gradient])
         self._after(self.optimizer)
+
+    def _check_unwritten(self) -> None:
+        """Check that the optimizer has stepped the latents that it was shown, not the weights."""
+        written = [layer for layer in self.stepped if layer.was_written]
+        for layer in written:
+            layer.clear_masked(layer.weight)
+        if written:
+            raise UserError(
+                f"{type(self.optimizer).__name__}.step writes to {written[0].name} itself: it must "
+                "step the parameters that its param_groups hold at that time."
+            )
 
     def _restore(self) -> None:
         """Make model, optimizer and latents agree after a step that failed."""
@@ -172,6 +199,7 @@ def _check_placement(layer: Layer) -> None:
         weight.device != latent.device
         or weight.dtype != latent.dtype
         or weight.stride() != layer.stride
+        or (layer.index is not None and layer.index.device != weight.device)
     ):
         raise UserError(
             "the model was moved, or its dtype or memory format changed, after it was made sparse."

@@ -23,6 +23,7 @@ _ENTRYWISE = {
     *(optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 }
 _SHAPE = (128, 130)  # some treat small matrices as vectors
+_RATE = 0.01  # learning rate of the two steps: that of the group can be zero in a warm-up
 
 
 def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
@@ -49,7 +50,8 @@ def _stepped(optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]
     parameter = nn.Parameter((entries * 1.7).cos() / 10)
     try:
         with kept_random_state(device):
-            probe = _probe(optimizer, {**group, "params": [parameter]})
+            rate = {} if group.get("lr") is None else {"lr": _RATE}
+            probe = probe_of(optimizer, {**group, **rate, "params": [parameter]})
             for step in range(2):
                 parameter.grad = _orthogonal((entries * (2.3 + step)).sin(), parameter.detach())
                 probe.step()
@@ -63,7 +65,7 @@ def _orthogonal(grad: Tensor, parameter: Tensor) -> Tensor:
     return grad - parameter * ((grad * parameter).sum() / parameter.square().sum())
 
 
-def _probe(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
+def probe_of(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
     """Return an optimizer of the same class with one group, without state and hooks."""
     probe: Optimizer = object.__new__(type(optimizer))
     vars(probe).update(vars(optimizer))

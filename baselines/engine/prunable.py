@@ -98,6 +98,8 @@ def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
 
 def _matching(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
     """Return the keys of the weights whose names match a pattern."""
+    if isinstance(patterns, str):
+        raise UserError(f"{option} must be a list of patterns: [{patterns!r}].")
     found: set[object] = set()
     for pattern in patterns:
         matches = {slot.key for slot in places if _matches(slot.name, pattern)}

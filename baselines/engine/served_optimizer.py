@@ -69,6 +69,8 @@ def served_optimizer(
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise UserError(f"{kind} has maximize=True: minimise the negative loss instead.")
     missing = [name for name, weight in weights.items() if id(weight) not in held]
     if missing:
         raise UserError(f"the optimizer does not hold {', '.join(missing)}.")

@@ -42,6 +42,8 @@ class StepHooks:
             optimizer.register_step_pre_hook(self._on_enter),
             optimizer.register_step_post_hook(self._on_leave),
         ]
+        post_hooks: Any = optimizer._optimizer_step_post_hooks
+        post_hooks.move_to_end(self._handles[1].id, last=False)  # the user's see the new weights
         self._wrapped = vars(optimizer).get("step")
         self._wrapper = self._wrap(optimizer.step)
         vars(optimizer)["step"] = self._wrapper

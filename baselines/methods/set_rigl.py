@@ -28,6 +28,7 @@ from torch import Tensor
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import UserError
 from baselines.methods.dynamic import DynamicMask, DynamicOptions
 from baselines.registry import register
 from baselines.tools.masks import seeded
@@ -63,7 +64,8 @@ class GradientGrowth(DynamicMask[R]):
     def growth(self, layer: Layer, step: int) -> Tensor:
         """Return |∂L/∂θ|. DDP has averaged the signed gradient over ranks."""
         grad = layer.weight.grad
-        assert grad is not None
+        if grad is None:
+            raise UserError(f"{self.name} grows by gradient: exclude {layer.name}, which has none.")
         return grad.abs()
 
 

@@ -15,7 +15,7 @@ only one factor is zeroed). λ is added to the recipe's decay of factors (`--sig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import DecayedLatents
@@ -88,6 +88,12 @@ class FactorDecay(Method[F]):
     def factor_decay(self, step: int) -> float:
         """Return the decay of the factors at a step before pruning is complete."""
         return self.options.factor_decay
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"decay": self.storage.decay}  # of the step that has begun
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.storage.decay = state.get("decay", 0.0)
 
 
 @register

@@ -1,0 +1,44 @@
+"""Whether an optimizer decouples weight decay: subtracts it from the weights, as AdamW does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from baselines.engine.entrywise import probe_of
+from baselines.engine.random_state import kept_random_state
+
+_KNOWN = {"AdamW", "Adafactor", "Lion", "Muon", "LAMB", "Lamb"}  # by class name
+
+
+def decouples_decay(optimizer: Optimizer) -> bool:
+    """Return whether weight decay is subtracted from the weights, not added to the gradient.
+
+    Of an optimizer that is not known, found by one step on a small matrix: a decay that is added to
+    the gradient changes the moments. The optimizer is not changed.
+    """
+    if _KNOWN & {base.__name__ for base in type(optimizer).__mro__}:
+        return True
+    group = optimizer.param_groups[0]
+    if "weight_decay" not in group:
+        return False
+    try:
+        with kept_random_state(group["params"][0].device):
+            without, decayed = (_moments(optimizer, group, decay) for decay in (0.0, 0.5))
+    except Exception:  # whatever the optimizer raises for such a matrix
+        return False
+    return bool(without) and all(map(torch.equal, without, decayed))
+
+
+def _moments(optimizer: Optimizer, group: dict[str, Any], decay: float) -> list[Tensor]:
+    """Return the optimizer's state of a matrix after one step, but for single numbers."""
+    parameter = nn.Parameter(torch.ones(4, 4, device=group["params"][0].device))
+    own = {**group, "lr": 0.01, "weight_decay": decay, "params": [parameter]}
+    probe = probe_of(optimizer, own)
+    parameter.grad = torch.full_like(parameter, 2.0)
+    probe.step()
+    state = probe.state[parameter].values()
+    return [x for x in state if isinstance(x, Tensor) and x.numel() > 1]
