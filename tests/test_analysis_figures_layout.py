@@ -6,6 +6,7 @@ import itertools
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_runs import FEW, MANY, SOME, write_runs
@@ -113,6 +114,21 @@ def test_looks_are_kept_where_they_can_be():
     assert line_style("gmp", "Sign-In")["markerfacecolor"] == "white"
     styles = [line_style(label, rule) for label in both for rule in RULES]
     assert all(one != other for one, other in itertools.combinations(styles, 2))
+
+
+def test_bands_on_a_logarithmic_axis_are_above_zero():
+    values = [[1.0, 1.0, 1.0], [1.0, 1.0, 97.0]]  # the mean of the second is below its deviation
+    rows = [("rigl", "", seed, x, v) for x, row in enumerate(values) for seed, v in enumerate(row)]
+    panel = Panel(pd.DataFrame(rows, columns=["label", "rule", "seed", "x", "value"]), "", "", "")
+    low, high = panel.band(panel.lines["rigl", ""])
+    assert panel.is_logarithmic is False
+    assert low.tolist() == [1.0, pytest.approx(33 - 32 * 3**0.5)]
+    rows[:3] = [("rigl", "", seed, 0, 0.1) for seed in range(3)]
+    panel = Panel(pd.DataFrame(rows, columns=["label", "rule", "seed", "x", "value"]), "", "", "")
+    low, high = panel.band(panel.lines["rigl", ""])
+    assert panel.is_logarithmic
+    assert low.tolist() == pytest.approx([0.1, 33**2 / (33 + 32 * 3**0.5)])
+    assert high.tolist() == pytest.approx([0.1, 33 + 32 * 3**0.5])
 
 
 def test_axes_adapt_to_the_values(grids):

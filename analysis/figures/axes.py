@@ -32,7 +32,7 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bo
         if len(crosses):
             ax.plot(crosses["x"], crosses["mean"], color=look["color"], **place, **CROSS)
         if has_bands:
-            low, high = line["low"], line["high"]
+            low, high = panel.band(line)
             ax.fill_between(line["x"], low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 

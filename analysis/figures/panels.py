@@ -72,6 +72,15 @@ class Panel:
         lowest, highest = self.means["mean"].min(), self.means["mean"].max()
         return bool(self.zoom is None and 0 < 50 * lowest < highest)
 
+    def band(self, line: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+        """Return the lower and upper end of the band around a line.
+
+        On a logarithmic axis it is as wide below the mean as above: mean − std can be negative.
+        """
+        if self.is_logarithmic:
+            return line["mean"] ** 2 / line["high"], line["high"]
+        return line["low"], line["high"]
+
     @cached_property
     def limits(self) -> tuple[float, float]:
         """Ends of the y axis."""
