@@ -50,7 +50,7 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
     with_sign_in = uses_sign_in(runs)
     changing = ~runs["label"].map(keeps_mask).astype(bool)
     used = {SETTINGS[SIGN_IN]: with_sign_in, SETTINGS[HAM]: runs["rule"] == HAM}
-    used |= {_LATE: with_sign_in & changing}  # of what the first prefix has, too: comes later
+    used |= {_LATE: with_sign_in & changing}  # replaces what the first prefix gave this column
     return runs.assign(
         **{
             name: runs[name].where(where)

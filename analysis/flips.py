@@ -55,7 +55,7 @@ def flips_in_spans(layers: pd.DataFrame, until: int) -> pd.DataFrame:
     Returns:
         The columns layer ("all" for all layers together), span (one of `SPANS`) and value: flips
         per 100 weights of the final mask that have a sign after both epochs, times the number of
-        epochs. Epochs whose signs were lost count as the others of their span. Spans without
+        epochs. Epochs whose signs were lost count as the span's mean. Spans without
         epochs are left out.
     """
     if "final_flips_previous" not in layers:

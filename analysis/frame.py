@@ -245,7 +245,7 @@ def _name_references(
 def _transplant_label(row: dict[str, Any]) -> str:
     """Return the label of a run of the method `fixed`: the mask's source, then what else it takes.
 
-    That in config.json does not say which part a source is of.
+    The label in config.json does not say which part comes from which source.
     """
     mask = row.get("options.mask") or row.get("options.init")
     if not mask:

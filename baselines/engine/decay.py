@@ -17,8 +17,8 @@ _KNOWN = {"AdamW", "Adafactor", "Lion", "Muon", "LAMB", "Lamb"}  # by class name
 def decouples_decay(optimizer: Optimizer) -> bool:
     """Return whether weight decay is subtracted from the weights, not added to the gradient.
 
-    Of an optimizer that is not known, found by one step on a small matrix: a decay that is added to
-    the gradient changes the moments. The optimizer is not changed.
+    A copy of an unknown optimizer takes one step on a small matrix with and without decay: a decay
+    that is added to the gradient changes the moments. The optimizer is not changed.
     """
     if _KNOWN & {base.__name__ for base in type(optimizer).__mro__}:
         return True

@@ -54,13 +54,13 @@ class Hessian(LinearOperator):
         super().__init__(np.dtype(np.float64), (n, n))  # type: ignore[call-arg]
 
     def relative(self) -> LinearOperator:
-        """Return DHD, where D multiplies each active entry by the norm of its parameter's.
+        """Return DHD, where D multiplies each active entry by the norm of its layer's entries.
 
         It is the Hessian with respect to changes relative to these norms. It stays the same where
         a layer is scaled whose outputs are normalised; H changes by the scale's inverse square.
         Similar to the normalisation of ASAM (Kwon et al. 2021).
         """
-        active = [w.detach()[mask] for w, mask in zip(self.weights, self.masks, strict=True)]
+        active = self._active([weight.detach() for weight in self.weights])
         norms = torch.cat([entries.norm().expand(len(entries)) for entries in active])
         scale = aslinearoperator(diags_array(norms.double().cpu().numpy()))
         return scale @ self @ scale
@@ -76,8 +76,11 @@ class Hessian(LinearOperator):
             torch._foreach_add_(total, list(products))
             if self._keeps:
                 self._kept[i] = grads
-        active = [t[mask] for t, mask in zip(total, self.masks, strict=True)]
-        return torch.cat(active).double().cpu().numpy()
+        return torch.cat(self._active(total)).double().cpu().numpy()
+
+    def _active(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the active entries of tensors of the parameters' shapes."""
+        return [tensor[mask] for tensor, mask in zip(tensors, self.masks, strict=True)]
 
     def _gradient(self, i: int) -> tuple[Tensor, ...]:
         """Return a batch's part of the gradient, with its graph."""
