@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.variance import LEVEL
+from analysis.variance import LEVEL, ROUNDING
 from baselines.errors import UserError
 
 LEAST_BLOCKS, LEAST_ROWS = 5, 3  # with fewer there is no test
@@ -40,8 +40,8 @@ class Ranks:
 def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> Ranks:
     """Rank the methods in each block by their mean accuracies.
 
-    Blocks with less than half as many methods as the fullest are left out (as that of dense
-    training, at sparsity 0), and so are then methods that are missing in a block.
+    Blocks with less than half of the methods of the most common block are left out (as that of
+    dense training, at sparsity 0), and so are then methods that are missing in a block.
 
     Args:
         numbers: from `analysis.statistics.aggregate`, without rows that do not compete.
@@ -53,8 +53,7 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
     methods, blocks = [*rows, "rule"], ["recipe", *columns]
     accuracy = numbers.groupby([*methods, *blocks], dropna=False)["accuracy"].mean()
     wide = accuracy.unstack(blocks)
-    present = wide.notna().sum()
-    wide = wide.loc[:, present >= present.max() / 2]
+    wide = wide.loc[:, _comparable(wide.notna().to_numpy())]
     complete = wide.dropna()
     if min(complete.shape) < 2:
         raise UserError(
@@ -62,7 +61,7 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
             f"are {len(wide)} at {wide.shape[1]}. Run a grid at another one: signbench grid NAME "
             "--sparsity S, or --recipe."
         )
-    complete = complete.round(9)  # percentage points: means that differ by rounding are equal
+    complete = (complete / ROUNDING).round()  # means that differ by rounding are equal
     ranks = complete.rank(ascending=False)
     groups = numbers.groupby([*methods, *blocks], dropna=False)
     runs, failed = (
@@ -83,6 +82,17 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
     worse = table["rank"] - table["rank"].iloc[0]
     table["tied"] = (worse <= critical) & (np.arange(len(table)) > 0)  # False for NaN
     return Ranks(table.reset_index(), p_value, critical, len(wide) - len(complete))
+
+
+def _comparable(present: np.ndarray) -> np.ndarray:
+    """Return which blocks have at least half of the methods of the most common block.
+
+    Args:
+        present: (methods, blocks), whether a block has a method.
+    """
+    shared = present.T.astype(int) @ present.astype(int)  # number of methods of each two blocks
+    common = shared.sum(0).argmax()
+    return np.asarray(2 * shared[common] >= shared[common, common])
 
 
 def friedman(ranks: np.ndarray) -> float:

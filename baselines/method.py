@@ -7,7 +7,7 @@ by default, so that the base class is dense training. `baselines.registry` finds
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 from baselines.checkpoint import ReadSource
@@ -40,8 +40,8 @@ class Plan:
     read: ReadSource | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity}.")
+        if not isinstance(self.sparsity, Real) or not 0 <= self.sparsity < 1:
+            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity!r}.")
         for name in ("steps", "steps_per_epoch", "seed"):
             if not isinstance(getattr(self, name), Integral):
                 raise UserError(f"{name} must be a whole number, not {getattr(self, name)!r}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 from baselines.errors import UserError, unknown
@@ -81,7 +82,9 @@ def make_method(
         if options:
             raise UserError(f"give {', '.join(options)} to the method that is made, not here.")
         return method
-    epoch = max(1, round(steps / 100)) if steps_per_epoch is None else steps_per_epoch
+    epoch = 1 if steps_per_epoch is None else steps_per_epoch
+    if steps_per_epoch is None and isinstance(steps, Integral):  # Plan refuses what is not
+        epoch = max(1, round(steps / 100))
     cls = find_method(method)
     if sparsity and not cls.is_sparse:
         raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")

@@ -78,6 +78,21 @@ def test_methods_without_all_comparisons_are_left_out():
         rank_summary(numbers[numbers["recipe"] == "set 0"], ["label"], ["sparsity"])
 
 
+def test_dense_training_is_left_out_where_it_has_as_many_rows_as_each_sparsity():
+    numbers = pd.DataFrame(
+        {"recipe": "digits", "label": label, "rule": rule, "sparsity": sparsity, "runs": 3}
+        | {"failed": 0, "accuracy": 90 - 10 * sparsity + len(rule)}
+        for label, sparsity in (("dense", 0.0), ("random", 0.9), ("random", 0.95))
+        for rule in ("", "Sign-In")
+    )
+    found = rank_summary(numbers, ["label"], ["sparsity"])
+    assert found.table[["label", "rule", "rank"]].values.tolist() == [
+        ["random", "Sign-In", 1.0],
+        ["random", "", 2.0],
+    ]
+    assert found.table["blocks"].tolist() == [2, 2] and found.left_out == 2
+
+
 def test_the_table_of_ranks(tmp_path):
     runs = write_runs(tmp_path, FEW, (0.8, 0.9, 0.95, 0.98, 0.99))
     table = make_table("ranks", runs)

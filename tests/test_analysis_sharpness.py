@@ -105,11 +105,13 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     )
     assert main(["sharpness", run.name, "--epochs", "2", "--relative", *flags]) == 0
     assert main(["sharpness", "--epochs", "1", *flags]) == 0
+    assert main(["sharpness", "--epochs", "0", "--again", *flags]) == 0  # keeps what it leaves out
     with (machine.runs / run.name / "sharpness.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(float(row["sharpness"]) > 0 and float(row["residual"]) < 0.01 for row in rows)
     assert float(rows[2]["relative_sharpness"]) > 0 and not rows[0]["relative_sharpness"]
+    assert all(row["trace"] for row in (rows[0], rows[2])) and not rows[1]["trace"]
     assert 0 < float(rows[0]["eigenvalue_2"]) <= float(rows[0]["sharpness"])
     assert main(["sharpness", run.name, "--epochs", "7", *flags]) == 2
     assert "no snapshot 7" in capsys.readouterr().err

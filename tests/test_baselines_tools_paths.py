@@ -96,6 +96,17 @@ def test_every_kept_weight_is_on_a_path_and_the_count_is_exact(name, sparsity):
         assert not any((mask & ~live[key]).any() for key, mask in masks.items())
 
 
+def test_no_kernel_is_filled_beyond_its_limit():
+    net, paths, sizes = make("resnet20")
+    options, k = NpbOptions(max_kernel=2), keep_count(net.numel, 0.9)
+    counts = layer_counts("erk", net.shapes, 0.9)
+    masks = fill_live(paths, balanced_masks(paths, sizes, counts, options), sizes, k, 2)
+    assert count(masks) == k
+    assert max(mask[..., None].flatten(2).sum(2).max() for mask in masks.values()) <= 2
+    with pytest.raises(UserError, match="on a path, with at most 2 in a kernel"):
+        fill_live(paths, masks, sizes, net.numel // 2, 2)
+
+
 @pytest.mark.parametrize("name", ["tiny", "branches", "densenet"])
 @pytest.mark.parametrize("direction", ["from_input", "from_output"])
 def test_each_walk_is_a_path_of_its_own(name, direction):

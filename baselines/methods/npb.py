@@ -66,7 +66,8 @@ class Npb(Method[NpbOptions]):
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         masks = balanced_masks(paths, sizes, counts, self.options)
-        masks = fill_live(paths, masks, sizes, keep_count(net.numel, self.plan.sparsity))
+        k = keep_count(net.numel, self.plan.sparsity)
+        masks = fill_live(paths, masks, sizes, k, self.options.max_kernel)
         set_initial_masks(self.name, net, masks, samples)
 
 

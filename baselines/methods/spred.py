@@ -43,7 +43,7 @@ class FactorDecayOptions(Options):
 @dataclass(frozen=True)
 class SpredOptions(FactorDecayOptions):
     balance: float = 0.01
-    """Initial β = m² − w²; with 0, zeros could not be trained."""
+    """Initial β = m² − w²; with 0, zeros could not be trained. With Sign-In, its β replaces it."""
     pruning: Literal["gradual", "once"] = changed("gradual", before="once")
     """Prune once per epoch from `prune_from` on along GMP's cubic, or only at `prune_at`."""
     prune_from: float = 0.2

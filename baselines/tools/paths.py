@@ -117,7 +117,11 @@ def by_group(weights: Tensor, groups: int) -> Tensor:
 
 
 def fill_live(
-    paths: Paths, masks: dict[str, Tensor], sizes: dict[str, Tensor], k: int
+    paths: Paths,
+    masks: dict[str, Tensor],
+    sizes: dict[str, Tensor],
+    k: int,
+    most: int | None = None,
 ) -> dict[str, Tensor]:
     """Remove weights that are on no path, then add the largest ones that are, up to k in total.
 
@@ -125,6 +129,7 @@ def fill_live(
         masks: masks by layer, with at most k ones.
         sizes: |θ| by layer.
         k: number of weights to keep.
+        most: largest number of weights in a kernel; any if None.
 
     Raises:
         UserError: fewer than k weights can be on a path.
@@ -134,12 +139,27 @@ def fill_live(
     while (missing := k - count_ones(masks)) > 0:
         live = paths.live(masks)
         open_ = {name: live[name] & ~mask for name, mask in masks.items()}
+        if most is not None:
+            open_ = {n: largest_open(sizes[n], masks[n], open_[n], most) for n in masks}
         if not count_ones(open_):
-            raise UserError(f"only {count_ones(masks)} of {k} weights can be on a path.")
+            limit = "" if most is None else f", with at most {most} in a kernel"
+            raise UserError(f"only {count_ones(masks)} of {k} weights can be on a path{limit}.")
         scores = {name: sizes[name].masked_fill(~open_[name], -1.0) for name in masks}
         more = global_top_k_masks(scores, min(missing, count_ones(open_)))
         masks = {name: mask | more[name] for name, mask in masks.items()}
     return masks
+
+
+def largest_open(size: Tensor, mask: Tensor, open_: Tensor, most: int) -> Tensor:
+    """Return the largest open positions, of each kernel as many as it has less than `most` ones.
+
+    Args:
+        size, mask, open_: |θ|, mask, and the positions to choose from; (out, in, *positions).
+    """
+    size, mask, choice = (x.reshape(*x.shape[:2], -1) for x in (size, mask, open_))
+    rank = size.masked_fill(~choice, -1.0).argsort(dim=2, descending=True).argsort(dim=2)
+    free = most - mask.sum(dim=2, keepdim=True)
+    return (choice & (rank < free)).view(open_.shape)
 
 
 class _Logits(nn.Module):

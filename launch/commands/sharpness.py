@@ -147,13 +147,15 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
 
 
 def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
-    """Measure one snapshot and write its row."""
+    """Measure one snapshot and write its row. Further columns of the same images are kept."""
     folder, run = task.folder, read_run(task.folder)
     rows = {row["epoch"]: row for row in read_sharpness(folder)}
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
-        found = rows[task.epoch] = _row(run, data, folder, task.epoch, r.device, given)
+        found = _row(run, data, folder, task.epoch, r.device, given)
+    before = rows.get(task.epoch, found)
+    rows[task.epoch] = {**before, **found} if before["images"] == found["images"] else found
     write_csv(folder / SHARPNESS, [rows[epoch] for epoch in sorted(rows)])
     return found
 
