@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.engine.optimizer_state import clear_gradients
+from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options
@@ -42,8 +43,7 @@ class Sparsifier:
 
     Args:
         rule: what makes signs flip; None for nothing.
-        manual_begin: the loop calls `begin_step` before each forward pass. By default it is called
-            at the end of `optimizer.step()`.
+        manual_begin: the loop calls `begin_step` before each forward pass; else the step does.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Sparsifier:
     # ---- start and end
 
     def start(self, optimizer: Optimizer, samples: Samples, share: bool) -> None:
-        """Let the method choose its first masks, and attach the optimizer.
+        """Let the method choose its first masks, and attach the optimizer. Keeps random states.
 
         Args:
             share: give the masks of rank 0 to all ranks of the process group.
@@ -74,7 +74,8 @@ class Sparsifier:
         Raises:
             UserError: the method or the optimizer cannot serve the model.
         """
-        self.method.prepare(self.net, samples)
+        with kept_random_state(next(self.net.model.parameters()).device):
+            self.method.prepare(self.net, samples)
         if share:  # what is made of gradients on GPUs can differ by rank
             self.net.broadcast_masks()
         self.attach(optimizer)
@@ -292,9 +293,8 @@ def sparsify(
     decays = weight_decays(sparsifier.rule, net, served)
     if resume:
         sparsifier.attach(served)
-        set_weight_decays(served, decays)
-        return sparsifier
-    several = dist.is_available() and dist.is_initialized()
-    sparsifier.start(served, as_samples(samples, net.model), share=several)
+    else:
+        several = dist.is_available() and dist.is_initialized()
+        sparsifier.start(served, as_samples(samples, net.model), share=several)
     set_weight_decays(served, decays)
     return sparsifier

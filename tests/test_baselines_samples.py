@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 from two_ranks import Wide
 
+from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
@@ -84,6 +85,17 @@ def test_scores_of_a_loader_do_not_either(method):
     loaders = [DataLoader(data, size, sampler=rank) for size in (16, 50) for rank in ranks]
     alone = DataLoader(data, 7, sampler=DistributedSampler(data, 1, 0, shuffle=True, seed=3))
     assert_equal_up_to_rounding(method, model, [alone, *loaders])
+
+
+@pytest.mark.parametrize("method", ["snip", "synflow", "random"])
+def test_the_training_draws_as_if_masks_had_not_been_chosen(method):
+    data = TensorDataset(torch.rand(20, 3, 6, 6), torch.arange(20) % 5)
+    loader = DataLoader(data, 10, shuffle=True)  # its order is drawn from the global generator
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = torch.random.get_rng_state()
+    sparsify(model, optimizer, method, sparsity=0.5, steps=10, samples=loader)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_batches_are_shuffled_whole_and_of_equal_size():
