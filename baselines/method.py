@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
-from baselines.checkpoint import ReadSource
+from baselines.checkpoint import ReadSource, run_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.fields import typed
@@ -69,9 +69,14 @@ class Options:
         return cls(**typed(cls, values))
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the runs that must have finished before."""
+    def sources(self) -> tuple[str, ...]:
+        """What the method reads before the first step: `RUN`, `RUN@EPOCH` or a file."""
         return ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs that must have finished before: those of `sources`."""
+        return tuple(dict.fromkeys(filter(None, map(run_of, self.sources))))
 
     @property
     def unlabelled(self) -> tuple[str, ...]:
@@ -188,13 +193,18 @@ class Method(Generic[O]):
         """
         return False
 
+    @classmethod
+    def reads_gradients(cls) -> bool:
+        """Return whether the method has an `after_backward` of its own."""
+        return cls.after_backward is not Method.after_backward
+
     def needs_dense_gradients(self, step: int) -> bool:
         """Return whether a step reads gradients at masked positions.
 
         They may be zero at other steps. By default, every step of a method with an
         `after_backward` does.
         """
-        return type(self).after_backward is not Method.after_backward
+        return self.reads_gradients()
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """Act after the update of a step."""

@@ -24,6 +24,7 @@ from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.finite import all_finite
 from baselines.method import Method, Options
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
@@ -55,9 +56,8 @@ class Sparsifier:
     ) -> None:
         check_rule(rule, method)
         self.net, self.method, self.rule = net, method, rule or SignRule()
-        self.manual_begin, self.step = manual_begin, 0
-        self._begun = self._looked = self._replaced = False
-        self._knows_schedule, self._masks_seen = False, 0
+        self.manual_begin, self.step, self._masks_seen = manual_begin, 0, 0
+        self._begun = self._looked = self._replaced = self._knows_schedule = False
         self._before_update: Any = None
         self._training = f"{method.name} to sparsity {method.plan.sparsity}"
         net.storage = self.rule.storage(list(net.layers))
@@ -158,9 +158,10 @@ class Sparsifier:
     def mask_gradients(self) -> None:
         """Set gradients to zero where masked. Call it before clipping gradients by their norm.
 
-        The method sees the dense gradients before.
+        The method sees finite dense gradients before; a GradScaler leaves out the step of others.
         """
-        self.look_at_gradients()
+        if not self.method.reads_gradients() or all_finite(layer.weight.grad for layer in self.net):
+            self.look_at_gradients()
         self.net.mask_gradients()
 
     @torch.no_grad()
@@ -268,9 +269,8 @@ def sparsify(
         sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
             of the optimizer's groups, in place of what they have, which it follows.
         seed: for masks that are drawn at random.
-        samples: data for methods that need them (SNIP, GraSP, Wanda, SparseGPT, SynFlow, PHEW,
-            NPB): a DataLoader of (inputs, class labels), a function n → batches, or `Samples` with
-            a loss function.
+        samples: data for methods that need them, such as SNIP: a DataLoader of (inputs, class
+            labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.
         include: patterns of further parameters to prune, such as embeddings.
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,

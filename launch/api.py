@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
+from baselines.errors import UserError
 from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import runs_of
@@ -57,6 +58,8 @@ def run(
 
     stop_in_worker()
     machine = _machine(choices)
+    if isinstance(recipe, Run):
+        _refuse_choices(choices if method == "dense" else {"method": method, **choices})
     one = recipe if isinstance(recipe, Run) else Run.make(recipe, method, **choices)
     run_training(one, machine, report=print if progress else _silent, bar=False)
     return load_runs([machine.runs / one.name]).iloc[0]
@@ -120,6 +123,7 @@ def results(runs: str | Path = "runs", where: str | Iterable[str] = ()) -> pd.Da
 
 def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
     if not isinstance(name, str):
+        _refuse_choices(choices)
         return list(name)
     if not name:
         return runs_of(choices)
@@ -134,6 +138,12 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
         for values in itertools.product(*lists.values())
         for one in find_grid(name, **rest, **dict(zip(lists, values, strict=True)))
     ]
+
+
+def _refuse_choices(choices: dict[str, Any]) -> None:
+    """Raise UserError for choices beside whole runs, on which they would have no effect."""
+    if choices:
+        raise UserError(f"give {', '.join(sorted(choices))} to Run.make: a Run has all its fields.")
 
 
 def _machine(choices: dict[str, Any]) -> Machine:

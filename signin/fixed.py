@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from baselines.checkpoint import Checkpoint, run_of, with_epoch
+from baselines.checkpoint import Checkpoint, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.method import Method, Options, Plan
@@ -64,9 +64,8 @@ class FixedOptions(Options):
         return getattr(self, part) or self.init or RANDOM
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        sources = (self.source(part) for part in PARTS)
-        return tuple(dict.fromkeys(filter(None, (run_of(s) for s in sources if s != RANDOM))))
+    def sources(self) -> tuple[str, ...]:
+        return tuple({self.source(part): None for part in PARTS if self.source(part) != RANDOM})
 
 
 @register

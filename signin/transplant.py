@@ -47,7 +47,8 @@ def transplant_weights(
         sign = torch.where(unknown, (coins < 0.5) * 2.0 - 1.0, sign)
         reversed_ = torch.rand(sign.shape, generator=generator) < flip
         magnitude = magnitudes[name].detach().cpu().abs().float()
-        weights[name] = torch.where(reversed_, -sign, sign) * magnitude * mask.cpu()
+        weight = torch.where(reversed_, -sign, sign) * magnitude
+        weights[name] = torch.where(mask.cpu(), weight, 0.0)  # the mean of an empty layer is NaN
         drawn[name] = int(unknown.count_nonzero())
     return Transplanted(weights, drawn)
 

@@ -152,6 +152,15 @@ def test_the_status_of_a_job(tmp_path, monkeypatch, queue, state, detail, active
     assert statuses(tmp_path) == [Status("a", state, detail, "7_1", active)]
 
 
+def test_a_job_does_not_count_as_ended_where_there_is_no_squeue(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: None)
+    write_run(tmp_path / "run", slurm={"job": "7", "log": "out.log"})
+    (found,) = statuses(tmp_path)
+    assert found.state == "waiting" and "there is no squeue here" in found.detail
+    write_json(tmp_path / "run" / folder.JOB, {"job": "7", "log": "out.log", "cancelled": True})
+    assert statuses(tmp_path)[0].state == "cancelled"
+
+
 @pytest.mark.parametrize(
     "row", ["0,x", "0,1e400\n0,inf\n1,", "99999999999999999999,1", "0.5,1", "0," + "9" * 5000]
 )

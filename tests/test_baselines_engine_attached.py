@@ -168,6 +168,31 @@ def test_a_step_that_a_scaler_leaves_out_is_none(rule, fused):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("method", ["rigl", "granet", "woodfisher"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_method_does_not_see_the_gradients_of_a_step_that_is_left_out(method, fused):
+    """The masks are those of a training without that step."""
+    found = []
+    for wrong in (None, 4):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, fused=fused)
+        own = {"update_every": 2} if method == "rigl" else {}
+        sparsifier = sparsify(model, optimizer, method, sparsity=0.5, steps=20, **own)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10**6)
+        for i, (x, y) in enumerate(batches(20)):
+            for factor in (float("inf"), 1.0) if i == wrong else (1.0,):
+                scaler.scale(loss_of(model(x), y) * factor).backward()
+                scaler.unscale_(optimizer)
+                sparsifier.mask_gradients()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1e6)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+        assert sparsifier.step == 20
+        found.append(sparsifier.masks)
+    assert all(torch.equal(found[0][name], mask) for name, mask in found[1].items())
+
+
 class Own(torch.optim.SGD):
     """Steps the parameters that it was given, whatever its groups hold."""
 

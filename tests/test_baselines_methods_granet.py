@@ -92,7 +92,7 @@ def test_new_weights_start_at_zero_without_momentum(storage):
 
 
 @pytest.mark.parametrize(
-    "options", [{"initial_sparsity": 1.0}, {"updates": 0}, {"prune_until": 1.0}, {"regrowth": 0.0}]
+    "options", [{"initial_sparsity": 1.0}, {"updates": 1}, {"prune_until": 1.0}, {"regrowth": 0.0}]
 )
 def test_options_that_cannot_work_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -37,6 +38,9 @@ def test_a_run_is_a_row_of_the_results(here, capsys):
     assert "finished before" in capsys.readouterr().out
     found = results()
     assert len(found) == 1 and found.iloc[0]["result.loss"] == row["result.loss"]
+    for call in (partial(run, one), partial(run, one, "rigl"), partial(grid, [one])):
+        with pytest.raises(UserError, match=r"give (lr|lr, method) to Run.make"):
+            call(runs="runs", lr=0.2)
 
 
 def test_lists_make_a_grid(forked_workers, here):
@@ -50,7 +54,7 @@ def test_lists_make_a_grid(forked_workers, here):
     assert len(results("runs", where=["method=random", "seed=0"])) == 2
     more = grid("table3", recipe="digits", sparsity=0.8, seeds=[0], lr=[0.05, 0.1], **QUICK)
     assert len(more) == 4 and set(more["settings.lr"]) == {0.05, 0.1}
-    some = grid([Run.make("digits", "dense", epochs=1)], **QUICK)
+    some = grid([Run.make("digits", "dense", epochs=1)], threads=1, device="cpu", progress=False)
     assert some["label"].tolist() == ["dense"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from baselines.errors import UserError
@@ -50,6 +52,20 @@ def test_any_field_of_a_named_grid_can_be_set():
     assert {run.options.drop_fraction for run in runs if run.method == "rigl"} == {0.1}
     names = {run.name for run in runs}
     assert all(need in names for run in runs for need in run.needs)
+
+
+def test_what_is_set_holds_for_the_runs_that_train_learned_masks():
+    chosen = {"recipe": "digits", "epochs": 20, "seeds": (0,), "methods": ("acdc",)}
+    usual = find_grid("table1", **chosen)
+    layer = find_grid("table1", ["magnitude_kind=layer"], **chosen)
+    fixed = [run for run in layer if run.method == "fixed"]
+    assert {run.options.magnitude_kind for run in fixed} == {"layer"}
+    assert [replace(r.options, magnitude_kind="each") for r in fixed] == [
+        run.options for run in usual if run.method == "fixed"
+    ]
+    assert {r.keep_epochs for r in find_grid("table1", ["keep_epochs=5"], **chosen)} == {(5,)}
+    five = find_grid("figure5", ["keep_epochs=5"], **chosen)
+    assert {run.keep_epochs for run in five} == {(0, 2, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)}
 
 
 def test_a_yaml_grid_can_be_set_too(tmp_path):

@@ -45,6 +45,18 @@ def test_a_file_is_the_product_of_its_lists(tmp_path):
     assert {run.seed for run in read_grid(file, seeds=(7,))} == {7}
 
 
+def test_leave_out_takes_lists_and_options_of_methods(tmp_path):
+    methods = "[random, {name: rigl, drop_fraction: 0.2}, {name: rigl, drop_fraction: 0.1}]"
+    text = f"method: {methods}\nsparsity: [0.5, 0.8, 0.9]\nlr: [1e-3, 0.1]\nleave_out: "
+    out = "{method: random, sparsity: [0.5, 0.8]}, {method: {name: rigl, drop_fraction: 0.2}}"
+    runs = find_grid(str(write(tmp_path, text + f"[{out}, {{method: rigl, lr: 0.001}}]")))
+    assert Counter((run.method, run.settings.lr) for run in runs) == {
+        ("random", 0.001): 1, ("random", 0.1): 1, ("rigl", 0.1): 3,
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match="no combination has .*'sparsity': 0.7"):
+        assert len(find_grid(str(write(tmp_path, text + "[{sparsity: 0.7}]")))) == 18
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 
 import launch.config.recipes
+from analysis.folder import read_result
 from baselines.errors import UserError
+from launch.commands.calibrate import CalibrateCommand
 from launch.commands.run import parse_run
 from launch.config.grids import find_grid
 from launch.config.recipe import Recipe, SignIn
 from launch.config.recipes import RECIPES, find_recipe
 from launch.config.run import Run
 from launch.config.shell import run_command
+from launch.flags import parse
 from launch.runs.network import read_run
 from launch.training.run import run_training
 
@@ -94,6 +97,10 @@ def test_runs_have_the_name_of_the_file(write, tmp_path):
     made = Run.make("recipes/mine.yaml", "random", sign_in=True)
     given = parse_run(["--recipe", "recipes/mine.yaml", "--method", "random", "--sign-in"]).run
     assert made == given and made.recipe == "mine" and made.name.startswith("mine-random-signin")
+    default = CalibrateCommand(Run.defaults("recipes/mine.yaml", "str"))
+    flags = ["--recipe", "recipes/mine.yaml", "--sparsity", "0.8"]
+    calibrated = parse(CalibrateCommand, flags, "calibrate", default).run
+    assert calibrated.conditions == Run.make("recipes/mine.yaml", "str", sparsity=0.8).conditions
     write("grid.yaml", "recipe: [recipes/mine.yaml, digits]\nmethod: random\nlr: 0.1")
     assert {run.recipe for run in find_grid("grid.yaml")} == {"mine", "digits"}
     quick = find_grid("quick", recipe="recipes/mine.yaml", methods=["random"], seeds=(0,))
@@ -112,6 +119,9 @@ def test_a_run_is_read_back_without_its_file(write, machine, monkeypatch):
     again = read_run(machine.runs / run.name)
     assert again == run and again.name == run.name and again.title == run.name
     assert "--recipe mine.yaml" in run_command(again)
+    others = replace(machine, runs=machine.runs / "others")  # as in a worker or a job
+    result = run_training(again, others, report=lambda _: None, bar=False)
+    assert result["accuracy"] == read_result(machine.runs / run.name)["accuracy"]
     assert parse_run(shlex.split(run_command(again))[2:]).run == run  # the file is there again
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from analysis.folder import find_snapshots
 from launch.cli import main
 from launch.commands.run import parse_run
+from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.estimate import time_left
@@ -148,11 +150,49 @@ def test_a_run_that_is_needed_must_be_there(tmp_path):
     check_runs([other, Run.make("digits", "fixed", mask=f"{other.name}@final")], machine)
 
 
-def test_elsewhere_neither_devices_nor_data_are_checked(tmp_path):
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("typo.pt", "there is no file typo.pt, which is needed"),
+        ("{done}@7", "has no snapshot '7'; there are 0, 1, init and final"),
+        ("{planned}@7", "keeps no snapshot of epoch 7"),
+    ],
+)
+def test_what_a_run_starts_from_must_be_there(root, source, message):
+    (done,) = root.glob("*random*")
+    planned = Run.make("digits", "random", epochs=20)
+    source = source.format(done=done.name, planned=planned.name)
+    runs = [planned, Run.make("digits", "fixed", mask=source)]
+    for cluster in (None, Cluster()):
+        with pytest.raises(ValueError, match=message):
+            check_runs(runs, Machine(runs=root, device="cpu"), cluster)
+
+
+def test_of_a_cluster_neither_devices_nor_data_are_checked(tmp_path):
     machine = Machine(runs=tmp_path, device="cuda:7", data_dir=tmp_path)
-    check_runs([Run.make("imagefolder", "random")], machine, elsewhere=True)
-    with pytest.raises(ValueError, match="unknown model"):
-        check_runs([Run.make("imagefolder", "random", model="resnt")], machine, elsewhere=True)
+    check_runs([Run.make("imagefolder", "random")], machine, Cluster())
+    wrong = [
+        ({"model": "resnt"}, machine, Cluster(), "unknown model"),
+        ({}, machine, Cluster(gpus=2), "device 'cuda:7' with 2 ranks"),
+        ({}, Machine(runs=tmp_path, device="gpu"), Cluster(), "device must be auto, cpu, cuda"),
+        ({}, Machine(runs=tmp_path), Cluster(gpus=3), "does not divide over 3 ranks"),
+    ]
+    for fields, where, cluster, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            check_runs([Run.make("imagefolder", "random", **fields)], where, cluster)
+
+
+def test_data_that_leave_no_batch_or_cannot_be_augmented_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = np.random.rand(100, 8).astype(np.float32), np.arange(100) % 2
+    np.savez("x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    for fields, message in (
+        ({"flip": True}, "crop_padding and flip cannot augment them"),
+        ({"validation": 0.5}, "batch_size 64 is above the 50 training examples"),
+    ):
+        run = Run.make("digits", "random", data="x.npz", model="mlp", batch_size=64, **fields)
+        with pytest.raises(ValueError, match=message):
+            check_runs([run], Machine(runs=tmp_path, device="cpu"))
 
 
 def test_a_run_that_another_process_has_begun_meanwhile_is_resumed(machine, monkeypatch):

@@ -19,6 +19,7 @@ choose links that exist already, and so have less).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,8 +63,8 @@ class ChtsOptions(Options):
             update_until=self.update_until,
         )
         require(self.updates >= 0, f"updates must not be negative, not {self.updates}.")
-        powers = min(self.start_power, self.end_power)
-        require(powers >= 0, "start_power and end_power must not be negative.")
+        powers = 0 <= self.start_power < math.inf and 0 <= self.end_power < math.inf
+        require(powers, "start_power and end_power must not be negative, nor infinite.")
 
 
 @register

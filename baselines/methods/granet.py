@@ -53,10 +53,8 @@ class RegrowthOptions(Options):
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
-        require(
-            LAST_REGROWTH <= self.regrowth <= 1,
-            f"regrowth must be in [{LAST_REGROWTH}, 1], not {self.regrowth}.",
-        )
+        allowed = LAST_REGROWTH <= self.regrowth <= 1
+        require(allowed, f"regrowth must be in [{LAST_REGROWTH}, 1], not {self.regrowth}.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class GraNetOptions(RegrowthOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.updates >= 2, f"updates must be at least 2, not {self.updates}.")
         check_initial_sparsity(self.initial_sparsity)
         require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
 

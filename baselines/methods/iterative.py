@@ -13,6 +13,7 @@ With `interpolate_norms`, LRR trains as AWS does ("Find A Winning Sign", Oh et a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -45,7 +46,8 @@ class LevelOptions(Options):
 
     def __post_init__(self) -> None:
         require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
-        require(self.level_length > 0, f"level_length must be positive, not {self.level_length}.")
+        length = self.level_length
+        require(0 < length < math.inf, f"level_length must be positive, not {length}.")
         require(self.cycles >= 1, f"cycles must be positive, not {self.cycles}.")
         check_initial_sparsity(self.initial_sparsity)
 

@@ -87,7 +87,10 @@ class Mest(Method[MestOptions]):
             counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
             changes = {name: int(k * self.mutation(step)) for name, k in counts.items()}
             drops = {name: 0 if self.options.soft_bound else n for name, n in changes.items()}
-            kept = {name: self.kept(net, name, k - drops[name]) for name, k in counts.items()}
+            kept = {
+                name: self.kept(net, name, mask, counts[name] - drops[name])
+                for name, mask in net.masks.items()
+            }
             net.set_masks(kept)
             net.set_masks(
                 {name: self.grown(m, changes[name], name, step) for name, m in kept.items()}
@@ -105,12 +108,12 @@ class Mest(Method[MestOptions]):
         halved = step >= HALVED * self.plan.steps
         return self.options.mutation / 2 if halved else self.options.mutation
 
-    def kept(self, net: SparseModel, name: str, count: int) -> Tensor:
+    def kept(self, net: SparseModel, name: str, mask: Tensor, count: int) -> Tensor:
         """Return a mask of a layer's active weights with the largest scores."""
         scores = net.weights[name].detach().abs()
         if name in self.gradients:
             scores = scores + self.options.gradient_weight * self.gradients[name]
-        return top_k_mask(scores.masked_fill(~net.masks[name], -1.0), count)
+        return top_k_mask(scores.masked_fill(~mask, -1.0), count)
 
     def grown(self, mask: Tensor, count: int, name: str, step: int) -> Tensor:
         """Return a mask with up to `count` more ones, drawn at random, equal on all ranks."""

@@ -46,7 +46,7 @@ class NpbOptions(Options):
     """Largest number of weights in a kernel."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.node_weight <= 1 or self.kernel_weight < 0:
+        if not 0 <= self.node_weight <= 1 or not self.kernel_weight >= 0:
             raise UserError("node_weight must be in [0, 1], kernel_weight not negative.")
         if self.max_kernel < 1:
             raise UserError(f"max_kernel must be positive, not {self.max_kernel}.")

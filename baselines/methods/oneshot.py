@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from baselines.checkpoint import entries_of, run_of, with_epoch
+from baselines.checkpoint import entries_of, with_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options
@@ -33,9 +33,8 @@ class PretrainedOptions(Options):
         object.__setattr__(self, "init_from", with_epoch(self.init_from))
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        run = run_of(self.init_from)
-        return (run,) if run else ()
+    def sources(self) -> tuple[str, ...]:
+        return (self.init_from,) if self.init_from else ()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ With a constant fan-in, a layer's number of weights is a multiple of its number 
 initial fan-ins are chosen such that the network has the requested sparsity up to half the neurons
 of the last layer. From then on each layer has its own budget, met up to half its neurons.
 
-Differs from the official code: the neurons of the last layer, the classes, are never ablated, and a
-layer keeps enough neurons for its weights; the weights that the model was initialised with are
-scaled by √(dense fan-in / k), and not drawn anew.
+The neurons of the last layer, the classes, are never ablated, and a layer keeps enough neurons for
+its weights. Differs from the official code: gradients of weights that are kept do not make others
+less salient, as in the paper's text; a weight that RigL drops does not stay because a neuron was
+ablated; budgets are rounded to the nearest number, not down; the weights that the model was
+initialised with are scaled by √(dense fan-in / k), and not drawn anew.
 """
 
 from __future__ import annotations
@@ -81,9 +83,9 @@ class SRigL(GradientGrowth[SRigLOptions]):
         """Choose the neurons, and give them their strongest weights and candidates."""
         fraction = self.drop_fraction(step)
         *_, last = net.layers
-        masks = {}
+        masks = net.masks
         for layer in net:
-            mask, k = net.masks[layer.name], self.fan_ins[layer.name]
+            mask, k = masks[layer.name], self.fan_ins[layer.name]
             ranks = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
             alive = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
             if self.options.ablation and layer.name != last:
@@ -143,5 +145,6 @@ def top_of_rows(ranks: Tensor, alive: Tensor, fan_in: int) -> Tensor:
     """Return a mask of the highest scores, equally many in each neuron that is alive."""
     rows = ranks.flatten(1)
     mask = torch.zeros_like(rows, dtype=torch.bool)
-    mask.scatter_(1, rows.topk(min(fan_in, rows.shape[1])).indices, True)
+    order = rows.sort(dim=1, descending=True, stable=True).indices
+    mask.scatter_(1, order[:, :fan_in], True)
     return (mask & alive.unsqueeze(1)).view(ranks.shape)

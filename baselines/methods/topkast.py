@@ -17,6 +17,7 @@ There is no official code.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ class TopKastOptions(Options):
 
     def __post_init__(self) -> None:
         multiple, decay = self.superset, self.exploration
-        require(multiple >= 1, f"superset must be at least 1, not {multiple}.")
+        require(1 <= multiple < math.inf, f"superset must be at least 1, not {multiple}.")
         require(decay >= 0, f"exploration must not be negative, not {decay}.")
 
 

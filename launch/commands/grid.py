@@ -100,7 +100,7 @@ def command(args: list[str]) -> int:
         return preview(runs, given.machine)
     if given.resubmit:
         return resubmit_runs(given.machine.runs, {run.name for run in runs})
-    check_runs(runs, given.machine, elsewhere=given.executor == "slurm")
+    check_runs(runs, given.machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)

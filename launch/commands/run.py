@@ -40,7 +40,7 @@ def command(args: list[str]) -> int:
     if given.executor == "slurm":
         from launch.training.check import check_runs
 
-        check_runs([given.run], given.machine, elsewhere=True)
+        check_runs([given.run], given.machine, given.cluster)
         return submit_runs([given.run], given.machine, given.cluster)
     return train(given.run, given.machine)
 
@@ -60,8 +60,7 @@ def parse_run(args: list[str]) -> RunCommand:
     default = RunCommand(Run.defaults(recipe[-1], method[-1]))
     given = parse(RunCommand, args, "signbench run", default)
     add_calibrations(given.machine.runs)
-    named = replace(given.run, recipe=default.run.recipe)  # a file's name is no path
-    run = named.calibrated()
+    run = given.run.calibrated()
     require_constants([run])
     return replace(given, run=run)
 

@@ -118,7 +118,7 @@ def retry(names: list[str], flags: list[str]) -> int:
     left = [status.name for status in found if status.state not in (*ACTIVE, DONE)]
     runs = in_order(read_run(machine.runs / name) for name in left)
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
-    check_runs(runs, machine, elsewhere=given.executor == "slurm")
+    check_runs(runs, machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, machine, given.cluster)
     failed = [o for o in run_all(runs, machine, given.slots) if o.result is None]

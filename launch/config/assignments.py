@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
+from launch.config.fields import differences
 from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
 from signin import HAM, SignIn
@@ -54,13 +55,26 @@ def is_field(name: str) -> bool:
     return name in _hints()
 
 
-def check_options(runs: list[Run], options: Iterable[str]) -> list[Run]:
-    """Return the runs. Raises UserError if none of their methods has one of the options."""
+def apply_options(runs: Iterable[Run], chosen: Mapping[str, Any]) -> list[Run]:
+    """Return the runs with those of the options that their methods have and the grid left open.
+
+    Raises:
+        UserError: none of the methods has one of the options.
+    """
+    runs = list(runs)
     known = {spec.name for run in runs for spec in dataclasses.fields(run.options)}
-    for key in options:
-        if key not in known:
-            raise unknown("field", key, known | _hints().keys())
-    return runs
+    for key in chosen.keys() - known:
+        raise unknown("field", key, known | _hints().keys())
+    return [_with_options(run, chosen) for run in runs]
+
+
+def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
+    decided = differences(run.options)
+    has = {spec.name for spec in dataclasses.fields(run.options)} - decided.keys()
+    left = {key: value for key, value in chosen.items() if key in has}
+    if not left:
+        return run
+    return dataclasses.replace(run, options=type(run.options).make(**decided, **left))
 
 
 def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:

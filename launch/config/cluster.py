@@ -55,6 +55,11 @@ class Cluster:
                 raise UserError(f"--slurm takes key=value, not {pair!r}.")
 
     @property
+    def tasks(self) -> int:
+        """Processes per node of each run."""
+        return self.gpus or self.processes or 1
+
+    @property
     def minutes(self) -> int:
         """The time limit in minutes.
 

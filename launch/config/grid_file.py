@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def read_grid(path: Path, **choices: Any) -> list[Run]:
         add: [{method: dense, seed: 0}]
 
     Keys are fields of runs, recipes, Sign-In and methods. `leave_out` drops the combinations that
-    have all of the values of one of its entries; `add` lists further products, in which the
-    file's other values hold unless an entry replaces them.
+    have all of the values of one of its entries (of a list, one value); `add` lists further
+    products, in which the file's other values hold unless an entry replaces them.
 
     Args:
         choices: values from the command line, which replace the file's.
@@ -71,11 +72,30 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     known = {key for values in combinations for key in values}
     for key in {key for out in without for key in out} - known:
         raise unknown("key of leave_out", str(key), known)
-    return [
-        run_of(values)
-        for values in combinations
-        if not any(all(values.get(k) == v for k, v in out.items()) for out in without)
-    ]
+    dropped = set[int]()
+    for out in (values for entry in without for values in _product(entry)):
+        matches = _matches(combinations, out)
+        if not matches:
+            warnings.warn(f"leave_out: no combination has {out}", stacklevel=2)
+        dropped |= matches
+    return [run_of(values) for i, values in enumerate(combinations) if i not in dropped]
+
+
+def _matches(combinations: list[dict[str, Any]], wanted: dict[str, Any]) -> set[int]:
+    """Return the numbers of the combinations that have all of the wanted values."""
+    return {
+        i
+        for i, values in enumerate(combinations)
+        if all(key in values and _same(values[key], value) for key, value in wanted.items())
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether values are equal. YAML reads 1e-3 as a text."""
+    try:
+        return one == other or float(one) == float(other)
+    except (TypeError, ValueError):
+        return False
 
 
 def run_of(values: dict[str, Any]) -> Run:

@@ -69,8 +69,8 @@ def learner(recipe: str | None, method: str, seed: int, **choices: Any) -> Run:
 def keeping_tenths(run: Run) -> Run:
     """Return the run with a snapshot every tenth of the epochs, at which sharpness is measured."""
     epochs = run.epochs
-    tenths = sorted({round(i * epochs / 10) for i in range(11)})
-    return replace(run, keep_epochs=tuple(tenths))
+    tenths = {round(i * epochs / 10) for i in range(11)}
+    return replace(run, keep_epochs=tuple(sorted({*run.keep_epochs, *tenths})))
 
 
 def from_mask_of(base: Run, sign_in: bool = False, **options: Any) -> Run:
@@ -84,5 +84,6 @@ def from_mask_of(base: Run, sign_in: bool = False, **options: Any) -> Run:
         sign_in=sign_in,
         seed=base.seed + OTHER_SEED,
         exclude=base.exclude,
+        keep_epochs=base.keep_epochs,
     )
     return replace(run, settings=base.settings)

@@ -54,6 +54,7 @@ class Run:
     """Keep snapshots after these epochs, besides 0, a tenth, three tenths and the last."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", recipe_name(self.recipe))  # a file's is not its path
         check_sparsity(self.sparsity)
         if self.sparsity and not find_method(self.method).is_sparse:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
@@ -92,7 +93,7 @@ class Run:
         own = field_names(cls) - {"options", "settings"}
         for key in choices.keys() - own:
             raise unknown("field", key, own | field_names(options) | setting_names(settings))
-        return cls(recipe_name(recipe), method, options, settings, **typed(cls, choices))
+        return cls(recipe, method, options, settings, **typed(cls, choices))
 
     def calibrated(self) -> Run:
         """Return the run with the constants of STR that reach its sparsity, if they are known."""
@@ -156,6 +157,11 @@ class Run:
         They are the paper's epochs 10, which it calls the end of warm-up, and 30 of 100.
         """
         return max(1, round(0.1 * self.epochs)), max(1, round(0.3 * self.epochs))
+
+    @property
+    def kept_epochs(self) -> set[int]:
+        """The epochs after which snapshots are kept."""
+        return {0, *self.early_epochs, self.epochs, *self.keep_epochs}
 
     @property
     def factorised(self) -> bool:

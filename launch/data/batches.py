@@ -65,6 +65,12 @@ class Contents:
     examples: int | None = None
 
 
+def check_ranks(batch_size: int, ranks: int) -> None:
+    """Raise UserError if a batch cannot be divided equally over the ranks."""
+    if batch_size % ranks:
+        raise UserError(f"batch_size {batch_size} does not divide over {ranks} ranks.")
+
+
 def check_batch_size(batch_size: int, examples: int) -> None:
     """Raise UserError if a training split has no complete batch."""
     if examples < batch_size:

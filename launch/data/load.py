@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.arrays import Tensors, is_images
-from launch.data.batches import Contents, Data, check_batch_size
+from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.images import class_names, find_folder, test_folder
 from launch.data.items import Items, read_labels, without_augmentation
 from launch.data.resident import load_resident
@@ -37,8 +37,7 @@ def load_data(
         UserError: missing or empty folders, classes without images, unreadable images, or a
             training set smaller than one batch.
     """
-    if recipe.batch_size % share.world:
-        raise UserError(f"batch_size {recipe.batch_size} does not divide over {share.world} ranks.")
+    check_ranks(recipe.batch_size, share.world)
     if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
@@ -55,7 +54,7 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
     """Return what a recipe's data are. The files of an image folder are not read.
 
     Raises:
-        UserError: missing folders or files, or unknown classes.
+        UserError: missing folders or files, unknown classes, or augmentation of what are no images.
     """
     if is_folder(recipe.data):
         folder = find_folder(recipe.data, root)
@@ -64,8 +63,11 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
         return Contents(len(names), Inputs.image(3, recipe.image_size))
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     train: Any = splits.train
-    examples = len(train if isinstance(train, Dataset) else train[1])  # type: ignore[arg-type]
-    return Contents(splits.classes, splits.inputs, examples)
+    if isinstance(train, Dataset):
+        return Contents(splits.classes, splits.inputs, len(train))  # type: ignore[arg-type]
+    if not is_images(train[0]):
+        _check_augmentation(recipe)
+    return Contents(splits.classes, splits.inputs, len(train[1]))
 
 
 def _load_tensors(

@@ -45,10 +45,10 @@ class Resident:
         self.skipped = 0  # all images were read before
         self._pixels = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(labels).long().to(device)
-        self._size = images.shape[1]
+        self._height, self._width = images.shape[1:3]
         self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
         self._padding, self._flip, self._shuffle = padding, flip, shuffle
-        self._normalise = Normalise(mean.to(device), std.to(device), self._size)
+        self._normalise = Normalise(mean.to(device), std.to(device), self._width)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._labels), self._batch_size)
@@ -76,9 +76,10 @@ class Resident:
         pixels = self._pixels
         if self._padding or self._flip:
             _, height, width, channels = pixels.shape
-            along = torch.arange(self._size, device=index.device)
-            rows = corner[:, :1] + along
-            columns = corner[:, 1:] + torch.where(mirror[:, None], self._size - 1 - along, along)
+            down = torch.arange(self._height, device=index.device)
+            along = torch.arange(self._width, device=index.device)
+            rows = corner[:, :1] + down
+            columns = corner[:, 1:] + torch.where(mirror[:, None], self._width - 1 - along, along)
             at = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
             images = pixels.view(-1, channels).index_select(0, at.flatten())
             images = images.view(*at.shape, channels)

@@ -15,13 +15,15 @@ from launch.runs.files import write_json
 
 
 def list_jobs() -> dict[str, tuple[str, str]]:
-    """Return state and reason of this user's jobs by id, with one call of squeue.
+    """Return state and reason of all users' jobs by id, with one call of squeue.
+
+    Users may share a folder of runs.
 
     Raises:
         UserError: squeue fails.
     """
     fields = "--format=%i %T %r"
-    lines = _output("squeue", "--noheader", "--array", "--me", fields).splitlines()
+    lines = _output("squeue", "--noheader", "--array", fields).splitlines()
     parts = [line.split(maxsplit=2) for line in lines if line.strip()]
     return {job: (state, "".join(reason)) for job, state, *reason in parts}
 

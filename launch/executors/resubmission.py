@@ -12,6 +12,7 @@ from analysis.contents import JobRecord
 from analysis.folder import JOB, is_finished, list_runs, read_job
 from baselines.errors import UserError
 from launch.config.cluster import Cluster
+from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.queue import list_jobs
@@ -38,7 +39,7 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
         UserError: Slurm is not installed, or refuses the jobs.
     """
     queued = list_jobs()
-    groups: dict[Settings, list[Run]] = {}
+    settings_of: dict[Run, Settings] = {}
     for folder in list_runs(root, (JOB,)):
         if names is not None and folder.name not in names:
             continue
@@ -50,10 +51,15 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
                 continue
             settings = _settings(record, root)
             import_plugins(settings[0].imports)
-            groups.setdefault(settings, []).append(_run(folder))
+            settings_of[_run(folder)] = settings
         except UserError as error:
             warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
-    return [job for settings, runs in groups.items() for job in submit(runs, *settings)]
+    submitted: list[tuple[Run, str]] = []
+    for stage in stages(settings_of):  # a job can depend on those that are in the queue
+        for settings in dict.fromkeys(settings_of[run] for run in stage):
+            group = [run for run in stage if settings_of[run] == settings]
+            submitted += submit(group, *settings)
+    return submitted
 
 
 def _run(folder: Path) -> Run:

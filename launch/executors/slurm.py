@@ -89,7 +89,7 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
     chosen: dict[str, Any] = {
         "name": "signbench",
         "nodes": cluster.nodes,
-        "tasks_per_node": cluster.gpus or cluster.processes or 1,
+        "tasks_per_node": cluster.tasks,
         "cpus_per_task": cluster.cpus,
         "timeout_min": cluster.minutes,
         "slurm_signal_delay_s": min(120, 6 * cluster.minutes),
@@ -143,7 +143,8 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
         code = copy_code(folder, own_modules(runs, machine))
         queued = list_jobs()
-        jobs = {run.name: job_of(machine.runs / run.name) for run in runs}
+        concerned = {name for run in runs for name in (run.name, *run.needs)}
+        jobs = {name: job_of(machine.runs / name) for name in concerned}
         active = {name: job for name, job in jobs.items() if job in queued}
         todo = [
             run

@@ -51,17 +51,22 @@ def statuses(root: Path) -> list[Status]:
     """Return the states of all runs in a folder, in the order of `STATES`."""
     folders = list_runs(root, (CONFIG, JOB)) if root.is_dir() else []
     submitted = any(os.path.exists(folder / JOB) for folder in folders)
-    jobs = list_jobs() if submitted and shutil.which("squeue") else {}
+    jobs = list_jobs() if submitted and shutil.which("squeue") else None
     found = [_status(folder, jobs) for folder in folders]
     return sorted(found, key=lambda s: (STATES.index(s.state), s.name))
 
 
-def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
+def _status(folder: Path, jobs: dict[str, tuple[str, str]] | None) -> Status:
+    """Return the state of a run.
+
+    Args:
+        jobs: Slurm's queue; None if it is not known here.
+    """
     record, in_queue = None, None
     try:
         record = read_job(folder)
-        in_queue = jobs.get(record["job"]) if record else None
-        state, detail = _state(folder, record, in_queue)
+        in_queue = jobs.get(record["job"]) if record and jobs else None
+        state, detail = _state(folder, record, in_queue, is_known=jobs is not None)
     except BrokenFile as error:
         state, detail = "broken", str(error)
     except Exception as error:  # a folder from elsewhere can hold anything
@@ -71,12 +76,13 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]]) -> Status:
 
 
 def _state(
-    folder: Path, record: JobRecord | None, in_queue: tuple[str, str] | None
+    folder: Path, record: JobRecord | None, in_queue: tuple[str, str] | None, is_known: bool
 ) -> tuple[str, str]:
     """Return a run's state and its details.
 
     Args:
         in_queue: state and reason of its job, if that is in the queue.
+        is_known: whether the queue is known.
     """
     if (result := read_result(folder)) is not None:
         took = f", {duration(result['seconds'])}" if "seconds" in result else ""
@@ -89,6 +95,8 @@ def _state(
         return "failed", failure["reason"]
     if record and record.get("cancelled"):
         return "cancelled", f"{_progress(folder)}; it resumes from there when resubmitted"
+    if record and not is_known:
+        return "waiting", f"job {record['job']}, as far as is known: there is no squeue here"
     if record:
         return "failed", f"job {record['job']} exited without a result: see {record['log']}"
     return "stopped", f"{_progress(folder)}; the same command resumes from there"

@@ -19,7 +19,7 @@ from baselines.sign_rule import SignRule, factors_of
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
-from launch.config.recipes import find_recipe
+from launch.config.recipes import known_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
@@ -72,7 +72,8 @@ def check_image_size(run: Run, inputs: Inputs) -> None:
     """
     data, size = run.settings.data, run.settings.image_size
     gets_size = ":" in data  # a user's function, or Hugging Face images, which are resized
-    if gets_size or size == find_recipe(run.recipe).image_size or not inputs.is_image:
+    recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
+    if recipe is None or gets_size or size == recipe.image_size or not inputs.is_image:
         return
     _, height, width = inputs.shape
     if (height, width) != (size, size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,28 +11,32 @@ from typing import Any, TypeVar
 import torch
 
 from analysis.folder import is_finished
+from baselines.checkpoint import run_of
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
+from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data import Contents, describe_data
-from launch.data.batches import check_batch_size
+from launch.data.batches import check_batch_size, check_ranks
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
+from launch.runs.snapshots import find_source
 from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
 from launch.training.build import build_method, build_sign_rule, check_image_size
 
+MOST_GPUS = 1024  # of a machine that is not known
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def check_runs(runs: Sequence[Run], machine: Machine, elsewhere: bool = False) -> None:
+def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = None) -> None:
     """Check all that can be checked of runs that have not finished. Make the folder for them.
 
     Args:
-        elsewhere: whether they are trained on another machine. Its devices are not checked, and
-            data that are not here are not an error.
+        cluster: what the runs ask of Slurm; None if they are trained here. The cluster's devices
+            are not known, and data that are not here are not an error.
 
     Raises:
         UserError: at least one run cannot be trained; the message has every reason.
@@ -41,13 +45,16 @@ def check_runs(runs: Sequence[Run], machine: Machine, elsewhere: bool = False) -
     if not todo:
         return
     check_tracker(machine.tracker)
-    device = None if elsewhere else choose_device(machine.device, torch.cuda.device_count())
-    check = _checker(machine, {run.name for run in runs}, elsewhere)
+    ranks = cluster.nodes * cluster.tasks if cluster else 1
+    gpus = MOST_GPUS if cluster else torch.cuda.device_count()
+    device = choose_device(machine.device, gpus, world=ranks)
+    check = _checker(machine, {run.name: run for run in runs}, cluster is not None)
     problems: dict[str, int] = {}
     for run in todo:
         try:
             if machine.sparse_kernels != "none":
-                check_products(run.settings.precision, device)
+                check_products(run.settings.precision, None if cluster else device)
+            check_ranks(run.settings.batch_size, ranks)
             check(run)
         except UserError as error:
             problems[str(error)] = problems.get(str(error), 0) + 1
@@ -57,8 +64,8 @@ def check_runs(runs: Sequence[Run], machine: Machine, elsewhere: bool = False) -
     _make_folder(machine.runs)
 
 
-def _checker(machine: Machine, names: set[str], elsewhere: bool) -> Callable[[Run], None]:
-    """Return a function that checks a run, and looks at equal data and models once."""
+def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Callable[[Run], None]:
+    """Return a function that checks one of the runs, and looks at equal data and models once."""
 
     @_once
     def contents(data: Recipe) -> Contents | None:
@@ -80,16 +87,39 @@ def _checker(machine: Machine, names: set[str], elsewhere: bool) -> Callable[[Ru
         if found is not None:
             check_image_size(run, found.inputs)
             model(recipe.model, found, run.exclude)
-            if found.examples is not None:
-                check_batch_size(recipe.batch_size, found.examples)
-        examples = (found.examples if found else None) or recipe.batch_size
+        examples = (found.examples if found else None) or 0
+        examples -= round(recipe.validation * examples)
+        if examples:
+            check_batch_size(recipe.batch_size, examples)
+        examples = max(examples, recipe.batch_size)
         build_sign_rule(run, build_method(run, examples // recipe.batch_size, machine.runs))
-        for name in run.needs:
-            is_there = (machine.runs / name).is_dir() or Path(name).is_file()
-            if name not in names and not is_there:
-                raise UserError(f"there is no run {name} in {machine.runs}, which is needed.")
+        for source in run.options.sources:
+            base = runs.get(run_of(source))
+            if base is None:
+                _check_source(source, machine.runs, elsewhere)
+            else:
+                _check_kept(base, source)
 
     return check
+
+
+def _check_kept(base: Run, source: str) -> None:
+    """Raise UserError if a run that is trained first will not keep the snapshot of a source."""
+    epoch = source.rpartition("@")[2]
+    if epoch.isdecimal() and int(epoch) not in base.kept_epochs:
+        raise UserError(f"{base.name} keeps no snapshot of epoch {epoch}: add keep_epochs.")
+
+
+def _check_source(source: str, runs: Path, elsewhere: bool) -> None:
+    """Raise UserError if a run, snapshot or file that a run starts from is not there."""
+    name = run_of(source)
+    if name and not (runs / name).is_dir() and not Path(name).is_file():
+        raise UserError(f"there is no run {name} in {runs}, which is needed.")
+    if name and elsewhere and not is_finished(runs / name):
+        return  # it may be in the queue
+    path, _ = find_source(source, runs)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}, which is needed.")
 
 
 def _once(function: F) -> F:
@@ -113,7 +143,12 @@ def _once(function: F) -> F:
 
 def _data_of(recipe: Recipe) -> Recipe:
     """Return a recipe that differs from others only if its data do."""
-    return Recipe(data=recipe.data, image_size=recipe.image_size)
+    return Recipe(
+        data=recipe.data,
+        image_size=recipe.image_size,
+        crop_padding=recipe.crop_padding,
+        flip=recipe.flip,
+    )
 
 
 def _abstract_model(name: str, found: Contents) -> torch.nn.Module:

@@ -214,7 +214,7 @@ class Training:
     @property
     def _kept_epochs(self) -> set[int]:
         """The epochs after which snapshots are kept."""
-        return {0, *self.run.early_epochs, self.loop.epochs, *self.run.keep_epochs}
+        return self.run.kept_epochs | {self.loop.epochs}
 
     def _keep_rows(self, epoch: int) -> None:
         """Write snapshot and rows.
