@@ -14,15 +14,20 @@ from dataclasses import replace
 
 import psutil
 import pytest
+import torch
 from in_process import forked
 from test_launch_train import train
 
 import launch.executors.local
 import launch.executors.worker
+import launch.training.run
+from baselines.errors import UserError
 from launch.cli import main
 from launch.config.run import Run
 from launch.executors.local import run_all
 from launch.runs.folder import RunFolder
+
+WORK = launch.executors.worker.work
 
 
 def note(machine, text):
@@ -182,6 +187,21 @@ def test_a_run_that_dies_after_it_went_on_is_given_up(stood_in, monkeypatch):
     monkeypatch.setattr(launch.executors.worker, "work", dies)
     (outcome,) = run_all(seeds(9), stood_in, slots=1)
     assert "process died 3 times" in outcome.error and len(log(stood_in)) == 3
+
+
+@pytest.mark.parametrize("uses_gpu", [False, True])
+def test_a_run_that_may_have_lost_the_gpu_ends_its_worker(stood_in, monkeypatch, uses_gpu):
+    def fails(run, machine, report=None, bar=None):
+        note(machine, f"+ {os.getpid()}")
+        raise UserError("wrong") if run.seed == 5 else RuntimeError("CUDA error: assert triggered")
+
+    monkeypatch.setattr(launch.executors.worker, "work", WORK)
+    monkeypatch.setattr(launch.training.run, "run_training", fails)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: uses_gpu)
+    outcomes = run_all(seeds(5, 6, 7), stood_in, slots=1)
+    assert ["wrong" in o.error or "assert triggered" in o.error for o in outcomes] == [True] * 3
+    first, second, third = (words[-1] for words in log(stood_in))
+    assert first == second and (second == third) is not uses_gpu
 
 
 def test_workers_may_have_workers_that_read_images(forked_workers, image_folder, machine):

@@ -21,6 +21,7 @@ from slurm_cluster import wait_until
 from test_launch_train import train
 
 from analysis.folder import LAST_STATE, PREVIOUS_STATE, read_result
+from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
@@ -117,7 +118,13 @@ def test_a_dry_run_prints_the_scripts_and_writes_nothing(monkeypatch, tmp_path, 
 
 
 def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine):
-    job = Job(digits(), machine)
+    job = Job(digits(), machine, minutes=60)
+    job.began = time.monotonic()
+    assert job.checkpoint().function == job
+    job.began -= 55 * 60  # it has used its time
+    with pytest.raises(UserError, match="no epoch ended in the time limit of 60 minutes"):
+        job.checkpoint()
+    job.before = -1  # an epoch has ended since
     assert job.checkpoint().function == job
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from analysis.contents import Result
-from analysis.folder import FAILURE, JOB
+from analysis.folder import FAILURE, JOB, read_epochs
 from baselines.errors import UserError
 from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
@@ -34,21 +35,30 @@ from launch.runs.files import make_folder, remove_file, write_json
 from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 
+NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """Training of one run as a job. A job that is told to stop asks to be requeued."""
+    """Training of one run as a job. A job that is told to stop asks to be requeued.
+
+    Args:
+        minutes: time limit of the job.
+    """
 
     run: Run
     machine: Machine
+    minutes: int
+    began: float = field(default=0.0, init=False, compare=False)
+    before: int = field(default=0, init=False, compare=False)  # epochs that had ended then
 
     def __call__(self) -> Result:
         import submitit
 
         from launch.training.run import run_training
 
+        self.began, self.before = time.monotonic(), self._epochs()
         import_plugins(self.machine.imports)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -59,10 +69,23 @@ class Job:
         return run_training(self.run, self.machine, bar=False, patience=PATIENCE)
 
     def checkpoint(self) -> Any:
-        """Return the same job. Nothing is saved: the last epoch's state is in the run's folder."""
+        """Return the same job. Nothing is saved: the last epoch's state is in the run's folder.
+
+        Raises:
+            UserError: the time limit is shorter than an epoch. The run has then failed.
+        """
         import submitit
 
+        seconds = time.monotonic() - self.began
+        if seconds > NEARLY * 60 * self.minutes and self._epochs() == self.before:
+            raise UserError(
+                f"no epoch ended in the time limit of {self.minutes} minutes: give a longer one "
+                "with --timeout."
+            )
         return submitit.helpers.DelayedSubmission(self)
+
+    def _epochs(self) -> int:
+        return len(read_epochs(self.machine.runs / self.run.name))
 
 
 def master_port(job: str, restarts: str) -> int:
@@ -189,7 +212,7 @@ def _submit_array(
         write_config(machine.runs / run.name, run, starts=False)
     try:
         with _outside_of_jobs():
-            jobs = executor.submit_array([Job(run, machine) for run in runs])
+            jobs = executor.submit_array([Job(run, machine, cluster.minutes) for run in runs])
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     for run, job in zip(runs, jobs, strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from analysis.contents import Result
+from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.console import show_warnings_on_one_line
@@ -35,7 +36,14 @@ def serve(pipe: Connection, machine: Machine, main: MainModule | None = None) ->
             return
         if run is None:
             return
-        pipe.send(work(run, machine, pipe.send))
+        found = work(run, machine, pipe.send)
+        pipe.send(found)
+        if isinstance(found, GpuLost):
+            return  # another worker takes the next run
+
+
+class GpuLost(RuntimeError):
+    """The error of a run after which this process may be unable to use its GPU."""
 
 
 def work(run: Run, machine: Machine, report: Callable[[str], None]) -> Result | Exception:
@@ -48,7 +56,20 @@ def work(run: Run, machine: Machine, report: Callable[[str], None]) -> Result | 
     except Busy as busy:
         return busy
     except Exception as error:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        kind = GpuLost if _loses_gpu(error) else RuntimeError
+        return kind(f"{type(error).__name__}: {error}")
+
+
+def _loses_gpu(error: Exception) -> bool:
+    """Return whether an error may be one of the GPU, which then fails for all that follows."""
+    import torch
+
+    from launch.training.collapse import Collapsed
+    from launch.training.loop import Diverged
+
+    harmless = (UserError, Diverged, Collapsed, torch.OutOfMemoryError)
+    uses_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return uses_gpu and not isinstance(error, harmless)
 
 
 def _end_with_parent() -> None:
