@@ -167,7 +167,7 @@ def test_fashion_mnist_is_alike_from_torchvision_and_from_debian(tmp_path, monke
     monkeypatch.setattr(launch.data.sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     write_fashion_mnist(tmp_path / "FashionMNIST" / "raw")
     data = load(recipe, tmp_path)
-    launch.data.sources.read_splits.cache_clear()
+    launch.data.sources._read_splits.cache_clear()
     write_fashion_mnist(tmp_path / "debian", suffix=".gz")
     debian = load(recipe, tmp_path / "elsewhere")
     assert (len(data.train), len(data.test), data.classes, data.inputs.shape[0]) == (2, 1, 10, 1)
@@ -220,7 +220,7 @@ def test_small_images_are_decoded_once(image_folder, tmp_path, monkeypatch):
     recipe, root = small(image_folder, image_size=16), tmp_path / "cache"
 
     def batch():
-        launch.data.sources.read_splits.cache_clear()
+        launch.data.sources._read_splits.cache_clear()
         return next(load(recipe, root).train.epoch(0))[0]
 
     read = []

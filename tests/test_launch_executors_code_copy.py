@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import launch.executors.code_copy
 import launch.runs.provenance
+from analysis.folder import read_json
 from launch.config.cluster import Cluster
 from launch.executors.code_copy import copy_code
 from launch.executors.slurm import parameters
@@ -57,7 +60,20 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     Path("own_package").mkdir()
     for name in ("__init__.py", "part.py", "other.py"):
         (Path("own_package") / name).write_text("")
+    Path("own_helper.py").write_text("")
+    monkeypatch.setitem(sys.modules, "own_helper", importlib.import_module("own_helper"))
     code = copy_code(tmp_path / "slurm", ("own_module", "own_package.part", "numpy"))
     names = {path.name for path in code.iterdir()}
-    assert {"own_module.py", "own_package", "launch"} <= names and "numpy" not in names
+    assert {"own_module.py", "own_package", "own_helper.py", "launch"} <= names
+    assert "numpy" not in names
     assert len(list((code / "own_package").iterdir())) == 3
+
+
+def test_a_copy_records_the_revision_of_its_submission(tmp_path, monkeypatch):
+    codes = []
+    for revision in ("before", "after"):
+        state = {"git": revision, "git_dirty": False}
+        monkeypatch.setattr(launch.executors.code_copy, "git_state", lambda state=state: state)
+        codes.append(copy_code(tmp_path))
+        assert read_json(codes[-1] / "revision.json") == state
+    assert codes[0] != codes[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections import Counter
@@ -35,7 +36,7 @@ def _fresh(tmp_path, monkeypatch):
     """Begin without data of other tests, in a folder with modules of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    launch.data.sources.read_splits.cache_clear()
+    launch.data.sources._read_splits.cache_clear()
     yield
     for name in [n for n in sys.modules if n.startswith("mine")]:
         del sys.modules[name]
@@ -128,13 +129,41 @@ def test_pairs_and_nested_splits_of_a_torch_file(tmp_path):
     assert len(load("set.pt").train) == 7
 
 
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    arrays = splits()
+    for offset in (0.0, 1.0):
+        write(tmp_path / "set.npz", {**arrays, "x_test": arrays["x_test"] + offset})
+        os.utime(tmp_path / "set.npz", ns=(0, int(offset)))  # clocks are coarse
+        x = torch.cat([x for x, _ in load("set.npz").test.epoch(0)])
+        np.testing.assert_allclose(x, arrays["x_test"] + offset, rtol=1e-5)
+
+
+def test_images_need_not_be_square(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 5, 9, 3), dtype=np.uint8)
+    arrays = {"x_train": pixels, "x_test": pixels}
+    write(tmp_path / "set.npz", arrays | {f"y_{s}": np.arange(16) for s in ("train", "test")})
+    data = load("set.npz", flip=True)
+    plain = torch.cat([x for x, _ in data.test.epoch(0)])
+    assert plain.shape == (16, 3, 5, 9)
+    mirrored = 0
+    for x, y in zip(*map(torch.cat, zip(*data.train.epoch(0), strict=True)), strict=True):
+        mirrored += torch.equal(x, plain[y].flip(2))
+        assert torch.equal(x, plain[y]) or torch.equal(x, plain[y].flip(2))
+    assert 0 < mirrored < 16
+    padded = torch.nn.functional.pad(plain, (1, 1, 1, 1), value=torch.nan)
+    cut = load("set.npz", crop_padding=1).train
+    for x, y in zip(*map(torch.cat, zip(*cut.epoch(0), strict=True)), strict=True):
+        places = [padded[y, :, i : i + 5, j : j + 9] for i in range(3) for j in range(3)]
+        assert any(torch.equal(x[~place.isnan()], place[~place.isnan()]) for place in places)
+
+
 def test_a_file_without_a_test_split_holds_out_a_fifth_of_each_class(tmp_path):
     x, y = features()
     write(tmp_path / "set.npz", {"x": x, "y": y})
     data = load("set.npz")
     test = torch.cat([y for _, y in data.test.epoch(0)])
     assert test.bincount().tolist() == [4, 4, 4]
-    launch.data.sources.read_splits.cache_clear()
+    launch.data.sources._read_splits.cache_clear()
     assert torch.equal(test, torch.cat([y for _, y in load("set.npz").test.epoch(0)]))
 
 

@@ -12,6 +12,8 @@ from filelock import FileLock
 from analysis.folder import find_snapshots
 from launch.cli import main
 from launch.commands.run import parse_run
+from launch.commands.selection import Selection
+from launch.commands.states import chosen_statuses
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
@@ -81,6 +83,22 @@ def test_retry_trains_what_has_not_finished(forked_workers, root, capsys):
     assert lines(capsys)[0].startswith("2 of 4 runs")
     assert main(["status", "--runs", str(root)]) == 0
     assert lines(capsys)[-1] == "4 finished"
+
+
+def test_what_cannot_be_read_can_be_chosen_and_is_not_retried(forked_workers, root, capsys):
+    (broken,) = root.glob("*rigl*")
+    (broken / "config.json").write_text("{")
+    (renamed,) = root.glob("*gmp*")
+    renamed.rename(root / "mine")
+    for where, failed, names in (
+        (("state=broken",), False, {broken.name}),
+        (("state!=finished",), False, {broken.name, "mine"}),
+        ((), True, {broken.name, "mine"}),
+    ):
+        assert {s.name for s in chosen_statuses(Selection(root, where), failed)} == names
+    with pytest.warns(UserWarning, match="is not trained"):
+        assert main(["runs", "retry", "--runs", str(root), "--device", "cpu"]) == 0
+    assert lines(capsys)[0].startswith("0 of 4 runs to train")
 
 
 def test_remove_asks_and_spares_what_is_in_use(root, capsys, monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +21,12 @@ from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import in_order
 from launch.config.fields import KEEP_COMMAS
 from launch.config.machine import Imports, Machine
+from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.executors.status import Status
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
-from launch.runs.network import read_run
+from launch.runs.network import read_own_run, read_run
 
 ACTIVE, DONE = ("running", "waiting"), "finished"
 
@@ -115,8 +118,8 @@ def retry(names: list[str], flags: list[str]) -> int:
     machine = given.machine
     import_plugins(machine.imports)
     found = chosen_statuses(Selection(machine.runs, given.where), given.failed, names)
-    left = [status.name for status in found if status.state not in (*ACTIVE, DONE)]
-    runs = in_order(read_run(machine.runs / name) for name in left)
+    left = [machine.runs / s.name for s in found if s.state not in (*ACTIVE, DONE)]
+    runs = in_order(_readable(left))
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
     check_runs(runs, machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
@@ -125,6 +128,15 @@ def retry(names: list[str], flags: list[str]) -> int:
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Run]:
+    """Yield the runs of folders. Warn of those that cannot be trained again."""
+    for folder in folders:
+        try:
+            yield read_own_run(folder)
+        except UserError as error:
+            warnings.warn(f"{folder.name} is not trained: {error}", stacklevel=2)
 
 
 def remove(names: list[str], flags: list[str]) -> int:

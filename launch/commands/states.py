@@ -26,21 +26,31 @@ def chosen_statuses(
         UserError: there is no such folder, a condition is not valid, or no run has one of the
             names.
     """
-    from analysis.conditions import select_runs
     from analysis.folder import list_runs
-    from analysis.frame import load_runs
 
-    folders = list_runs(selection.runs)
+    list_runs(selection.runs)  # says so if there is no such folder
     found = statuses(selection.runs)
     if selection.where:
-        runs = load_runs(folders)
-        states = {status.name: status.state for status in found}
-        runs = runs.assign(state=[states.get(folder.name, "") for folder in runs["folder"]])
-        chosen = {folder.name for folder in select_runs(runs, selection.where)["folder"]}
-        found = [status for status in found if status.name in chosen]
+        found = _meeting(selection.where, found, selection.runs)
     if names:
         found = _named(found, names, selection.runs)
     return [status for status in found if not failed or status.state in FAILED]
+
+
+def _meeting(where: Sequence[str], found: list[Status], root: Path) -> list[Status]:
+    """Return the runs that meet the conditions."""
+    from analysis.conditions import parse_conditions, select_runs
+    from analysis.folder import list_runs
+    from analysis.frame import load_runs
+
+    conditions = parse_conditions(where)
+    if all(condition.field == "state" for condition in conditions):  # holds for broken ones, too
+        return [s for s in found if all(condition.holds(s.state) for condition in conditions)]
+    runs = load_runs(list_runs(root))
+    states = {status.name: status.state for status in found}
+    runs = runs.assign(state=[states.get(folder.name, "") for folder in runs["folder"]])
+    chosen = {folder.name for folder in select_runs(runs, where)["folder"]}
+    return [status for status in found if status.name in chosen]
 
 
 def _named(found: list[Status], names: Sequence[str], root: Path) -> list[Status]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,6 @@ def is_folder(data: str) -> bool:
     return ":" not in data or Path(data).expanduser().is_dir()
 
 
-@lru_cache(maxsize=2)  # consecutive runs in one process share what was read
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
     """Return the splits of data that fit in memory, or that are a user's Dataset.
 
@@ -77,6 +77,28 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
     Raises:
         UserError: the data set is not there, or cannot be read.
     """
+    return _read_splits(data, root, image_size, workers, flip, _version(data, root))
+
+
+def _version(data: str, root: Path) -> object:
+    """Return what differs once data of a name have changed, as far as that is known."""
+    if data in SOURCES:
+        return SOURCES[data]
+    with suppress(OSError):
+        about = _data_file(data, root).stat()
+        return about.st_mtime_ns, about.st_size
+    return None
+
+
+def _data_file(data: str, root: Path) -> Path:
+    file = Path(data).expanduser()
+    return file if file.is_file() else root / file
+
+
+@lru_cache(maxsize=2)  # consecutive runs in one process share what was read
+def _read_splits(
+    data: str, root: Path, image_size: int, workers: int, flip: bool, version: object
+) -> Splits:
     if data in SOURCES:
         train, test, classes = SOURCES[data](root)
         return Splits(train, test, classes, describe_arrays(train, test, data)[1])
@@ -87,8 +109,7 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
         return _described(*read_huggingface(data, root, image_size, resident, flip), data)
     if ":" in data:
         return _described(*read_own(data, root, image_size), data)
-    file = Path(data).expanduser()
-    return _described(*read_arrays(file if file.is_file() else root / file), data)
+    return _described(*read_arrays(_data_file(data, root)), data)
 
 
 def _described(train: Split, test: Split, data: str) -> Splits:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from launch.runs.provenance import REVISION, git_state
 def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     """Copy the packages as they are now to a folder named by their contents, and return it.
 
+    Modules in the current folder that this process has imported are copied, too.
+
     Args:
-        imports: names of a user's own modules; those in the current folder are copied, too.
+        imports: names of further modules of a user; those in the current folder are copied.
     """
     root = packages.root()
     files = {
@@ -28,8 +32,9 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
         for file in (root / package).rglob(f"*.{ending}")
     }
     files |= {file.relative_to(Path.cwd()): file for file in _own_files(imports)}
+    revision = git_state()
     contents = b"".join(file.read_bytes() for _, file in sorted(files.items()))
-    digest = hashlib.sha256(contents).hexdigest()[:12]
+    digest = hashlib.sha256(contents + json.dumps(revision).encode()).hexdigest()[:12]
     home = folder / "code" / digest
     if not home.exists():
         temporary = home.with_name(f"{digest}.{os.getpid()}.tmp")
@@ -37,7 +42,7 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        write_json(temporary / REVISION, git_state())
+        write_json(temporary / REVISION, revision)
         temporary.rename(home)
     return home
 
@@ -53,3 +58,7 @@ def _own_files(imports: Sequence[str]) -> Iterator[Path]:
             yield here / f"{top}.py"
         elif str(here / top) in (spec.submodule_search_locations or ()):
             yield from (here / top).rglob("*.py")
+    for module in list(sys.modules.values()):  # what the user's modules import
+        file = Path(getattr(module, "__file__", None) or "-")
+        if file.suffix == ".py" and file.is_relative_to(here) and "site-packages" not in file.parts:
+            yield file

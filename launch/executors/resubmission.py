@@ -18,7 +18,7 @@ from launch.config.run import Run
 from launch.executors.queue import list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
-from launch.runs.network import read_run
+from launch.runs.network import read_own_run
 
 Settings = tuple[Machine, Cluster]
 
@@ -51,7 +51,7 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
                 continue
             settings = _settings(record, root)
             import_plugins(settings[0].imports)
-            settings_of[_run(folder)] = settings
+            settings_of[read_own_run(folder)] = settings
         except UserError as error:
             warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
     submitted: list[tuple[Run, str]] = []
@@ -60,13 +60,6 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
             group = [run for run in stage if settings_of[run] == settings]
             submitted += submit(group, *settings)
     return submitted
-
-
-def _run(folder: Path) -> Run:
-    run = read_run(folder)
-    if run.name != folder.name:
-        raise UserError(f"this version names it {run.name}.")
-    return run
 
 
 def _settings(record: JobRecord, root: Path) -> Settings:

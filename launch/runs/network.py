@@ -44,6 +44,14 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is not the folder of a run: {error}") from None
 
 
+def read_own_run(folder: Path) -> Run:
+    """Return the run in a folder, which has its name. Raises UserError."""
+    run = read_run(folder)
+    if run.name != folder.name:
+        raise UserError(f"this version names it {run.name}.")
+    return run
+
+
 def _following(run: Run) -> Run:
     """Return the run without decays of Sign-In that are what following its weight decay gives."""
     recipe = known_recipe(run.recipe) or run.settings
