@@ -174,6 +174,7 @@ class SharpnessRow(TypedDict):
     trace: NotRequired[float]
     trace_error: NotRequired[float]
     images: int
+    per_class: NotRequired[int]
     seconds: float
 
 

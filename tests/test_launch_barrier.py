@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_launch_train import train
 from torch import nn
 
@@ -145,6 +146,11 @@ def test_the_second_may_be_a_file(two_runs, machine, capsys):
         assert main(["barrier", one.name, second, *flags]) == 0
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
+    double = machine.runs.parent / "double.safetensors"
+    tensors = {k: x.double() if x.is_floating_point() else x for k, x in load_file(file).items()}
+    save_file(tensors, double)
+    assert main(["barrier", one.name, str(double), *flags]) == 0
+    assert shown[0] in capsys.readouterr().out
     copy = machine.runs.parent / "copy.safetensors"
     copy.write_bytes(file.read_bytes())
     assert main(["barrier", str(copy), one.name, *flags]) == 2

@@ -26,6 +26,7 @@ pytest.importorskip("accelerate", reason="no accelerate (pip install signbench[h
 
 from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -240,6 +241,17 @@ def test_any_trainer_is_served_without_clipping(tmp_path, method, sign_in):
     trainer = Trainer(tiny_bert(), args, train_dataset=dataset(), callbacks=[callback])
     trainer.train()
     assert_equal(trainer.model, whole.model)
+
+
+def test_a_stream_has_a_length_in_steps_only(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from dataset()
+
+    callback = callback_of("rigl", None)
+    args = arguments(tmp_path, max_steps=15)
+    Trainer(tiny_bert(), args, train_dataset=Stream(), callbacks=[callback]).train()
+    assert callback.sparsifier.is_done and callback.sparsifier.total_steps == 15
 
 
 # ---- resuming and saving

@@ -25,7 +25,11 @@ from baselines.tools.schedules import triangular
 pytest.importorskip("lightning", reason="no lightning (pip install signbench[lightning])")
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -319,6 +323,31 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
     trainer = trainer_of(tmp_path, callback_of("acdc", None), 15)
     with pytest.raises(UserError, match="saved with method='rigl', not 'acdc'"):
         trainer.fit(Module(), Loader(batches(PER_EPOCH)), ckpt_path=tmp_path / "rigl.ckpt")
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_a_checkpoint_of_another_length_is_refused(tmp_path, steps):
+    trainer = trainer_of(tmp_path, callback_of("rigl", None), 15, callbacks=[Stop(0)])
+    with pytest.warns(UserWarning, match="ended after 5 of 15"):
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
+    trainer.save_checkpoint(tmp_path / "rigl.ckpt")
+    trainer = trainer_of(tmp_path, callback_of("rigl", None), steps)
+    with pytest.raises(UserError, match=f"training of 15 steps, this one has {steps}"):
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)), ckpt_path=tmp_path / "rigl.ckpt")
+
+
+def test_callbacks_that_change_the_number_of_steps(tmp_path):
+    accumulation = GradientAccumulationScheduler({0: 2})
+    trainer = trainer_of(tmp_path, callback_of("rigl", None), 15, callbacks=[accumulation])
+    with pytest.raises(UserError, match="changes the number of steps: give Sparsify"):
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
+    callback = callback_of("rigl", None)  # an average adds an epoch for batch statistics
+    average = StochasticWeightAveraging(0.01, swa_epoch_start=2)
+    trainer = trainer_of(tmp_path, None, 15, callbacks=[average, callback])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the training ended")
+        trainer.fit(Module(), Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.total_steps == 15 and callback.sparsifier.is_done
 
 
 def test_fit_may_be_called_again_and_states_of_tests_do_not_matter(tmp_path):

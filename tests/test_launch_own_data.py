@@ -7,6 +7,7 @@ import sys
 import types
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,24 @@ class Noisy(Dataset):
         return torch.tensor([float(i), noise]), i % 3
 
 
+class Named(Noisy):
+    classes = 4  # their number
+
+
+class Late(Named):
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], 1 + i % 4
+
+
+class Texts(Noisy):
+    targets = ["cat", "dog"] * 20
+
+
+class Halves(Noisy):
+    def __getitem__(self, i):
+        return torch.zeros(2), i / 2
+
+
 class Tokens(Noisy):
     vocabulary = 50
 
@@ -398,6 +417,9 @@ def test_labels_are_taken_from_attributes_where_there_are_some():
         ("mine:one", "a pair of a training and a test split is needed, not Noisy"),
         ("mine:strings", "labels"),
         ("mine:Strings", r"pairs of a tensor and a label, not \(str, int\): give the Dataset a"),
+        ("mine:Late", "labels are 1 to 4, not 0 to 3"),
+        ("mine:Texts", "labels must be classes 0, 1, …, not 'cat'"),
+        ("mine:Halves", "labels must be classes 0, 1, …, not 0.5"),
         ("mine:picky", "mine:picky needs secret; its parameters can be root, data_dir"),
         ("mi ne:x", "write package.module:name"),
     ],
@@ -405,6 +427,17 @@ def test_labels_are_taken_from_attributes_where_there_are_some():
 def test_what_a_module_cannot_give_is_named(module, name, message):
     with pytest.raises(UserError, match=message):
         load(name)
+
+
+def test_a_dataset_names_its_classes_or_their_number_and_augments_by_itself(module):
+    assert load("mine:Named").classes == 4
+    recipe = replace(Recipe(), data="mine:Named", flip=True)
+    for check in (
+        partial(describe_data, recipe, Path("data"), 0),
+        partial(load, "mine:Named", flip=True),
+    ):
+        with pytest.raises(UserError, match="of a Dataset, which augments by itself: crop_padding"):
+            check()
 
 
 # ---- training
@@ -522,6 +555,40 @@ def test_images_of_hugging_face(hub, tmp_path, size):
     (x, _), (again, _) = (next(data.train.epoch(2)) for _ in range(2))
     assert x.shape == (8, 3, size, size) and torch.equal(x, again)
     assert torch.cat([y for _, y in data.train.sample(3)]).bincount().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("size", [8, 72])
+def test_pixels_of_16_bits_are_scaled(hub, tmp_path, size):
+    from PIL import Image
+
+    grey = [Image.fromarray(np.full((20, 20), 257 * i, np.uint16)) for i in range(24)]
+    colour = [Image.fromarray(np.full((20, 20, 3), i, np.uint8)) for i in range(24)]
+    found = []
+    for name, images in (("grey", grey), ("colour", colour)):
+        rows = {"image": images, "label": [i % 2 for i in range(24)]}
+        kinds = hub.Features({"image": hub.Image(), "label": hub.Value("int64")})
+        save(hub, tmp_path / name, rows, rows, kinds)
+        data = load(f"hf:{name}", image_size=size)
+        found.append(torch.cat([x for x, _ in data.test.epoch(0)])[:, :1])
+    spread = [(x - x.mean()) / x.std() for x in found]
+    torch.testing.assert_close(*spread, rtol=0, atol=1e-5)
+
+
+def test_labels_of_hugging_face_are_classes_of_a_split_that_has_some(hub, tmp_path):
+    kinds = {"x": hub.Value("int64"), "y": hub.Value("int64")}
+    kinds["kind"] = hub.ClassLabel(names=["a", "b", "c"])
+    rows = {"x": list(range(24)), "y": [7] * 24, "kind": [i % 3 for i in range(24)]}
+    parts = {"train": rows, "test": rows | {"kind": [-1] * 24}, "validation": rows}
+    features = hub.Features(kinds)
+    made = {k: hub.Dataset.from_dict(v, features=features) for k, v in parts.items()}
+    hub.DatasetDict(made).save_to_disk(tmp_path / "named")
+    data = load("hf:named")
+    assert data.classes == 3 and data.inputs == Inputs((2,))
+    assert torch.cat([y for _, y in data.test.epoch(0)]).tolist() == rows["kind"]
+    del made["validation"]
+    hub.DatasetDict(made).save_to_disk(tmp_path / "hidden")
+    with pytest.raises(UserError, match="the split test has no labels"):
+        load("hf:hidden")
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):

@@ -21,16 +21,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import launch.training.loop
 import launch.training.run
 from analysis.checked import seal_json
-from analysis.folder import LAST_STATE, read_config, read_result, snapshot_path
+from analysis.folder import LAST_STATE, read_config, read_layers, read_result, snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.order import mix
+from launch.measures.flops import count_flops
 from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
@@ -393,6 +395,42 @@ def test_costs_follow_the_densities(machine):
     assert sparse["training_flops"] == pytest.approx(dense["training_flops"] / 4, rel=1e-3)
     halved = train(Run.make("digits", "gmp", sparsity=0.75, epochs=2), machine)
     assert 0.5 < halved["dense_epochs"] < 2
+
+
+@pytest.mark.parametrize("method", ["topkast", "str-target", "srste"])
+def test_methods_without_masks_cost_what_their_nonzero_weights_do(machine, method):
+    run = Run.make("digits", method, sparsity=0.9, epochs=3)
+    result = train(run, machine)
+    rows = read_layers(machine.runs / run.name)
+    early = [row["nonzero"] / row["weights"] for row in rows if row["epoch"] == 1]
+    assert min(early) < 0.9 and {row["density"] for row in rows if row["epoch"] == 1} == {1.0}
+    assert result["dense_epochs"] < 2.8
+
+
+@pytest.mark.parametrize("kind", ["attention", "encoder", "lstm", "gru"])
+def test_operations_are_those_of_the_weights_that_take_part(kind):
+    length, d = 6, 8
+    if kind == "attention":
+        model = Attention(d)
+    elif kind == "encoder":
+        model = nn.TransformerEncoderLayer(d, 2, 16, batch_first=True)
+    else:
+        model = getattr(nn, kind.upper())(d, d, batch_first=True)
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim == 2}
+    flops = count_flops(model, weights, torch.randn(1, length, d))
+    assert flops.layers == {name: 2 * length * w.numel() for name, w in weights.items()}
+    scores = 2 * (2 * length * length * d) if kind in ("attention", "encoder") else 0  # QKᵀ, AV
+    assert flops.total == sum(flops.layers.values()) + scores
+    assert flops.at(dict.fromkeys(weights, 0.0)) == scores
+
+
+class Attention(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.mix = nn.MultiheadAttention(d, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.mix(x, x, x)[0]
 
 
 def test_flips_do_not_count_what_is_or_was_zero():

@@ -136,6 +136,17 @@ def test_an_output_that_cannot_be_written(files, tmp_path, capsys, output):
 def test_a_source_is_not_overwritten(files, tmp_path, capsys, output):
     (tmp_path / "link.safetensors").symlink_to("A.safetensors")
     before = Path("A.safetensors").read_bytes()
-    assert main([*TRANSPLANT[:-1], output]) == 2
-    assert "is a source" in capsys.readouterr().err
+    mask = [
+        "transplant",
+        "--mask",
+        "B.ckpt",
+        "--align",
+        "A.safetensors",
+        "--model",
+        "resnet20",
+        "-o",
+    ]
+    for flags in (TRANSPLANT[:-1], mask):
+        assert main([*flags, output]) == 2
+        assert "is a source" in capsys.readouterr().err
     assert Path("A.safetensors").read_bytes() == before

@@ -107,7 +107,7 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
 
 def _on(checkpoint: Checkpoint, template: Named, device: torch.device) -> dict[str, Tensor]:
     entries = entries_of(checkpoint, template)
-    return {name: tensor.to(device) for name, tensor in entries.items()}
+    return {name: tensor.to(device, template[name].dtype) for name, tensor in entries.items()}
 
 
 def _summary(points: Sequence[Point]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from analysis.contents import Result
 from analysis.folder import find_run, read_config, read_result
 from baselines.checkpoint import Checkpoint
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
@@ -72,6 +73,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
         UserError: the run has no such snapshot, the folder cannot be written, or ONNX is asked
             for and not installed.
     """
+    if given.onnx and find_spec("onnxruntime") is None:
+        raise UserError("--onnx needs: pip install -e '.[onnx]'.")
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
     shape = network_shape(folder, run, snapshot)
     sparse = _sparse(run, snapshot, shape, given.batch) if given.sparse else None
@@ -208,15 +211,18 @@ def _sparse(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], batch: in
 
 def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], path: Path) -> Path:
     """Export a network, and check its output on random inputs against the model's."""
-    try:
-        import onnxruntime  # type: ignore[import-untyped]
-    except ImportError:
-        raise UserError("--onnx needs: pip install -e '.[onnx]'.") from None
+    import onnxruntime  # type: ignore[import-untyped]
+
     classes, inputs = shape
     net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
     examples = inputs.random(2, torch.Generator().manual_seed(0))
     name = "images" if inputs.is_image else "inputs"
-    write_file(path, lambda temporary: _export(net.model, examples, name, temporary))
+    try:
+        write_file(path, lambda temporary: _export(net.model, examples, name, temporary))
+    except UserError:
+        raise
+    except Exception as error:  # torch.onnx.export raises exceptions of many types
+        raise UserError(f"torch.onnx cannot export the network: {one_line(error)}") from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {name: examples.numpy()})
     with torch.no_grad():

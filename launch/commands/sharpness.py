@@ -132,11 +132,11 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
             raise UserError(f"{folder} has no snapshot {epoch}; there are: {there}.")
     rows = {row["epoch"]: row for row in read_sharpness(folder)}
     result = read_result(folder)
-    classes = result.get("classes", 0) if result else 0
+    classes = result.get("classes", 1) if result else 1  # rows of earlier versions are per image
     for epoch in epochs:
         row: Mapping[str, Any] = rows.get(epoch, {})
         is_there = (
-            row.get("images") == given.per_class * classes
+            row.get("per_class", row.get("images", 0) / classes) == given.per_class
             and row.get("residual", 1.0) <= given.tolerance
             and (given.top == 1 or f"eigenvalue_{given.top}" in row)
             and (given.probes == 0 or "trace" in row)
@@ -185,7 +185,8 @@ def _row(
             row["relative_sharpness"] = scaled.values[0]
         if given.probes:
             row["trace"], row["trace_error"] = estimate_trace(hessian, given.probes)
-    row |= {"images": hessian.images, "seconds": time.perf_counter() - began}
+    row |= {"images": hessian.images, "per_class": given.per_class}
+    row["seconds"] = time.perf_counter() - began
     return cast("SharpnessRow", row)
 
 

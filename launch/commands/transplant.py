@@ -144,7 +144,7 @@ def _read_sources(
         raise UserError("--mask must be a run or a file; it cannot be random.")
     if RANDOM in texts and fresh is None:
         raise UserError("random signs and magnitudes are those of a new network: give --model.")
-    for text in texts - {RANDOM}:
+    for text in (texts | {given.align, given.align_from}) - {RANDOM, ""}:
         path, _ = find_source(text, given.runs)
         if given.output.exists() and path.exists() and path.samefile(given.output):
             raise UserError(f"--output {given.output} is a source; write to another file.")

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 from baselines.errors import UserError
 from launch.data.arrays import Arrays, as_arrays
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
+from launch.data.images import converted
+from launch.data.items import integer_labels
 from launch.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "hf:"
@@ -49,6 +51,11 @@ def read_huggingface(
         raise UserError(f"data {data} needs the splits train and test, not {', '.join(found)}.")
     train, test = (found[name] for name in names)
     label = _label(train, data)
+    if max(test[label], default=0) == -1:  # a test split without labels
+        other = next((name for name in _SPLITS[1][1:] if name in found), "")
+        if not other:
+            raise UserError(f"data {data}: the split test has no labels, and there is no other.")
+        test = found[other]
     image = next((n for n, f in train.features.items() if type(f).__name__ == "Image"), "")
     if not image:
         return _columns(train, label, data), _columns(test, label, data)
@@ -74,7 +81,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         centre: CentreCrop,
     ) -> None:
         self.rows, self.image, self.label, self.transform = rows, image, label, transform
-        self.targets = torch.tensor(rows[label])
+        self.targets = integer_labels(rows[label], f"column {label}")
         self.classes = getattr(rows.features[label], "names", None)
         self.plain = self if transform is centre else Images(rows, image, label, centre, centre)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
@@ -85,7 +92,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = self.rows[index]
-        pixels = torch.from_numpy(np.array(row[self.image].convert("RGB")))
+        picture = converted(row[self.image], "RGB", f"image {index}")
+        pixels = torch.from_numpy(np.array(picture))
         rng = Random(int(torch.randint(2**62, ())))  # the loop seeds torch for each item
         image = self._normalise(self.transform(pixels, rng)[None])[0]
         return image, int(row[self.label])
@@ -113,9 +121,10 @@ def _label(split: Any, data: str) -> str:
     """Return the column of the labels."""
     kinds = {name: type(feature).__name__ for name, feature in split.features.items()}
     classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    found = [*(name for name in _LABELS if name in kinds), *classes]
-    if found:
-        return str(found[0])
+    for candidates in (classes, list(kinds)):
+        named = [name for name in _LABELS if name in candidates]
+        if named or (classes and candidates is classes):
+            return str((named or classes)[0])
     raise UserError(f"data {data} has no column label among {', '.join(kinds)}.")
 
 
@@ -143,8 +152,8 @@ def _pixels(split: Any, image: str, label: str, size: int, data: str) -> Arrays:
     from PIL import ImageOps
 
     def read(picture: Any) -> np.ndarray:
-        grey = picture.mode in ("L", "1", "I;16")
-        picture = picture.convert("L" if grey else "RGB")
+        grey = picture.mode in ("L", "1") or picture.mode.startswith("I;16")
+        picture = converted(picture, "L" if grey else "RGB", f"data {data}: an image")
         fitted = np.asarray(ImageOps.fit(picture, (size, size)))
         return fitted[..., None] if grey else fitted
 

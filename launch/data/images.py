@@ -134,15 +134,26 @@ def _open(path: Path, data: bytes) -> Any:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             scans = _scans(data) if image.format in ("JPEG", "MPO") else 1
             IMAGE.check(image.width * image.height * scans, f"image {path}")
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-            if image.mode in ("I", "F"):  # of unknown range: PIL would clip at 255
-                raise UserError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits.")
-            return image.convert("RGB")
+            return converted(image, "RGB", str(path))
     except (UserError, MemoryError):
         raise
     except Exception as error:  # PIL raises exceptions of many types for garbage
         raise UserError(f"cannot read image {path}: {error or type(error).__name__}") from error
+
+
+def converted(image: Any, mode: str, name: str) -> Any:
+    """Return a PIL image in a mode of 8 bits, for which pixels of 16 bits are scaled.
+
+    Raises:
+        UserError: its pixels have an unknown range.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert(mode)
+    if image.mode in ("I", "F"):  # PIL would clip at 255
+        raise UserError(f"{name} has pixels of mode {image.mode}; convert it to 8 bits.")
+    return image.convert(mode)
 
 
 def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.ndarray:

@@ -123,8 +123,7 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
     if firsts[0].shape != firsts[1].shape:
         shapes = " and ".join(str(tuple(x.shape)) for x in firsts)
         raise UserError(f"{source}: items of the splits have shapes {shapes}.")
-    given = getattr(train, "classes", None) or range(getattr(train, "num_classes", None) or 0)
-    classes = len(given) or int(max(read_labels(s).max() for s in (train, test))) + 1
+    classes = _classes(train) or int(max(read_labels(s).max() for s in (train, test))) + 1
     if firsts[0].is_floating_point():
         return classes, Inputs(tuple(firsts[0].shape))
     vocabulary = getattr(train, "vocabulary", None)
@@ -144,9 +143,34 @@ def read_labels(dataset: Dataset[Any]) -> Tensor:
     named = (getattr(dataset, name, None) for name in ("targets", "labels"))
     for found in (*named, *tensors[1:2]):
         if found is not None and len(found) == _length(dataset):
-            return torch.as_tensor(found).long()
+            return integer_labels(found, type(dataset).__name__)
     with _generators(0):
         return torch.tensor([_item(dataset, i)[1] for i in range(_length(dataset))])
+
+
+def integer_labels(labels: Any, source: str) -> Tensor:
+    """Return labels as integers. Raises UserError if they are something else."""
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or not torch.equal(found, found.long()):
+        raise UserError(f"{source}: labels must be classes 0, 1, …, not {labels[0]!r}.")
+    return found.long()
+
+
+def check_labels(labels: Tensor, classes: int, source: str) -> None:
+    """Raise UserError if a label is none of the classes."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(f"{source}: labels are {low} to {high}, not 0 to {classes - 1}.")
+
+
+def _classes(dataset: Dataset[Any]) -> int:
+    """Return the number of classes that a dataset names; 0 if it names none."""
+    named = (getattr(dataset, name, None) for name in ("classes", "num_classes"))
+    found = next((value for value in named if value), 0)
+    return found if isinstance(found, int) else len(found)
 
 
 def without_augmentation(dataset: Dataset[Any]) -> Dataset[Any]:
@@ -164,7 +188,8 @@ def _item(dataset: Dataset[Any], index: int) -> tuple[Tensor, int]:
         if isinstance(x, (np.ndarray, np.generic)):
             x = torch.from_numpy(np.asarray(x))
         if isinstance(x, Tensor):
-            return (x.float() if x.is_floating_point() else x.long()), int(label)
+            (y,) = integer_labels([label], type(dataset).__name__).tolist()
+            return (x.float() if x.is_floating_point() else x.long()), y
     raise UserError(
         f"items of a Dataset must be pairs of a tensor and a label, not {_kinds(found)}: "
         "give the Dataset a transform."

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.arrays import Tensors, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
+from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
-from launch.data.items import Items, read_labels, without_augmentation
+from launch.data.items import Items, check_labels, read_labels, without_augmentation
+from launch.data.own import Split
 from launch.data.resident import load_resident
 from launch.data.sources import RESIDENT_MAX_SIZE, Splits, is_folder, read_splits
 from launch.data.streamed import Order, load_streamed
@@ -43,6 +45,7 @@ def load_data(
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     if recipe.validation:
         splits = splits.holding_out(recipe.validation, seed)
+    _check_augmentation(recipe, splits.train)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)
     if is_images(splits.train[0]):
@@ -63,10 +66,9 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
         return Contents(len(names), Inputs.image(3, recipe.image_size))
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     train: Any = splits.train
+    _check_augmentation(recipe, train)
     if isinstance(train, Dataset):
         return Contents(splits.classes, splits.inputs, len(train))  # type: ignore[arg-type]
-    if not is_images(train[0]):
-        _check_augmentation(recipe)
     return Contents(splits.classes, splits.inputs, len(train[1]))
 
 
@@ -74,7 +76,6 @@ def _load_tensors(
     recipe: Recipe, splits: Splits, device: torch.device, seed: int, share: Share
 ) -> Data:
     """Return splits of features or tokens."""
-    _check_augmentation(recipe)
     train, test, held_out = splits.arrays
     check_batch_size(recipe.batch_size, len(train[1]))
     make = partial(Tensors, batch_size=recipe.batch_size, device=device, share=share)
@@ -94,6 +95,7 @@ def _load_items(
 
     def split(dataset: Any, shuffle: bool) -> Items:
         labels = read_labels(dataset)
+        check_labels(labels, splits.classes, f"data {recipe.data}")
         order = Order(len(labels), recipe.batch_size, shuffle, seed, share)
         plain = without_augmentation(dataset)
         return Items(dataset, plain, labels, order, device, workers)
@@ -108,10 +110,22 @@ def _load_items(
     )
 
 
-def _check_augmentation(recipe: Recipe) -> None:
-    """Raise UserError if a recipe augments what are no images."""
-    if recipe.crop_padding or recipe.flip:
+def _check_augmentation(recipe: Recipe, train: Split) -> None:
+    """Raise UserError if a recipe augments what it cannot."""
+    if not recipe.crop_padding and not recipe.flip:
+        return
+    if isinstance(train, Dataset):
+        possible = isinstance(_whole(train), Images)
+        why = "of a Dataset, which augments by itself"
+    else:
+        possible, why = is_images(train[0]), "no uint8 images"
+    if not possible:
         raise UserError(
-            f"data {recipe.data} are no uint8 images: crop_padding and flip cannot augment them; "
-            "use --crop-padding 0 --no-flip."
+            f"data {recipe.data} are {why}: crop_padding and flip cannot augment them; use "
+            "--crop-padding 0 --no-flip."
         )
+
+
+def _whole(dataset: Dataset[Any]) -> Dataset[Any]:
+    """Return a Dataset without the choice of examples to train on."""
+    return dataset.dataset if isinstance(dataset, Subset) else dataset

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from baselines.errors import UserError
 from baselines.sparsifier import Sparsifier
@@ -50,8 +51,9 @@ class Sparsify(SparsifyCallback, TrainerCallback):
                 )
             if state.global_step:
                 raise UserError("only a SparseTrainer can resume: use it.")
-            batches = len(kwargs["train_dataloader"])
-            epoch = -(-batches // args.gradient_accumulation_steps)
+            loader, epoch = kwargs["train_dataloader"], 0
+            if has_length(loader):
+                epoch = -(-len(loader) // args.gradient_accumulation_steps)
             self.attach(kwargs["model"], kwargs["optimizer"], state.max_steps, epoch)
             self.check_steps(state.max_steps)
         self.is_ready = False

@@ -6,9 +6,11 @@ trainer = Trainer(callbacks=[Sparsify("rigl", sparsity=0.9, sign_in=True)])
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
@@ -66,6 +68,7 @@ class Sparsify(SparsifyCallback, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another call of the trainer has loaded."""
         self._loaded, self._is_fitting = None, False
+        self._epochs = trainer.max_epochs or -1  # StochasticWeightAveraging adds one later
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the optimizer.
@@ -89,14 +92,40 @@ class Sparsify(SparsifyCallback, Callback):
         state = self._loaded or (self._final if trainer.global_step else None)
         if state:
             plan = state["plan"]
+            self._check_length(trainer, plan)
             self.attach(pl_module, self._optimizer, plan["steps"], plan["steps_per_epoch"], True)
             self.load_saved_state(state)
         else:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
+                self._require_steps("GradientAccumulationScheduler changes the number of steps")
             steps, epoch = steps_of(trainer)
+            if self._epochs > 0 and trainer.max_epochs:
+                steps -= epoch * (trainer.max_epochs - self._epochs)
             self.attach(pl_module, self._optimizer, steps, epoch)
             if automatic:
                 self.check_steps(steps)
         self._final, self._is_fitting = None, True
+
+    def _require_steps(self, why: str) -> None:
+        if self.steps is None:
+            raise UserError(f"{why}: give Sparsify(steps=…).")
+
+    def _check_length(self, trainer: Trainer, plan: Mapping[str, Any]) -> None:
+        """Raise UserError if a resumed training has another length, as far as that is known."""
+        if self.steps is not None or self.steps_per_epoch is not None:
+            return
+        if trainer.max_steps > 0 and self._epochs < 0:
+            steps = trainer.max_steps
+        elif trainer.max_steps < 0 and self._epochs > 0:
+            steps = self._epochs * plan["steps_per_epoch"]
+        else:
+            return
+        if steps != plan["steps"]:
+            raise UserError(
+                f"the checkpoint is of a training of {plan['steps']} steps, this one has {steps}: "
+                "give the trainer the same length, or load the weights only."
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the signs."""

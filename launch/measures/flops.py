@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one example's forward pass: two per multiply-add of convolutions and products.
+    """Operations of one example's forward pass: two per multiply-add of convolutions and
+    matrix products.
 
     Attributes:
         total: of the dense network.
-        layers: of the modules with a weight, by the weight's name.
+        layers: of the products with a weight, by the weight's name.
     """
 
     total: int
@@ -28,26 +32,51 @@ class Flops:
         return self.total - sum(saved)
 
 
-def count_flops(model: nn.Module, names: Iterable[str], example: Tensor) -> Flops:
+def count_flops(model: nn.Module, weights: Mapping[str, Tensor], example: Tensor) -> Flops:
     """Count the operations by running the model on one example.
 
     Args:
-        names: weights of the layers to count separately.
+        weights: by name, those whose products are also counted separately.
         example: of shape (1, …).
     """
-    was_training = model.training
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter:
+    was_training, fast_path = model.training, torch.backends.mha.get_fastpath_enabled()
+    counter = _Counter(weights)
+    try:  # without kernels that do all of an attention or recurrent layer
+        torch.backends.mha.set_fastpath_enabled(False)
+        products = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)
+        with torch.no_grad(), products[0], products[1], counter:
             model.eval()(example)
     finally:
         model.train(was_training)
-    by_module = counter.get_flop_counts()
-    root = type(model).__name__
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return Flops(counter.total, counter.layers)
 
-    def of(name: str) -> int:
-        counts = by_module.get(f"{root}.{name.rpartition('.')[0]}", {})
-        return sum(counts.values())
 
-    total = sum(by_module["Global"].values())
-    return Flops(total, {name: of(name) for name in names})
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of all products, and of those that take a weight.
+
+    Attributes:
+        total: of all products.
+        layers: of the products that take a weight or a view of it, by its name.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total, self.layers = 0, dict.fromkeys(weights, 0)
+        self._names = {_address(weight): name for name, weight in weights.items()}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func.overloadpacket):
+            operations = formula(*args, **(kwargs or {}), out_val=out)
+            self.total += operations
+            places = {_address(x) for x in args if isinstance(x, Tensor)}
+            for name in {self._names[place] for place in places & self._names.keys()}:
+                self.layers[name] += operations
+        return out
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -16,6 +16,8 @@ from scipy.sparse import diags_array
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 from torch import Tensor, nn
 
+from baselines.tools.scores import TwiceDifferentiable
+
 LabelledBatches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,7 +87,9 @@ class Hessian(LinearOperator):
     def _gradient(self, i: int) -> tuple[Tensor, ...]:
         """Return a batch's part of the gradient, with its graph."""
         x, y = self.batches[i]
-        loss = self.loss(self.model(x), y) * (len(y) / self.images)
+        with TwiceDifferentiable():
+            output = self.model(x)
+        loss = self.loss(output, y) * (len(y) / self.images)
         return torch.autograd.grad(loss, self.weights, create_graph=True)
 
     def _bytes_of_graph(self) -> int:

@@ -73,7 +73,8 @@ def load_network(
 
     model = make_model(run.settings.model, classes, inputs)
     model.load_state_dict(snapshot.weights, strict=True)
-    net = SparseModel(model.to(device).eval(), exclude=run.exclude)
+    dense = not find_method(run.method).is_sparse
+    net = SparseModel(model.to(device).eval(), exclude=run.exclude, stays_dense=dense)
     net.set_masks(snapshot.masks)
     return net
 

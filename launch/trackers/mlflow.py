@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from launch.config.machine import Machine
@@ -34,17 +35,26 @@ class MLflow:
 
     def _create(self, run: Run, root: Path) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(name)
         artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlflow").as_uri()
-        experiment = (
-            found.experiment_id if found else self._client.create_experiment(name, artifacts)
-        )
+        experiment = self._find_experiment(name, artifacts)
         made = self._client.create_run(experiment, run_name=run.name)
         params = [Param(key, str(value)[:500]) for key, value in settings_of(run).items()]
         for i in range(0, len(params), MOST_PARAMETERS):
             part = params[i : i + MOST_PARAMETERS]
             self._client.log_batch(made.info.run_id, params=part, tags=[RunTag("label", run.label)])
         return str(made.info.run_id)
+
+    def _find_experiment(self, name: str, artifacts: str | None) -> str:
+        """Return the id of an experiment, which is made if there is none."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name, artifacts))
+            except MlflowException:  # another run may have made it meanwhile
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
     def log(self, epoch: int, scalars: Numbers, histograms: Mapping[str, Numbers]) -> None:
         layers = {

@@ -60,15 +60,18 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
     """Return the floating-point operations of inference and training.
 
     The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
-    with its density after the epoch. Dense gradients that a method uses are not counted. Without
+    with its density after the epoch: that of its mask, or if it has none, of its weights that are
+    not zero (STR, SR-STE, Top-KAST). Dense gradients that a method uses are not counted. Without
     the rows of all epochs, the training's operations are unknown.
     """
     recipe, net = run.settings, loop.sparsifier.net
     example = loop.data.inputs.zeros(1, like=next(net.model.parameters()))
-    flops = count_flops(net.model, net.layers, example)
+    flops = count_flops(net.model, net.weights, example)
     densities: dict[int, dict[str, float]] = {}
     for row in layers:
-        densities.setdefault(row["epoch"], {})[row["layer"]] = row["density"]
+        nonzero = row["nonzero"] / row["weights"]
+        density = row["density"] if row["density"] < 1 else nonzero
+        densities.setdefault(row["epoch"], {})[row["layer"]] = density
     forward = [flops.at(epoch) for epoch in densities.values()]
     costs = {"dense_flops": flops.total, "flops": forward[-1]}
     if len(forward) < loop.epochs:
