@@ -193,18 +193,17 @@ class Method(Generic[O]):
         """
         return False
 
-    @classmethod
-    def reads_gradients(cls) -> bool:
-        """Return whether the method has an `after_backward` of its own."""
-        return cls.after_backward is not Method.after_backward
-
     def needs_dense_gradients(self, step: int) -> bool:
         """Return whether a step reads gradients at masked positions.
 
         They may be zero at other steps. By default, every step of a method with an
         `after_backward` does.
         """
-        return self.reads_gradients()
+        return type(self).after_backward is not Method.after_backward
+
+    def reads_gradients(self, step: int) -> bool:
+        """Return whether `after_backward` needs finite gradients at a step."""
+        return self.needs_dense_gradients(step)
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """Act after the update of a step."""

@@ -24,7 +24,6 @@ from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.finite import all_finite
 from baselines.method import Method, Options
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
@@ -160,7 +159,7 @@ class Sparsifier:
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
         """
-        if not self.method.reads_gradients() or all_finite(layer.weight.grad for layer in self.net):
+        if not self.method.reads_gradients(self.step) or self.net.has_finite_gradients():
             self.look_at_gradients()
         self.net.mask_gradients()
 

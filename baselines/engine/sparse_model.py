@@ -38,6 +38,7 @@ from baselines.engine.served_optimizer import served_optimizer
 from baselines.engine.storage import Plain, Storage
 from baselines.engine.weight_use import check_use
 from baselines.errors import UserError
+from baselines.finite import all_finite
 
 
 class SparseModel(MaskedWeights):
@@ -154,6 +155,10 @@ class SparseModel(MaskedWeights):
         """Clear all of the optimizer's state, that of parameters that are not pruned included."""
         if self._latents is not None:
             self._latents.optimizer.state.clear()
+
+    def has_finite_gradients(self) -> bool:
+        """Return whether the gradients of all weights are finite; waits for the device."""
+        return all_finite(layer.weight.grad for layer in self)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

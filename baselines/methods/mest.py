@@ -76,8 +76,11 @@ class Mest(Method[MestOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False  # only those of active weights count
 
+    def reads_gradients(self, step: int) -> bool:
+        return self.options.gradient_weight > 0 and self.is_update(step)
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
-        if self.options.gradient_weight and self.is_update(step):
+        if self.reads_gradients(step):
             grads = {layer.name: layer.weight.grad for layer in net}
             self.gradients = {name: grad.abs() for name, grad in grads.items() if grad is not None}
         return False

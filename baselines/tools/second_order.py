@@ -30,8 +30,12 @@ class Fisher:
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, gradient: Tensor) -> None:
-        """Add the gradient of a layer's active weights, a vector."""
-        g = in_blocks(gradient.double(), self.size)
+        """Add the gradient of a layer's active weights, a vector.
+
+        One that is not finite counts as zero: a GradScaler leaves out its step.
+        """
+        finite = torch.where(gradient.isfinite().all(), gradient, 0.0)
+        g = in_blocks(finite.double(), self.size)
         if name not in self.sums:
             self.sums[name] = g.new_zeros(len(g), self.size, self.size)
         self.sums[name].baddbmm_(g.unsqueeze(2), g.unsqueeze(1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,17 +40,28 @@ def count_flops(model: nn.Module, weights: Mapping[str, Tensor], example: Tensor
         weights: by name, those whose products are also counted separately.
         example: of shape (1, …).
     """
-    was_training, fast_path = model.training, torch.backends.mha.get_fastpath_enabled()
-    counter = _Counter(weights)
-    try:  # without kernels that do all of an attention or recurrent layer
-        torch.backends.mha.set_fastpath_enabled(False)
-        products = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)
-        with torch.no_grad(), products[0], products[1], counter:
+    was_training, counter = model.training, _Counter(weights)
+    try:
+        with torch.no_grad(), _products_alone(), counter:
             model.eval()(example)
     finally:
         model.train(was_training)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
     return Flops(counter.total, counter.layers)
+
+
+@contextmanager
+def _products_alone() -> Iterator[None]:
+    """Compute without kernels that do all of an attention or recurrent layer."""
+    mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
+    were = mha.get_fastpath_enabled(), mkldnn.enabled
+    try:
+        mha.set_fastpath_enabled(False)
+        mkldnn.enabled = False  # type: ignore[assignment]
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(were[0])
+        mkldnn.enabled = were[1]
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
