@@ -29,6 +29,7 @@ from analysis.checked import seal_json
 from analysis.folder import LAST_STATE, read_config, read_layers, read_result, snapshot_path
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.finite import is_finite
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.order import mix
@@ -37,7 +38,7 @@ from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.collapse import Collapsed
-from launch.training.loop import Diverged, Loop, is_finite
+from launch.training.loop import Diverged, Loop
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.finite import is_finite
+from baselines.finite import all_finite
 from baselines.forward import mapped, one_example
 from baselines.method import Method, Options
 from baselines.registry import register
@@ -88,7 +88,7 @@ def synflow_masks(
 
 def _check(scores: Scores, k: int, net: SparseModel) -> None:
     """Check the last scores, of which k are kept."""
-    if not all(map(is_finite, scores.values())):
+    if not all_finite(scores.values()):
         raise UserError("synflow: the flow of this network overflows float64.")
     flowing = sum(int((score > 0).sum()) for score in scores.values())
     if flowing < k < net.numel:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from baselines.errors import one_line
-from baselines.finite import is_finite
+from baselines.finite import all_finite
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
@@ -137,7 +137,7 @@ class Loop:
             *self.plain_model.parameters(),
             *(t for parts in latents for t in parts.values()),
         ]
-        if not all(map(is_finite, tensors)):
+        if not all_finite(tensors):
             raise Diverged(f"a weight is not finite {when}") from cause
 
     def evaluate(self, batches: Batches | None = None) -> tuple[float, float]:
