@@ -6,6 +6,7 @@ import pytest
 import torch
 from literal import batches, tiny_net
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from baselines import sparsify
 from baselines.checkpoint import Checkpoint
@@ -169,7 +170,21 @@ def test_layers_without_inputs_are_refused():
     model.extra.head = nn.Linear(3, 3).double()
     with pytest.raises(UserError, match=r"extra.head.weight: its layer is not called"):
         pruned("wanda", model)
-    with pytest.raises(UserError, match="needs weights of convolutions and Linear layers"):
-        pruned("sparsegpt", nn.LSTM(4, 4))
-    with pytest.raises(UserError, match="serves Linear and Conv2d"):
-        pruned("sparsegpt", nn.Conv1d(4, 4, 3))
+    for module in (nn.LSTM(4, 4), nn.Conv1d(4, 4, 3)):
+        with pytest.raises(UserError, match="sparsegpt serves Linear, Conv2d and Hugging Face's"):
+            pruned("sparsegpt", module)
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_a_conv1d_of_hugging_face_is_pruned_as_its_linear_layer(name):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(108, 7), nn.GELU(), nn.Linear(7, 5)).double()
+    layers = [Conv1D(7, 108), Conv1D(5, 7)]
+    transposed = nn.Sequential(nn.Flatten(), layers[0], nn.GELU(), layers[1]).double()
+    with torch.no_grad():
+        for layer, i in zip(layers, (1, 3), strict=True):
+            layer.weight.copy_(linear[i].weight.t())
+            layer.bias.copy_(linear[i].bias)
+    expected, found = pruned(name, linear)[0], pruned(name, transposed)[0]
+    for key, mask in expected.masks.items():
+        assert torch.equal(found.masks[key], mask.t())
+        assert torch.allclose(transposed.get_parameter(key), linear.get_parameter(key).t())

@@ -110,6 +110,11 @@ def _is_matrix(parameter: nn.Parameter | None) -> bool:
     return parameter.ndim >= 2
 
 
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Return whether a module is Hugging Face's Conv1D: a linear layer, inputs × outputs."""
+    return hasattr(module, "nf") and any(c.__name__ == "Conv1D" for c in type(module).__mro__)
+
+
 def _weights(module: nn.Module) -> Iterator[tuple[str, bool, tuple[int, ...] | None]]:
     """Yield the attributes of a module's weights; whether they are ordinary; one map's shape."""
     names = {cls.__name__ for cls in type(module).__mro__}
@@ -117,7 +122,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, bool, tuple[int, ...] | N
         yield "weight", True, None
     elif isinstance(module, nn.MultiheadAttention):
         yield from ((attribute, True, None) for attribute in _ATTENTION)
-    elif isinstance(module, _OTHER) or ("Conv1D" in names and hasattr(module, "nf")):
+    elif isinstance(module, _OTHER) or is_transposed_linear(module):
         yield "weight", False, None
     elif isinstance(module, nn.RNNBase):
         weights = (name for name in module._flat_weights_names if name.startswith("weight"))

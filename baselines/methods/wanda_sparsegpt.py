@@ -28,7 +28,13 @@ from baselines.methods.oneshot import Pretrained, PretrainedOptions
 from baselines.methods.snip import SampleOptions
 from baselines.registry import register
 from baselines.samples import Batch, Samples
-from baselines.tools.calibration import check_layers, layer_inputs, reconstructed, row_masks
+from baselines.tools.calibration import (
+    check_layers,
+    layer_inputs,
+    reconstructed,
+    row_masks,
+    rows_first,
+)
 from baselines.tools.density import layer_counts
 from baselines.tools.scores import scoring
 
@@ -52,13 +58,20 @@ class Calibrated(Pretrained[CalibratedOptions]):
         counts = layer_counts("uniform", net.shapes, self.plan.sparsity)
         with scoring(net.model, train=False):
             for name, count in counts.items():
-                weight = net.weights[name].detach()
-                values, mask = self._pruned_layer(weight, self.moments(net, name, batches), count)
-                net.set_masks({name: mask})
-                net.set_weights({name: values})
+                module, moments = net.slots[name].module, self.moments(net, name, batches)
+                weight = rows_first(module, net.weights[name].detach())
+                values, mask = self._pruned_layer(weight, moments, count)
+                net.set_masks({name: rows_first(module, mask)})
+                net.set_weights({name: rows_first(module, values)})
 
     def _pruned_layer(self, weight: Tensor, moments: Tensor, count: int) -> list[Tensor]:
-        """Return weights and mask of a layer; its groups share the `count` weights."""
+        """Return weights and mask of a layer; its groups share the `count` weights.
+
+        Args:
+            weight: (outputs, inputs of a group, *kernel).
+            moments: of its inputs, with groups first.
+            count: number of weights to keep.
+        """
         groups = weight.reshape(len(moments), -1, moments.shape[-1])
         ends = [round(count * i / len(groups)) for i in range(len(groups) + 1)]
         parts = [

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.engine.kinds import is_transposed_linear
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.forward import call
@@ -20,12 +21,19 @@ from baselines.tools.masks import top_k_mask
 
 
 def check_layers(net: SparseModel, what: str) -> None:
-    """Raise UserError unless all prunable weights are those of nn.Linear and nn.Conv2d."""
-    net.require_ordinary(what)
+    """Raise UserError unless all prunable weights are those of Linear, Conv2d and Conv1D layers."""
     for name, slot in net.slots.items():
-        if not isinstance(slot.module, nn.Linear | nn.Conv2d):
-            kind = type(slot.module).__name__
-            raise UserError(f"{what} serves Linear and Conv2d: exclude {name!r} of a {kind}.")
+        module = slot.module
+        if not (isinstance(module, nn.Linear | nn.Conv2d) or is_transposed_linear(module)):
+            raise UserError(
+                f"{what} serves Linear, Conv2d and Hugging Face's Conv1D: exclude {name!r} of a "
+                f"{type(module).__name__}."
+            )
+
+
+def rows_first(module: nn.Module, weight: Tensor) -> Tensor:
+    """Return a layer's weight with outputs first; applied twice, as it was."""
+    return weight.t() if is_transposed_linear(module) else weight
 
 
 def layer_inputs(net: SparseModel, name: str, batches: Iterable[Batch]) -> Iterator[Tensor]:
