@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -103,3 +104,19 @@ def test_a_layer_without_a_gradient_is_named():
         for _ in range(3):
             model[0](torch.ones(2, 8)).sum().backward()
             optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["rigl", "srigl", "rigl_nm"])
+def test_a_warning_says_that_updates_replace_many_steps(name):
+    def start(steps, **options):
+        model = tiny_net().double()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        sparsify(model, optimizer, name, sparsity=0.75, steps=steps, **options)
+
+    # the mask changes for 15 of 20 steps, in 10 periods; for 75 of 100
+    with pytest.warns(UserWarning, match="updates replace 9 of the first 20 optimizer steps"):
+        start(20)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*updates replace")
+        start(100)
+        start(20, keep_step=True)

@@ -50,6 +50,7 @@ class RigLNm(GradientGrowth[RigLNmOptions]):
         self.n, self.m = nm_pattern(plan.sparsity, self.options.m)
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        self.warn_of_replaced_steps()
         net.require_ordinary("rigl_nm")
         drawn = {
             name: torch.rand(shape, generator=seeded(self.plan.seed, name))

@@ -20,6 +20,7 @@ of the absolute values, which differs for noisy gradients.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,7 +32,11 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.methods.dynamic import DynamicMask, DynamicOptions
 from baselines.registry import register
+from baselines.samples import Samples
 from baselines.tools.masks import seeded
+
+MOST_REPLACED = 0.1  # of the optimizer's steps, without a warning
+MOST_COUNTED = 1000  # steps; those after it are like them
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ R = TypeVar("R", bound=RigLOptions)
 
 class GradientGrowth(DynamicMask[R]):
     """Base of methods that grow by gradient, in place of the optimizer's step."""
+
+    def prepare(self, net: SparseModel, samples: Samples) -> None:
+        self.warn_of_replaced_steps()
+        super().prepare(net, samples)
+
+    def warn_of_replaced_steps(self) -> None:
+        """Warn if updates replace more than a tenth of the optimizer's steps."""
+        first = min(self.plan.steps, MOST_COUNTED)
+        replaced = sum(map(self.is_update, range(first)))
+        if not self.options.keep_step and replaced > MOST_REPLACED * first:
+            warnings.warn(
+                f"{self.name}: updates replace {replaced} of the first {first} optimizer steps: "
+                "train for more steps, use fewer updates, or set keep_step.",
+                stacklevel=2,
+            )
 
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)

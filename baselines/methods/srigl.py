@@ -67,6 +67,7 @@ class SRigL(GradientGrowth[SRigLOptions]):
         self.fan_ins: dict[str, int] = {}  # of each layer without ablation
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        self.warn_of_replaced_steps()
         net.require_ordinary("srigl")
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         self.fan_ins = fan_ins(counts, net.shapes)

@@ -33,7 +33,7 @@ class Recipe:
     """Flip images horizontally at random."""
     bad_images: Literal["error", "skip"] = "error"
     """What to do with a file that cannot be read: stop, or leave it out (training uses the next
-    image) and count it in epochs.csv. Sets held on the device always stop."""
+    image) and count it in epochs.csv. Sets held on the device and Datasets always stop."""
     validation: float = 0.0
     """Fraction of the training images that are not trained on, but evaluated after each epoch to
     choose hyper-parameters by. Drawn by the seed, from all classes alike."""
