@@ -2,13 +2,14 @@
 
 Shows `SparseTrainer` with gradual pruning and Sign-In. The model is made from a configuration, and
 reads an image of a digit as a sequence of eight tokens: one per row of black and white pixels.
-Needs the extra "huggingface". Run it with
+Needs the extras "suite" and "huggingface". Run it with
 
     python examples/huggingface_bert.py
 """
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ def accuracy(found: EvalPrediction) -> dict[str, float]:
 
 
 def main() -> None:
+    shutil.rmtree("bert", ignore_errors=True)  # of an earlier start
     trainer = make_trainer()
     trainer.add_callback(Interrupt())
     trainer.train()

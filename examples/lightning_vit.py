@@ -1,7 +1,7 @@
 """Train a sparse vision transformer in a Lightning Trainer.
 
-Shows the callback `Sparsify` with RigL, Sign-In and gradient clipping. Needs the extra "lightning".
-Run it with
+Shows the callback `Sparsify` with RigL, Sign-In and gradient clipping. Needs the
+extras "suite" and "lightning". Run it with
 
     python examples/lightning_vit.py
 """

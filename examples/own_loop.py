@@ -1,6 +1,6 @@
 """Train a sparse network with RigL and Sign-In in a plain PyTorch loop.
 
-Shows `sparsify` and `finalize`. Run it with
+Shows `sparsify` and `finalize`. Needs the extra "suite". Run it with
 
     python examples/own_loop.py
 """

@@ -1,4 +1,4 @@
-"""Train a network of one's own, sparse and with Sign-In.
+"""Train your own network, sparse and with Sign-In.
 
 A function or class that makes a network gets the parameters that it names: classes, channels,
 image_size, features, vocabulary, … Run it with
@@ -7,7 +7,7 @@ image_size, features, vocabulary, … Run it with
 
 or use the network with any command:
 
-    signbench run --model own_model:PatchNet --method rigl --sign-in
+    PYTHONPATH=examples signbench run --model own_model:PatchNet --method rigl --sign-in
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ pruned; the embeddings stay dense, which `exclude` says. Run it with
 
 or use both with any command:
 
-    signbench run --data token_data:word_order --model token_data:WordNet --method snip \
-        --exclude words.weight places.weight
+    PYTHONPATH=examples signbench run --data token_data:word_order \
+        --model token_data:WordNet --method snip --exclude words.weight places.weight
 """
 
 from __future__ import annotations

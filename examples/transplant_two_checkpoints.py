@@ -1,7 +1,7 @@
 """Train a mask from the signs of one checkpoint and the magnitudes of another.
 
 A is trained dense and pruned to 90 %; B is an untrained network. A's mask is then trained with
-the magnitudes of B and the signs of A or B. Run it with
+the magnitudes of B and the signs of A or B. Needs the extra "suite". Run it with
 
     python examples/transplant_two_checkpoints.py
 """

@@ -23,6 +23,7 @@ from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.images import read_image, scan
+from launch.data.load import describe_data
 from launch.data.order import mix
 from launch.data.resident import Resident
 from launch.inputs import Inputs
@@ -368,6 +369,25 @@ def test_sizes_that_do_not_fit_are_named(image_folder):
         load(replace(small(image_folder, image_size=16), batch_size=25))
     with pytest.raises(UserError, match="does not divide over 3 ranks"):
         load(small(image_folder, image_size=16), share=Share(0, 3))
+
+
+def test_files_of_other_endings_are_named(image_folder):
+    folder = image_folder / "train" / "bee"
+    for name in ("moving.gif", "notes.txt", ".hidden.gif"):
+        (folder / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"train: 2 files are ignored, such as moving.gif: images"):
+        found = scan(image_folder / "train")
+    assert not {path.suffix for path in found.paths} & {".gif", ".txt"}
+
+
+@pytest.mark.parametrize("function", ["load_data", "describe_data"])
+def test_padding_without_effect_is_refused(image_folder, function):
+    recipe = small(image_folder, image_size=96, crop_padding=4)
+    with pytest.raises(UserError, match="without padding: use --crop-padding 0"):
+        if function == "load_data":
+            load(recipe)
+        else:
+            describe_data(recipe, Path(), 0)
 
 
 def test_class_order_is_alphabetical_and_val_is_a_test_split(image_folder):

@@ -15,7 +15,7 @@ from analysis.names import RULES, SIGN_IN, name_of
 from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
-TIED = "† not distinguishable from the best (t-test at 5 %, paired by seed, variance of all rows)"
+TIED = "† not distinguishable from the best (t-test, 5 %, paired by seed, variance of similar rows)"
 FAILED = "* some seeds failed and are not included in the mean"
 FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,15 +57,28 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
     classes = class_names(folder, classes)
     paths: list[Path] = []
     labels: list[int] = []
+    ignored: list[Path] = []
     for label, name in enumerate(classes):
-        images = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS
-        )
+        entries = sorted((folder / name).rglob("*"))
+        images = [path for path in entries if path.suffix.lower() in _ENDINGS]
         if not images:
             raise UserError(f"{folder / name} has no images ({', '.join(_ENDINGS)}).")
         paths += images
         labels += [label] * len(images)
+        ignored += [path for path in entries if _is_ignored(path)]
+    if ignored:
+        warnings.warn(
+            f"{folder}: {len(ignored)} files are ignored, such as {ignored[0].name}: images end in "
+            f"{', '.join(_ENDINGS)}.",
+            stacklevel=2,
+        )
     return ImageFolder(classes, paths, labels)
+
+
+def _is_ignored(path: Path) -> bool:
+    """Return whether an entry of a class's folder is a file, not hidden, without a known ending."""
+    known = path.suffix.lower() in _ENDINGS or path.name.startswith(".")
+    return not known and bool(path.suffix) and path.is_file()
 
 
 def class_names(folder: Path, known: tuple[str, ...] | None = None) -> tuple[str, ...]:

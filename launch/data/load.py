@@ -40,7 +40,8 @@ def load_data(
             training set smaller than one batch.
     """
     check_ranks(recipe.batch_size, share.world)
-    if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
+    _check_padding(recipe)
+    if _is_streamed(recipe):
         return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     if recipe.validation:
@@ -59,6 +60,7 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
     Raises:
         UserError: missing folders or files, unknown classes, or augmentation of what are no images.
     """
+    _check_padding(recipe)
     if is_folder(recipe.data):
         folder = find_folder(recipe.data, root)
         names = class_names(folder / "train")
@@ -108,6 +110,20 @@ def _load_items(
         splits.inputs,
         split(splits.validation, False) if splits.validation else None,
     )
+
+
+def _is_streamed(recipe: Recipe) -> bool:
+    """Return whether images are read from a folder during training."""
+    return is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE
+
+
+def _check_padding(recipe: Recipe) -> None:
+    """Raise UserError if images are cropped at random sizes, and padding would have no effect."""
+    if recipe.crop_padding and _is_streamed(recipe):
+        raise UserError(
+            f"images of more than {RESIDENT_MAX_SIZE} pixels are cropped at random sizes and "
+            "positions, without padding: use --crop-padding 0."
+        )
 
 
 def _check_augmentation(recipe: Recipe, train: Split) -> None:

@@ -22,6 +22,9 @@ from launch.integrations.callback import SparsifyCallback
 
 STATE_FILE = "sparsifier.pt"
 
+if not hasattr(Trainer, "_clip_grad_norm"):  # an older one clips where SparseTrainer cannot see
+    raise UserError("transformers is too old: install transformers >= 5.3.")
+
 
 class Sparsify(SparsifyCallback, TrainerCallback):
     """Makes the training of a `SparseTrainer` sparse.

@@ -199,7 +199,8 @@ def _sheet(
     notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
     if paper:
         whose = LAYOUTS[number].values
-        notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}")
+        single = "; * of one run" if (part["paper_runs"] == 1).any() else ""
+        notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}{single}")
     if protocol == "paper" or paper:
         notes += filter(None, [protocol_note(protocol, number)])
     if not (part["runs"] + part["failed"]).all():
