@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from torch_settings import THREADS
 
 import launch.executors.local
+import launch.runs.provenance
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.slots import slot_machines
@@ -67,6 +69,14 @@ def _no_wait_for_disks() -> Iterator[None]:
     """Let fsync return at once in this process: no test cuts the power but by a log of events."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ask_git_once() -> Iterator[None]:
+    """Ask git once per process for the state of the checkout, not in each of a thousand runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch.runs.provenance, "_git", cache(launch.runs.provenance._git))
         yield
 
 

@@ -52,6 +52,12 @@ CASES = [
     for rule in RULES
     if not (rule == "ham" and method.factorised)
 ]
+# for branches of the engine, which do not differ by the variants of a method
+FIRST_VARIANTS = [
+    found
+    for found in CASES
+    if found.values[1] == next(iter(methods()[str(found.values[0])].variants), {})
+]
 CASES += [case(name, {}, "graded") for name in ("acdc", "str-target", "topkast")]
 
 

@@ -67,20 +67,20 @@ def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
     assert main(flags) == 0 and "has finished: nothing to train" in capsys.readouterr().out
 
 
-def test_one_run_from_the_shell(tmp_path):
+def test_one_run_from_the_shell(tmp_path, capsys):
     script = str(Path(sys.executable).with_name("signbench"))
     flags = ["run", "--method", "random", "--sign-in", "--epochs", "1", "--threads", "1", "--runs"]
-    for command, texts in (
-        ([script], ("epoch   1/1", "results in")),
-        ([sys.executable, "-m", "launch"], ("finished before",)),
+    done = subprocess.run([script, *flags, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert main([*flags, str(tmp_path)]) == 0
+    (result,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/result.json"))
+    for output, texts in (
+        (done.stdout, ("epoch   1/1", "results in")),
+        (capsys.readouterr().out, ("finished before",)),
     ):
-        arguments = [*command, *flags, str(tmp_path)]
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert all(text in done.stdout for text in texts)
-        (result,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/result.json"))
-        assert done.stdout.count(f" {result['accuracy']:.2%}") == 1
-        assert done.stdout.count(str(tmp_path)) == 1
+        assert all(text in output for text in texts)
+        assert output.count(f" {result['accuracy']:.2%}") == 1
+        assert output.count(str(tmp_path)) == 1
 
 
 def test_help_leads_to_the_options_of_a_method(capsys):

@@ -48,7 +48,10 @@ def here(slurm, machine):
     """
     torch.backends.mkldnn.enabled = True
     yield machine
-    cancel_jobs([s.job for s in statuses(machine.runs) if s.active])
+    jobs = [s.job for s in statuses(machine.runs) if s.active]
+    if jobs:  # a training ignores the signal of `cancel_jobs` for some seconds
+        subprocess.run(["scancel", "--signal=KILL", *jobs], check=False)
+    cancel_jobs(jobs)
 
 
 def digits(seed=0, epochs=2, **choices):
