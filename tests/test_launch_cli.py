@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_digits import small_digits
 
 from analysis.names import name_of
 from baselines.registry import methods
@@ -153,7 +154,7 @@ def test_other_commands_name_mistakes_too(capsys, args, message):
 
 def test_the_quick_grid_runs_every_method_and_ends_in_a_table(forked_workers, capsys, tmp_path):
     args = ["grid", "quick", "--epochs", "1", "--seeds", "0", "--runs", str(tmp_path)]
-    args += ["--set", "batch_size=400"]
+    args += ["--data", small_digits()["data"], "--set", "batch_size=144"]
     with pytest.warns(UserWarning, match="left out: str has no constants .* --epochs 1"):
         assert main([*args, "--slots", "2", "--threads", "1"]) == 0
     out = capsys.readouterr().out

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_digits import small_digits
 from torch import nn
 
 import launch.training.loop
@@ -137,7 +138,8 @@ def test_killed_at_random_times_it_ends_as_if_never_interrupted(machine):
 
 @pytest.mark.parametrize("after", ["backward", "save"])
 def test_killed_in_the_middle_of_an_epoch_or_between_its_files(machine, monkeypatch, after):
-    run = Run.make("digits", epochs=4, model="resnet20", **SIGN_IN)  # with running statistics
+    # with running statistics; 36 steps
+    run = Run.make("digits", model="resnet20", **small_digits(epochs=4, **SIGN_IN))
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(run, other)
     calls = 0
@@ -180,7 +182,7 @@ def spoil(path, how):
 
 @pytest.mark.parametrize("how", ["truncated", "garbage", "empty", "foreign", "malicious"])
 def test_an_unreadable_state_is_set_aside_and_the_one_before_is_used(machine, monkeypatch, how):
-    run = Run.make("digits", epochs=4, **SIGN_IN)
+    run = Run.make("digits", **small_digits(epochs=4, **SIGN_IN))
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(run, other)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -196,7 +198,7 @@ def test_an_unreadable_state_is_set_aside_and_the_one_before_is_used(machine, mo
 
 
 def test_with_no_readable_state_it_starts_over(machine, monkeypatch):
-    run = Run.make("digits", epochs=3, **SIGN_IN)
+    run = Run.make("digits", **small_digits(epochs=3, **SIGN_IN))
     other = replace(machine, runs=machine.runs / "uninterrupted")
     train(run, other)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -450,10 +452,11 @@ def test_sign_in_rescales_until_t2(machine, monkeypatch):
         epochs.append(len(epochs))
 
     monkeypatch.setattr(SparseModel, "rescale", rescale)
-    train(Run.make("digits", epochs=10, rescale_until=0.5, **SIGN_IN), machine)
+    choices = small_digits(epochs=10, **SIGN_IN)
+    train(Run.make("digits", rescale_until=0.5, **choices), machine)
     assert len(epochs) == 4  # before i = 1, 2, 3, 4 < T2 = 5
     epochs.clear()
-    train(Run.make("digits", epochs=10, rescale_period=0, **SIGN_IN), machine)
+    train(Run.make("digits", rescale_period=0, **choices), machine)
     assert not epochs
 
 
