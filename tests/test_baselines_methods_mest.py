@@ -46,6 +46,31 @@ def test_weights_with_the_largest_scores_stay(gradient_weight, kept):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("soft_bound", [False, True])
+def test_a_dense_layer_keeps_its_weights_and_momentum(storage, soft_bound):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 4)).double()  # ERK fills the second
+    net = SparseModel(model, storage)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    method = Mest(Plan(0.8, 40, 10), MestOptions(soft_bound=soft_bound, mutation=0.2))
+    method.prepare(net, None)
+    net.attach(optimizer)
+    step = next(step for step in range(40) if method.is_update(step))
+    model(torch.randn(16, 64).double()).square().sum().backward()
+    optimizer.step()
+
+    def held(name):
+        layer = net.layers[name]
+        buffers = [optimizer.state[x]["momentum_buffer"] for x in layer.latents.values()]
+        return [x.clone() for x in (layer.weight, *buffers)]
+
+    before, masks = held("1.weight"), net.masks
+    assert masks["1.weight"].all() and all(x.all() for x in before)
+    method.after_step(net, step)
+    assert all(map(torch.equal, held("1.weight"), before))
+    assert not torch.equal(net.masks["0.weight"], masks["0.weight"])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("soft_bound", [False, True])
 def test_counts(storage, soft_bound):
     counts = []
 

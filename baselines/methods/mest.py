@@ -1,9 +1,9 @@
 """MEST: dynamic masks that drop by magnitude and gradient, and grow at random.
 
 Yuan et al. 2021 (arXiv 2110.14032). At an update each layer keeps its k weights with the largest
-|θ| + λ·|∂L/∂θ| and grows others at random, from zero. The mutation ratio r falls in stairs: to a
-half after 9/16 of the steps and to zero after 3/4 (epochs 90 and 120 of 160), with an update every
-5 of 160 epochs.
+|θ| + λ·|∂L/∂θ| and grows others at random, from zero. Layers that the densities leave dense do not
+change. The mutation ratio r falls in stairs: to a half after 9/16 of the steps and to zero after
+3/4 (epochs 90 and 120 of 160), with an update every 5 of 160 epochs.
 
 Elastic mutation (EM) has k·(1 − r) kept weights and the requested number k after growth. With
 `soft_bound` (EM&S) a layer keeps k and grows r·k more, so that it is denser than requested until
@@ -88,7 +88,10 @@ class Mest(Method[MestOptions]):
     def after_step(self, net: SparseModel, step: int) -> None:
         if self.is_update(step):
             counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
-            changes = {name: int(k * self.mutation(step)) for name, k in counts.items()}
+            changes = {
+                name: int(k * self.mutation(step)) if k < net.weights[name].numel() else 0
+                for name, k in counts.items()
+            }
             drops = {name: 0 if self.options.soft_bound else n for name, n in changes.items()}
             kept = {
                 name: self.kept(net, name, mask, counts[name] - drops[name])
