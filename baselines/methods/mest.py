@@ -11,8 +11,9 @@ denser than requested until the last update, which only prunes.
 
 Differs from the official code: layer-wise densities are ERK by default (theirs: given for each
 layer), the first k weights are random (theirs: the largest, of which EM replaces r·k at random
-before the first step), masks have exact numbers of ones, new weights start with cleared momentum (theirs keep it),
-and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the epoch before).
+before the first step), masks have exact numbers of ones, new weights start with cleared momentum
+(theirs keep it), and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the
+epoch before).
 """
 
 from __future__ import annotations
