@@ -74,6 +74,13 @@ def test_updates_are_those_of_a_slow_implementation(initial_sparsity):
         optimizer.zero_grad()
 
 
+@pytest.mark.parametrize("steps, sparsity", [(1, 0.9), (2, 0.5)])
+def test_without_a_step_for_an_update_the_first_mask_has_the_requested_sparsity(steps, sparsity):
+    net = SparseModel(tiny_net())
+    GraNet(Plan(0.9, steps, steps)).prepare(net, None)
+    assert net.sparsity() == pytest.approx(sparsity, abs=1e-3)
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_new_weights_start_at_zero_without_momentum(storage):
     before = {}

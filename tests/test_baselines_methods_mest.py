@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from literal import tiny_net
 from method_cases import STORAGES, trained
 from torch import nn
 
@@ -11,6 +12,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.mest import Mest, MestOptions
+from baselines.tools.density import layer_counts
 
 
 def test_the_mutation_falls_in_stairs():
@@ -46,6 +48,31 @@ def test_weights_with_the_largest_scores_stay(gradient_weight, kept):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("soft_bound", [False, True])
+def test_a_dense_layer_keeps_its_weights_and_momentum(storage, soft_bound):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 4)).double()  # ERK fills the second
+    net = SparseModel(model, storage)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    method = Mest(Plan(0.8, 40, 10), MestOptions(soft_bound=soft_bound, mutation=0.2))
+    method.prepare(net, None)
+    net.attach(optimizer)
+    step = next(step for step in range(40) if method.is_update(step))
+    model(torch.randn(16, 64).double()).square().sum().backward()
+    optimizer.step()
+
+    def held(name):
+        layer = net.layers[name]
+        buffers = [optimizer.state[x]["momentum_buffer"] for x in layer.latents.values()]
+        return [x.clone() for x in (layer.weight, *buffers)]
+
+    before, masks = held("1.weight"), net.masks
+    assert masks["1.weight"].all() and all(x.all() for x in before)
+    method.after_step(net, step)
+    assert all(map(torch.equal, held("1.weight"), before))
+    assert not torch.equal(net.masks["0.weight"], masks["0.weight"])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("soft_bound", [False, True])
 def test_counts(storage, soft_bound):
     counts = []
 
@@ -54,12 +81,22 @@ def test_counts(storage, soft_bound):
 
     options = MestOptions(soft_bound=soft_bound, mutation=0.2)
     net = trained(Mest(Plan(0.8, 40, 10), options), storage, after=after)
-    first, last, inside = counts[0], counts[-1], counts[20]
-    assert first == last and sum(last) == net.numel - round(0.8 * net.numel)
-    full = [layer.weight.numel() for layer in net]
-    most = [min(k + int(0.2 * k), n) for k, n in zip(first, full, strict=True)]
-    assert inside == (most if soft_bound else first)
-    assert counts[30:] == [last] * 10
+    fewest = [*layer_counts("erk", net.shapes, 0.8).values()]
+    sizes = [layer.weight.numel() for layer in net]
+    most = [min(k + int(0.2 * k), n) for k, n in zip(fewest, sizes, strict=True)]
+    assert counts[0] == counts[20] == (most if soft_bound else fewest)
+    assert counts[30:] == [fewest] * 10 and sum(fewest) == net.numel - round(0.8 * net.numel)
+
+
+def test_a_softly_bound_training_starts_with_more_weights():
+    first, soft = (SparseModel(tiny_net().double()) for _ in range(2))
+    Mest(Plan(0.9, 40, 10)).prepare(first, None)
+    Mest(Plan(0.9, 40, 10), MestOptions(soft_bound=True, mutation=0.5)).prepare(soft, None)
+    for name, mask in first.masks.items():
+        k, found = int(mask.sum()), soft.masks[name]
+        assert int(found.sum()) == min(k + int(0.5 * k), mask.numel())
+        assert found[mask].all()
+        assert torch.equal(soft.weights[name], first.weights[name])  # those that grow are zero
 
 
 def test_masks_change_between_updates_only():

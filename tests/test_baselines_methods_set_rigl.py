@@ -106,8 +106,14 @@ def test_a_layer_without_a_gradient_is_named():
             optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["rigl", "srigl", "rigl_nm"])
-def test_a_warning_says_that_updates_replace_many_steps(name):
+@pytest.mark.parametrize(
+    "name, fewer",
+    [
+        *((name, {"keep_step": True}) for name in ("rigl", "srigl", "rigl_nm")),
+        ("chts", {"updates": 1}),
+    ],
+)
+def test_a_warning_says_that_updates_replace_many_steps(name, fewer):
     def start(steps, **options):
         model = tiny_net().double()
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -119,4 +125,4 @@ def test_a_warning_says_that_updates_replace_many_steps(name):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*updates replace")
         start(100)
-        start(20, keep_step=True)
+        start(20, **fewer)

@@ -29,6 +29,7 @@ from torch import Tensor
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import check_in_unit, require
 from baselines.method import Method, Options
+from baselines.methods.dynamic import warn_of_replaced_steps
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.density import layer_counts
@@ -76,6 +77,8 @@ class Chts(Method[ChtsOptions]):
     paper = "Zhang et al. 2025"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
+        advice = "train for more steps, or use fewer updates."
+        warn_of_replaced_steps(self.name, self.plan.steps, self.is_update, advice)
         net.require_ordinary("chts")
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         net.set_masks({name: self.first(name, net.shapes[name], k) for name, k in counts.items()})
@@ -93,11 +96,15 @@ class Chts(Method[ChtsOptions]):
         """Step from which masks are constant."""
         return self.options.update_until * self.plan.steps
 
+    def is_update(self, step: int) -> bool:
+        """Return whether the mask is updated at a step."""
+        return is_update(step, self.end, self.options.updates)
+
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
-        if not is_update(step, self.end, self.options.updates):
+        if not self.is_update(step):
             return False
         net.set_masks(
             {

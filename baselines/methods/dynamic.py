@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -16,6 +18,9 @@ from baselines.method import Method, Options
 from baselines.samples import Samples
 from baselines.tools.masks import drop_and_grow, random_masks
 from baselines.tools.schedules import cosine_fraction, is_update
+
+MOST_REPLACED = 0.1  # of the optimizer's steps, without a warning
+MOST_COUNTED = 1000  # steps; those after it are like them
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,22 @@ class DynamicMask(Method[D], ABC):
     @abstractmethod
     def growth(self, layer: Layer, step: int) -> Tensor:
         """Return non-negative scores of the weight's shape; the largest grow."""
+
+
+def warn_of_replaced_steps(
+    name: str, steps: int, is_update: Callable[[int], bool], advice: str
+) -> None:
+    """Warn if updates replace more than a tenth of the optimizer's steps of a method.
+
+    Args:
+        steps: number of steps of the training.
+        is_update: whether an update replaces a step.
+        advice: what to do, at the end of the warning.
+    """
+    first = min(steps, MOST_COUNTED)
+    replaced = sum(map(is_update, range(first)))
+    if replaced > MOST_REPLACED * first:
+        warnings.warn(
+            f"{name}: updates replace {replaced} of the first {first} optimizer steps: {advice}",
+            stacklevel=2,
+        )

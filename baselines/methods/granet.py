@@ -138,7 +138,8 @@ class GraNet(Regrowth[GraNetOptions]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.prunings = max(1, int(self.options.prune_until * plan.steps / self.period))
-        self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
+        if plan.steps > 1:  # else no update prunes
+            self.initial_sparsity = min(self.options.initial_sparsity, plan.sparsity)
 
     def prune(self, net: SparseModel, i: int) -> None:
         if i <= self.prunings:

@@ -1,17 +1,19 @@
 """MEST: dynamic masks that drop by magnitude and gradient, and grow at random.
 
 Yuan et al. 2021 (arXiv 2110.14032). At an update each layer keeps its k weights with the largest
-|θ| + λ·|∂L/∂θ| and grows others at random, from zero. The mutation ratio r falls in stairs: to a
-half after 9/16 of the steps and to zero after 3/4 (epochs 90 and 120 of 160), with an update every
-5 of 160 epochs.
+|θ| + λ·|∂L/∂θ| and grows others at random, from zero. Layers that the densities leave dense do not
+change. The mutation ratio r falls in stairs: to a half after 9/16 of the steps and to zero after
+3/4 (epochs 90 and 120 of 160), with an update every 5 of 160 epochs.
 
 Elastic mutation (EM) has k·(1 − r) kept weights and the requested number k after growth. With
-`soft_bound` (EM&S) a layer keeps k and grows r·k more, so that it is denser than requested until
-the last update, which only prunes.
+`soft_bound` (EM&S) a layer keeps k and grows r·k more, also before the first step, so that it is
+denser than requested until the last update, which only prunes.
 
 Differs from the official code: layer-wise densities are ERK by default (theirs: given for each
-layer), masks have exact numbers of ones, new weights start with cleared momentum (theirs keep it),
-and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the epoch before).
+layer), the first k weights are random (theirs: the largest, of which EM replaces r·k at random
+before the first step), masks have exact numbers of ones, new weights start with cleared momentum
+(theirs keep it), and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the
+epoch before).
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ class Mest(Method[MestOptions]):
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         kind, sparsity = self.options.density, self.plan.sparsity
         net.set_masks(random_masks(kind, net.shapes, sparsity, self.plan.seed))
+        if self.options.soft_bound:
+            self.grow(net, self.changes(net, step=0), step=0)
 
     def needs_dense_gradients(self, step: int) -> bool:
         return False  # only those of active weights count
@@ -87,18 +91,32 @@ class Mest(Method[MestOptions]):
 
     def after_step(self, net: SparseModel, step: int) -> None:
         if self.is_update(step):
-            counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
-            changes = {name: int(k * self.mutation(step)) for name, k in counts.items()}
+            counts, changes = self.counts(net), self.changes(net, step)
             drops = {name: 0 if self.options.soft_bound else n for name, n in changes.items()}
-            kept = {
-                name: self.kept(net, name, mask, counts[name] - drops[name])
-                for name, mask in net.masks.items()
-            }
-            net.set_masks(kept)
             net.set_masks(
-                {name: self.grown(m, changes[name], name, step) for name, m in kept.items()}
+                {
+                    name: self.kept(net, name, mask, counts[name] - drops[name])
+                    for name, mask in net.masks.items()
+                }
             )
+            self.grow(net, changes, step)
             self.gradients = {}
+
+    def counts(self, net: SparseModel) -> dict[str, int]:
+        """Return k of each layer."""
+        return layer_counts(self.options.density, net.shapes, self.plan.sparsity)
+
+    def changes(self, net: SparseModel, step: int) -> dict[str, int]:
+        """Return how many weights each layer grows at an update."""
+        return {
+            name: int(k * self.mutation(step)) if k < net.weights[name].numel() else 0
+            for name, k in self.counts(net).items()
+        }
+
+    def grow(self, net: SparseModel, changes: dict[str, int], step: int) -> None:
+        """Let weights grow at random."""
+        masks = net.masks
+        net.set_masks({name: self.grown(masks[name], n, name, step) for name, n in changes.items()})
 
     def is_update(self, step: int) -> bool:
         """Return whether masks are updated after a step."""

@@ -20,7 +20,6 @@ of the absolute values, which differs for noisy gradients.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,13 +29,10 @@ from torch import Tensor
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.methods.dynamic import DynamicMask, DynamicOptions
+from baselines.methods.dynamic import DynamicMask, DynamicOptions, warn_of_replaced_steps
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.masks import seeded
-
-MOST_REPLACED = 0.1  # of the optimizer's steps, without a warning
-MOST_COUNTED = 1000  # steps; those after it are like them
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,9 @@ class GradientGrowth(DynamicMask[R]):
 
     def warn_of_replaced_steps(self) -> None:
         """Warn if updates replace more than a tenth of the optimizer's steps."""
-        first = min(self.plan.steps, MOST_COUNTED)
-        replaced = sum(map(self.is_update, range(first)))
-        if not self.options.keep_step and replaced > MOST_REPLACED * first:
-            warnings.warn(
-                f"{self.name}: updates replace {replaced} of the first {first} optimizer steps: "
-                "train for more steps, use fewer updates, or set keep_step.",
-                stacklevel=2,
-            )
+        if not self.options.keep_step:
+            advice = "train for more steps, use fewer updates, or set keep_step."
+            warn_of_replaced_steps(self.name, self.plan.steps, self.is_update, advice)
 
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)

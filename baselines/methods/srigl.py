@@ -58,8 +58,7 @@ class SRigLOptions(RigLOptions):
 class SRigL(GradientGrowth[SRigLOptions]):
     """Structured RigL: constant fan-in with neuron ablation."""
 
-    name = "srigl"
-    paper = "Lasby et al. 2024"
+    name, paper = "srigl", "Lasby et al. 2024"
     tolerance = 0.005
 
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
