@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_launch_train import train
 
+from analysis.frame import load_runs
+from analysis.target import misses_target
 from baselines.errors import UserError
+from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.snapshots import read_source
 from signin.signs import agreement
@@ -165,6 +168,20 @@ def test_what_does_not_fit_is_named_and_nothing_is_trained(machine, source, tmp_
         with pytest.raises(UserError, match=message):
             train(fixed(**choices), machine)
         assert not (machine.runs / fixed(**choices).name / "snapshots").exists()
+
+
+def test_a_mask_of_str_is_trained_at_the_sparsity_that_it_has(machine):
+    constants = {"s_init": -20.0, "threshold_decay": 0.5}  # end at 0.831
+    base = Run.make("digits", "str", sparsity=0.838, epochs=1, **constants)
+    learned, run = train(base, machine)["sparsity"], from_mask_of(base)
+    assert 0.003 < abs(learned - base.sparsity) < 0.012
+    assert train(run, machine)["sparsity"] == learned
+    runs = load_runs([machine.runs / base.name, machine.runs / run.name])
+    assert not misses_target(runs).any()
+    assert list(runs["label"]) == [base.label, f"fixed ({base.label}@final)"]
+    exact = Run.make("digits", "fixed", mask=base.name, sparsity=0.838, epochs=1)
+    with pytest.raises(UserError, match="not 0.838: give its sparsity with --sparsity"):
+        train(exact, machine)
 
 
 def test_runs_say_which_others_they_need():
