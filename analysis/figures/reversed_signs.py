@@ -51,6 +51,7 @@ def _with_learned_signs(done: pd.DataFrame) -> pd.DataFrame:
     if _SHARE in done:
         wanted = {"mask.at": "final", "signs.at": "final", "magnitudes.at": "random"}
         wanted |= {"method": "fixed", "options.magnitude_kind": "each", "options.others": ""}
+        wanted |= {"options.init": ""}  # would be the source of the others
         same = (done["mask.run"] == done["signs.run"]) & (done["mask.label"] != "")
         chosen = done[same & (done[list(wanted)] == pd.Series(wanted)).all(axis=1)]
         if chosen[_SHARE].nunique() > 1:
