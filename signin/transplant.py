@@ -56,6 +56,9 @@ def transplant_weights(
 def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     """Return the source's masks of all prunable layers, or else where its weights are not zero.
 
+    Masks without a single zero count as none: those of STR, SR-STE and Top-KAST in training, whose
+    weights are sparse.
+
     Args:
         like: the prunable weights, or others of their shapes, by layer.
 
@@ -63,8 +66,9 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
         UserError: a layer is missing or of another shape, or a mask does not consist of 0 and 1.
     """
     found = {}
+    masks = {} if all(bool((m == 1).all()) for m in source.masks.values()) else source.masks
     for name, weight in like.items():
-        mask = source.masks.get(name)
+        mask = masks.get(name)
         mask = entries_of(source, {name: weight})[name] != 0 if mask is None else mask
         if mask.shape != weight.shape:
             shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"
