@@ -62,6 +62,13 @@ def test_each_part_comes_from_its_source(files, capsys):
     assert row[4] == f"{agreed:.1%}" and row[5] == "100.0%"
 
 
+def test_layer_magnitudes_do_not_change_the_agreement_before(files, capsys):
+    assert main([*TRANSPLANT, "--magnitude-kind", "layer"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (row,) = (row for row in rows if row[0] == "4.weight")
+    assert row[4:] == ["100.0%", "100.0%"]
+
+
 def test_fresh_magnitudes_need_a_model(files, capsys):
     assert main([*TRANSPLANT, "--magnitudes", "random"]) == 2
     assert "--model" in capsys.readouterr().err

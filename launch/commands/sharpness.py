@@ -44,7 +44,8 @@ class SharpnessCommand:
     """Measure the largest Hessian eigenvalue at the snapshots of runs. Name the runs before the
     options; without names, all finished runs are measured. The Hessian is that of the cross
     entropy on training images, over the weights that the mask keeps (if no mask has a zero, those
-    that are not zero), with the batch statistics of evaluation. Results go to the sharpness.csv of each run, for `signbench figure 5`."""
+    that are not zero), with the batch statistics of evaluation. Results go to the sharpness.csv of
+    each run, for `signbench figure 5`."""
 
     epochs: tuple[int, ...] = ()
     """Epochs of the snapshots; all if not given."""
