@@ -117,14 +117,22 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     weights, drawn = transplant_weights(masks, signs, sizes, generator, given.flip_signs)
 
     template = sources["mask"].weights if fresh is None else fresh.model.state_dict()
-    rest = {name: tensor for name, tensor in template.items() if name not in like}
-    state = {**entries_of(sources["others"], rest), **weights}
+    named = _by_all_names(weights, template)
+    rest = {name: tensor for name, tensor in template.items() if name not in named}
+    state = {**entries_of(sources["others"], rest), **named}
     whole = {name: state[name].detach().to(tensor.dtype) for name, tensor in template.items()}
     write_checkpoint(given.output, Checkpoint(whole, masks={}))
     for line in _summary(masks, signs, magnitudes, weights, drawn):
         report(line)
     report(f"biases, normalisation and all else: from {given.source('others')}")
     report(f"written: {given.output}")
+
+
+def _by_all_names(weights: Named, state: Named) -> dict[str, Tensor]:
+    """Return weights by all names that they have in a model's state; tied ones have several."""
+    places = {name: (t.data_ptr(), t.shape, t.stride()) for name, t in state.items()}
+    found = {places[name]: weight for name, weight in weights.items()}
+    return {name: found[place] for name, place in places.items() if place in found}
 
 
 def _fresh(given: TransplantCommand) -> SparseModel:
