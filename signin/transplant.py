@@ -35,7 +35,8 @@ def transplant_weights(
 
     Args:
         masks: by layer, True at the positions that are kept.
-        signs, magnitudes: weights of the same shapes.
+        signs, magnitudes: weights of the same shapes. The result has the type of the magnitudes,
+            or float32 if that is more precise.
         generator: of the CPU; draws a sign where `signs` is zero, and which signs are reversed.
         flip: fraction of the kept weights, drawn at random, whose sign is reversed.
     """
@@ -46,7 +47,8 @@ def transplant_weights(
         unknown = mask.cpu() & (sign == 0)
         sign = torch.where(unknown, (coins < 0.5) * 2.0 - 1.0, sign)
         reversed_ = torch.rand(sign.shape, generator=generator) < flip
-        magnitude = magnitudes[name].detach().cpu().abs().float()
+        magnitude = magnitudes[name].detach().cpu().abs()
+        magnitude = magnitude.to(torch.promote_types(magnitude.dtype, torch.float32))
         weight = torch.where(reversed_, -sign, sign) * magnitude
         weights[name] = torch.where(mask.cpu(), weight, 0.0)  # the mean of an empty layer is NaN
         drawn[name] = int(unknown.count_nonzero())
@@ -90,7 +92,8 @@ def weights_of(source: Checkpoint | None, own: Named) -> dict[str, Tensor]:
 
 def layer_means(magnitudes: Named, masks: Named) -> dict[str, Tensor]:
     """Replace all magnitudes of a layer by their mean over the layer's kept weights."""
-    return {k: size.abs()[masks[k]].mean().expand_as(size) for k, size in magnitudes.items()}
+    kept = {k: size.abs()[masks[k].to(size.device)] for k, size in magnitudes.items()}
+    return {k: kept[k].mean().expand_as(size) for k, size in magnitudes.items()}
 
 
 def prunable_of(source: Checkpoint) -> dict[str, Tensor]:

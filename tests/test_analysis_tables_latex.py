@@ -53,7 +53,13 @@ def test_minus_signs_powers_and_special_characters(text, latex):
 
 
 def test_names_of_runs_are_no_powers_in_html():
-    texts = ["digits-random-s0.9-seed0-a3e41b22", "x-s0.9-12345e67", "3.3e+11", "-1e-05", "lr=1e-05"]
+    texts = [
+        "digits-random-s0.9-seed0-a3e41b22",
+        "x-s0.9-12345e67",
+        "3.3e+11",
+        "-1e-05",
+        "lr=1e-05",
+    ]
     cells = pd.DataFrame({"a": texts})
     html = to_html(Sheet("", cells, cells != cells))
     shown = re.findall(r"<td[^>]*>(.*?)</td>", html)

@@ -63,6 +63,17 @@ def test_each_part_comes_from_its_source(files, capsys):
     assert row[4] == f"{agreed:.1%}" and row[5] == "100.0%"
 
 
+def test_a_transplant_of_float64_from_itself_is_equal_to_the_bit(files):
+    state = {name: t.double() / 3 if t.is_floating_point() else t for name, t in files[0].items()}
+    save_file(state, "A.safetensors")
+    assert main(TRANSPLANT) == 0
+    found = load_file("out.safetensors")
+    assert found.keys() == state.keys()
+    assert all(
+        torch.equal(found[name], t) and found[name].dtype == t.dtype for name, t in state.items()
+    )
+
+
 def test_layer_magnitudes_do_not_change_the_agreement_before(files, capsys):
     assert main([*TRANSPLANT, "--magnitude-kind", "layer"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
