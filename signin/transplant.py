@@ -58,8 +58,8 @@ def transplant_weights(
 def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     """Return the source's masks of all prunable layers, or else where its weights are not zero.
 
-    Masks without a single zero count as none: those of STR, SR-STE and Top-KAST in training, whose
-    weights are sparse.
+    Masks without a single zero count as none if there are weights: those of STR, SR-STE and
+    Top-KAST in training, whose weights are sparse.
 
     Args:
         like: the prunable weights, or others of their shapes, by layer.
@@ -68,10 +68,11 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
         UserError: a layer is missing or of another shape, or a mask does not consist of 0 and 1.
     """
     found = {}
-    masks = {} if all(bool((m == 1).all()) for m in source.masks.values()) else source.masks
+    all_ones = all(bool((mask == 1).all()) for mask in source.masks.values())
     for name, weight in like.items():
-        mask = masks.get(name)
-        mask = entries_of(source, {name: weight})[name] != 0 if mask is None else mask
+        mask = source.masks.get(name)
+        if mask is None or (all_ones and name in source.weights):
+            mask = entries_of(source, {name: weight})[name] != 0
         if mask.shape != weight.shape:
             shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"
             raise UserError(f"{source.origin}: the mask of {name} has {shapes}.")
