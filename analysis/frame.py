@@ -47,8 +47,17 @@ KEPT_BYTES = 256 * 2**20  # of rows that are kept in a block of `rows_kept`
 _Kept = tuple[dict[Path, pd.DataFrame], list[int]]
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 _REFERENCE = re.compile(r"([^/@(),= ]+)@(\w+)")  # RUN@EPOCH
-# options of the method `fixed` besides the mask, and those of their values that no label has
-_TRANSPLANT = ("init", "signs", "magnitudes", "others", "key", "magnitude_kind", "flip_signs")
+# options of the method `fixed`, and those of their values that no label has
+_TRANSPLANT = (
+    "mask",
+    "init",
+    "signs",
+    "magnitudes",
+    "others",
+    "key",
+    "magnitude_kind",
+    "flip_signs",
+)
 _DEFAULTS = (None, "", "each", 0.0)
 
 
@@ -232,9 +241,10 @@ def _name_references(
 
     if row["method"] != "fixed":
         return
-    row["label"] = _REFERENCE.sub(label, _transplant_label(row))
+    named = {name: _with_run(row.get(f"options.{name}"), by_name) for name in _TRANSPLANT}
+    row["label"] = _REFERENCE.sub(label, _transplant_label(str(row["label"]), named))
     for part in PARTS:
-        source = row.get(f"options.{part}") or row.get("options.init") or "random"
+        source = named[part] or named["init"] or "random"
         run, _, at = source.rpartition("@")
         row[f"{part}.at"], row[f"{part}.run"] = at, run
         row[f"{part}.label"] = labels.get(run, "")
@@ -242,14 +252,23 @@ def _name_references(
     row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")
 
 
-def _transplant_label(row: dict[str, Any]) -> str:
+def _with_run(value: Any, by_name: dict[str, dict[str, Any]]) -> Any:
+    """Return an option as `RUN@EPOCH` if it is the path of a run, with or without an epoch."""
+    if not isinstance(value, str):
+        return value
+    head, at, epoch = value.rpartition("@")
+    run = Path(head if at else value).name
+    return f"{run}@{epoch if at else 'final'}" if run in by_name else value
+
+
+def _transplant_label(label: str, options: Mapping[str, Any]) -> str:
     """Return the label of a run of the method `fixed`: the mask's source, then what else it takes.
 
     The label in config.json does not say which part comes from which source.
     """
-    mask = row.get("options.mask") or row.get("options.init")
+    mask = options["mask"] or options["init"]
     if not mask:
-        return str(row["label"])
-    found = {name: row.get(f"options.{name}") for name in _TRANSPLANT}
-    others = [f"{name}={value}" for name, value in found.items() if value not in _DEFAULTS]
+        return label
+    rest = {name: value for name, value in options.items() if name != "mask"}
+    others = [f"{name}={value}" for name, value in rest.items() if value not in _DEFAULTS]
     return f"fixed ({', '.join([mask, *others])})"

@@ -122,7 +122,7 @@ class Method(Generic[O]):
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     is_sparse: ClassVar[bool] = True
     factorised: ClassVar[bool] = False
-    tolerance: ClassVar[float] = 0.0
+    tolerance: float = 0.0
     options_class: ClassVar[type[Options]] = Options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

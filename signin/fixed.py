@@ -52,9 +52,12 @@ class FixedOptions(Options):
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
     """Fraction of the signs to reverse at random."""
+    mask_within: float = 0.0
+    """Largest difference between the sparsity of the masks and the requested one. Named grids take
+    the tolerance of the method that learned the masks."""
 
     def __post_init__(self) -> None:
-        check_in_unit(flip_signs=self.flip_signs)
+        check_in_unit(flip_signs=self.flip_signs, mask_within=self.mask_within)
         for name in ("init", *PARTS):  # RUN and RUN@final are the same run
             if (source := getattr(self, name)) != RANDOM:
                 object.__setattr__(self, name, with_epoch(source))
@@ -66,6 +69,10 @@ class FixedOptions(Options):
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple({self.source(part): None for part in PARTS if self.source(part) != RANDOM})
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        return ("mask_within",)
 
 
 @register
@@ -80,6 +87,7 @@ class Fixed(Method[FixedOptions]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.drawn: dict[str, int] = {}
+        self.tolerance = self.options.mask_within
         if plan.read is not None:  # without, a method is described and not trained
             self._check_mask()
 
@@ -98,7 +106,8 @@ class Fixed(Method[FixedOptions]):
         own = {name: weight.detach().clone() for name, weight in net.weights.items()}
         masks = net.masks if sources["mask"] is None else masks_of(sources["mask"], own)
         kept = sum(int(mask.sum()) for mask in masks.values())
-        if kept != keep_count(net.numel, self.plan.sparsity):
+        missed = abs(kept - keep_count(net.numel, self.plan.sparsity))
+        if missed > self.options.mask_within * net.numel:
             raise UserError(
                 f"fixed: {self.options.source('mask')} has sparsity {1 - kept / net.numel}, "
                 f"not {self.plan.sparsity:g}: give its sparsity with --sparsity."

@@ -35,7 +35,8 @@ def transplant_weights(
 
     Args:
         masks: by layer, True at the positions that are kept.
-        signs, magnitudes: weights of the same shapes.
+        signs, magnitudes: weights of the same shapes. The result has the type of the magnitudes,
+            or float32 if that is more precise.
         generator: of the CPU; draws a sign where `signs` is zero, and which signs are reversed.
         flip: fraction of the kept weights, drawn at random, whose sign is reversed.
     """
@@ -46,7 +47,8 @@ def transplant_weights(
         unknown = mask.cpu() & (sign == 0)
         sign = torch.where(unknown, (coins < 0.5) * 2.0 - 1.0, sign)
         reversed_ = torch.rand(sign.shape, generator=generator) < flip
-        magnitude = magnitudes[name].detach().cpu().abs().float()
+        magnitude = magnitudes[name].detach().cpu().abs()
+        magnitude = magnitude.to(torch.promote_types(magnitude.dtype, torch.float32))
         weight = torch.where(reversed_, -sign, sign) * magnitude
         weights[name] = torch.where(mask.cpu(), weight, 0.0)  # the mean of an empty layer is NaN
         drawn[name] = int(unknown.count_nonzero())
@@ -56,6 +58,9 @@ def transplant_weights(
 def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     """Return the source's masks of all prunable layers, or else where its weights are not zero.
 
+    Masks without a single zero count as none if there are weights: those of STR, SR-STE and
+    Top-KAST in training, whose weights are sparse.
+
     Args:
         like: the prunable weights, or others of their shapes, by layer.
 
@@ -63,9 +68,11 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
         UserError: a layer is missing or of another shape, or a mask does not consist of 0 and 1.
     """
     found = {}
+    all_ones = all(bool((mask == 1).all()) for mask in source.masks.values())
     for name, weight in like.items():
         mask = source.masks.get(name)
-        mask = entries_of(source, {name: weight})[name] != 0 if mask is None else mask
+        if mask is None or (all_ones and name in source.weights):
+            mask = entries_of(source, {name: weight})[name] != 0
         if mask.shape != weight.shape:
             shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"
             raise UserError(f"{source.origin}: the mask of {name} has {shapes}.")
@@ -86,7 +93,8 @@ def weights_of(source: Checkpoint | None, own: Named) -> dict[str, Tensor]:
 
 def layer_means(magnitudes: Named, masks: Named) -> dict[str, Tensor]:
     """Replace all magnitudes of a layer by their mean over the layer's kept weights."""
-    return {k: size.abs()[masks[k]].mean().expand_as(size) for k, size in magnitudes.items()}
+    kept = {k: size.abs()[masks[k].to(size.device)] for k, size in magnitudes.items()}
+    return {k: kept[k].mean().expand_as(size) for k, size in magnitudes.items()}
 
 
 def prunable_of(source: Checkpoint) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from PIL import Image
+from synthetic_runs import write_runs
 from test_analysis_tables import write_run
 from test_launch_train import train
 
@@ -107,6 +108,25 @@ def test_lines_are_means_over_seeds(runs):
         for t in layers_of(runs, "gmp")
     ]
     assert flips.get_ydata() == pytest.approx(sum(s.to_numpy() for s in shares) / 2)
+
+
+def test_equal_runs_that_kept_other_epochs_are_one_run(tmp_path):
+    first = write_runs(tmp_path / "a", ("rigl",), seeds=(0,), rules=("",))
+    second = write_runs(tmp_path / "b", ("rigl",), seeds=(0,), rules=("",), sharpness=True)
+    both, (folder,) = pd.concat([first, second], ignore_index=True), first["folder"]
+    rows = pd.read_csv(second["folder"][0] / "sharpness.csv")
+    expected = rows["sharpness"].tolist()
+
+    def sharpness():
+        (line,) = FIGURES["5"].draw(both).axes[1].get_lines()
+        return line.get_ydata().tolist()
+
+    assert len(expected) > 2 and sharpness() == pytest.approx(expected)
+    rows.iloc[[0, -1]].to_csv(folder / "sharpness.csv", index=False)  # measured at fewer epochs
+    assert sharpness() == pytest.approx(expected)
+    drawn = lines(FIGURES["8"].draw(second))["RigL"].get_ydata()
+    (folder / "layers.csv").unlink()
+    assert lines(FIGURES["8"].draw(both))["RigL"].get_ydata() == pytest.approx(drawn)
 
 
 def test_the_ranking_has_the_means_of_the_results(runs):

@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_runs import FEW, MANY, SOME, write_runs
 
 from analysis.figures import FIGURES, WIDTHS, Size, select_methods
-from analysis.figures.panels import Panel
+from analysis.figures.lines import draw_panels
+from analysis.figures.panels import Panel, share_y
 from analysis.figures.style import COLOURS, MARKERS, MOST, PAGE, choose_looks, line_style
 from analysis.frame import rows_kept
 from analysis.names import RULES
@@ -129,6 +130,21 @@ def test_bands_on_a_logarithmic_axis_are_above_zero():
     assert panel.is_logarithmic
     assert low.tolist() == pytest.approx([0.1, 33**2 / (33 + 32 * 3**0.5)])
     assert high.tolist() == pytest.approx([0.1, 33 + 32 * 3**0.5])
+
+
+@pytest.mark.parametrize("first", [2.0, 0.5])  # of the first panel, which spans decades or not
+def test_panels_with_a_shared_axis_have_one_scale(first):
+    panels = []
+    for means in ((first, 45.0, 50.0), (0.2, 5.0, 20.0), (0.5, 44.0, 50.0)):
+        rows = [("rigl", "", 0, x, value) for x, value in enumerate(means)]
+        values = pd.DataFrame(rows, columns=["label", "rule", "seed", "x", "value"])
+        panels.append(Panel(values, "", "", ""))
+    axes = [ax for ax in draw_panels(share_y(panels), Size()).axes if ax.lines]
+    assert [ax.get_yscale() for ax in axes] == ["linear" if first == 2 else "log"] * 3
+    low, high = axes[0].get_ylim()
+    assert {ax.get_ylim() for ax in axes} == {(low, high)}
+    drawn = [y for ax in axes for y in ax.lines[0].get_ydata()]
+    assert len(drawn) == 9 and low < min(drawn) and max(drawn) < high
 
 
 def test_axes_adapt_to_the_values(grids):

@@ -74,6 +74,7 @@ def reversing(runs, **changes):
         own = {"method": "fixed", "options.flip_signs": fraction, "mask.label": runs["label"]}
         own |= {"mask.run": names, "mask.at": "final", "signs.run": names, "signs.at": "final"}
         own |= {"magnitudes.at": "random", "options.magnitude_kind": "each", "options.others": ""}
+        own |= {"options.init": ""}
         own |= {"label": [f"fixed ({name}@final, {fraction})" for name in runs["label"]]}
         own |= {"seed": runs["seed"] + 1000, "folder": [f / str(fraction) for f in runs["folder"]]}
         parts.append(runs.assign(**{**own, **changes}))
@@ -102,6 +103,7 @@ def test_other_runs_are_refused(tmp_path):
         reversing(plain, **{"signs.at": "3"}),
         reversing(plain, **{"options.magnitude_kind": "layer"}),
         reversing(plain, **{"options.flip_signs": 0.1}),
+        reversing(plain, **{"options.init": "acdc@final"}),  # biases are learned, too
     ):
         with pytest.raises(UserError, match="signbench grid signs trains some"):
             FIGURES["signs"].draw(runs)

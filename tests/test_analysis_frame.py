@@ -115,6 +115,8 @@ def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
         "fixed (gmp@final, magnitudes=gmp@2)": {"magnitudes": "gmp@2"},
         "fixed (gmp@final, init=gmp@final)": {"mask": "", "init": "gmp@final"},
         "fixed (gmp@final, others=gmp@2, flip_signs=0.1)": {"others": "gmp@2", "flip_signs": 0.1},
+        "fixed (gmp@final, signs=gmp@3)": {"mask": "runs/gmp", "signs": "/runs/gmp@3"},
+        "fixed (m.pt, signs=m.pt@ema)": {"mask": "m.pt", "signs": "m.pt@ema"},
     }
     for i, options in enumerate(expected.values()):
         options = own | options
@@ -123,3 +125,6 @@ def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
     found = load_runs(sorted(tmp_path.iterdir()))
     assert found["label"].tolist()[2:] == list(expected)
     assert found["mask.label"].tolist()[2:4] == ["gmp", "gmp + Sign-In"]
+    by_path = found.iloc[8]
+    assert [by_path[f"mask.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "final"]
+    assert [by_path[f"signs.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "3"]

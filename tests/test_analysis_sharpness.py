@@ -11,9 +11,12 @@ from curvlinops import HessianLinearOperator
 from test_launch_train import train
 from torch import nn
 
+from analysis.folder import read_sharpness
+from baselines.checkpoint import Checkpoint
 from launch.cli import main
 from launch.config.run import Run
 from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
+from launch.runs.snapshots import read_snapshot, write_snapshot
 
 
 @pytest.fixture
@@ -117,3 +120,19 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     assert "no snapshot 7" in capsys.readouterr().err
     assert main(["sharpness", "nobody", *flags]) == 2
     assert "there is no run nobody" in capsys.readouterr().err
+
+
+def test_masks_without_zeros_do_not_change_the_sharpness_of_a_sparse_network(machine):
+    run = Run.make("digits", "random", epochs=1)
+    train(run, machine)
+    folder = machine.runs / run.name
+    where = ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir), "--device", "cpu"]
+    flags = ["--epochs", "1", "--per-class", "5", "--again", *where]
+    assert main(["sharpness", run.name, *flags]) == 0
+    (before,) = read_sharpness(folder)
+    snapshot = read_snapshot(folder, "1")
+    ones = {name: torch.ones_like(mask) for name, mask in snapshot.masks.items()}
+    write_snapshot(folder, run.name, 1, Checkpoint(snapshot.weights, ones))
+    assert main(["sharpness", run.name, *flags]) == 0
+    (after,) = read_sharpness(folder)
+    assert after["sharpness"] == pytest.approx(before["sharpness"], rel=1e-3)

@@ -482,6 +482,25 @@ def test_table_one_finds_its_rows(tmp_path):
     assert table.xs("AC/DC", level="column").isna().all()
 
 
+def test_tables_have_only_transplants_from_one_run():
+    part = {"at": "final", "run": "a"}
+    run = {f"{name}.{key}": part[key] for name in ("mask", "signs") for key in part}
+    run |= {"magnitudes.at": "random", "magnitudes.run": "", "mask.label": "gmp"}
+    run |= {"options.init": "", "options.others": "", "options.magnitude_kind": "each"}
+    run |= {"rule": "", "learner": False, "method": "fixed", "label": "fixed (gmp@final)"}
+    run |= {"options.flip_signs": 0.0, "mask.epochs": 100}
+    one, ten = LAYOUTS["1"].place, LAYOUTS["10"].place
+    assert one(run) == ("Final sign + learned mask", "GMP")
+    assert one({**run, "signs.run": "b"}) is None
+    sizes = {"signs.at": "random", "signs.run": "", "magnitudes.at": "10", "magnitudes.run": "a"}
+    assert one({**run, **sizes}) == ("Epoch 10 mag + learned mask", "GMP")
+    assert one({**run, **sizes, "magnitudes.run": "b"}) is None
+    fresh = {**run, "signs.at": "random", "signs.run": ""}
+    assert one(fresh) == ("Random init + learned mask", "GMP") and ten(fresh) == ("GMP", "Random")
+    others = {"options.init": "a@final"}  # whose biases and normalisation are learned
+    assert one({**run, **others}) is one({**fresh, **others}) is ten({**fresh, **others}) is None
+
+
 def test_rows_of_other_budgets_say_which_epoch_they_are():
     row = "Epoch 30 sign + learned mask"
     assert at_budget(row, {100}) == at_budget(row, set()) == row

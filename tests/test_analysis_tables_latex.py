@@ -13,7 +13,7 @@ from synthetic_runs import FEW, MANY, write_runs
 
 from analysis.tables import make_table
 from analysis.tables.latex import align, escape, to_latex
-from analysis.tables.sheet import Sheet, leave_out_constants
+from analysis.tables.sheet import Sheet, leave_out_constants, to_html
 
 pytestmark = pytest.mark.xdist_group("tables in LaTeX")  # the tests share their runs
 
@@ -38,6 +38,9 @@ ODD = Sheet(
     [
         ("3.3e+11", r"3.3$\times 10^{11}$"),
         ("lr=1e-05", r"lr=1$\times 10^{-5}$"),
+        ("-3.3e+11", r"$-$3.3$\times 10^{11}$"),
+        ("digits-random-s0.9-seed0-a3e41b22", "digits-random-s0.9-seed0-a3e41b22"),
+        ("digits-random-s0.9-seed0-12345e67", "digits-random-s0.9-seed0-12345e67"),
         ("-0.11 [-0.35, +0.13]", r"$-$0.11 [$-$0.35, +0.13]"),
         ("Sign-In, t-test, 2025-01-02", "Sign-In, t-test, 2025-01-02"),
         ("--recipe digits", "-{}-recipe digits"),
@@ -47,6 +50,21 @@ ODD = Sheet(
 )
 def test_minus_signs_powers_and_special_characters(text, latex):
     assert escape(text) == latex
+
+
+def test_names_of_runs_are_no_powers_in_html():
+    texts = [
+        "digits-random-s0.9-seed0-a3e41b22",
+        "x-s0.9-12345e67",
+        "3.3e+11",
+        "-1e-05",
+        "lr=1e-05",
+    ]
+    cells = pd.DataFrame({"a": texts})
+    html = to_html(Sheet("", cells, cells != cells))
+    shown = re.findall(r"<td[^>]*>(.*?)</td>", html)
+    powers = ["3.3 × 10<sup>11</sup>", "−1 × 10<sup>-5</sup>", "lr=1 × 10<sup>-5</sup>"]
+    assert shown == [*texts[:2], *powers] and html.count("data-value") == 3
 
 
 def test_numbers_of_a_column_are_aligned():

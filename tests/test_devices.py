@@ -31,6 +31,7 @@ from launch.ranks import Ranks, Share
 from launch.training.build import build_loop, device_ids
 from launch.training.meter import CHECK_EVERY, Meter
 from signin import HAM
+from signin.transplant import layer_means
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 DEVICES = ["cpu", on_gpu("cuda")]
@@ -241,3 +242,10 @@ def test_every_method_ends_at_its_sparsity_on_a_gpu(machine, name, variant, rule
     run = make(name, variant, rule, **SHORT)
     result = train(run, replace(machine, device="cuda"))
     assert abs(result["sparsity"] - run.sparsity) <= 1e-4 + find_method(name).tolerance
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_masks_of_a_gpu_choose_magnitudes_of_a_file(device):
+    magnitudes = {"a": torch.tensor([[1.0, -3.0], [5.0, 0.0]])}
+    masks = {"a": torch.tensor([[True, True], [False, False]], device=device)}
+    assert layer_means(magnitudes, masks)["a"].tolist() == [[2.0, 2.0], [2.0, 2.0]]

@@ -22,6 +22,7 @@ from launch.measures.matching import match_units, permute_units
 from launch.measures.units import permutable_units
 from launch.models import build_model
 from launch.runs.checkpoints import write_checkpoint
+from launch.runs.snapshots import write_snapshot
 
 
 def groups_of(model, x):
@@ -118,7 +119,10 @@ def test_units_that_cannot_be_permuted_are_noticed():
 FLAGS = ["--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8"]
 
 
-def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("own", ["mask.safetensors", "./mask.safetensors"])
+def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(
+    tmp_path, capsys, monkeypatch, own
+):
     monkeypatch.chdir(tmp_path)
     model = build_model("digits-cnn", 10, 1, 8)
     groups = groups_of(model, torch.zeros(1, 1, 8, 8))
@@ -129,7 +133,7 @@ def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(tmp_path, c
     write_checkpoint(Path("dense.safetensors"), Checkpoint(model.state_dict(), {}))
     write_checkpoint(Path("other.safetensors"), Checkpoint(state, {}))
     sources = ["--mask=mask.safetensors", "--align-from=dense.safetensors"]
-    sources += ["--align=other.safetensors", "--magnitudes=other.safetensors"]
+    sources += ["--align=other.safetensors", "--magnitudes=other.safetensors", f"--signs={own}"]
     assert main(["transplant", *sources, *FLAGS, "-o", "out.safetensors"]) == 0
     assert f"aligned: {len(groups)} permutations" in (shown := capsys.readouterr().out)
     assert "1.000 after" in shown
@@ -140,6 +144,22 @@ def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(tmp_path, c
         assert torch.equal(found[key], state[key] * mask), key
     for key in state.keys() - moved.keys():  # biases are the source's, permuted
         assert torch.equal(found[key], state[key]), key
+
+
+def test_all_snapshots_of_the_masks_run_are_aligned(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build_model("digits-cnn", 10, 1, 8)
+    whole = model.state_dict()
+    state = shuffled(model, groups_of(model, torch.zeros(1, 1, 8, 8)))
+    early = {name: tensor.sign() for name, tensor in whole.items()}
+    for epoch, weights in enumerate((early, whole)):
+        write_snapshot(Path("runs/run"), "run", epoch, Checkpoint(weights, {}))
+    write_checkpoint(Path("other.safetensors"), Checkpoint(state, {}))
+    sources = ["--mask=run@1", "--signs=runs/run@init", "--magnitudes=other.safetensors"]
+    given = [*sources, "--align=other.safetensors", *FLAGS, "-o", "out.safetensors"]
+    assert main(["transplant", *given]) == 0
+    found = load_file("out.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 from launch.cli import main
 from launch.config.run import Run
 from launch.models import build_model
+from launch.plugins import import_attribute
 
 
 @pytest.fixture
@@ -62,6 +63,24 @@ def test_each_part_comes_from_its_source(files, capsys):
     assert row[4] == f"{agreed:.1%}" and row[5] == "100.0%"
 
 
+def test_a_transplant_of_float64_from_itself_is_equal_to_the_bit(files):
+    state = {name: t.double() / 3 if t.is_floating_point() else t for name, t in files[0].items()}
+    save_file(state, "A.safetensors")
+    assert main(TRANSPLANT) == 0
+    found = load_file("out.safetensors")
+    assert found.keys() == state.keys()
+    assert all(
+        torch.equal(found[name], t) and found[name].dtype == t.dtype for name, t in state.items()
+    )
+
+
+def test_layer_magnitudes_do_not_change_the_agreement_before(files, capsys):
+    assert main([*TRANSPLANT, "--magnitude-kind", "layer"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (row,) = (row for row in rows if row[0] == "4.weight")
+    assert row[4:] == ["100.0%", "100.0%"]
+
+
 def test_fresh_magnitudes_need_a_model(files, capsys):
     assert main([*TRANSPLANT, "--magnitudes", "random"]) == 2
     assert "--model" in capsys.readouterr().err
@@ -88,6 +107,33 @@ def test_random_parts_come_from_the_models_own_initialisation(machine, capsys):
     assert torch.equal(state["0.bias"], fresh[0].bias)
     again = Run.make("digits", "fixed", init=str(out), sparsity=0.7, epochs=1)
     assert train(again, machine)["sparsity"] == pytest.approx(0.7, abs=1e-4)
+
+
+TIED = """
+from torch import nn
+
+def tied():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[3].weight = model[1].weight
+    return model
+"""
+
+
+def test_tied_layers_have_one_weight(tmp_path, monkeypatch):
+    (tmp_path / "tied_layers.py").write_text(TIED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = import_attribute("tied_layers:tied", "model")()
+    source = {name: 3 * tensor for name, tensor in model.state_dict().items()}
+    torch.save(source, "A.pt")
+    given = ["--mask", "A.pt", "--magnitudes", "random", "--model", "tied_layers:tied"]
+    given += ["--classes", "4", "--channels", "1", "--image-size", "2"]
+    assert main(["transplant", *given, "-o", "out.pt"]) == 0
+    written = torch.load("out.pt", weights_only=True)
+    assert torch.equal(written["1.weight"], written["3.weight"])
+    assert not torch.equal(written["1.weight"], source["1.weight"])
+    model.load_state_dict(written)
+    assert torch.equal(model[1].weight, written["1.weight"])
 
 
 def test_what_torch_prunes_has_its_mask_read(tmp_path, capsys):

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_launch_train import train
 
+from analysis.frame import load_runs
+from analysis.target import misses_target
+from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
+from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.snapshots import read_source
 from signin.signs import agreement
-from signin.transplant import transplant_weights
+from signin.transplant import masks_of, transplant_weights
 
 
 @pytest.fixture
@@ -165,6 +169,33 @@ def test_what_does_not_fit_is_named_and_nothing_is_trained(machine, source, tmp_
         with pytest.raises(UserError, match=message):
             train(fixed(**choices), machine)
         assert not (machine.runs / fixed(**choices).name / "snapshots").exists()
+
+
+def test_a_mask_of_str_is_trained_at_the_sparsity_that_it_has(machine):
+    constants = {"s_init": -20.0, "threshold_decay": 0.5}  # end at 0.831
+    base = Run.make("digits", "str", sparsity=0.838, epochs=1, **constants)
+    learned, run = train(base, machine)["sparsity"], from_mask_of(base)
+    assert 0.003 < abs(learned - base.sparsity) < 0.012
+    assert train(run, machine)["sparsity"] == learned
+    runs = load_runs([machine.runs / base.name, machine.runs / run.name])
+    assert not misses_target(runs).any()
+    assert list(runs["label"]) == [base.label, f"fixed ({base.label}@final)"]
+    exact = Run.make("digits", "fixed", mask=base.name, sparsity=0.838, epochs=1)
+    with pytest.raises(UserError, match="not 0.838: give its sparsity with --sparsity"):
+        train(exact, machine)
+
+
+def test_masks_without_zeros_are_those_of_the_weights():
+    weights = {"a": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "b": torch.tensor([[0.0, 1.0]])}
+    ones = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+    found = masks_of(Checkpoint(weights, ones), weights)
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        "a": [[True, False], [True, True]],
+        "b": [[False, True]],
+    }
+    own = {**ones, "b": torch.tensor([[True, False]])}  # an active weight can be zero
+    found = masks_of(Checkpoint(weights, own), weights)
+    assert all(torch.equal(found[name], mask) for name, mask in own.items())
 
 
 def test_runs_say_which_others_they_need():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.figures.groups import of_one_network
+from analysis.figures.groups import SAME, of_one_network
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel
 from analysis.figures.style import Size
@@ -54,12 +54,13 @@ def draw_curves(runs: pd.DataFrame, size: Size) -> Figure:
 def _by_epoch(runs: pd.DataFrame, file: str, column: str, factor: float) -> pd.DataFrame:
     """Return a column of a file of all runs, as `Panel` has its values."""
     parts = []
-    done = of_one_network(runs).drop_duplicates(["label", "rule", "seed"])
-    for run in done.to_dict("records"):
+    for run in of_one_network(runs).to_dict("records"):
         rows = load_rows(run["folder"], file)
         if column in rows:
             # rows of epochs.csv are measured after the epoch
             x = rows["epoch"] + 1 if file == EPOCHS else rows["epoch"]
             part = pd.DataFrame({"x": x, "value": factor * rows[column]})
-            parts.append(part.assign(**{c: run[c] for c in ("label", "rule", "seed")}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+            parts.append(part.assign(**{c: run[c] for c in SAME}))
+    # equal runs may have kept, and measured, other epochs
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return found.drop_duplicates([*SAME, "x"]) if parts else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from analysis.statistics import check_alike
 from baselines.errors import UserError, unknown
 
 Group = tuple[str, str]  # label and rule
+SAME = ["label", "rule", "seed"]  # runs that are equal in these are shown once
 
 
 def by_method(table: pd.DataFrame) -> Iterator[tuple[Group, pd.DataFrame]]:
@@ -67,16 +69,18 @@ def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame])
     Raises:
         UserError: no run has finished, or they are of different networks.
     """
-    parts = []
-    done = of_one_network(runs).drop_duplicates(["label", "rule", "seed"])
-    for run in done.to_dict("records"):
+    parts: dict[tuple[Any, ...], pd.DataFrame] = {}
+    for run in of_one_network(runs).to_dict("records"):
+        about = {name: run[name] for name in SAME}
+        key = tuple(about.values())
+        if key in parts:
+            continue
         layers = load_rows(run["folder"], LAYERS)
         if "final_flips_init" in layers:
-            about = {name: run[name] for name in ("label", "rule", "seed")}
-            parts.append(measure(layers).assign(**about))
+            parts[key] = measure(layers).assign(**about)
     if not parts:
         raise UserError("no run has sign flips over its final mask.")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(list(parts.values()), ignore_index=True)
 
 
 def lowest_typical(values: pd.Series[float]) -> float:

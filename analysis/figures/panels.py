@@ -40,6 +40,7 @@ class Panel:
         ylimits: ends of the y axis; None: they follow from the values.
         zoom: the y axis shows the values in this last part of the x axis, without methods far
             below the others; None: it shows all values.
+        logarithmic: whether the y axis is; None: if the values span decades.
     """
 
     values: pd.DataFrame
@@ -49,6 +50,7 @@ class Panel:
     ticks: Mapping[float, str] = field(default_factory=dict)
     ylimits: tuple[float, float] | None = None
     zoom: float | None = None
+    logarithmic: bool | None = None
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -68,7 +70,9 @@ class Panel:
 
     @property
     def is_logarithmic(self) -> bool:
-        """Whether the values span decades."""
+        """Whether the y axis is logarithmic."""
+        if self.logarithmic is not None:
+            return self.logarithmic
         lowest, highest = self.means["mean"].min(), self.means["mean"].max()
         return bool(self.zoom is None and 0 < 50 * lowest < highest)
 
@@ -105,7 +109,12 @@ class Panel:
 
 
 def share_y(panels: Sequence[Panel]) -> list[Panel]:
-    """Return the panels with the same y axis, named at the first one."""
+    """Return the panels with the same y axis, named at the first one.
+
+    It is logarithmic if the values of each panel span decades.
+    """
+    logarithmic = all(panel.is_logarithmic for panel in panels)
+    panels = [replace(panel, logarithmic=logarithmic) for panel in panels]
     lows, highs = zip(*(panel.limits for panel in panels), strict=True)
     limits = min(lows), max(highs)
     return [

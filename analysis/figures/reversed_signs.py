@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.figures.groups import of_one_network
+from analysis.figures.groups import SAME, of_one_network
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel
 from analysis.figures.style import Size
@@ -30,7 +30,7 @@ def draw_reversed_signs(runs: pd.DataFrame, size: Size) -> Figure:
     """
     done = finished_runs(runs)
     chosen = of_one_network(_with_learned_signs(done))
-    chosen = chosen.drop_duplicates(["label", "rule", "seed"])
+    chosen = chosen.drop_duplicates(SAME)
     masks = chosen.assign(label="fixed (" + chosen["mask.label"] + "@final)")
     masks = masks.assign(x=100 * chosen[_SHARE].astype(float))
     learners = done[[folder.name in set(chosen["mask.run"]) for folder in done["folder"]]]
@@ -51,6 +51,7 @@ def _with_learned_signs(done: pd.DataFrame) -> pd.DataFrame:
     if _SHARE in done:
         wanted = {"mask.at": "final", "signs.at": "final", "magnitudes.at": "random"}
         wanted |= {"method": "fixed", "options.magnitude_kind": "each", "options.others": ""}
+        wanted |= {"options.init": ""}  # would be the source of the others
         same = (done["mask.run"] == done["signs.run"]) & (done["mask.label"] != "")
         chosen = done[same & (done[list(wanted)] == pd.Series(wanted)).all(axis=1)]
         if chosen[_SHARE].nunique() > 1:

@@ -53,7 +53,7 @@ def preamble(text: str) -> str:
 def escape(text: str) -> str:
     """Return a text for LaTeX: special characters escaped, minus signs, powers of ten."""
     text = MINUS.sub("−", text)
-    text = POWER.sub(lambda m: f"×10^{'−' if m[1] else ''}{m[2]}", text)
+    text = POWER.sub(lambda m: f"{m[1]}×10^{'−' if m[2] else ''}{m[3]}", text)
     text = text.translate(_ESCAPES).replace("--", "-{}-")
     power = r"\$\\times\$10\\textasciicircum\{\}(\$-\$)?(\d+)"
     return re.sub(power, lambda m: rf"$\times 10^{{{'-' if m[1] else ''}{m[2]}}}$", text)

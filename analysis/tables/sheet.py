@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 MINUS = re.compile(r"(?<![\w.)\]-])-(?=[\d.])")  # the sign of a number
-POWER = re.compile(r"(?<=\d)e(-?)\+?0*(\d+)")  # the exponent of a number
+# a whole number with an exponent; names of runs have hexadecimal digits
+POWER = re.compile(r"(?<![\w.])(?<![\w.)\]-]-)(\d+(?:\.\d+)?)e(-?)\+?0*(\d+)(?!\w)")
 UNBROKEN = re.compile(r" ± |\[[^\]]*\]")  # where lines of narrow tables do not break
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 
@@ -140,7 +141,7 @@ def to_html(sheet: Sheet) -> str:
     def cell(tag: str, text: str, column: int, bold: bool = False) -> str:
         kind = "" if column < sheet.labels else ' class="number"'
         value = f' data-value="{escape(text)}"' if POWER.search(text) else ""
-        inner = POWER.sub(r" × 10<sup>\1\2</sup>", MINUS.sub("−", escape(text)))
+        inner = POWER.sub(r"\1 × 10<sup>\2\3</sup>", MINUS.sub("−", escape(text)))
         inner = UNBROKEN.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), inner)
         inner = f"<b>{inner}</b>" if bold else inner
         return f"<{tag}{kind}{value}>{inner}</{tag}>"

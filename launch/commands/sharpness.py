@@ -34,6 +34,7 @@ from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
+from signin.transplant import masks_of
 
 MOST_JOINED = 2**21  # input values of a batch that is made of several
 
@@ -42,8 +43,9 @@ MOST_JOINED = 2**21  # input values of a batch that is made of several
 class SharpnessCommand:
     """Measure the largest Hessian eigenvalue at the snapshots of runs. Name the runs before the
     options; without names, all finished runs are measured. The Hessian is that of the cross
-    entropy on training images, over the weights that the mask keeps, with the batch statistics of
-    evaluation. Results go to the sharpness.csv of each run, for `signbench figure 5`."""
+    entropy on training images, over the weights that the mask keeps (if no mask has a zero, those
+    that are not zero), with the batch statistics of evaluation. Results go to the sharpness.csv of
+    each run, for `signbench figure 5`."""
 
     epochs: tuple[int, ...] = ()
     """Epochs of the snapshots; all if not given."""
@@ -172,7 +174,7 @@ def _row(
     batches = _joined(list(data.train.sample(given.per_class)))
     weights = {name: layer.weight for name, layer in net.layers.items()}
     with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
-        hessian = Hessian(net.model, weights, net.masks, batches)
+        hessian = Hessian(net.model, weights, masks_of(snapshot, weights), batches)
         found = largest_eigenvalues(hessian, given.top, given.tolerance)
         row: dict[str, float] = {
             "epoch": epoch,

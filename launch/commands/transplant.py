@@ -19,7 +19,7 @@ from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
 from launch.flags import parse
 from launch.runs.checkpoints import write_checkpoint
-from launch.runs.snapshots import find_source, read_source
+from launch.runs.snapshots import find_source, read_source, run_folder_of
 from signin.signs import agreement
 from signin.transplant import (
     PARTS,
@@ -59,8 +59,8 @@ class TransplantCommand:
     key: str = ""
     """Which network of files that have several, such as model_ema."""
     align: str = ""
-    """Permute the units of the mask's source so that its weights match those of this source, before
-    anything is taken from it. Needs --model."""
+    """Permute the units of the mask's source, which may be any snapshot of its run, so that its
+    weights match those of this source, before anything is taken from it. Needs --model."""
     align_from: str = ""
     """Source of the weights that are matched, such as the dense network that the mask was found
     in; that of the mask if not given."""
@@ -112,20 +112,27 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
     masks = masks_of(sources["mask"], like)
     signs, magnitudes = (weights_of(sources[part], like) for part in ("signs", "magnitudes"))
-    if given.magnitude_kind == "layer":
-        magnitudes = layer_means(magnitudes, masks)
+    sizes = layer_means(magnitudes, masks) if given.magnitude_kind == "layer" else magnitudes
     generator = seeded(given.seed, "transplant")
-    weights, drawn = transplant_weights(masks, signs, magnitudes, generator, given.flip_signs)
+    weights, drawn = transplant_weights(masks, signs, sizes, generator, given.flip_signs)
 
     template = sources["mask"].weights if fresh is None else fresh.model.state_dict()
-    rest = {name: tensor for name, tensor in template.items() if name not in like}
-    state = {**entries_of(sources["others"], rest), **weights}
+    named = _by_all_names(weights, template)
+    rest = {name: tensor for name, tensor in template.items() if name not in named}
+    state = {**entries_of(sources["others"], rest), **named}
     whole = {name: state[name].detach().to(tensor.dtype) for name, tensor in template.items()}
     write_checkpoint(given.output, Checkpoint(whole, masks={}))
     for line in _summary(masks, signs, magnitudes, weights, drawn):
         report(line)
     report(f"biases, normalisation and all else: from {given.source('others')}")
     report(f"written: {given.output}")
+
+
+def _by_all_names(weights: Named, state: Named) -> dict[str, Tensor]:
+    """Return weights by all names that they have in a model's state; tied ones have several."""
+    places = {name: (t.data_ptr(), t.shape, t.stride()) for name, t in state.items()}
+    found = {places[name]: weight for name, weight in weights.items()}
+    return {name: found[place] for name, place in places.items() if place in found}
 
 
 def _fresh(given: TransplantCommand) -> SparseModel:
@@ -179,7 +186,7 @@ def _aligned(
     fresh: SparseModel,
     report: Callable[[str], None],
 ) -> dict[str, Checkpoint]:
-    """Return the sources, with the units of the mask's source permuted wherever it is one."""
+    """Return the sources, with the units of those of the mask's network permuted."""
     from launch.measures.alignment import align
 
     net = _fresh(given)
@@ -194,10 +201,19 @@ def _aligned(
         f"aligned: {len(found.groups)} permutations of units, cosine of the weights "
         f"{found.before:.3f} before, {found.after:.3f} after"
     )
+    own_network = _network(given, given.mask)
     return {
-        part: found.apply(source) if given.source(part) == given.mask else source
+        part: found.apply(source) if _network(given, given.source(part)) == own_network else source
         for part, source in sources.items()
     }
+
+
+def _network(given: TransplantCommand, text: str) -> tuple[Path, str] | None:
+    """Return the run of a source, or the file and the key in it; None for `random`."""
+    if text == RANDOM:
+        return None
+    path, key = find_source(text, given.runs)
+    return (run_folder_of(text, given.runs) or path).resolve(), key or given.key
 
 
 def _summary(

@@ -79,6 +79,7 @@ def from_mask_of(base: Run, sign_in: bool = False, **options: Any) -> Run:
         base.recipe,
         "fixed",
         mask=f"{base.name}@final",
+        mask_within=find_method(base.method).tolerance,
         **options,
         sparsity=base.sparsity,
         sign_in=sign_in,

@@ -38,10 +38,12 @@ def _signs(run: RunRow) -> Place:
         return "Random init + learned mask", column
     if "random" not in (signs, sizes):
         return None
-    at, word = (sizes, "mag") if signs == "random" else (signs, "sign")
+    part, word = ("magnitudes", "mag") if signs == "random" else ("signs", "sign")
+    if run[f"{part}.run"] != run["mask.run"]:  # those of another network
+        return None
     epochs = run["mask.epochs"]
     stages = {str(_epoch(epochs, part)): _stage(part) for part in EARLY[::-1]}
-    stage = {**stages, "final": "Final"}.get(at)
+    stage = {**stages, "final": "Final"}.get(run[f"{part}.at"])
     return (f"{stage} {word} + learned mask", column) if stage else None
 
 
@@ -61,6 +63,7 @@ def _takes_mask(run: RunRow) -> bool:
         run["method"] == "fixed"
         and bool(run["mask.label"])
         and run["mask.at"] == "final"
+        and not run["options.init"]  # the source of the others, too
         and not run["options.others"]
         and not run["options.flip_signs"]
         and run["options.magnitude_kind"] == "each"
