@@ -169,13 +169,27 @@ def _confirmed(found: list[Status]) -> bool:
 
 def _remove(folder: Path) -> None:
     """Remove a run's folder. Raises UserError if a process holds it or it cannot be removed."""
+    if folder.is_symlink():
+        raise UserError(f"cannot remove {folder}: it is a link.")
     try:
         with FileLock(folder / LOCK, timeout=0):
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    _remove_path(path)
+        # NFS keeps a file that is open until it is closed, and with it the folder
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
     except Timeout:
         raise UserError(f"{folder} is in use by another process.") from None
     except OSError as error:
         raise UserError(f"cannot remove {folder}: {error.strerror}.") from None
+
+
+def _remove_path(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _accuracy(folder: Path) -> str:
