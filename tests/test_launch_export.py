@@ -232,7 +232,7 @@ class FakeSession:
     [
         (math.nan, "the ONNX file's output differs from the model's by nan"),
         (1e6, "the ONNX file's output differs from the model's by 1e+06"),
-        (RuntimeError("no kernel\nfor Op"), "onnxruntime cannot run the ONNX file: no kernel for Op"),
+        (RuntimeError("no\nkernel"), "onnxruntime cannot run the ONNX file: no kernel"),
     ],
 )
 def test_an_onnx_file_that_is_wrong_is_not_written(

@@ -123,10 +123,10 @@ def test_of_a_tracker_that_has_failed_no_further_epoch_is_tried(recorder, tmp_pa
     for action in ("log", "close"):
         monkeypatch.setattr(tracker, action, fail)
     rows = [{"epoch": epoch} for epoch in range(3)]
-    with pytest.warns(UserWarning, match="wandb failed and tracks no more") as found:
-        with Tracking(tmp_path, "wandb", tracker) as tracking:
-            tracking.update(rows, [])
-            tracking.update(rows, [])
+    warned = pytest.warns(UserWarning, match="wandb failed and tracks no more")
+    with warned as found, Tracking(tmp_path, "wandb", tracker) as tracking:
+        tracking.update(rows, [])
+        tracking.update(rows, [])
     assert len(tried) == 2 and len(found) == 1  # an epoch and the end
 
 

@@ -83,7 +83,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     if given.onnx and find_spec("onnxruntime") is None:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.")
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
-    shape, text = network_shape(folder, run, snapshot), model_card(run, snapshot, folder, given.epoch)
+    shape = network_shape(folder, run, snapshot)
+    text = model_card(run, snapshot, folder, given.epoch)
     with _made(given.output):
         sparse = _sparse(run, snapshot, shape, given.batch or 1) if given.sparse else None
         onnx = _onnx(run, snapshot, shape) if given.onnx else None
@@ -267,7 +268,8 @@ def _export(model: torch.nn.Module, examples: torch.Tensor, name: str) -> bytes:
         verbose=False,
     )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    exported: bytes = program.model_proto.SerializeToString()
+    return exported
 
 
 def _output(exported: bytes, examples: torch.Tensor, name: str) -> torch.Tensor:
