@@ -23,6 +23,7 @@ from launch.config.fields import KEEP_COMMAS
 from launch.config.machine import Imports, Machine
 from launch.config.run import Run
 from launch.config.shell import run_command
+from launch.executors.slots import check_slots
 from launch.executors.status import Status
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
@@ -69,6 +70,9 @@ class RetryCommand:
     executor: Executor = "local"
     """Train them here, or submit them to Slurm."""
     cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        check_slots(self.slots)
 
 
 def command(args: list[str]) -> int:
