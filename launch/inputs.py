@@ -9,8 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from baselines.errors import require
+from launch.config.fields import check_positive
+
 OF_IMAGES = ("channels", "in_chans", "image_size", "img_size")  # facts that only images have
 OF_TOKENS = ("vocabulary", "vocab_size", "length")
+IMAGENET = {"classes": 1000, "channels": 3, "image_size": 224}
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,21 @@ class Inputs:
         if self.vocabulary:
             return f"tokens of shape {shape}"
         return f"images of {shape}" if self.is_image else f"features of shape {shape}"
+
+
+def shape_of_model(model: str, **given: int | None) -> tuple[int, int, int]:
+    """Return classes, channels and image size of a model that is named by --model.
+
+    Args:
+        model: its name; empty if there is none.
+        given: `classes`, `channels` and `image_size`; where None, those of ImageNet.
+
+    Raises:
+        UserError: one of them is given without a model, or is not positive.
+    """
+    known = {name: value for name, value in given.items() if value is not None}
+    for name in known:
+        require(bool(model), f"--{name.replace('_', '-')} is of --model, which is not given.")
+    check_positive(**known)
+    found = IMAGENET | known
+    return found["classes"], found["channels"], found["image_size"]
