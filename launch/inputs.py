@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from baselines.errors import require
-from launch.config.fields import check_positive
 
 OF_IMAGES = ("channels", "in_chans", "image_size", "img_size")  # facts that only images have
 OF_TOKENS = ("vocabulary", "vocab_size", "length")
@@ -97,8 +96,8 @@ def shape_of_model(model: str, **given: int | None) -> tuple[int, int, int]:
         UserError: one of them is given without a model, or is not positive.
     """
     known = {name: value for name, value in given.items() if value is not None}
-    for name in known:
+    for name, value in known.items():
         require(bool(model), f"--{name.replace('_', '-')} is of --model, which is not given.")
-    check_positive(**known)
+        require(value > 0, f"{name} must be positive, not {value}.")
     found = IMAGENET | known
     return found["classes"], found["channels"], found["image_size"]
