@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 
@@ -37,7 +38,7 @@ class Config(TypedDict):
     new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]
     git: NotRequired[str | None]
-    git_dirty: NotRequired[bool]
+    git_dirty: NotRequired[bool | None]
     host: NotRequired[str]
 
 
@@ -214,6 +215,8 @@ def _is_right(name: str, value: Any, hint: Any) -> bool:
 def _is_of(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, part) for part in get_args(hint))
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
     if hint is int:
@@ -222,8 +225,6 @@ def _is_of(value: Any, hint: Any) -> bool:
         return isinstance(value, float) or _is_of(value, int)
     if get_origin(hint) in (list, dict):
         return isinstance(value, get_origin(hint))
-    if get_args(hint):  # a union
-        return any(_is_of(value, part) for part in get_args(hint))
     if isinstance(hint, type) and issubclass(hint, dict):
         return isinstance(value, dict) and wrong_entry(value, hint) is None
     return isinstance(value, hint)

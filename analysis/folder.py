@@ -9,6 +9,7 @@
     failure.json         why the run stopped with an error
     result.json          written last: a run that has one has finished
     sharpness.csv        one row per snapshot, written by `signbench sharpness`
+    sharpness.lock       locked by the process that writes a row
     slurm.json           the last Slurm job of the run
     tracker.json         the run in a tracker, and the epochs that it has
     lock                 locked by the process that trains the run
@@ -44,7 +45,7 @@ from baselines.errors import UserError
 CONFIG, RESULT, FAILURE, JOB = "config.json", "result.json", "failure.json", "slurm.json"
 EPOCHS, LAYERS, SHARPNESS = "epochs.csv", "layers.csv", "sharpness.csv"
 LAST_STATE, PREVIOUS_STATE = "last.pt", "previous.pt"
-LOCK = "lock"
+LOCK, SHARPNESS_LOCK = "lock", "sharpness.lock"
 TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then

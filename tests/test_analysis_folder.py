@@ -234,6 +234,23 @@ def test_a_run_whose_folder_is_locked_is_running(tmp_path):
         assert statuses(tmp_path)[0].state == "running"
 
 
+def test_what_cannot_be_cancelled_is_an_error(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "run", slurm={"job": "7", "log": "out.log"})
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert main(["cancel", "--runs", str(tmp_path)]) == 2
+    assert "there is no squeue here" in capsys.readouterr().err
+    assert main(["cancel", "--runs", str(tmp_path / "rnus")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_the_time_left_of_a_run_has_its_evaluations(tmp_path):
+    write_run(tmp_path / "run")  # of five epochs
+    rows = "".join(f"{i},10,50,0.5\n" for i in range(2))
+    text = f"epoch,seconds,test_seconds,test_accuracy\n{rows}"
+    (tmp_path / "run" / folder.EPOCHS).write_text(text)
+    assert "epoch 2/5, accuracy 50.00%, 3 min 0 s left" in statuses(tmp_path)[0].detail
+
+
 def test_a_cancelled_job_is_cancelled_until_it_is_submitted_again(tmp_path, monkeypatch, capsys):
     queue = {"7": ("PENDING", "Priority")}
     cancelled = []

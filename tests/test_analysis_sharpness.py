@@ -11,11 +11,13 @@ from curvlinops import HessianLinearOperator
 from test_launch_train import train
 from torch import nn
 
+import launch.commands.sharpness
 from analysis.folder import read_sharpness
 from baselines.checkpoint import Checkpoint
 from launch.cli import main
 from launch.config.run import Run
 from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
+from launch.runs.files import write_csv
 from launch.runs.snapshots import read_snapshot, write_snapshot
 
 
@@ -120,6 +122,29 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     assert "no snapshot 7" in capsys.readouterr().err
     assert main(["sharpness", "nobody", *flags]) == 2
     assert "there is no run nobody" in capsys.readouterr().err
+    assert main(["sharpness", "--runs", str(machine.runs / "rnus")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["sharpness", *where, "--where", "method=rigl"]) == 2
+    assert "there are no such runs" in capsys.readouterr().err
+
+
+def test_rows_that_another_process_writes_meanwhile_are_kept(machine, monkeypatch):
+    run = Run.make("digits", "random", epochs=1)
+    train(run, machine)
+    file = machine.runs / run.name / "sharpness.csv"
+    measured = launch.commands.sharpness._row
+
+    def slow(*args):
+        found = measured(*args)
+        write_csv(file, [{**found, "epoch": 0, "sharpness": 7.0}])
+        return found
+
+    monkeypatch.setattr(launch.commands.sharpness, "_row", slow)
+    flags = ["--data-dir", str(machine.data_dir), "--device", "cpu", "--per-class", "2"]
+    given = ["sharpness", run.name, "--epochs", "1", "--runs", str(machine.runs), *flags]
+    assert main(given) == 0
+    first, second = read_sharpness(file.parent)
+    assert (first["epoch"], first["sharpness"], second["epoch"]) == (0, 7.0, 1)
 
 
 def test_masks_without_zeros_do_not_change_the_sharpness_of_a_sparse_network(machine):

@@ -169,6 +169,8 @@ def test_what_cannot_be_compared_is_one_line(two_runs, machine, capsys):
         ([one.name, wide.name], "the runs differ in model: digits-cnn and resnet20"),
         ([one.name, other.name, "--points", "2"], "points must be at least 3"),
         ([one.name, other.name, "-o", "a.txt"], "--output must end in"),
+        ([one.name, other.name, "-o", "nowhere/a.csv"], "there is no folder nowhere"),
+        ([one.name, other.name, "--threads", "-1"], "threads must not be negative"),
     ):
         assert main(["barrier", *args, *flags]) == 2
         error = capsys.readouterr().err

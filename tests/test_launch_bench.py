@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,12 +12,14 @@ import torch.multiprocessing as mp
 
 import launch.bench.memory
 import launch.bench.scaling
+import launch.bench.steps
 from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, run_choices
 from launch.cli import main
 from launch.models import build_model
 from launch.trackers.tracking import ADAPTERS
 
+MEASURES = ("steps", "run", "masks", "scores")
 SMALL = StepsBench(models=("resnet20",), batch_size=4, steps=1, threads=1, device="cpu")
 
 
@@ -75,11 +78,32 @@ def test_memory_is_measured_in_mib(monkeypatch):
         ("--models resnet21", "unknown model 'resnet21', did you mean resnet20"),
         ("--steps 0", "must be positive"),
         ("--sparsity 1", "sparsity must be in (0, 1)"),
+        *((f"{what} --threads -1", "threads must not be negative") for what in MEASURES),
     ],
 )
 def test_wrong_values_are_named(capsys, flags, message):
     assert main(["bench", *flags.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_memory_that_cannot_be_measured_is_one_line(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "bench.csv"
+    original = launch.bench.steps.median_memory
+
+    def failing(options, model, variant):
+        if model == "resnet20":
+            return {"peak MiB": 1.0}
+        return original(replace(options, device="nonsense"), model, variant)
+
+    monkeypatch.setattr(launch.bench.steps, "median_memory", failing)
+    flags = "--models resnet20,resnet18 --batch-size 2 --steps 1 --threads 1 --device cpu"
+    assert main(["bench", *flags.split(), "--output", str(output)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot measure the memory of resnet18, bare (--no-memory leaves it out): " in error
+    assert "device must be auto, cpu, cuda" in error
+    with output.open() as stream:  # what was measured before is there
+        rows = list(csv.DictReader(stream))
+    assert {row["model"] for row in rows} == {"resnet20"} and rows[0]["peak MiB"] == "1.0"
 
 
 def test_the_loader_is_measured_against_decoding(image_folder, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import launch.executors.code_copy
 import launch.runs.provenance
+from analysis.contents import Config, wrong_entry
 from analysis.folder import read_json
 from launch.config.cluster import Cluster
 from launch.executors.code_copy import copy_code
@@ -67,6 +68,24 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     assert {"own_module.py", "own_package", "own_helper.py", "launch"} <= names
     assert "numpy" not in names
     assert len(list((code / "own_package").iterdir())) == 3
+
+
+def test_the_revision_of_another_project_is_not_recorded(tmp_path, monkeypatch):
+    """Its checkout can have the virtual environment in which the suite is installed."""
+    file = tmp_path / ".venv" / "launch" / "runs" / "provenance.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "theirs.py").touch()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    monkeypatch.setattr(launch.runs.provenance, "__file__", str(file))
+    for command in (["init"], ["add", "theirs.py"], ["commit", "-m", "first"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    unknown = launch.runs.provenance.git_state()
+    assert unknown == {"git": None, "git_dirty": None} and not wrong_entry(unknown, Config)
+    for command in (["add", "-f", ".venv"], ["commit", "-m", "second"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert launch.runs.provenance.git_state() == {"git": head.strip(), "git_dirty": False}
 
 
 def test_a_copy_records_the_revision_of_its_submission(tmp_path, monkeypatch):

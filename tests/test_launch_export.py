@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +18,7 @@ from test_launch_sparse_inference import timings
 from test_launch_train import train
 
 import launch.commands.export
+from baselines.errors import UserError
 from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.run import Run
@@ -164,4 +167,81 @@ def test_dense_networks_are_not_exported_as_sparse(machine, tmp_path, monkeypatc
     assert "the network takes 1.25 of the dense time at batch size 1" in capsys.readouterr().err
     assert main([*given, "--batch", "0"]) == 2
     assert "batch must be positive" in capsys.readouterr().err
+    assert main([*given[:-1], "--batch", "8"]) == 2
+    assert "--batch is that of sparse.pt2: add --sparse" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture
+def exporting(machine, tmp_path):
+    """Return the arguments that export a trained run to tmp_path/"out"."""
+    run = Run.make("digits", "random", epochs=2, ham=True)
+    train(run, machine)
+    return ["export", run.name, "--runs", str(machine.runs), "-o", str(tmp_path / "out")]
+
+
+def test_a_second_export_leaves_nothing_of_the_first(exporting, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in ("README.md", "model.onnx", "sparse.pt2"):
+        (out / file).write_text("of another network")
+    (out / "notes.txt").write_text("mine")
+    assert main(exporting) == 0
+    names = {"README.md", "model.safetensors", "masks.safetensors", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == names
+    assert "| method | random + HAM |" in (out / "README.md").read_text()
+
+    def stop(*_args, **_kwargs):
+        raise UserError("no space")
+
+    monkeypatch.setattr(launch.commands.export, "write_checkpoint", stop)
+    assert main(exporting) == 2
+    assert not (out / "README.md").exists()  # it would describe other weights
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_measurement(
+    exporting, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "out").write_text("a file")
+    monkeypatch.setattr(launch.commands.export, "sparse_network", None)  # not called
+    assert main([*exporting, "--sparse"]) == 2
+    assert f"cannot write {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+def test_the_last_snapshot_is_that_of_the_last_epoch(exporting, machine, tmp_path, capsys):
+    (file,) = machine.runs.glob("*/snapshots/epoch-2.safetensors")
+    file.unlink()
+    assert main(exporting) == 2
+    assert "epoch 2, is missing" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*exporting, "--epoch", "1"]) == 0
+
+
+class FakeSession:
+    """A session of onnxruntime with another output than the model's, or none."""
+
+    def __init__(self, _exported, providers):
+        if isinstance(self.logits, Exception):
+            raise self.logits
+
+    def run(self, _outputs, inputs):
+        return [np.full((len(inputs["images"]), 10), self.logits, dtype=np.float32)]
+
+
+@pytest.mark.parametrize(
+    "logits, message",
+    [
+        (math.nan, "the ONNX file's output differs from the model's by nan"),
+        (1e6, "the ONNX file's output differs from the model's by 1e+06"),
+        (RuntimeError("no\nkernel"), "onnxruntime cannot run the ONNX file: no kernel"),
+    ],
+)
+def test_an_onnx_file_that_is_wrong_is_not_written(
+    exporting, tmp_path, monkeypatch, capsys, logits, message
+):
+    monkeypatch.setattr(FakeSession, "logits", logits, raising=False)
+    monkeypatch.setattr("onnxruntime.InferenceSession", FakeSession)
+    monkeypatch.setattr(launch.commands.export, "_export", lambda *_: b"")
+    assert main([*exporting, "--onnx"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from synthetic_runs import write_runs
 
 from analysis.folder import find_snapshots
 from launch.cli import main
@@ -124,6 +126,53 @@ def test_remove_asks_and_spares_what_is_in_use(root, capsys, monkeypatch):
     assert main(["runs", "remove", "--failed", *flags]) == 0
     assert main(["runs", "remove", "--yes", "--where", "state=finished", *flags]) == 0
     assert [folder.name.split("-")[1] for folder in root.iterdir()] == ["rigl"]
+
+
+def test_a_path_in_another_folder_is_not_taken_for_a_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs", "archive"):
+        write_runs(tmp_path / folder, labels=("random",), seeds=(0,), rules=("",))
+    (name,) = (folder.name for folder in (tmp_path / "runs").iterdir())
+    for action in (["show"], ["list"], ["remove", "--yes"], ["retry"]):
+        for path in (f"archive/{name}", "archive/*", str(tmp_path / "archive" / name)):
+            assert main(["runs", action[0], path, *action[1:]]) == 2
+            parent = path.rpartition("/")[0]
+            assert f"{path} is not in runs: give --runs {parent}." in capsys.readouterr().err
+    assert (tmp_path / "runs" / name).exists()
+    assert main(["runs", "remove", f"archive/{name}", "--runs", "archive/", "--yes"]) == 0
+    assert main(["runs", "list", f"../{tmp_path.name}/runs/*"]) == 0
+    assert list((tmp_path / "archive").iterdir()) == []
+
+
+def noted(function, calls):
+    def call(*args, **kwargs):
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def test_the_lock_is_removed_when_it_is_released(tmp_path, monkeypatch):
+    """On NFS, a file that is removed while it is open keeps its folder from being removed."""
+    (folder,) = write_runs(tmp_path, labels=("random",), seeds=(0,), rules=("",))["folder"]
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / "epoch-0.safetensors").touch()
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    calls = []
+    for kind, name in ((FileLock, "release"), (Path, "rmdir")):
+        monkeypatch.setattr(kind, name, noted(getattr(kind, name), calls))
+    assert main(["runs", "remove", folder.name, "--yes", "--runs", str(tmp_path)]) == 0
+    assert calls[0] == "release" and calls.count("rmdir") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linked_folder_is_not_emptied(tmp_path, capsys):
+    (folder,) = write_runs(tmp_path / "a", labels=("random",), seeds=(0,), rules=("",))["folder"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / folder.name).symlink_to(folder, target_is_directory=True)
+    before = sorted(folder.iterdir())
+    assert main(["runs", "remove", folder.name, "--yes", "--runs", str(tmp_path / "b")]) == 2
+    assert "it is a link" in capsys.readouterr().err and sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ import launch.trackers.tracking
 from analysis.folder import read_epochs, read_json, read_layers
 from baselines.errors import UserError
 from launch.cli import main
+from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.runs.files import write_json
+from launch.trackers.tracking import Tracking, open_tracking
 from launch.training.check import check_runs
 
 RUN = {"recipe": "digits", "method": "rigl", "sign_in": True, "epochs": 3}
@@ -104,7 +107,53 @@ def test_a_tracker_that_fails_does_not_stop_the_training(machine, recorder, monk
     message = "trackio failed and tracks no more: .*no network"
     with pytest.warns(UserWarning, match=message) as found:
         result = train(Run.make(**RUN), replace(machine, tracker="trackio"))
-    assert result["epochs"] == 3 and len(found) == 1
+    assert result["epochs"] == 3 and sum("trackio" in str(w.message) for w in found) == 1
+    (tracker,) = recorder.made
+    assert tracker.pictures == [] and tracker.closed[0]["accuracy"] == result["accuracy"]
+
+
+def test_of_a_tracker_that_has_failed_no_further_epoch_is_tried(recorder, tmp_path, monkeypatch):
+    tried = []
+
+    def fail(*_args):
+        tried.append(1)
+        raise OSError("no network")
+
+    tracker = Recorder(None, None, "", 0)
+    for action in ("log", "close"):
+        monkeypatch.setattr(tracker, action, fail)
+    rows = [{"epoch": epoch} for epoch in range(3)]
+    warned = pytest.warns(UserWarning, match="wandb failed and tracks no more")
+    with warned as found, Tracking(tmp_path, "wandb", tracker) as tracking:
+        tracking.update(rows, [])
+        tracking.update(rows, [])
+    assert len(tried) == 2 and len(found) == 1  # an epoch and the end
+
+
+def test_a_figure_that_fails_ends_nothing_else(machine, recorder, monkeypatch):
+    def add_picture(self, name, _path):
+        if name == "figure 8":
+            raise OSError("too large")
+        self.pictures.append(name)
+
+    monkeypatch.setattr(Recorder, "add_picture", add_picture)
+    with pytest.warns(UserWarning, match="wandb failed and lacks the figure 8: .*too large"):
+        result = train(Run.make(**RUN), replace(machine, tracker="wandb"))
+    (tracker,) = recorder.made
+    assert tracker.pictures == ["curves", "figure 9"]
+    assert tracker.closed[0]["accuracy"] == result["accuracy"]
+
+
+def test_a_run_that_the_tracker_does_not_find_is_tracked_anew(recorder, tmp_path, monkeypatch):
+    write_json(tmp_path / "tracker.json", {"tracker": "mlflow", "id": "known", "epochs": 2})
+    run, machine = Run.make(**RUN), Machine(runs=tmp_path, tracker="mlflow")
+    assert open_tracking(run, machine, tmp_path, epoch=3).logged == 2
+
+    def not_found(run, machine, _known, epoch):
+        return Recorder(run, machine, "", epoch)
+
+    monkeypatch.setattr(launch.trackers.tracking, "_adapter", lambda _: not_found)
+    assert open_tracking(run, machine, tmp_path, epoch=3).logged == 0
 
 
 def test_a_tracker_does_not_change_the_run(machine, recorder):
@@ -140,7 +189,7 @@ def interrupted_and_resumed(machine, monkeypatch, tracker):
     """Return a run that was stopped after two of three epochs and resumed, all tracked."""
     run, tracked = Run.make(**RUN), replace(machine, tracker=tracker)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*tracks no more")
+        warnings.filterwarnings("error", message=".*failed and")
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
             interrupt_after(2, patch)
             train(run, tracked)
@@ -165,6 +214,24 @@ def test_tensorboard(machine, monkeypatch):
     assert "result/accuracy" in tags["scalars"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| settings.sign_in.beta | 1.0 |" in text
+
+
+@needs_library("tensorboard")
+def test_tensorboard_hides_a_removed_run_of_the_same_name(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from launch.trackers.tensorboard import TensorBoard
+
+    run = Run.make(**RUN)
+    for epochs in (5, 3):
+        tracker = TensorBoard(run, Machine(runs=tmp_path), "", 0)
+        for epoch in range(1, epochs + 1):
+            tracker.log(epoch, {"test/accuracy": epochs / 10}, {})
+        tracker.close(None)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / run.name))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
+    assert found == [(step, pytest.approx(0.3)) for step in (1, 2, 3)]
 
 
 def wandb_records(file):
@@ -220,6 +287,17 @@ def test_wandb_offline(machine, monkeypatch):
     assert pictures == {"figures/curves", "figures/figure 8", "figures/figure 9"}
 
 
+@needs_library("wandb")
+def test_a_wandb_run_that_was_left_open_is_ended_by_the_next(tmp_path, monkeypatch):
+    from launch.trackers.wandb_like import Wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    machine = Machine(runs=tmp_path)
+    left, next_one = (Wandb(Run.make(**RUN, seed=seed), machine, "", 0) for seed in (0, 1))
+    assert next_one._run.id == next_one.id != left._run.id
+    next_one.close(None)
+
+
 @needs_library("trackio")
 def test_trackio_on_this_machine(machine, monkeypatch, tmp_path):
     import trackio
@@ -234,6 +312,37 @@ def test_trackio_on_this_machine(machine, monkeypatch, tmp_path):
     history = [(step, m["test/accuracy"]) for step, m in own if "test/accuracy" in m]
     assert sorted(history) == [(row["epoch"] + 1, row["test_accuracy"]) for row in rows]
     assert any("layers/flips" in m for _, m in own) and any("figures/curves" in m for _, m in own)
+
+
+@needs_library("mlflow")
+def test_mlflow_makes_a_run_where_the_known_one_is_not(tmp_path, monkeypatch):
+    from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
+
+    import launch.trackers.mlflow as adapter
+
+    class Client:
+        """The address of a server that has the run `here`, or whose proxy fails."""
+
+        def __init__(self, _uri):
+            self.running = []
+
+        def get_run(self, known):
+            if known != "here":
+                missing = known == "elsewhere"
+                code = RESOURCE_DOES_NOT_EXIST if missing else INTERNAL_ERROR
+                raise adapter.MlflowException(known, code)
+
+        def update_run(self, known, status):
+            self.running.append((known, status))
+
+    monkeypatch.setattr(adapter, "MlflowClient", Client)
+    monkeypatch.setattr(adapter.MLflow, "_create", lambda *_: "new")
+    run, machine = Run.make(**RUN), Machine(runs=tmp_path)
+    for known, expected in (("here", "here"), ("elsewhere", "new"), ("", "new")):
+        tracker = adapter.MLflow(run, machine, known, 2)
+        assert tracker.id == expected and tracker._client.running == [(expected, "RUNNING")]
+    with pytest.raises(adapter.MlflowException):
+        adapter.MLflow(run, machine, "unknown, for it does not answer", 2)
 
 
 @needs_library("mlflow")

@@ -86,6 +86,13 @@ def test_fresh_magnitudes_need_a_model(files, capsys):
     assert "--model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["classes", "channels", "image-size"])
+def test_the_shape_of_a_model_needs_one(files, tmp_path, capsys, name):
+    assert main([*TRANSPLANT, f"--{name}", "8"]) == 2
+    assert f"--{name} is of --model, which is not given" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_random_parts_come_from_the_models_own_initialisation(machine, capsys):
     run = Run.make("digits", "gmp", sparsity=0.7, epochs=1)
     train(run, machine)

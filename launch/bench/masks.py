@@ -31,6 +31,7 @@ from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS
+from launch.config.fields import check_not_negative
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
@@ -60,6 +61,7 @@ class MasksBench:
             raise unknown("model", self.model, MEASURED_MODELS)
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+        check_not_negative(threads=self.threads)
 
 
 @dataclass(frozen=True)

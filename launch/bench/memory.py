@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from launch.allocator import HUGE_PAGES
 from launch.bench.variants import StepsBench, make_step
 from launch.ranks import join_ranks
@@ -24,7 +24,11 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), HUGE_PAGES: "0"}
 
 
 def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, float]:
-    """Return medians over processes that take a few steps of one variant each."""
+    """Return medians over processes that take a few steps of one variant each.
+
+    Raises:
+        UserError: a process fails.
+    """
     code = (
         "import sys; from launch.bench.memory import measure_memory; measure_memory(*sys.argv[1:])"
     )
@@ -35,9 +39,14 @@ def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, fl
             [sys.executable, "-c", code, model, variant, settings],
             capture_output=True,
             text=True,
-            check=True,
             env={**os.environ, **ALLOCATOR},
         )
+        if done.returncode:
+            reason = [f"exit code {done.returncode}", *done.stderr.strip().splitlines()][-1]
+            raise UserError(
+                f"cannot measure the memory of {model}, {variant} (--no-memory leaves it out): "
+                f"{one_line(reason)}"
+            )
         found.append(json.loads(done.stdout.splitlines()[-1]))
     return {key: statistics.median(f[key] for f in found) for key in found[0]}
 
@@ -64,4 +73,4 @@ def _used_mib(device: torch.device, peak: bool) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
-    raise UserError("memory can be measured on Linux only: --no-memory leaves it out.")
+    raise UserError("memory can be measured on Linux only.")

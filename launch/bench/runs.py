@@ -23,6 +23,7 @@ from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
 from launch.bench.variants import NEEDED
+from launch.config.fields import check_not_negative
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
@@ -65,6 +66,7 @@ class RunBench:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.images < 0:
             raise UserError("rounds must be positive, images must not be negative.")
+        check_not_negative(threads=self.threads)
 
     def run(self, data: Path) -> Run:
         """Return the run, on images in a folder."""

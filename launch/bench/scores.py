@@ -27,6 +27,7 @@ from baselines.samples import Batch, Samples
 from baselines.tools.scores import gradients, scoring
 from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS, StepsBench, suite_loop
+from launch.config.fields import check_not_negative
 from launch.ranks import join_ranks
 from launch.training.loop import Loop
 
@@ -62,6 +63,7 @@ class ScoresBench:
                     raise unknown(kind, name, known)
         if min(self.iterations, self.rounds, self.samples_per_class) < 1:
             raise UserError("iterations, rounds and samples-per-class must be positive.")
+        check_not_negative(threads=self.threads)
 
 
 def bench_scores(options: ScoresBench) -> int:

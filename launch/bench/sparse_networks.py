@@ -14,9 +14,8 @@ from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError, require
 from baselines.tools.masks import random_masks
 from baselines.tools.nm import nm_mask, nm_pattern
-from launch.config.fields import check_positive
 from launch.config.machine import Imports
-from launch.inputs import Inputs
+from launch.inputs import Inputs, shape_of_model
 from launch.models import build_model
 from launch.plugins import import_plugins
 from launch.runs.network import load_network, network_shape, read_run
@@ -53,26 +52,33 @@ class SparseSource:
     masks. May be given before the options, without --source."""
     model: str = ""
     """One of the suite's models or of timm's, for a checkpoint file or `random`."""
-    classes: int = 1000
-    """Number of classes of --model."""
-    channels: int = 3
-    """Number of input channels of --model."""
-    image_size: int = 224
-    """Side of the images of --model, in pixels."""
+    classes: int | None = None
+    """Number of classes of --model; 1000 if not given."""
+    channels: int | None = None
+    """Number of input channels of --model; 3 if not given."""
+    image_size: int | None = None
+    """Side of the images of --model, in pixels; 224 if not given."""
     sparsity: tuple[float, ...] = ()
     """Sparsities of `random`; 0.8, 0.9 and 0.95 if not given."""
-    density: str = "uniform"
-    """Densities of the layers of `random`: uniform, erk or balanced; or nm, N:M masks: 2:4 with
-    sparsity 0.5."""
+    density: str | None = None
+    """Densities of the layers of `random`: uniform (if not given), erk or balanced; or nm, N:M
+    masks: 2:4 with sparsity 0.5."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
-        check_positive(classes=self.classes, channels=self.channels, image_size=self.image_size)
+        _ = self.shape  # raises UserError
         for value in self.sparsity:
             require(0 <= value < 1, f"sparsity must be in [0, 1), not {value}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes, channels and image size of --model."""
+        return shape_of_model(
+            self.model, classes=self.classes, channels=self.channels, image_size=self.image_size
+        )
 
     def networks(self) -> Iterator[Network]:
         """Yield the networks.
@@ -88,8 +94,8 @@ class SparseSource:
         if self.source == RANDOM:
             yield from self._random()
             return
-        if self.sparsity:
-            raise UserError("--sparsity is for random masks: name the source random.")
+        for name, value in (("sparsity", self.sparsity), ("density", self.density)):
+            require(not value, f"--{name} is for random masks: name the source random.")
         yield self._of_file() if self.model else self._of_run()
 
     def _random(self) -> Iterator[Network]:
@@ -107,7 +113,7 @@ class SparseSource:
 
     def _masks(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, Tensor]:
         if self.density != NM:
-            return random_masks(self.density, dict(shapes), sparsity, seed=0)
+            return random_masks(self.density or "uniform", dict(shapes), sparsity, seed=0)
         n, m = nm_pattern(sparsity)
         return {name: nm_mask(torch.rand(shape), n, m) for name, shape in shapes.items()}
 
@@ -119,9 +125,8 @@ class SparseSource:
         return network
 
     def _fresh(self) -> Network:
-        inputs = Inputs.image(self.channels, self.image_size)
-        model = build_model(self.model, self.classes, self.channels, self.image_size)
-        return Network(self.model, model.eval(), inputs)
+        model = build_model(self.model, *self.shape)
+        return Network(self.model, model.eval(), Inputs.image(*self.shape[1:]))
 
     def _of_run(self) -> Network:
         folder = run_folder_of(self.source, self.runs)

@@ -44,7 +44,7 @@ def bench_steps(options: StepsBench) -> int:
     with join_ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
-    write_csv(options.output, rows)
+            write_csv(options.output, rows)
     print(_text(rows))
     print("written:", options.output)
     return 0
@@ -52,6 +52,8 @@ def bench_steps(options: StepsBench) -> int:
 
 def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[dict[str, Any]]:
     names = list(run_choices(options))
+    # first, as a failure would lose the times
+    memory = {name: median_memory(options, model, name) for name in names if options.memory}
     steps = {name: make_step(options, model, name, device).take for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
@@ -75,7 +77,7 @@ def _bench_model(options: StepsBench, model: str, device: torch.device) -> list[
                 "ms max": 1e3 * max(times[name]),
                 "median / bare": statistics.median(times[name]) / base,
                 "paired ratio": statistics.median(ratios),
-                **(median_memory(options, model, name) if options.memory else {}),
+                **memory.get(name, {}),
                 **_whole_schedule(options, model, name, device, times),
             }
         )

@@ -21,6 +21,7 @@ from baselines.registry import find_method, methods
 from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
+from launch.config.fields import check_not_negative
 from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
@@ -111,8 +112,7 @@ class StepsBench:
                 raise unknown("model", name, MEASURED_MODELS)
         if min(self.steps, self.epochs, self.images) < 1:
             raise UserError("steps, epochs and images must be positive.")
-        if self.batch_size < 0:
-            raise UserError(f"batch_size must not be negative, not {self.batch_size}.")
+        check_not_negative(batch_size=self.batch_size, threads=self.threads)
         if not 0 < self.sparsity < 1:
             raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
         for name in self.methods:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from analysis.figures.style import ENDINGS
 from baselines.checkpoint import Checkpoint, entries_of
-from baselines.errors import UserError
+from baselines.errors import UserError, require
+from launch.config.fields import check_not_negative
 from launch.config.machine import Imports
 from launch.data import load_data
 from launch.flags import leading_names, parse
@@ -53,9 +54,11 @@ class BarrierCommand:
     def __post_init__(self) -> None:
         if self.points < 3:
             raise UserError(f"points must be at least 3, not {self.points}.")
+        check_not_negative(threads=self.threads)
         for path in self.output:
             if path.suffix not in (".csv", *ENDINGS):
                 raise UserError(f"--output must end in .csv, .pdf, .svg or .png, not {path}.")
+            require(path.parent.is_dir(), f"--output {path}: there is no folder {path.parent}.")
 
     @property
     def positions(self) -> list[float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from baselines.errors import UserError
-from launch.config.fields import check_not_negative, check_positive
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.calibrate import Search, calibrate
+from launch.executors.slots import check_slots
 from launch.flags import parse, split_name, values
 from launch.plugins import import_plugins
 
@@ -29,8 +29,7 @@ class CalibrateCommand:
     machine: Machine = field(default_factory=Machine)
 
     def __post_init__(self) -> None:
-        check_not_negative(slots=self.slots)
-        check_positive(slots_per_gpu=self.slots_per_gpu)
+        check_slots(self.slots, self.slots_per_gpu)
         if self.run.method != "str":
             raise UserError(f"only str has constants to find, not {self.run.method}.")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.folder import list_runs
+from baselines.errors import UserError
 from launch.executors.queue import cancel_jobs, note_cancelled
 from launch.executors.status import statuses
 from launch.flags import parse
@@ -21,6 +24,9 @@ class CancelCommand:
 def command(args: list[str]) -> int:
     """Cancel the jobs. Return the exit code."""
     root = parse(CancelCommand, args, "signbench cancel").runs
+    list_runs(root)  # says so if there is no such folder
+    if not shutil.which("squeue"):
+        raise UserError("there is no squeue here: cancel jobs on a machine of their cluster.")
     active = [status for status in statuses(root) if status.active]
     cancel_jobs([status.job for status in active])
     for status in active:

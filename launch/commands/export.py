@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +12,9 @@ import torch
 
 from analysis.contents import Result
 from analysis.folder import find_run, read_config, read_result
+from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
 from baselines.checkpoint import Checkpoint
-from baselines.errors import UserError, one_line
+from baselines.errors import UserError, one_line, require
 from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
@@ -21,10 +24,12 @@ from launch.inputs import Inputs
 from launch.models import MODELS, timm_arguments
 from launch.plugins import import_plugins
 from launch.runs.checkpoints import write_checkpoint
-from launch.runs.files import write_file, write_text
+from launch.runs.files import make_folder, remove_file, write_file, write_text
 from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
 from launch.sparse_inference.export import SparseNetwork, sparse_network
+
+CARD_FILE, ONNX_FILE, SPARSE_FILE = "README.md", "model.onnx", "sparse.pt2"
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,17 @@ class ExportCommand:
     sparse: bool = False
     """Write sparse.pt2 as well: the network with sparse layers where they are faster on this CPU,
     which loads with torch alone. Checked by running it."""
-    batch: int = 1
-    """Batch size of sparse.pt2."""
+    batch: int | None = None
+    """Batch size of sparse.pt2; 1 if not given."""
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
-        check_positive(batch=self.batch)
+        if self.batch is not None:
+            require(self.sparse, "--batch is that of sparse.pt2: add --sparse.")
+            check_positive(batch=self.batch)
 
 
 def command(args: list[str]) -> int:
@@ -77,25 +84,39 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.")
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
     shape = network_shape(folder, run, snapshot)
-    sparse = _sparse(run, snapshot, shape, given.batch) if given.sparse else None
-    try:
-        given.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {given.output}: {error.strerror}.") from None
+    text = model_card(run, snapshot, folder, given.epoch)
+    with _made(given.output):
+        sparse = _sparse(run, snapshot, shape, given.batch or 1) if given.sparse else None
+        onnx = _onnx(run, snapshot, shape) if given.onnx else None
+    for file in (CARD_FILE, ONNX_FILE, SPARSE_FILE):  # of another network's export
+        remove_file(given.output / file)
     weights, masks = given.output / "model.safetensors", given.output / "masks.safetensors"
-    card = given.output / "README.md"
     write_checkpoint(weights, Checkpoint(snapshot.weights, masks={}))
     write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
     files = [weights, masks]
-    if given.onnx:
-        files.append(_onnx(run, snapshot, shape, given.output / "model.onnx"))
-    text = model_card(run, snapshot, folder, given.epoch)
+    if onnx:
+        files.append(given.output / ONNX_FILE)
+        write_file(files[-1], lambda temporary: temporary.write_bytes(onnx))
     if sparse:
-        files.append(given.output / "sparse.pt2")
+        files.append(given.output / SPARSE_FILE)
         write_file(files[-1], sparse.write)
         text += _sparse_card(sparse, files[-1].stat().st_size, weights.stat().st_size)
-    write_text(card, text)
-    return [*files, card]
+    files.append(given.output / CARD_FILE)
+    write_text(files[-1], text)
+    return files
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder. If the block fails, remove it again unless it was there before."""
+    is_new = not folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            folder.rmdir()
+        raise
 
 
 def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
@@ -106,7 +127,7 @@ def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
     facts = {
         "model": run.settings.model,
         "data": run.settings.data,
-        "method": run.label + (" + Sign-In" if run.sign_in else ""),
+        "method": with_rule(run.label, SIGN_IN if run.sign_in else HAM if run.ham else PLAIN),
         "snapshot": epoch,
         "sparsity": f"{1 - kept / prunable:.4f} of {prunable:,} prunable weights",
         "seed": run.seed,
@@ -209,32 +230,33 @@ def _sparse(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], batch: in
     return sparse_network(net.model.requires_grad_(False), examples)
 
 
-def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], path: Path) -> Path:
-    """Export a network, and check its output on random inputs against the model's."""
-    import onnxruntime  # type: ignore[import-untyped]
+def _onnx(run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs]) -> bytes:
+    """Return a network as ONNX.
 
+    Raises:
+        UserError: it cannot be exported or run, or its output on random inputs is not the model's.
+    """
     classes, inputs = shape
     net = load_network(run, snapshot, classes, inputs, torch.device("cpu"))
     examples = inputs.random(2, torch.Generator().manual_seed(0))
     name = "images" if inputs.is_image else "inputs"
     try:
-        write_file(path, lambda temporary: _export(net.model, examples, name, temporary))
-    except UserError:
-        raise
+        exported = _export(net.model, examples, name)
     except Exception as error:  # torch.onnx.export raises exceptions of many types
         raise UserError(f"torch.onnx cannot export the network: {one_line(error)}") from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: examples.numpy()})
+    try:
+        found = _output(exported, examples, name)
+    except Exception as error:  # as does onnxruntime
+        raise UserError(f"onnxruntime cannot run the ONNX file: {one_line(error)}") from error
     with torch.no_grad():
         expected = net.model(examples)
-    worst = float((torch.from_numpy(found) - expected).abs().max())
-    if worst > 1e-3 * max(1.0, float(expected.abs().max())):
-        path.unlink()
+    worst = float((found - expected).abs().max())
+    if not worst <= 1e-3 * max(1.0, float(expected.abs().max())):  # also if it is no number
         raise UserError(f"the ONNX file's output differs from the model's by {worst:.2g}.")
-    return path
+    return exported
 
 
-def _export(model: torch.nn.Module, examples: torch.Tensor, name: str, path: Path) -> None:
+def _export(model: torch.nn.Module, examples: torch.Tensor, name: str) -> bytes:
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         model,
@@ -246,4 +268,13 @@ def _export(model: torch.nn.Module, examples: torch.Tensor, name: str, path: Pat
         verbose=False,
     )
     assert program is not None
-    program.save(path)
+    exported: bytes = program.model_proto.SerializeToString()
+    return exported
+
+
+def _output(exported: bytes, examples: torch.Tensor, name: str) -> torch.Tensor:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: examples.numpy()})
+    return torch.from_numpy(found)

@@ -17,10 +17,11 @@ from launch.config.assignments import is_field
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
-from launch.config.fields import KEEP_COMMAS, check_at_most, check_not_negative, check_positive
+from launch.config.fields import KEEP_COMMAS
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.executors.slots import check_slots
 from launch.flags import parse, split_name
 from launch.plugins import import_plugins
 
@@ -72,9 +73,7 @@ class GridCommand:
     """Submit again the runs that are neither finished nor queued, as they were submitted before."""
 
     def __post_init__(self) -> None:
-        check_not_negative(slots=self.slots)
-        check_positive(slots_per_gpu=self.slots_per_gpu)
-        check_at_most(1024, slots=self.slots, slots_per_gpu=self.slots_per_gpu)
+        check_slots(self.slots, self.slots_per_gpu)
 
     @property
     def choices(self) -> dict[str, Any]:

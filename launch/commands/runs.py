@@ -23,6 +23,7 @@ from launch.config.fields import KEEP_COMMAS
 from launch.config.machine import Imports, Machine
 from launch.config.run import Run
 from launch.config.shell import run_command
+from launch.executors.slots import check_slots
 from launch.executors.status import Status
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
@@ -69,6 +70,9 @@ class RetryCommand:
     executor: Executor = "local"
     """Train them here, or submit them to Slurm."""
     cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        check_slots(self.slots)
 
 
 def command(args: list[str]) -> int:
@@ -169,13 +173,27 @@ def _confirmed(found: list[Status]) -> bool:
 
 def _remove(folder: Path) -> None:
     """Remove a run's folder. Raises UserError if a process holds it or it cannot be removed."""
+    if folder.is_symlink():
+        raise UserError(f"cannot remove {folder}: it is a link.")
     try:
         with FileLock(folder / LOCK, timeout=0):
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    _remove_path(path)
+        # NFS keeps a file that is open until it is closed, and with it the folder
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
     except Timeout:
         raise UserError(f"{folder} is in use by another process.") from None
     except OSError as error:
         raise UserError(f"cannot remove {folder}: {error.strerror}.") from None
+
+
+def _remove_path(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _accuracy(folder: Path) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from analysis.contents import SharpnessRow
 from analysis.folder import (
     SHARPNESS,
+    SHARPNESS_LOCK,
     find_run,
     find_snapshots,
     read_result,
@@ -31,7 +33,7 @@ from launch.executors.progress import duration
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
-from launch.runs.files import write_csv
+from launch.runs.files import cannot_write, write_csv
 from launch.runs.network import load_network, read_run
 from launch.runs.snapshots import read_snapshot
 from signin.transplant import masks_of
@@ -120,8 +122,8 @@ def _folders(names: list[str], selection: Selection) -> list[Path]:
     """Return the named runs, or else the finished ones among the selected."""
     if names:
         return [find_run(name, selection.runs) for name in names]
-    runs = selection.load(may_be_empty=True)
-    return sorted(runs[runs["state"] == "finished"]["folder"]) if len(runs) else []
+    runs = selection.load()
+    return sorted(runs[runs["state"] == "finished"]["folder"])
 
 
 def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
@@ -149,17 +151,27 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
 
 
 def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
-    """Measure one snapshot and write its row. Further columns of the same images are kept."""
+    """Measure one snapshot and write its row."""
     folder, run = task.folder, read_run(task.folder)
-    rows = {row["epoch"]: row for row in read_sharpness(folder)}
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
         found = _row(run, data, folder, task.epoch, r.device, given)
-    before = rows.get(task.epoch, found)
-    rows[task.epoch] = {**before, **found} if before["images"] == found["images"] else found
-    write_csv(folder / SHARPNESS, [rows[epoch] for epoch in sorted(rows)])
+    _write(folder, task.epoch, found)
     return found
+
+
+def _write(folder: Path, epoch: int, found: SharpnessRow) -> None:
+    """Write a row. Rows that others have written meanwhile are kept, and so are further columns
+    of the same images. Raises UserError."""
+    try:
+        with FileLock(folder / SHARPNESS_LOCK):
+            rows = {row["epoch"]: row for row in read_sharpness(folder)}
+            before = rows.get(epoch, found)
+            rows[epoch] = {**before, **found} if before["images"] == found["images"] else found
+            write_csv(folder / SHARPNESS, [rows[key] for key in sorted(rows)])
+    except OSError as error:
+        raise cannot_write(folder / SHARPNESS_LOCK, error) from error
 
 
 def _row(

@@ -23,8 +23,8 @@ def chosen_statuses(
         names: names of runs, patterns of names, or paths; all if empty.
 
     Raises:
-        UserError: there is no such folder, a condition is not valid, or no run has one of the
-            names.
+        UserError: there is no such folder, a condition is not valid, no run has one of the names,
+            or a path is in another folder.
     """
     from analysis.folder import list_runs
 
@@ -54,10 +54,16 @@ def _meeting(where: Sequence[str], found: list[Status], root: Path) -> list[Stat
 
 
 def _named(found: list[Status], names: Sequence[str], root: Path) -> list[Status]:
-    """Return the runs with one of the names. Raises UserError for a name that none has."""
+    """Return the runs with one of the names.
+
+    Raises:
+        UserError: no run has a name, or a path is in another folder.
+    """
     chosen: set[str] = set()
     for name in names:
-        pattern = Path(name).name
+        folder, pattern = Path(name).expanduser().parent, Path(name).name
+        if folder != Path() and folder.resolve() != root.resolve():
+            raise UserError(f"{name} is not in {root}: give --runs {folder}.")
         matching = {s.name for s in found if s.name == pattern or fnmatchcase(s.name, pattern)}
         if not matching:
             raise UserError(f"there is no run {name} in {root}.")

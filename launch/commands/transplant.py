@@ -18,6 +18,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
 from launch.flags import parse
+from launch.inputs import shape_of_model
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from signin.signs import agreement
@@ -68,12 +69,12 @@ class TransplantCommand:
     """One of the suite's models or of timm's. Needed for `random` and --align. Determines what is
     prunable: without it, the layers that the mask's source has masks of, or else all its matrices
     and kernels that are named weight."""
-    classes: int = 1000
-    """Number of classes of --model."""
-    channels: int = 3
-    """Number of input channels of --model."""
-    image_size: int = 224
-    """Side of the images of --model, in pixels."""
+    classes: int | None = None
+    """Number of classes of --model; 1000 if not given."""
+    channels: int | None = None
+    """Number of input channels of --model; 3 if not given."""
+    image_size: int | None = None
+    """Side of the images of --model, in pixels; 224 if not given."""
     seed: int = 0
     """Seed of `random`, of reversed signs, and of signs that the source does not have."""
     runs: Path = Path("runs")
@@ -85,8 +86,16 @@ class TransplantCommand:
             raise UserError("--align-from needs --align.")
         if self.align and not self.model:
             raise UserError("--align needs --model.")
+        _ = self.shape  # raises UserError
         if self.output.suffix not in (".safetensors", ".pt", ".pth"):
             raise UserError(f"--output must end in .safetensors, .pt or .pth, not {self.output}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes, channels and image size of --model."""
+        return shape_of_model(
+            self.model, classes=self.classes, channels=self.channels, image_size=self.image_size
+        )
 
     def source(self, part: str) -> str:
         """Return the source of a part."""
@@ -139,7 +148,7 @@ def _fresh(given: TransplantCommand) -> SparseModel:
     from launch.models import build_model
 
     torch.manual_seed(given.seed)
-    return SparseModel(build_model(given.model, given.classes, given.channels, given.image_size))
+    return SparseModel(build_model(given.model, *given.shape))
 
 
 def _read_sources(
@@ -195,7 +204,8 @@ def _aligned(
         Checkpoint(own, {}) if t == RANDOM else _read(t, given, own, report)
         for t in (given.align, given.align_from or given.mask)
     )
-    x = torch.zeros(1, given.channels, given.image_size, given.image_size)
+    _, channels, size = given.shape
+    x = torch.zeros(1, channels, size, size)
     found = align(matched, target, net, x)
     report(
         f"aligned: {len(found.groups)} permutations of units, cosine of the weights "

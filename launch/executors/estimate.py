@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.checked import BrokenFile
 from analysis.folder import read_config, read_epochs
-from launch.executors.status import Status
+from launch.executors.status import Status, epoch_seconds
 
 PENDING = ("running", "waiting")
 
@@ -67,6 +67,5 @@ def _work(folder: Path) -> Work | None:
         return None
     run = config["run"]
     like = f"{run['recipe']} {run['method']} {run['settings'].get('model')}"
-    seconds = [row["seconds"] + row["test_seconds"] for row in rows]
     total = int(config.get("epochs", len(rows)))
-    return Work(like, total, len(rows), statistics.median(seconds) if seconds else None)
+    return Work(like, total, len(rows), epoch_seconds(rows) if rows else None)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from launch.config.fields import check_at_most, check_not_negative, check_positive
 from launch.config.machine import Machine
+
+MOST_SLOTS = 1024
+
+
+def check_slots(slots: int, slots_per_gpu: int = 1) -> None:
+    """Raise UserError unless there can be so many slots; 0: as many as the machine has room for."""
+    check_not_negative(slots=slots)
+    check_positive(slots_per_gpu=slots_per_gpu)
+    check_at_most(MOST_SLOTS, slots=slots, slots_per_gpu=slots_per_gpu)
 
 
 def slot_machines(
@@ -18,7 +28,11 @@ def slot_machines(
         slots: number of slots; 0: one per core, or `slots_per_gpu` on each GPU.
         gpus: number of GPUs of this machine.
         cores: number of cores; by default those of this machine.
+
+    Raises:
+        UserError: a number of slots is out of range.
     """
+    check_slots(slots, slots_per_gpu)
     cores = cores or os.cpu_count() or 1
     everywhere = machine.device in ("auto", "cuda")
     devices = [f"cuda:{i}" for i in range(gpus if everywhere else 0)] or [machine.device]

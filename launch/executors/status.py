@@ -7,11 +7,12 @@ import os
 import shutil
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.checked import BrokenFile
-from analysis.contents import JobRecord
+from analysis.contents import EpochRow, JobRecord
 from analysis.folder import (
     CONFIG,
     JOB,
@@ -108,9 +109,13 @@ def _progress(folder: Path) -> str:
     total = config.get("epochs", 0) if config else 0
     if not rows:
         return f"epoch 0/{total or '?'}"
-    seconds = statistics.median(row["seconds"] for row in rows)
-    left = f", {duration(seconds * (total - len(rows)))} left" if total else ""
+    left = f", {duration(epoch_seconds(rows) * (total - len(rows)))} left" if total else ""
     return f"epoch {len(rows)}/{total or '?'}, accuracy {rows[-1]['test_accuracy']:.2%}{left}"
+
+
+def epoch_seconds(rows: Sequence[EpochRow]) -> float:
+    """Return the median time of an epoch, training and evaluation."""
+    return statistics.median(row["seconds"] + row.get("test_seconds", 0.0) for row in rows)
 
 
 def _is_locked(folder: Path) -> bool:

@@ -65,10 +65,13 @@ def git_state() -> dict[str, Any]:
     """Return the revision of the running code, and whether it has uncommitted changes.
 
     A copy of the code has a file that tells; otherwise git is asked. None stands for unknown.
+    A virtual environment in the checkout of another project is no part of that.
     """
     noted = _read(Path(__file__).parents[2] / REVISION)
     if noted is not None:
         return noted
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"git": None, "git_dirty": None}
     return {"git": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
 
 
@@ -96,7 +99,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints about the checkout that this file is in; None outside one."""
+    """Return what git prints about the checkout that this file is in; None if it fails."""
     try:
         return subprocess.run(
             ["git", *arguments],

@@ -10,8 +10,8 @@ from torch import Tensor
 from analysis.folder import (
     SNAPSHOTS,
     find_snapshots,
-    is_finished,
     read_name,
+    read_result,
     snapshot_epoch,
     snapshot_path,
 )
@@ -95,14 +95,30 @@ def _snapshot_of(folder: Path, epoch: str) -> Path:
     snapshots = find_snapshots(folder)
     if not snapshots:
         raise UserError(f"there is no run {folder} with snapshots.")
-    if epoch == "final" and not is_finished(folder):
-        raise UserError(f"{folder} has not finished: there is no final snapshot yet.")
-    named = {"init": 0, "final": max(snapshots)}
-    number = named.get(epoch, int(epoch) if epoch.isdecimal() and len(epoch) < 10 else -1)
+    if epoch == "final":
+        return _final_of(folder, snapshots)
+    number = 0 if epoch == "init" else -1
+    if epoch.isdecimal() and len(epoch) < 10:
+        number = int(epoch)
     if number not in snapshots:
         known = ", ".join(map(str, sorted(snapshots)))
         raise UserError(f"{folder} has no snapshot {epoch!r}; there are {known}, init and final.")
     return snapshots[number]
+
+
+def _final_of(folder: Path, snapshots: Mapping[int, Path]) -> Path:
+    """Return the snapshot after the last epoch of a run, which is the newest unless that is lost.
+
+    Raises:
+        UserError: it is lost, or the run has not finished.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise UserError(f"{folder} has not finished: there is no final snapshot yet.")
+    last = result.get("epochs", max(snapshots))
+    if last not in snapshots:
+        raise UserError(f"the last snapshot of {folder}, epoch {last}, is missing.")
+    return snapshots[last]
 
 
 def _read(

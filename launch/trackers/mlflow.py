@@ -19,6 +19,7 @@ from launch.config.run import Run
 from launch.trackers.tracking import Numbers, settings_of
 
 EXPERIMENT = "signbench"
+MISSING = "RESOURCE_DOES_NOT_EXIST"
 MOST_PARAMETERS = 100  # of one request
 
 
@@ -30,8 +31,18 @@ class MLflow:
         root.mkdir(parents=True, exist_ok=True)
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
         self._client, self._last = MlflowClient(uri), epoch
-        self.id = known or self._create(run, root)
+        self.id = known if known and self._has(known) else self._create(run, root)
         self._client.update_run(self.id, status="RUNNING")
+
+    def _has(self, known: str) -> bool:
+        """Return whether a run is at this address; it may be at the address of an earlier start."""
+        try:
+            self._client.get_run(known)
+        except MlflowException as error:
+            if error.error_code != MISSING:
+                raise
+            return False
+        return True
 
     def _create(self, run: Run, root: Path) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)

@@ -14,12 +14,16 @@ from launch.trackers.tracking import Numbers, settings_of
 
 
 class TensorBoard:
-    """A run as event files. What was written of later epochs than the resumed one is hidden."""
+    """A run as event files.
+
+    What earlier files have of later epochs than the resumed one is hidden: of all epochs if the run
+    begins, as one of the same name may have been removed.
+    """
 
     def __init__(self, run: Run, machine: Machine, known: str, epoch: int) -> None:
         self.id = known or run.name
         folder = machine.runs / "tensorboard" / self.id
-        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
+        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else 0)
         rows = "\n".join(f"| {key} | {value} |" for key, value in settings_of(run).items())
         self._writer.add_text("config", f"| field | value |\n|---|---|\n{rows}", 0)
         self._last = epoch

@@ -6,7 +6,8 @@
     figures     curves, and sparsity and flips by layer, at the end
 
 A tracked run has the name of the run's folder, in which tracker.json says what was tracked. A run
-that resumes goes on in the same tracked run. A tracker that fails never stops the training.
+that resumes goes on in the same tracked run. A tracker that fails never stops the training, and is
+closed in any case: a library may have one run at a time only, into which the next one would log.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def open_tracking(run: Run, machine: Machine, folder: Path, epoch: int) -> Track
     except Exception as error:  # libraries raise exceptions of many types
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{machine.tracker} cannot begin: {reason}") from error
-    return Tracking(folder, machine.tracker, tracker, min(epoch, known.get("epochs", 0)))
+    logged = known.get("epochs", 0) if tracker.id == known.get("id") else 0
+    return Tracking(folder, machine.tracker, tracker, min(epoch, logged))
 
 
 class Tracking:
@@ -109,6 +111,9 @@ class Tracking:
 
     Args:
         logged: number of epochs that were tracked before.
+
+    Attributes:
+        has_failed: whether an epoch could not be tracked; further ones are not tried.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Tracking:
     ) -> None:
         self.folder, self.name, self.tracker, self.logged = folder, name, tracker, logged
         self.result: Mapping[str, Any] | None = None
+        self.has_failed = False
 
     def update(self, epochs: Sequence[EpochRow], layers: Sequence[LayerRow]) -> None:
         """Track the epochs that were not.
@@ -123,18 +129,17 @@ class Tracking:
         Args:
             epochs, layers: the rows of all epochs so far.
         """
-        if self.tracker is not None:
-            new = [row for row in epochs if row["epoch"] >= self.logged]
-            for row in new:
+        for row in [row for row in epochs if row["epoch"] >= self.logged]:
+            if self.tracker is not None and not self.has_failed:
                 own = [layer for layer in layers if layer["epoch"] == row["epoch"]]
-                self._try(self._log, row, own)
+                self.has_failed = not self._try("tracks no more", self._log, row, own)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Track the result, which is in the folder, and figures of the run."""
         self.result = result
-        if self.tracker is not None:
+        if self.tracker is not None and not self.has_failed:
             for name in FIGURES:
-                self._try(self._draw, name)
+                self._try(f"lacks the figure {name}", self._draw, name)
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +151,7 @@ class Tracking:
         traceback: TracebackType | None,
     ) -> None:
         if self.tracker is not None:
-            self._try(self.tracker.close, _numbers(self.result))
+            self._try("may lack the result", self.tracker.close, _numbers(self.result))
 
     def _log(self, row: EpochRow, layers: Sequence[LayerRow]) -> None:
         assert self.tracker is not None
@@ -175,13 +180,18 @@ class Tracking:
             save(figure, path)
             self.tracker.add_picture(f"figure {name}" if name.isdigit() else name, path)
 
-    def _try(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Call an action; give up the tracker if it fails."""
+    def _try(self, consequence: str, action: Callable[..., None], *arguments: Any) -> bool:
+        """Call an action. Return whether it succeeds.
+
+        Warn if it does not, except after a failure that ended the tracking.
+        """
         try:
             action(*arguments)
+            return True
         except Exception as error:  # libraries raise exceptions of many types
-            self.tracker = None
-            warnings.warn(f"{self.name} failed and tracks no more: {error!r}", stacklevel=3)
+            if not self.has_failed:
+                warnings.warn(f"{self.name} failed and {consequence}: {error!r}", stacklevel=3)
+            return False
 
 
 def settings_of(run: Run) -> dict[str, Any]:

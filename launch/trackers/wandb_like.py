@@ -53,6 +53,7 @@ class Wandb(_WandbLike):
             config=settings_of(run),
             dir=str(machine.runs),
             resume="allow",
+            reinit="finish_previous",  # by default, an open run of this process would be returned
         )
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
@@ -61,9 +62,11 @@ class Wandb(_WandbLike):
         self._run.log({**values, "epoch": epoch})
 
     def close(self, result: Mapping[str, float] | None) -> None:
-        for name, value in (result or {}).items():
-            self._run.summary[f"result/{name}"] = value
-        self._run.finish(exit_code=0 if result else 1)
+        try:
+            for name, value in (result or {}).items():
+                self._run.summary[f"result/{name}"] = value
+        finally:
+            self._run.finish(exit_code=0 if result else 1)
 
 
 class Trackio(_WandbLike):
@@ -87,6 +90,8 @@ class Trackio(_WandbLike):
         self._run.log(dict(values), step=epoch)
 
     def close(self, result: Mapping[str, float] | None) -> None:
-        if result:
-            self._log({f"result/{name}": value for name, value in result.items()}, self._last)
-        self._run.finish()
+        try:
+            if result:
+                self._log({f"result/{name}": value for name, value in result.items()}, self._last)
+        finally:
+            self._run.finish()
