@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from baselines.engine.broadcast import broadcast_model
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
@@ -68,15 +69,18 @@ class Sparsifier:
         """Let the method choose its first masks, and attach the optimizer. Keeps random states.
 
         Args:
-            share: give the masks of rank 0 to all ranks of the process group.
+            share: give the masks and the model of rank 0 to all ranks of the process group.
 
         Raises:
             UserError: the method or the optimizer cannot serve the model.
         """
+        if share:  # DDP may wrap the model later
+            broadcast_model(self.net.model)
         with kept_random_state(next(self.net.model.parameters()).device):
             self.method.prepare(self.net, samples)
-        if share:  # what is made of gradients on GPUs can differ by rank
+        if share:  # what is made of gradients on GPUs, or of each rank's data, can differ by rank
             self.net.broadcast_masks()
+            broadcast_model(self.net.model)
         self.attach(optimizer)
         if not self.manual_begin:
             self.begin_step()

@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.attached import AttachedLatents, Hook, nothing
+from baselines.engine.broadcast import broadcast
 from baselines.engine.first_forward import FirstForward
 from baselines.engine.layer import Layer
 from baselines.engine.masked_weights import MaskedWeights
@@ -114,8 +114,7 @@ class SparseModel(MaskedWeights):
     def broadcast_masks(self) -> None:
         """Take over the masks of rank 0 of the process group."""
         masks = self.masks
-        for mask in masks.values():
-            dist.broadcast(mask, 0)
+        broadcast(masks.values())
         self.set_masks(masks)
 
     @torch.no_grad()
