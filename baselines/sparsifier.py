@@ -9,7 +9,6 @@ The hooks of `optimizer.step()` drive all that a method and Sign-In do in traini
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -20,12 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from baselines.engine.broadcast import broadcast_model
+from baselines.engine.broadcast import broadcast_masks, broadcast_model
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options
+from baselines.method import Method, Options, warn_of_levels
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
@@ -79,7 +78,7 @@ class Sparsifier:
         with kept_random_state(next(self.net.model.parameters()).device):
             self.method.prepare(self.net, samples)
         if share:  # what is made of gradients on GPUs, or of each rank's data, can differ by rank
-            self.net.broadcast_masks()
+            broadcast_masks(self.net)
             broadcast_model(self.net.model)
         self.attach(optimizer)
         if not self.manual_begin:
@@ -145,6 +144,7 @@ class Sparsifier:
         """
         if self._begun or self.is_done:
             return
+        self.net.follow()
         if self.step % self.method.plan.steps_per_epoch == 0:
             self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
@@ -155,6 +155,7 @@ class Sparsifier:
     def look_at_gradients(self) -> None:
         """Show this step's gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
+            self.net.follow()
             self._replaced = self.method.after_backward(self.net, self.step)
             self._looked = True
 
@@ -174,8 +175,8 @@ class Sparsifier:
         self._follow_masks()
         self.step += 1
         self._begun = self._looked = self._replaced = False
-        if self.step == 1:
-            self._warn_of_levels()
+        if self.step == 1 and not self._knows_schedule:
+            warn_of_levels(self.method)
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self.is_done:
@@ -203,15 +204,6 @@ class Sparsifier:
         if self.net.changes != self._masks_seen:
             self.rule.after_mask_change(self.net, *self.method.epoch_of(self.step))
             self._masks_seen = self.net.changes
-
-    def _warn_of_levels(self) -> None:
-        method = self.method
-        if method.total_steps != method.plan.steps and not self._knows_schedule:
-            warnings.warn(
-                f"{method.name} trains in levels, {method.total_steps} steps in all: use "
-                "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
-                stacklevel=2,
-            )
 
     # ---- state
 

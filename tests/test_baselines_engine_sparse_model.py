@@ -331,8 +331,9 @@ def test_set_weights_writes_what_is_trained(storage):
         torch.testing.assert_close(merged, values[layer.name][layer.mask])
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_weights_written_from_outside_are_followed(storage):
+def test_weights_written_from_outside_are_followed(storage, rescaled):
     net, opt = make(STORAGES[storage], dtype=torch.float64)
     twin, twin_opt = make(STORAGES[storage], dtype=torch.float64)
     data = batches(4, torch.float64)
@@ -344,12 +345,16 @@ def test_weights_written_from_outside_are_followed(storage):
     net.model.load_state_dict({**net.model.state_dict(), **masked})
     twin.set_weights(other)
     for x, y in data[1:]:
+        for one in (net, twin) if rescaled else ():
+            one.rescale()
         step(net.model, opt, x, y)
         step(twin.model, twin_opt, x, y)
         assert all(not layer.weight[~layer.mask].any() for layer in net)
     for a, b in zip(net.model.parameters(), twin.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     net.model.load_state_dict({**net.model.state_dict(), **other})
+    if rescaled:
+        net.rescale()
     step(net.model, opt, *data[0])
     assert all(not layer.weight[~layer.mask].any() for layer in net)
 
@@ -427,6 +432,22 @@ def test_detach_gives_the_plain_network_back():
     assert torch.equal(model(x), output)
     step(model, opt, x, y)  # an ordinary dense step again
     assert net.layers["0.weight"].weight[~net.layers["0.weight"].mask].any()
+
+
+@pytest.mark.parametrize("dense_latents", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_detach_masks_what_was_written_from_outside(storage, dense_latents):
+    model = tiny_net()
+    net = SparseModel(model, STORAGES[storage], dense_latents=dense_latents)
+    net.set_masks(masks_for(net))
+    opt = OPTIMIZERS["sgd"](model.parameters())
+    net.attach(opt)
+    step(model, opt, *batches(1)[0])
+    written = {k: torch.randn_like(v) for k, v in net.weights.items()}
+    model.load_state_dict({**model.state_dict(), **written})
+    net.detach()
+    for layer in net:
+        torch.testing.assert_close(layer.weight.detach(), written[layer.name] * layer.mask)
 
 
 def test_sparsity_is_counted_in_the_weights():

@@ -146,6 +146,32 @@ def test_with_manual_begin_changes_wait_for_the_loop():
     assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.parametrize("manual_begin", [False, True])
+def test_loaded_weights_stay_masked(manual_begin):
+    model, optimizer, sparsifier = small("random", sign_in=True, manual_begin=manual_begin)
+    model.load_state_dict(tiny_net().state_dict())
+    for _ in range(3):
+        sparsifier.begin_step()
+        steps_of(model, optimizer, 1)
+        assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+    model.load_state_dict(tiny_net().state_dict())
+    assert sparsifier.sparsity() == 0
+    sparsifier.finalize()
+    assert sparsifier.net.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_method_sees_loaded_weights():
+    """Top-KAST restores what it has remembered before a step: not the weights before the load."""
+    model, optimizer, sparsifier = small("topkast", exploration=0.0)
+    torch.manual_seed(1)
+    loaded = {name: torch.randn_like(w) for name, w in sparsifier.net.weights.items()}
+    model.load_state_dict({**model.state_dict(), **loaded})
+    optimizer.param_groups[0]["lr"] = 0.0
+    steps_of(model, optimizer, 1)
+    for layer in sparsifier.net:
+        assert torch.equal(sparsifier.method.storage.values(layer), loaded[layer.name])
+
+
 def test_clipping_shows_dense_gradients_to_the_method_first():
     ends = []
     for clip in (False, True):

@@ -8,16 +8,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from baselines.engine.sparse_model import SparseModel
+
 
 def broadcast_model(model: nn.Module) -> None:
     """Take over the parameters and buffers of rank 0, but for those that DDP is told to ignore."""
     ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
     named = [*model.named_parameters(), *model.named_buffers()]
-    broadcast(tensor for name, tensor in named if name not in ignored)
+    _broadcast(tensor for name, tensor in named if name not in ignored)
+
+
+def broadcast_masks(net: SparseModel) -> None:
+    """Take over the masks of rank 0."""
+    masks = net.masks
+    _broadcast(masks.values())
+    net.set_masks(masks)
 
 
 @torch.no_grad()
-def broadcast(tensors: Iterable[Tensor]) -> None:
+def _broadcast(tensors: Iterable[Tensor]) -> None:
     """Take over the values of rank 0. Tensors of any type and memory format are sent as bytes."""
     for tensor in tensors:
         if tensor.numel():

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.attached import AttachedLatents, Hook, nothing
-from baselines.engine.broadcast import broadcast
 from baselines.engine.first_forward import FirstForward
 from baselines.engine.layer import Layer
 from baselines.engine.masked_weights import MaskedWeights
@@ -111,12 +110,6 @@ class SparseModel(MaskedWeights):
         if self._latents is not None:
             self._latents.push(self._latents.stepped)
 
-    def broadcast_masks(self) -> None:
-        """Take over the masks of rank 0 of the process group."""
-        masks = self.masks
-        broadcast(masks.values())
-        self.set_masks(masks)
-
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set effective weights (masked positions stay zero). Optimizer state is kept.
@@ -133,6 +126,17 @@ class SparseModel(MaskedWeights):
             self._latents.follow()
 
     @torch.no_grad()
+    def follow(self) -> None:
+        """Take over weights that were written from outside. Every step does it first.
+
+        Raises:
+            UserError: a weight was replaced by another parameter, or the model was moved.
+        """
+        self.places.check()
+        if self._latents is not None:
+            self._latents.follow()
+
+    @torch.no_grad()
     def rescale(self, reset_state: bool = False) -> None:
         """Split the effective weights again: Product's β is set again, θ does not change.
 
@@ -140,6 +144,7 @@ class SparseModel(MaskedWeights):
             reset_state: also clear the latents' optimizer state.
         """
         if self._latents is not None:
+            self._latents.follow()
             self._latents.split_again(self._latents.stepped)
             if reset_state:
                 self._latents.forget_state()
@@ -203,7 +208,7 @@ class SparseModel(MaskedWeights):
         chosen = self.served_optimizer(optimizer)
 
         def checked(optimizer: Optimizer) -> None:
-            self.places.check()
+            self.follow()
             before(optimizer)
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
@@ -211,13 +216,18 @@ class SparseModel(MaskedWeights):
             self._first_forward = FirstForward(self.model, self.weights)
         return self
 
+    @torch.no_grad()
     def detach(self) -> nn.Module:
         """Remove the hooks and drop the latents' optimizer state.
 
         Returns:
             The plain model: its weights are the sparse network, θ = S ⊙ m ⊙ w for Product.
+
+        Raises:
+            UserError: weights were written after the model was moved.
         """
         if self._latents is not None:
+            self._latents.follow()
             self._latents.remove()
         if self._first_forward is not None:
             self._first_forward.remove()
