@@ -118,7 +118,8 @@ class FisherPruning(CubicPruning[F]):
         return {"count": self.fisher.count, "sums": self.fisher.sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fisher = Fisher(self.options.block_size, state.get("count", 0), state.get("sums", {}))
+        sums = {name: total.clone() for name, total in state.get("sums", {}).items()}
+        self.fisher = Fisher(self.options.block_size, state.get("count", 0), sums)
         for name, gradients in state.get("gradients", {}).items():  # of version 0.1
             self.fisher.count = len(gradients)
             for gradient in gradients:
