@@ -203,8 +203,12 @@ class Method(Generic[O]):
         return type(self).after_backward is not Method.after_backward
 
     def reads_gradients(self, step: int) -> bool:
-        """Return whether `after_backward` needs finite gradients at a step."""
-        return self.needs_dense_gradients(step)
+        """Return whether `after_backward` needs finite gradients at a step.
+
+        It is not called before a step that a GradScaler leaves out then. By default, every step of
+        a method with an `after_backward` does.
+        """
+        return type(self).after_backward is not Method.after_backward
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """Act after the update of a step."""

@@ -161,8 +161,14 @@ class SparseModel(MaskedWeights):
             self._latents.optimizer.state.clear()
 
     def has_finite_gradients(self) -> bool:
-        """Return whether the gradients of all weights are finite; waits for the device."""
-        return all_finite(layer.weight.grad for layer in self)
+        """Return whether the optimizer's gradients are all finite; waits for the device.
+
+        A GradScaler leaves out a step if one is not, also if that is of a weight that stays dense.
+        """
+        if self._latents is None:
+            return all_finite(weight.grad for weight in self.weights.values())
+        groups = self._latents.optimizer.param_groups
+        return all_finite(parameter.grad for group in groups for parameter in group["params"])
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

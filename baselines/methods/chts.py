@@ -96,6 +96,9 @@ class Chts(Method[ChtsOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
+    def reads_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not is_update(step, self.end, self.options.updates):
             return False
