@@ -325,6 +325,18 @@ def test_a_state_of_another_training_is_refused(change):
     small("rigl")[2].load_state_dict(old)
 
 
+@pytest.mark.parametrize("sign_in", [None, True])
+def test_a_state_of_other_layers_is_refused(sign_in):
+    saved = small("random", exclude=["4"], sign_in=sign_in)[2].state_dict()
+    other = small("random", resume=True, sign_in=sign_in)[2]
+    with pytest.raises(UserError, match=r"other prunable layers: exclude or include 4\.weight"):
+        other.load_state_dict(saved)
+    every = small("random", sign_in=sign_in)[2].state_dict()
+    other = small("random", resume=True, exclude=["4"], sign_in=sign_in)[2]
+    with pytest.raises(UserError, match=r"other prunable layers: exclude or include 4\.weight"):
+        other.load_state_dict(every)
+
+
 def test_after_a_failed_attach_the_next_one_succeeds():
     model, other = tiny_net(), tiny_net()
     wrong = torch.optim.SGD(other.parameters(), 0.1)

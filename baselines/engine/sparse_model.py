@@ -258,13 +258,13 @@ class SparseModel(MaskedWeights):
         """Load masks and latents. The model's and the optimizer's states may come before or after.
 
         Raises:
-            UserError: the state has latents, and no optimizer is attached that would step them.
+            UserError: the state has latents, and no optimizer is attached that would step them; or it
+                is of other layers.
         """
         masks, latents = state["masks"], state["latents"]
         if latents and self._latents is None:
             raise UserError("attach the optimizer before loading the state of a training.")
-        for name, mask in masks.items():
-            self._check(name, mask)
+        self._check_layers(masks)
         for layer in self:
             layer.mark_read()  # the weights belong to the masks that are loaded
         self.changes += 1
