@@ -14,12 +14,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from baselines.engine.broadcast import broadcast_masks, broadcast_model
+from baselines.engine.broadcast import broadcast_masks, broadcast_model, has_ranks
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
@@ -29,6 +28,7 @@ from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
 from baselines.tools.schedules import triangular
+from baselines.training_state import check_training, training_of
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
 
@@ -56,9 +56,10 @@ class Sparsifier:
         check_rule(rule, method)
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step, self._masks_seen = manual_begin, 0, 0
-        self._begun = self._looked = self._replaced = self._knows_schedule = False
+        self._begun = self._looked = self._replaced = False
+        self._knows_schedule = self._lacks_state = False
         self._before_update: Any = None
-        self._training = f"{method.name} to sparsity {method.plan.sparsity}"
+        self._training = training_of(method, self.rule)
         net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
 
@@ -81,13 +82,14 @@ class Sparsifier:
             broadcast_masks(self.net)
             broadcast_model(self.net.model)
         self.attach(optimizer)
+        self._lacks_state = False
         if not self.manual_begin:
             self.begin_step()
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Attach the optimizer only: for a state that is loaded next."""
+        """Attach the optimizer only: for a state that is loaded before the next step."""
         self.net.attach(optimizer, self._before_step, self._after_step)
-        self._masks_seen = self.net.changes
+        self._masks_seen, self._lacks_state = self.net.changes, True
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
@@ -141,7 +143,12 @@ class Sparsifier:
         Runs at the end of `optimizer.step()` by default. With `manual_begin` the loop calls it
         before each forward pass, so that a network that is evaluated between two steps is the one
         that the last step left. A second call before the same step does nothing.
+
+        Raises:
+            UserError: the training is to be resumed, and no state was loaded.
         """
+        if self._lacks_state:
+            raise UserError("load a state with load_state_dict() first, or drop resume=True.")
         if self._begun or self.is_done:
             return
         self.net.follow()
@@ -215,22 +222,21 @@ class Sparsifier:
             "net": self.net.state_dict(),
             "method": self.method.state_dict(),
             "rule": self.rule.state_dict(),
-            "training": self._training,
+            **self._training,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method or sparsity.
+            UserError: it is of another method, sparsity, sign_in, or of other layers.
         """
-        if (saved := state.get("training", self._training)) != self._training:  # old ones lack it
-            raise UserError(f"the state is of a training with {saved}, not {self._training}.")
+        check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it
         self.net.load_state_dict(state["net"])
         self.rule.load_state_dict(state["rule"])
         self.step, self._begun = state["step"], state["begun"]
-        self._looked = self._replaced = False
+        self._looked = self._replaced = self._lacks_state = False
         self._masks_seen = self.net.changes
 
 
@@ -289,7 +295,6 @@ def sparsify(
     if resume:
         sparsifier.attach(served)
     else:
-        several = dist.is_available() and dist.is_initialized()
-        sparsifier.start(served, as_samples(samples, net.model), share=several)
+        sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
     set_weight_decays(served, decays)
     return sparsifier

@@ -18,7 +18,7 @@ from torch import nn
 from baselines import Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
-from signin import SignIn
+from signin import HAM, SignIn
 
 # ---- resuming
 
@@ -323,6 +323,37 @@ def test_a_state_of_another_training_is_refused(change):
         other.load_state_dict(saved.state_dict())
     old = {key: value for key, value in saved.state_dict().items() if key != "training"}
     small("rigl")[2].load_state_dict(old)
+
+
+@pytest.mark.parametrize("manual_begin", [False, True])
+def test_a_training_that_is_resumed_needs_a_state(manual_begin):
+    saved = small("random")[2].state_dict()
+    model, optimizer, sparsifier = small("random", resume=True, manual_begin=manual_begin)
+    with pytest.raises(UserError, match=r"load_state_dict\(\) first, or drop resume=True"):
+        sparsifier.begin_step()
+    with pytest.raises(UserError, match=r"load_state_dict|begin_step"):
+        steps_of(model, optimizer, 1)
+    sparsifier.load_state_dict(saved)
+    sparsifier.begin_step()
+    steps_of(model, optimizer, 1)
+    assert sparsifier.step == 1 and sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gmp", "random"])  # GMP begins dense: plain, without latents
+@pytest.mark.parametrize(
+    "saved, own",
+    [(None, True), (True, None), (HAM(), None), (None, HAM()), (True, HAM())],
+    ids=str,
+)
+def test_a_state_of_another_sign_rule_is_refused(method, saved, own):
+    state = small(method, sign_in=saved)[2].state_dict()
+    _, _, other = small(method, sign_in=own, resume=True)
+    with pytest.raises(
+        UserError, match=r"the state is of a training with sign_in=\w+, not sign_in"
+    ):
+        other.load_state_dict(state)
+    del state["sign_rule"]  # of an earlier version
+    small(method, sign_in=saved, resume=True)[2].load_state_dict(state)
 
 
 @pytest.mark.parametrize("sign_in", [None, True])

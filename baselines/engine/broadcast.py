@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from baselines.engine.sparse_model import SparseModel
 
 
+def has_ranks() -> bool:
+    """Return whether there is a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def broadcast_model(model: nn.Module) -> None:
     """Take over the parameters and buffers of rank 0, but for those that DDP is told to ignore."""
     ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
