@@ -349,7 +349,7 @@ def test_a_state_of_another_sign_rule_is_refused(method, saved, own):
     state = small(method, sign_in=saved)[2].state_dict()
     _, _, other = small(method, sign_in=own, resume=True)
     with pytest.raises(
-        UserError, match=r"the state is of a training with sign_in=\w+, not sign_in"
+        UserError, match=r"a training with sign_in=\w+, not sign_in"
     ):
         other.load_state_dict(state)
     del state["sign_rule"]  # of an earlier version

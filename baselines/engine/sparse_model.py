@@ -258,8 +258,8 @@ class SparseModel(MaskedWeights):
         """Load masks and latents. The model's and the optimizer's states may come before or after.
 
         Raises:
-            UserError: the state has latents, and no optimizer is attached that would step them; or it
-                is of other layers.
+            UserError: the state has latents, and no optimizer is attached that would step them, or
+                it is of other layers.
         """
         masks, latents = state["masks"], state["latents"]
         if latents and self._latents is None:
