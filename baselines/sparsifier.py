@@ -249,7 +249,7 @@ def sparsify(
     steps: int,
     steps_per_epoch: int | None = None,
     sign_in: SignRule | bool | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     samples: Source | Samples | None = None,
     exclude: Iterable[str] = (),
     include: Iterable[str] = (),
@@ -269,7 +269,7 @@ def sparsify(
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
         sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
             of the optimizer's groups, in place of what they have, which it follows.
-        seed: for masks that are drawn at random.
+        seed: for masks that are drawn at random; default: 0.
         samples: data for methods that need them, such as SNIP: a DataLoader of (inputs, class
             labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.

@@ -276,7 +276,7 @@ def test_a_method_may_be_a_class_or_an_instance():
         ({"steps": "100"}, "steps must be a whole number, not '100'"),
         ({"steps": 0}, "must be positive"),
         ({"steps": 12.5}, "steps must be a whole number, not 12.5"),
-        ({"seed": None}, "seed must be a whole number, not None"),
+        ({"seed": "1"}, "seed must be a whole number, not '1'"),
         ({"method": "dense"}, "keeps every weight: sparsity must be 0"),
         ({"exclude": ["nothing*"]}, "matches none"),
         ({"sign_in": "yes"}, "sign_in"),
@@ -293,6 +293,7 @@ def test_mistakes_are_named_at_once(change, message):
         ({"sparsity": 0.6}, "sparsity is 0.5 in the plan of the given method, not 0.6"),
         ({"steps": 11}, "steps is 10 in the plan"),
         ({"steps_per_epoch": 2}, "steps_per_epoch is 1 in the plan"),
+        ({"seed": 1}, "seed is 0 in the plan of the given method, not 1"),
         ({"update_every": 3}, "give update_every to the method that is made"),
     ],
 )
