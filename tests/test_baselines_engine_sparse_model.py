@@ -149,6 +149,37 @@ def test_mask_changes_keep_what_stays_and_clear_what_comes(storage, masks, seed)
     assert net.nnz == int(mask.sum())
 
 
+@pytest.mark.parametrize("dense_latents", [False, True])
+@pytest.mark.parametrize(
+    "make, key, first",
+    [
+        (lambda ps: torch.optim.Rprop(ps, 0.03), "step_size", 0.03),
+        (lambda ps: torch.optim.Adagrad(ps, 0.01, initial_accumulator_value=0.5), "sum", 0.5),
+        (lambda ps: torch.optim.SGD(ps, 0.1, 0.9), "momentum_buffer", 0.0),
+    ],
+)
+def test_weights_that_grow_begin_with_the_optimizers_first_state(make, key, first, dense_latents):
+    model = nn.Linear(6, 5)
+    net = SparseModel(model, dense_latents=dense_latents)
+    left = torch.zeros(5, 6, dtype=torch.bool)
+    left[:, :3] = True
+    net.set_masks({"weight": left})
+    opt = make(model.parameters())
+    net.attach(opt)
+    for x in torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0)):
+        model(x).square().sum().backward()
+        opt.step()
+        opt.zero_grad()
+    before = opt.state[net.layers["weight"].latents["theta"]][key].clone()
+    net.set_masks({"weight": torch.ones(5, 6, dtype=torch.bool)})
+    after = opt.state[net.layers["weight"].latents["theta"]][key]
+    assert torch.equal(after[:, :3].flatten(), before[left] if before.ndim == 2 else before)
+    assert bool((after[:, 3:] == first).all()) and bool((after[:, :3] != first).any())
+    model(torch.ones(1, 6)).sum().backward()
+    opt.step()
+    assert bool(model.weight[:, 3:].all())
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_latents_and_state_exist_at_active_positions_only(storage):
     net, opt = make(STORAGES[storage], density=0.1, optimizer="adamw")
@@ -244,6 +275,15 @@ def test_a_deep_copy_trains_alone():
     assert not torch.equal(twin.model[0].weight, net.model[0].weight)
     plain = copy.deepcopy(net.model)
     assert torch.equal(plain(x), copy.deepcopy(net.model)(x))
+
+
+def test_modules_of_a_copy_may_be_wrapped():
+    twin = copy.deepcopy(SparseModel(tiny_net()))
+    twin.model[0] = nn.Sequential(twin.model[0])
+    assert twin.sparsity() == 0
+    twin.model[0][0].weight = nn.Parameter(torch.zeros(8, 3, 3, 3))
+    with pytest.raises(UserError, match="another parameter"):
+        twin.sparsity()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd-fused"])

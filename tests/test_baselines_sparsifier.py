@@ -349,9 +349,7 @@ def test_a_training_that_is_resumed_needs_a_state(manual_begin):
 def test_a_state_of_another_sign_rule_is_refused(method, saved, own):
     state = small(method, sign_in=saved)[2].state_dict()
     _, _, other = small(method, sign_in=own, resume=True)
-    with pytest.raises(
-        UserError, match=r"a training with sign_in=\w+, not sign_in"
-    ):
+    with pytest.raises(UserError, match=r"a training with sign_in=\w+, not sign_in"):
         other.load_state_dict(state)
     del state["sign_rule"]  # of an earlier version
     small(method, sign_in=saved, resume=True)[2].load_state_dict(state)

@@ -67,8 +67,8 @@ class Latents:
             state = self.optimizer.state.pop(layer.weight, {})
             if state and self.storage.is_identity:
                 (latent,) = layer.latents.values()
-                dense = layer.with_mask(None)
-                self.optimizer.state[latent] = moved_state(state, layer.weight, dense, layer)
+                kept = layer.weight, layer.with_mask(None), layer
+                self.optimizer.state[latent] = moved_state(self.optimizer, state, *kept)
 
     def forget_state(self) -> None:
         """Drop the latents' optimizer state."""
@@ -88,7 +88,7 @@ class Latents:
         states = [self.optimizer.state.pop(latent, {}) for latent in before]
         for latent, moved, state in zip(before, after, states, strict=True):
             if state:
-                self.optimizer.state[moved] = moved_state(state, latent, old, new)
+                self.optimizer.state[moved] = moved_state(self.optimizer, state, latent, old, new)
 
     def load(self, old: Layer, new: Layer, values: Mapping[str, Tensor]) -> None:
         """Give a layer saved latents.
