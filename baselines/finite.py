@@ -10,10 +10,17 @@ from torch import Tensor
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether all entries are finite. It is one pass, which stores nothing."""
-    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.detach().aminmax())
+    return all_finite([tensor])
 
 
 def all_finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Return whether all entries of all tensors are finite; waits once for the device."""
-    ends = [torch.stack(x.detach().aminmax()) for x in tensors if x is not None and x.numel()]
-    return not ends or bool(torch.cat(ends).isfinite().all())
+    """Return whether all entries of all tensors are finite; waits once for their device."""
+    values = [_real(x.detach()) for x in tensors if x is not None]
+    ends = [torch.stack(x.aminmax()) for x in values if x.numel()]
+    return not ends or bool(torch.cat([x.to(ends[0].device) for x in ends]).isfinite().all())
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return the numbers of a tensor, which may be complex or sparse."""
+    stored = tensor.coalesce().values() if tensor.is_sparse else tensor
+    return torch.view_as_real(stored.resolve_conj()) if stored.is_complex() else stored

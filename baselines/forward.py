@@ -111,7 +111,8 @@ def mean_loss(outputs: Any, targets: Any) -> Tensor:
         return computed.mean()
     logits = logits_of(outputs)
     shape = tuple(targets.shape) if isinstance(targets, Tensor) else None
-    if shape != logits.shape and (logits.ndim < 2 or shape != logits[:, 0].shape):
+    has_classes = logits.ndim >= 2 and logits.shape[1] > 1
+    if not has_classes or shape not in (logits.shape, logits[:, 0].shape):
         raise UserError(
             f"logits of shape {tuple(logits.shape)} and targets of shape {shape} have no "
             "cross-entropy: give samples=Samples(batches, loss)."

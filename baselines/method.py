@@ -6,6 +6,7 @@ by default, so that the base class is dense training. `baselines.registry` finds
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
@@ -202,8 +203,12 @@ class Method(Generic[O]):
         return type(self).after_backward is not Method.after_backward
 
     def reads_gradients(self, step: int) -> bool:
-        """Return whether `after_backward` needs finite gradients at a step."""
-        return self.needs_dense_gradients(step)
+        """Return whether `after_backward` needs finite gradients at a step.
+
+        It is not called before a step that a GradScaler leaves out then. By default, every step of
+        a method with an `after_backward` does.
+        """
+        return type(self).after_backward is not Method.after_backward
 
     def after_step(self, net: SparseModel, step: int) -> None:
         """Act after the update of a step."""
@@ -224,3 +229,13 @@ class Method(Generic[O]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+def warn_of_levels(method: Method[Options]) -> None:
+    """Warn if a method trains longer than planned, for a loop that does not know its schedule."""
+    if method.total_steps != method.plan.steps:
+        warnings.warn(
+            f"{method.name} trains in levels, {method.total_steps} steps in all: use "
+            "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
+            stacklevel=2,
+        )

@@ -63,18 +63,20 @@ def make_method(
     sparsity: float,
     steps: int,
     steps_per_epoch: int | None,
-    seed: int,
+    seed: int | None,
 ) -> Method[Options]:
     """Return a method with a plan, or the given one, which has its own.
 
     Args:
         steps_per_epoch: steps / 100 if None.
+        seed: 0 if None.
 
     Raises:
         UserError: as `find_method`; or a wrong value, or one that the given method's plan lacks.
     """
     if isinstance(method, Method):
         given = {"sparsity": sparsity, "steps": steps, "steps_per_epoch": steps_per_epoch}
+        given["seed"] = seed
         for name, value in given.items():
             own = getattr(method.plan, name)
             if value is not None and value != own:
@@ -88,7 +90,8 @@ def make_method(
     cls = find_method(method)
     if sparsity and not cls.is_sparse:
         raise UserError(f"{cls.name} keeps every weight: sparsity must be 0.")
-    return cls(Plan(sparsity, steps, epoch, seed), cls.options_class.make(**options))
+    plan = Plan(sparsity, steps, epoch, 0 if seed is None else seed)
+    return cls(plan, cls.options_class.make(**options))
 
 
 def _imported(path: str) -> MethodClass:

@@ -245,7 +245,8 @@ def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> lis
     it is.
 
     Raises:
-        UserError: a group holds prunable weights and others, and their decays would differ.
+        UserError: a group holds prunable weights and others, and their decays would differ; or it
+            cannot decay weights, and the rule wants it to.
     """
     prunable = {id(weight) for weight in net.weights.values()}
     found: list[float | None] = []
@@ -257,6 +258,11 @@ def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> lis
             raise UserError(
                 "the decay of the factors differs from that of the other parameters: put the "
                 "prunable weights into parameter groups of their own."
+            )
+        if any(held) and own and "weight_decay" not in group:
+            raise UserError(
+                f"{type(optimizer).__name__} has no weight_decay, so that sign_in_weight_decay "
+                f"{own:g} has no effect: set it to 0; frobenius_decay acts with any optimizer."
             )
         changes = "weight_decay" in group and (any(held) or decay)
         found.append((own if any(held) else rest) if changes else None)

@@ -9,26 +9,26 @@ The hooks of `optimizer.step()` drive all that a method and Sign-In do in traini
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from baselines.engine.broadcast import broadcast_masks, broadcast_model, has_ranks
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options
+from baselines.method import Method, Options, warn_of_levels
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
 from baselines.tools.schedules import triangular
+from baselines.training_state import check_training, training_of
 
 Factor = Callable[[int, int], float]  # of a step and the number of steps
 
@@ -56,9 +56,10 @@ class Sparsifier:
         check_rule(rule, method)
         self.net, self.method, self.rule = net, method, rule or SignRule()
         self.manual_begin, self.step, self._masks_seen = manual_begin, 0, 0
-        self._begun = self._looked = self._replaced = self._knows_schedule = False
+        self._begun = self._looked = self._replaced = False
+        self._knows_schedule = self._lacks_state = False
         self._before_update: Any = None
-        self._training = f"{method.name} to sparsity {method.plan.sparsity}"
+        self._training = training_of(method, self.rule)
         net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
 
@@ -68,23 +69,27 @@ class Sparsifier:
         """Let the method choose its first masks, and attach the optimizer. Keeps random states.
 
         Args:
-            share: give the masks of rank 0 to all ranks of the process group.
+            share: give the masks and the model of rank 0 to all ranks of the process group.
 
         Raises:
             UserError: the method or the optimizer cannot serve the model.
         """
+        if share:  # DDP may wrap the model later
+            broadcast_model(self.net.model)
         with kept_random_state(next(self.net.model.parameters()).device):
             self.method.prepare(self.net, samples)
-        if share:  # what is made of gradients on GPUs can differ by rank
-            self.net.broadcast_masks()
+        if share:  # what is made of gradients on GPUs, or of each rank's data, can differ by rank
+            broadcast_masks(self.net)
+            broadcast_model(self.net.model)
         self.attach(optimizer)
+        self._lacks_state = False
         if not self.manual_begin:
             self.begin_step()
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Attach the optimizer only: for a state that is loaded next."""
+        """Attach the optimizer only: for a state that is loaded before the next step."""
         self.net.attach(optimizer, self._before_step, self._after_step)
-        self._masks_seen = self.net.changes
+        self._masks_seen, self._lacks_state = self.net.changes, True
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
@@ -138,9 +143,15 @@ class Sparsifier:
         Runs at the end of `optimizer.step()` by default. With `manual_begin` the loop calls it
         before each forward pass, so that a network that is evaluated between two steps is the one
         that the last step left. A second call before the same step does nothing.
+
+        Raises:
+            UserError: the training is to be resumed, and no state was loaded.
         """
+        if self._lacks_state:
+            raise UserError("load a state with load_state_dict() first, or drop resume=True.")
         if self._begun or self.is_done:
             return
+        self.net.follow()
         if self.step % self.method.plan.steps_per_epoch == 0:
             self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
@@ -151,6 +162,7 @@ class Sparsifier:
     def look_at_gradients(self) -> None:
         """Show this step's gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
+            self.net.follow()
             self._replaced = self.method.after_backward(self.net, self.step)
             self._looked = True
 
@@ -170,8 +182,8 @@ class Sparsifier:
         self._follow_masks()
         self.step += 1
         self._begun = self._looked = self._replaced = False
-        if self.step == 1:
-            self._warn_of_levels()
+        if self.step == 1 and not self._knows_schedule:
+            warn_of_levels(self.method)
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self.is_done:
@@ -200,15 +212,6 @@ class Sparsifier:
             self.rule.after_mask_change(self.net, *self.method.epoch_of(self.step))
             self._masks_seen = self.net.changes
 
-    def _warn_of_levels(self) -> None:
-        method = self.method
-        if method.total_steps != method.plan.steps and not self._knows_schedule:
-            warnings.warn(
-                f"{method.name} trains in levels, {method.total_steps} steps in all: use "
-                "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
-                stacklevel=2,
-            )
-
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,22 +222,21 @@ class Sparsifier:
             "net": self.net.state_dict(),
             "method": self.method.state_dict(),
             "rule": self.rule.state_dict(),
-            "training": self._training,
+            **self._training,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method or sparsity.
+            UserError: it is of another method, sparsity, sign_in, or of other layers.
         """
-        if (saved := state.get("training", self._training)) != self._training:  # old ones lack it
-            raise UserError(f"the state is of a training with {saved}, not {self._training}.")
+        check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it
         self.net.load_state_dict(state["net"])
         self.rule.load_state_dict(state["rule"])
         self.step, self._begun = state["step"], state["begun"]
-        self._looked = self._replaced = False
+        self._looked = self._replaced = self._lacks_state = False
         self._masks_seen = self.net.changes
 
 
@@ -247,7 +249,7 @@ def sparsify(
     steps: int,
     steps_per_epoch: int | None = None,
     sign_in: SignRule | bool | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     samples: Source | Samples | None = None,
     exclude: Iterable[str] = (),
     include: Iterable[str] = (),
@@ -267,7 +269,7 @@ def sparsify(
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
         sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
             of the optimizer's groups, in place of what they have, which it follows.
-        seed: for masks that are drawn at random.
+        seed: for masks that are drawn at random; default: 0.
         samples: data for methods that need them, such as SNIP: a DataLoader of (inputs, class
             labels), a function n → batches, or `Samples` with a loss function.
         exclude: glob patterns over names of parameters that stay dense.
@@ -293,7 +295,6 @@ def sparsify(
     if resume:
         sparsifier.attach(served)
     else:
-        several = dist.is_available() and dist.is_initialized()
-        sparsifier.start(served, as_samples(samples, net.model), share=several)
+        sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
     set_weight_decays(served, decays)
     return sparsifier

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from literal import batches, loss_of, tiny_net
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from baselines import SparseModel, sparsify
+from baselines import Method, Options, SparseModel, sparsify
 from baselines.errors import UserError
 from signin import HAM, SignIn
 
@@ -169,8 +169,9 @@ def test_a_step_that_a_scaler_leaves_out_is_none(rule, fused):
 
 
 @pytest.mark.parametrize("method", ["rigl", "granet", "mest", "woodfisher"])
+@pytest.mark.parametrize("everywhere", [True, False])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_method_does_not_see_the_gradients_of_a_step_that_is_left_out(method, fused):
+def test_a_method_does_not_see_the_gradients_of_a_step_that_is_left_out(method, fused, everywhere):
     """The masks are those of a training without that step (WoodFisher sees a gradient less)."""
     found = []
     for wrong in (None, 4):
@@ -181,7 +182,8 @@ def test_a_method_does_not_see_the_gradients_of_a_step_that_is_left_out(method, 
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10**6)
         for i, (x, y) in enumerate(batches(20)):
             for factor in (float("inf"), 1.0) if i == wrong else (1.0,):
-                scaler.scale(loss_of(model(x), y) * factor).backward()
+                scaler.scale(loss_of(model(x), y) * (factor if everywhere else 1.0)).backward()
+                model[-1].bias.grad.mul_(factor)
                 scaler.unscale_(optimizer)
                 sparsifier.mask_gradients()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1e6)
@@ -192,6 +194,34 @@ def test_a_method_does_not_see_the_gradients_of_a_step_that_is_left_out(method, 
         found.append(sparsifier.masks)
     same = [torch.equal(found[0][name], mask) for name, mask in found[1].items()]
     assert method == "woodfisher" or all(same)
+
+
+class Reader(Method[Options]):
+    """Reads the gradients of active weights, as a method of a user may do."""
+
+    name = "reader"
+
+    def needs_dense_gradients(self, step):
+        return False
+
+    def after_backward(self, net, step):
+        assert all(bool(layer.weight.grad.isfinite().all()) for layer in net)
+        return False
+
+
+def test_a_users_method_does_not_see_the_gradients_of_a_step_that_is_left_out():
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    sparsifier = sparsify(model, optimizer, Reader, sparsity=0.5, steps=20)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for factor in (1.0, float("inf"), 1.0):
+        scaler.scale(loss_of(model(batches(1)[0][0]), batches(1)[0][1]) * factor).backward()
+        scaler.unscale_(optimizer)
+        sparsifier.mask_gradients()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert sparsifier.step == 2
 
 
 class Own(torch.optim.SGD):

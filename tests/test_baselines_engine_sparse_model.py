@@ -149,6 +149,37 @@ def test_mask_changes_keep_what_stays_and_clear_what_comes(storage, masks, seed)
     assert net.nnz == int(mask.sum())
 
 
+@pytest.mark.parametrize("dense_latents", [False, True])
+@pytest.mark.parametrize(
+    "make, key, first",
+    [
+        (lambda ps: torch.optim.Rprop(ps, 0.03), "step_size", 0.03),
+        (lambda ps: torch.optim.Adagrad(ps, 0.01, initial_accumulator_value=0.5), "sum", 0.5),
+        (lambda ps: torch.optim.SGD(ps, 0.1, 0.9), "momentum_buffer", 0.0),
+    ],
+)
+def test_weights_that_grow_begin_with_the_optimizers_first_state(make, key, first, dense_latents):
+    model = nn.Linear(6, 5)
+    net = SparseModel(model, dense_latents=dense_latents)
+    left = torch.zeros(5, 6, dtype=torch.bool)
+    left[:, :3] = True
+    net.set_masks({"weight": left})
+    opt = make(model.parameters())
+    net.attach(opt)
+    for x in torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0)):
+        model(x).square().sum().backward()
+        opt.step()
+        opt.zero_grad()
+    before = opt.state[net.layers["weight"].latents["theta"]][key].clone()
+    net.set_masks({"weight": torch.ones(5, 6, dtype=torch.bool)})
+    after = opt.state[net.layers["weight"].latents["theta"]][key]
+    assert torch.equal(after[:, :3].flatten(), before[left] if before.ndim == 2 else before)
+    assert bool((after[:, 3:] == first).all()) and bool((after[:, :3] != first).any())
+    model(torch.ones(1, 6)).sum().backward()
+    opt.step()
+    assert bool(model.weight[:, 3:].all())
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_latents_and_state_exist_at_active_positions_only(storage):
     net, opt = make(STORAGES[storage], density=0.1, optimizer="adamw")
@@ -246,6 +277,15 @@ def test_a_deep_copy_trains_alone():
     assert torch.equal(plain(x), copy.deepcopy(net.model)(x))
 
 
+def test_modules_of_a_copy_may_be_wrapped():
+    twin = copy.deepcopy(SparseModel(tiny_net()))
+    twin.model[0] = nn.Sequential(twin.model[0])
+    assert twin.sparsity() == 0
+    twin.model[0][0].weight = nn.Parameter(torch.zeros(8, 3, 3, 3))
+    with pytest.raises(UserError, match="another parameter"):
+        twin.sparsity()
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd-fused"])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_autocast_and_gradient_scaler(storage, optimizer):
@@ -333,8 +373,9 @@ def test_set_weights_writes_what_is_trained(storage):
         torch.testing.assert_close(merged, values[layer.name][layer.mask])
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_weights_written_from_outside_are_followed(storage):
+def test_weights_written_from_outside_are_followed(storage, rescaled):
     net, opt = make(STORAGES[storage], dtype=torch.float64)
     twin, twin_opt = make(STORAGES[storage], dtype=torch.float64)
     data = batches(4, torch.float64)
@@ -346,12 +387,16 @@ def test_weights_written_from_outside_are_followed(storage):
     net.model.load_state_dict({**net.model.state_dict(), **masked})
     twin.set_weights(other)
     for x, y in data[1:]:
+        for one in (net, twin) if rescaled else ():
+            one.rescale()
         step(net.model, opt, x, y)
         step(twin.model, twin_opt, x, y)
         assert all(not layer.weight[~layer.mask].any() for layer in net)
     for a, b in zip(net.model.parameters(), twin.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     net.model.load_state_dict({**net.model.state_dict(), **other})
+    if rescaled:
+        net.rescale()
     step(net.model, opt, *data[0])
     assert all(not layer.weight[~layer.mask].any() for layer in net)
 
@@ -429,6 +474,22 @@ def test_detach_gives_the_plain_network_back():
     assert torch.equal(model(x), output)
     step(model, opt, x, y)  # an ordinary dense step again
     assert net.layers["0.weight"].weight[~net.layers["0.weight"].mask].any()
+
+
+@pytest.mark.parametrize("dense_latents", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_detach_masks_what_was_written_from_outside(storage, dense_latents):
+    model = tiny_net()
+    net = SparseModel(model, STORAGES[storage], dense_latents=dense_latents)
+    net.set_masks(masks_for(net))
+    opt = OPTIMIZERS["sgd"](model.parameters())
+    net.attach(opt)
+    step(model, opt, *batches(1)[0])
+    written = {k: torch.randn_like(v) for k, v in net.weights.items()}
+    model.load_state_dict({**model.state_dict(), **written})
+    net.detach()
+    for layer in net:
+        torch.testing.assert_close(layer.weight.detach(), written[layer.name] * layer.mask)
 
 
 def test_sparsity_is_counted_in_the_weights():

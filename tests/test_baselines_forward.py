@@ -96,6 +96,13 @@ def test_outputs_and_targets_that_do_not_fit_are_refused():
         mean_loss((logits, logits), torch.zeros(2))
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("targets", [torch.zeros(4), torch.zeros(4, 1), torch.ones(4).long()])
+def test_models_of_one_output_need_a_loss_of_their_own(shape, targets):
+    with pytest.raises(UserError, match=r"give samples=Samples\(batches, loss\)"):
+        mean_loss(torch.zeros(shape), targets)
+
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()

@@ -227,3 +227,15 @@ def test_states_of_version_0_1_have_the_gradients():
     assert other.fisher.count == 3 and torch.equal(other.fisher.sums["a"], one.fisher.sums["a"])
     other.load_state_dict(one.state_dict())
     assert other.fisher.count == 3 and torch.equal(other.fisher.sums["a"], one.fisher.sums["a"])
+
+
+def test_a_state_is_loaded_twice():
+    """Training on from it does not change it."""
+    state, found = {"count": 1, "sums": {"a": torch.ones(2, 32, 32).double()}}, []
+    for _ in range(2):
+        method = WoodFisher(Plan(0.5, 10, 10))
+        method.load_state_dict(state)
+        method.fisher.count += 1
+        method.fisher.add("a", torch.arange(40.0))
+        found.append(method.fisher.sums["a"])
+    assert torch.equal(found[0], found[1]) and bool((state["sums"]["a"] == 1).all())

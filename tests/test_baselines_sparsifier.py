@@ -18,7 +18,7 @@ from torch import nn
 from baselines import Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
-from signin import SignIn
+from signin import HAM, SignIn
 
 # ---- resuming
 
@@ -146,6 +146,32 @@ def test_with_manual_begin_changes_wait_for_the_loop():
     assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.parametrize("manual_begin", [False, True])
+def test_loaded_weights_stay_masked(manual_begin):
+    model, optimizer, sparsifier = small("random", sign_in=True, manual_begin=manual_begin)
+    model.load_state_dict(tiny_net().state_dict())
+    for _ in range(3):
+        sparsifier.begin_step()
+        steps_of(model, optimizer, 1)
+        assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+    model.load_state_dict(tiny_net().state_dict())
+    assert sparsifier.sparsity() == 0
+    sparsifier.finalize()
+    assert sparsifier.net.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_method_sees_loaded_weights():
+    """Top-KAST restores what it has remembered before a step: not the weights before the load."""
+    model, optimizer, sparsifier = small("topkast", exploration=0.0)
+    torch.manual_seed(1)
+    loaded = {name: torch.randn_like(w) for name, w in sparsifier.net.weights.items()}
+    model.load_state_dict({**model.state_dict(), **loaded})
+    optimizer.param_groups[0]["lr"] = 0.0
+    steps_of(model, optimizer, 1)
+    for layer in sparsifier.net:
+        assert torch.equal(sparsifier.method.storage.values(layer), loaded[layer.name])
+
+
 def test_clipping_shows_dense_gradients_to_the_method_first():
     ends = []
     for clip in (False, True):
@@ -250,7 +276,7 @@ def test_a_method_may_be_a_class_or_an_instance():
         ({"steps": "100"}, "steps must be a whole number, not '100'"),
         ({"steps": 0}, "must be positive"),
         ({"steps": 12.5}, "steps must be a whole number, not 12.5"),
-        ({"seed": None}, "seed must be a whole number, not None"),
+        ({"seed": "1"}, "seed must be a whole number, not '1'"),
         ({"method": "dense"}, "keeps every weight: sparsity must be 0"),
         ({"exclude": ["nothing*"]}, "matches none"),
         ({"sign_in": "yes"}, "sign_in"),
@@ -267,6 +293,7 @@ def test_mistakes_are_named_at_once(change, message):
         ({"sparsity": 0.6}, "sparsity is 0.5 in the plan of the given method, not 0.6"),
         ({"steps": 11}, "steps is 10 in the plan"),
         ({"steps_per_epoch": 2}, "steps_per_epoch is 1 in the plan"),
+        ({"seed": 1}, "seed is 0 in the plan of the given method, not 1"),
         ({"update_every": 3}, "give update_every to the method that is made"),
     ],
 )
@@ -297,6 +324,47 @@ def test_a_state_of_another_training_is_refused(change):
         other.load_state_dict(saved.state_dict())
     old = {key: value for key, value in saved.state_dict().items() if key != "training"}
     small("rigl")[2].load_state_dict(old)
+
+
+@pytest.mark.parametrize("manual_begin", [False, True])
+def test_a_training_that_is_resumed_needs_a_state(manual_begin):
+    saved = small("random")[2].state_dict()
+    model, optimizer, sparsifier = small("random", resume=True, manual_begin=manual_begin)
+    with pytest.raises(UserError, match=r"load_state_dict\(\) first, or drop resume=True"):
+        sparsifier.begin_step()
+    with pytest.raises(UserError, match=r"load_state_dict|begin_step"):
+        steps_of(model, optimizer, 1)
+    sparsifier.load_state_dict(saved)
+    sparsifier.begin_step()
+    steps_of(model, optimizer, 1)
+    assert sparsifier.step == 1 and sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gmp", "random"])  # GMP begins dense: plain, without latents
+@pytest.mark.parametrize(
+    "saved, own",
+    [(None, True), (True, None), (HAM(), None), (None, HAM()), (True, HAM())],
+    ids=str,
+)
+def test_a_state_of_another_sign_rule_is_refused(method, saved, own):
+    state = small(method, sign_in=saved)[2].state_dict()
+    _, _, other = small(method, sign_in=own, resume=True)
+    with pytest.raises(UserError, match=r"a training with sign_in=\w+, not sign_in"):
+        other.load_state_dict(state)
+    del state["sign_rule"]  # of an earlier version
+    small(method, sign_in=saved, resume=True)[2].load_state_dict(state)
+
+
+@pytest.mark.parametrize("sign_in", [None, True])
+def test_a_state_of_other_layers_is_refused(sign_in):
+    saved = small("random", exclude=["4"], sign_in=sign_in)[2].state_dict()
+    other = small("random", resume=True, sign_in=sign_in)[2]
+    with pytest.raises(UserError, match=r"other prunable layers: exclude or include 4\.weight"):
+        other.load_state_dict(saved)
+    every = small("random", sign_in=sign_in)[2].state_dict()
+    other = small("random", resume=True, exclude=["4"], sign_in=sign_in)[2]
+    with pytest.raises(UserError, match=r"other prunable layers: exclude or include 4\.weight"):
+        other.load_state_dict(every)
 
 
 def test_after_a_failed_attach_the_next_one_succeeds():

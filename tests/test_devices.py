@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from two_ranks import assert_same, default_dtype, train_loop
 import baselines.engine.blocks
 import baselines.engine.cpu_step
 import baselines.engine.device
+from baselines import sparsify
 from baselines.engine.product import Product
 from baselines.engine.soft_threshold import soft_threshold, soft_threshold_backward
 from baselines.engine.sparse_model import SparseModel
@@ -235,6 +237,27 @@ def test_a_sparse_step_on_a_device_waits_for_nothing(device, storage):
             if device == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
         assert i == 0 or not syncs.found
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["woodfisher", "cap"])
+def test_a_state_that_was_read_on_the_cpu_resumes_on_a_device(device, method):
+    data, file = on(device, batches(8, torch.float64)), io.BytesIO()
+    for resume in (False, True):
+        model = tiny_net().double().to(device)
+        opt = torch.optim.SGD(model.parameters(), 0.05)
+        sparsifier = sparsify(model, opt, method, sparsity=0.5, steps=8, events=2, resume=resume)
+        if resume:
+            file.seek(0)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            for part, state in zip((model, sparsifier), saved, strict=True):
+                part.load_state_dict(state)
+        for x, y in data[sparsifier.step :][:4]:
+            loss_of(model(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+        torch.save([model.state_dict(), sparsifier.state_dict()], file)
+    assert sparsifier.is_done and sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("name, variant, rule", [on_gpu(*case.values) for case in CASES])

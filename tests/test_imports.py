@@ -53,7 +53,7 @@ ROOMS = {
         ("samples",),
         ("method",),
         ("sign_rule", "tools"),
-        ("registry",),
+        ("registry", "training_state"),
         ("methods", "sparsifier"),
     ),
 }

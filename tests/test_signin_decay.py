@@ -89,6 +89,16 @@ def test_a_lion_under_another_name_decays_the_factors():
     assert decays(sparsifier, optimizer) == (0.0, 0.3)
 
 
+def test_an_optimizer_without_weight_decay_cannot_decay_the_factors():
+    model = tiny_net()
+    optimizer = torch.optim.Rprop(model.parameters())
+    rule = SignIn(frobenius_decay=0.1, sign_in_weight_decay=0.5)
+    with pytest.raises(UserError, match=r"Rprop has no weight_decay, .* 0.5 has no effect"):
+        sparsify(model, optimizer, "random", sign_in=rule, **KEYS)
+    rule = SignIn(frobenius_decay=0.1)
+    assert sparsify(model, optimizer, "random", sign_in=rule, **KEYS)
+
+
 def test_unequal_weight_decays_cannot_be_followed():
     model = tiny_net()
     groups = [{"params": [p], "weight_decay": 0.1 * i} for i, p in enumerate(model.parameters())]

@@ -98,12 +98,12 @@ class AttachedLatents(Latents):
             return
         self._before(self.optimizer)
         stepped = self.stepped
-        for layer in stepped + self._masked_in_place:
-            _check_placement(layer)
+        for layer in stepped + self.masked_in_place:
+            layer.check_placement()
         self.follow()
         self._show_weights()  # they are there unless saving or loading a state failed
         self._is_stepping = True
-        for layer in self._masked_in_place:
+        for layer in self.masked_in_place:
             if layer.weight.grad is not None:
                 layer.clear_masked(layer.weight.grad)
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
@@ -175,13 +175,10 @@ class AttachedLatents(Latents):
             self._finish(self.stepped)
 
     def _finish(self, stepped: list[Layer]) -> None:
-        clear_masked_latents(stepped + self._masked_in_place)
+        clear_masked_latents(stepped + self.masked_in_place)
         self.push(stepped)
+        self.mark_in_place()
         self._is_stepping = False
-
-    @property
-    def _masked_in_place(self) -> list[Layer]:
-        return [x for x in self.layers.values() if x.is_in_place and x.index is not None]
 
     def _show_latents(self, *_: Any) -> None:
         self._show_weights()
@@ -191,19 +188,6 @@ class AttachedLatents(Latents):
         if self._hidden is not None:
             show_weights(self.optimizer, self._hidden)
             self._hidden = None
-
-
-def _check_placement(layer: Layer) -> None:
-    weight, latent = layer.weight, next(iter(layer.latents.values()))
-    if (
-        weight.device != latent.device
-        or weight.dtype != latent.dtype
-        or weight.stride() != layer.stride
-        or (layer.index is not None and layer.index.device != weight.device)
-    ):
-        raise UserError(
-            "the model was moved, or its dtype or memory format changed, after it was made sparse."
-        )
 
 
 def _gather_gradient(layer: Layer) -> Tensor:

@@ -32,6 +32,11 @@ class Latents:
         """The layers whose latents are not simply their weights."""
         return [layer for layer in self.layers.values() if not layer.is_in_place]
 
+    @property
+    def masked_in_place(self) -> list[Layer]:
+        """The masked layers whose latents are simply their weights."""
+        return [x for x in self.layers.values() if x.is_in_place and x.index is not None]
+
     def make(self) -> None:
         """Split the weights. The optimizer's state of them is kept with `Plain`, else dropped."""
         for layer in self.layers.values():
@@ -62,8 +67,8 @@ class Latents:
             state = self.optimizer.state.pop(layer.weight, {})
             if state and self.storage.is_identity:
                 (latent,) = layer.latents.values()
-                dense = layer.with_mask(None)
-                self.optimizer.state[latent] = moved_state(state, layer.weight, dense, layer)
+                kept = layer.weight, layer.with_mask(None), layer
+                self.optimizer.state[latent] = moved_state(self.optimizer, state, *kept)
 
     def forget_state(self) -> None:
         """Drop the latents' optimizer state."""
@@ -83,7 +88,7 @@ class Latents:
         states = [self.optimizer.state.pop(latent, {}) for latent in before]
         for latent, moved, state in zip(before, after, states, strict=True):
             if state:
-                self.optimizer.state[moved] = moved_state(state, latent, old, new)
+                self.optimizer.state[moved] = moved_state(self.optimizer, state, latent, old, new)
 
     def load(self, old: Layer, new: Layer, values: Mapping[str, Tensor]) -> None:
         """Give a layer saved latents.
@@ -104,13 +109,24 @@ class Latents:
                 self.optimizer.state[latent] = kept
 
     def follow(self) -> None:
-        """Take over weights that somebody else has written."""
-        for layer in [layer for layer in self.stepped if layer.was_written]:
+        """Take over weights that somebody else has written, and clear what is masked.
+
+        Raises:
+            UserError: the model was moved before.
+        """
+        for layer in self.stepped + self.masked_in_place:
+            if not layer.was_written:
+                continue
+            layer.check_placement()
             layer.clear_masked(layer.weight)
-            (value,) = self.storage.merge(columns([layer]))
-            if not torch.equal(value, layer.take(layer.weight)):
-                self.split_again([layer])
+            if not layer.is_in_place:
+                self._follow(layer)
             layer.mark_read()
+
+    def _follow(self, layer: Layer) -> None:
+        (value,) = self.storage.merge(columns([layer]))
+        if not torch.equal(value, layer.take(layer.weight)):
+            self.split_again([layer])
 
     def split_again(self, layers: list[Layer]) -> None:
         """Split the effective weights again; they do not change but for rounding."""
@@ -129,6 +145,7 @@ class Latents:
         for layer in self.layers.values():
             change(layer)
         self.push(self.stepped)
+        self.mark_in_place()
 
     def push(self, layers: list[Layer]) -> None:
         """Write the merged latents to the weights."""
@@ -136,6 +153,11 @@ class Latents:
             for layer, value in zip(block, self.storage.merge(columns(block)), strict=True):
                 layer.put(value, layer.weight)
         for layer in layers:
+            layer.mark_read()
+
+    def mark_in_place(self) -> None:
+        """Remember the versions of masked weights that are stepped themselves."""
+        for layer in self.masked_in_place:
             layer.mark_read()
 
     def _merge_now(self, layer: Layer) -> bool:

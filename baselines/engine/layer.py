@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.engine.memory import in_memory_order, lie_alike
+from baselines.errors import UserError
 
 
 @dataclass(eq=False)
@@ -52,6 +53,24 @@ class Layer:
     def was_written(self) -> bool:
         """Whether somebody else has written to the weight since `mark_read`."""
         return self.weight._version != self.version
+
+    def check_placement(self) -> None:
+        """Check that the weight is where its latents are.
+
+        Raises:
+            UserError: it is not.
+        """
+        weight, latent = self.weight, next(iter(self.latents.values()))
+        if (
+            weight.device != latent.device
+            or weight.dtype != latent.dtype
+            or weight.stride() != self.stride
+            or (self.index is not None and self.index.device != weight.device)
+        ):
+            raise UserError(
+                "the model was moved, or its dtype or memory format changed, after it was made "
+                "sparse."
+            )
 
     @property
     def nnz(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,13 @@ class MaskedWeights:
                     f"{what} needs weights of convolutions and Linear layers: exclude {name!r} of "
                     f"a {kind}."
                 )
+
+    def _check_layers(self, masks: Mapping[str, Tensor | None]) -> None:
+        if masks.keys() != self.layers.keys():
+            apart = ", ".join(sorted(masks.keys() ^ self.layers.keys()))
+            raise UserError(f"the state is of other prunable layers: exclude or include {apart}.")
+        for name, mask in masks.items():
+            self._check(name, mask)
 
     def _check(self, name: str, tensor: Tensor | None) -> None:
         if name not in self.layers:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adagrad, Optimizer, Rprop
 
 from baselines.engine.layer import Layer
 
@@ -78,16 +78,29 @@ def complete_momentum(optimizer: Optimizer, group: dict[str, Any]) -> None:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def moved_state(state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer) -> dict[str, Any]:
-    """Return a latent's optimizer state under a new mask: zero for weights that are new."""
+def moved_state(
+    optimizer: Optimizer, state: Mapping[str, Any], latent: Tensor, old: Layer, new: Layer
+) -> dict[str, Any]:
+    """Return a latent's optimizer state under a new mask: cleared for weights that are new."""
 
-    def move(value: Any) -> Any:
+    def move(key: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.shape != latent.shape or latent.ndim == 0:
             return value
-        dense = torch.zeros_like(old.weight, dtype=value.dtype)
+        cleared = cleared_value(optimizer, old.weight, key)
+        dense = torch.full_like(old.weight, cleared, dtype=value.dtype)
         return new.take(old.put(value, dense))
 
-    return {key: move(value) for key, value in state.items()}
+    return {key: move(key, value) for key, value in state.items()}
+
+
+def cleared_value(optimizer: Optimizer, weight: Tensor, key: str) -> float:
+    """Return what the optimizer begins with in an entry of its state of a weight."""
+    if isinstance(optimizer, Rprop) and key == "step_size":  # 0 would stay 0
+        groups = optimizer.param_groups
+        return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
+    if isinstance(optimizer, Adagrad) and key == "sum":
+        return float(optimizer.defaults["initial_accumulator_value"])
+    return 0.0
 
 
 def fitting_state(state: Mapping[str, Any], latent: Tensor) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Places:
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-        self.model, self.names = model, {id(weight): name for name, weight in weights.items()}
+        self.model, self.weights = model, dict(weights)  # no ids of them: a copy has others
         self._entries = self._find()
 
     def check(self) -> None:
@@ -42,13 +42,14 @@ class Places:
 
     def _find(self) -> list[Entry]:
         entries: list[Entry] = []
-        missing = dict(self.names)
+        missing = {id(weight): name for name, weight in self.weights.items()}
+        held = set(missing)
         for module in self.model.modules():
             entries += [(module._modules, *child) for child in module._modules.items()]
             if isinstance(module, ParametrizationList):
                 continue  # the layer computes with something else than the parameter
             for name, parameter in module._parameters.items():
-                if id(parameter) in self.names:
+                if id(parameter) in held:
                     entries.append((module._parameters, name, parameter))
                     missing.pop(id(parameter), None)
         for name in missing.values():

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -111,13 +110,6 @@ class SparseModel(MaskedWeights):
         if self._latents is not None:
             self._latents.push(self._latents.stepped)
 
-    def broadcast_masks(self) -> None:
-        """Take over the masks of rank 0 of the process group."""
-        masks = self.masks
-        for mask in masks.values():
-            dist.broadcast(mask, 0)
-        self.set_masks(masks)
-
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set effective weights (masked positions stay zero). Optimizer state is kept.
@@ -134,6 +126,17 @@ class SparseModel(MaskedWeights):
             self._latents.follow()
 
     @torch.no_grad()
+    def follow(self) -> None:
+        """Take over weights that were written from outside. Every step does it first.
+
+        Raises:
+            UserError: a weight was replaced by another parameter, or the model was moved.
+        """
+        self.places.check()
+        if self._latents is not None:
+            self._latents.follow()
+
+    @torch.no_grad()
     def rescale(self, reset_state: bool = False) -> None:
         """Split the effective weights again: Product's β is set again, θ does not change.
 
@@ -141,6 +144,7 @@ class SparseModel(MaskedWeights):
             reset_state: also clear the latents' optimizer state.
         """
         if self._latents is not None:
+            self._latents.follow()
             self._latents.split_again(self._latents.stepped)
             if reset_state:
                 self._latents.forget_state()
@@ -157,8 +161,14 @@ class SparseModel(MaskedWeights):
             self._latents.optimizer.state.clear()
 
     def has_finite_gradients(self) -> bool:
-        """Return whether the gradients of all weights are finite; waits for the device."""
-        return all_finite(layer.weight.grad for layer in self)
+        """Return whether the optimizer's gradients are all finite; waits for the device.
+
+        A GradScaler leaves out a step if one is not, also if that is of a weight that stays dense.
+        """
+        if self._latents is None:
+            return all_finite(weight.grad for weight in self.weights.values())
+        groups = self._latents.optimizer.param_groups
+        return all_finite(parameter.grad for group in groups for parameter in group["params"])
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -204,7 +214,7 @@ class SparseModel(MaskedWeights):
         chosen = self.served_optimizer(optimizer)
 
         def checked(optimizer: Optimizer) -> None:
-            self.places.check()
+            self.follow()
             before(optimizer)
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
@@ -212,13 +222,18 @@ class SparseModel(MaskedWeights):
             self._first_forward = FirstForward(self.model, self.weights)
         return self
 
+    @torch.no_grad()
     def detach(self) -> nn.Module:
         """Remove the hooks and drop the latents' optimizer state.
 
         Returns:
             The plain model: its weights are the sparse network, θ = S ⊙ m ⊙ w for Product.
+
+        Raises:
+            UserError: weights were written after the model was moved.
         """
         if self._latents is not None:
+            self._latents.follow()
             self._latents.remove()
         if self._first_forward is not None:
             self._first_forward.remove()
@@ -243,13 +258,13 @@ class SparseModel(MaskedWeights):
         """Load masks and latents. The model's and the optimizer's states may come before or after.
 
         Raises:
-            UserError: the state has latents, and no optimizer is attached that would step them.
+            UserError: the state has latents, and no optimizer is attached that would step them, or
+                it is of other layers.
         """
         masks, latents = state["masks"], state["latents"]
         if latents and self._latents is None:
             raise UserError("attach the optimizer before loading the state of a training.")
-        for name, mask in masks.items():
-            self._check(name, mask)
+        self._check_layers(masks)
         for layer in self:
             layer.mark_read()  # the weights belong to the masks that are loaded
         self.changes += 1

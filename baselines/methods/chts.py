@@ -103,6 +103,9 @@ class Chts(Method[ChtsOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
+    def reads_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not self.is_update(step):
             return False

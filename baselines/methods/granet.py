@@ -7,9 +7,8 @@ where |∂L/∂θ| of this step is largest. r anneals along a cosine from `regro
 of the training; after the n-th pruning, updates regrow only. New weights start at zero with cleared
 momentum; a weight that is dropped and grown in one update keeps both.
 
-The published settings are 62 updates in all, the first half of which prune (CIFAR: every 1,000 of
-62,560 steps, to epoch 80 of 160), from a random ERK mask with s_i = 0.5, or from a dense network
-(`initial_sparsity=0`).
+Published are 62 updates, the first half of which prune (CIFAR: every 1,000 of 62,560 steps, to
+epoch 80 of 160), from a random ERK mask with s_i = 0.5, or a dense network (`initial_sparsity=0`).
 
 Differs from the official code: an n-th pruning reaches exactly the requested sparsity (theirs stops
 after n − 1), masks have exact numbers of ones (theirs drops all ties, and draws each weight of the
@@ -94,6 +93,8 @@ class Regrowth(Method[G]):
 
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)
+
+    reads_gradients = needs_dense_gradients
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if self.is_update(step):

@@ -73,6 +73,9 @@ class Pretrained(Method[P], ABC):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
+    def reads_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         return not self.options.finetune
 

@@ -66,6 +66,9 @@ class GradientGrowth(DynamicMask[R]):
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)
 
+    def reads_gradients(self, step: int) -> bool:
+        return self.is_update(step)
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not self.is_update(step):
             return False

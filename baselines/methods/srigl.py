@@ -14,8 +14,7 @@ of the last layer. From then on each layer has its own budget, met up to half it
 The neurons of the last layer, the classes, are never ablated, and a layer keeps enough neurons for
 its weights. Differs from the official code: gradients of weights that are kept do not make others
 less salient, as in the paper's text; a weight that RigL drops does not stay because a neuron was
-ablated; budgets are rounded to the nearest number, not down; the weights that the model was
-initialised with are scaled by √(dense fan-in / k), and not drawn anew.
+ablated; budgets are rounded to nearest; initial weights are scaled by √(dense fan-in/k), not drawn.
 """
 
 from __future__ import annotations

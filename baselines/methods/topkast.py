@@ -119,6 +119,9 @@ class TopKast(Method[TopKastOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False  # the masks are full
 
+    def reads_gradients(self, step: int) -> bool:
+        return False
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         xs = {layer.name: self.storage.values(layer) for layer in net}
         self.updated = {name: self.storage.updated(x) for name, x in xs.items()}

@@ -69,6 +69,9 @@ class FisherPruning(CubicPruning[F]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
+    def reads_gradients(self, step: int) -> bool:
+        return False  # Fisher counts those that are not finite as zero
+
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if any(step < event <= step + self.options.gradients for event in self.events):
             self.fisher.count += 1
@@ -118,7 +121,8 @@ class FisherPruning(CubicPruning[F]):
         return {"count": self.fisher.count, "sums": self.fisher.sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fisher = Fisher(self.options.block_size, state.get("count", 0), state.get("sums", {}))
+        sums = {name: total.clone() for name, total in state.get("sums", {}).items()}
+        self.fisher = Fisher(self.options.block_size, state.get("count", 0), sums)
         for name, gradients in state.get("gradients", {}).items():  # of version 0.1
             self.fisher.count = len(gradients)
             for gradient in gradients:

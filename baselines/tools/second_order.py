@@ -38,6 +38,7 @@ class Fisher:
         g = in_blocks(finite.double(), self.size)
         if name not in self.sums:
             self.sums[name] = g.new_zeros(len(g), self.size, self.size)
+        self.sums[name] = self.sums[name].to(g.device)  # states are loaded on the CPU
         self.sums[name].baddbmm_(g.unsqueeze(2), g.unsqueeze(1))
 
     def mean_square(self, weights: int) -> float:
@@ -55,7 +56,7 @@ class Fisher:
         weights = in_blocks(theta.double(), self.size)
         fisher = weights.new_zeros(len(weights), self.size, self.size)
         if name in self.sums:
-            fisher += self.sums[name] / self.count
+            fisher += self.sums[name].to(fisher.device) / self.count
         diagonal = fisher.diagonal(dim1=1, dim2=2)
         diagonal += (ROUNDING * diagonal.amax(1, keepdim=True)).clamp_min(damping)
         return weights, fisher

@@ -1,0 +1,30 @@
+"""What a state says of the training that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from baselines.errors import UserError
+from baselines.method import Method, Options
+from baselines.sign_rule import SignRule
+
+
+def training_of(method: Method[Options], rule: SignRule) -> dict[str, str]:
+    """Return what must be equal where a state is loaded."""
+    name = None if type(rule) is SignRule else type(rule).__name__
+    return {
+        "training": f"{method.name} to sparsity {method.plan.sparsity}",
+        "sign_rule": f"sign_in={name}",
+    }
+
+
+def check_training(state: Mapping[str, Any], own: Mapping[str, str]) -> None:
+    """Check that a state is of the same training. Old states do not say it.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    for key, value in own.items():
+        if (saved := state.get(key, value)) != value:
+            raise UserError(f"the state is of a training with {saved}, not {value}.")
