@@ -7,7 +7,7 @@ where |∂L/∂θ| of this step is largest. r anneals along a cosine from `regro
 of the training; after the n-th pruning, updates regrow only. New weights start at zero with cleared
 momentum; a weight that is dropped and grown in one update keeps both.
 
-Published are 62 updates, the first half of which prune (CIFAR: every 1,000 of 62,560 steps, to
+The paper has 62 updates, the first half of which prune (CIFAR: every 1,000 of 62,560 steps, to
 epoch 80 of 160), from a random ERK mask with s_i = 0.5, or a dense network (`initial_sparsity=0`).
 
 Differs from the official code: an n-th pruning reaches exactly the requested sparsity (theirs stops
@@ -45,8 +45,7 @@ class RegrowthOptions(Options):
     density: Literal["erk", "balanced", "uniform"] = "erk"
     """How many weights each layer has at initialisation."""
     updates: int = 62
-    """Number of periods between updates. In a short training they have at least 25 steps, or there
-    are 10 of them."""
+    """Number of periods between updates; fewer in short trainings (of 25 steps, or 10 periods)."""
     regrowth: float = 0.5
     """r: fraction of a layer's weights that updates replace at first."""
 
