@@ -260,8 +260,9 @@ def test_each_table_of_a_run_is_read_once(unsaved, root, monkeypatch):
         return read_rows(folder, file)
 
     monkeypatch.setattr(frame, "read_rows", noted)
-    runs = frame.load_runs(sorted(root.glob("*-0")))  # of the first seed
-    assert len(runs) == len(LABELS) * len(RULES)
+    few = 2 * len(RULES)
+    runs = frame.load_runs(sorted(root.glob("*-0"))[:few])  # of the first seed
+    assert len(runs) == few
     page = render_page(runs)
     assert read and len(read) == len(set(read))
     monkeypatch.setattr(frame, "KEPT_BYTES", 0)

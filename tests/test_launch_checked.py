@@ -252,7 +252,7 @@ def test_if_no_state_fits_the_run_starts_over(stopped):
         rewrite(machine.runs / run.name / file, CHANGES["another momentum"])
     with pytest.warns(UserWarning) as warned:
         train(run, machine)
-    assert len(warned) == 2
+    assert sum("set aside" in str(warning.message) for warning in warned) == 2
     assert_same(run, machine, other)
 
 

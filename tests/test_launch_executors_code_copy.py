@@ -78,6 +78,7 @@ def test_the_revision_of_another_project_is_not_recorded(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").touch()
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     monkeypatch.setattr(launch.runs.provenance, "__file__", str(file))
+    monkeypatch.setattr(launch.runs.provenance, "_git", launch.runs.provenance._git.__wrapped__)
     for command in (["init"], ["add", "theirs.py"], ["commit", "-m", "first"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     unknown = launch.runs.provenance.git_state()
