@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from small_digits import CHEAPER
+from small_digits import CHEAPER, small_digits
 from structure import check_latex
 from test_launch_train import train
 
@@ -90,8 +90,10 @@ def root(tmp_path_factory):
     machine = Machine(runs=root, data_dir=root, device="cpu", workers=0, threads=1)
     for seed in (0, 1):
         for rule in ({}, {"sign_in": True}, {"sign_in": True, "rescale_until": 0.75}):
-            train(Run.make("digits", "random", epochs=4, seed=seed, **rule), machine)
-    train(Run.make("digits", "lrr", epochs=2, level_length=0.5, **CHEAPER["lrr"]), machine)
+            choices = small_digits(epochs=4, seed=seed, **rule)
+            train(Run.make("digits", "random", **choices), machine)
+    levels = small_digits(epochs=2, level_length=0.5, **CHEAPER["lrr"])
+    train(Run.make("digits", "lrr", **levels), machine)
     return root
 
 

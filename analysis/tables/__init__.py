@@ -145,7 +145,8 @@ def _ranks(
 def _flips(runs: pd.DataFrame, fields: Sequence[str]) -> Table:
     by = list(dict.fromkeys(find_column(runs, name) for name in fields))
     numbers = flip_statistics(runs, by)
-    return Table(numbers, list(map(leave_out_constants, flip_sheets(numbers, by))))
+    sheets = flip_sheets(numbers, by)
+    return Table(numbers, [leave_out_constants(sheet, numbers=False) for sheet in sheets])
 
 
 def is_of_one_sparsity(name: str) -> bool:

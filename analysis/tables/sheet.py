@@ -36,15 +36,18 @@ class Sheet:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def leave_out_constants(sheet: Sheet) -> Sheet:
+def leave_out_constants(sheet: Sheet, numbers: bool = True) -> Sheet:
     """Return the sheet without the columns in which all rows are equal; a note has their values.
 
     Columns with bold cells remain, and the method or another one that names the row.
+
+    Args:
+        numbers: leave out columns of numbers, too, not only those that name the row.
     """
     cells, bold = sheet.cells, sheet.bold
     constant = [
         name
-        for name in cells.columns
+        for name in cells.columns[: None if numbers else sheet.labels]
         if len(cells) > 1 and cells[name].nunique() == 1 and not bold[name].any()
     ]
     names = [name for name in cells.columns[: sheet.labels] if name]
