@@ -9,11 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from baselines.errors import require
-
 OF_IMAGES = ("channels", "in_chans", "image_size", "img_size")  # facts that only images have
 OF_TOKENS = ("vocabulary", "vocab_size", "length")
-IMAGENET = {"classes": 1000, "channels": 3, "image_size": 224}
 
 
 @dataclass(frozen=True)
@@ -83,21 +80,3 @@ class Inputs:
         if self.vocabulary:
             return f"tokens of shape {shape}"
         return f"images of {shape}" if self.is_image else f"features of shape {shape}"
-
-
-def shape_of_model(model: str, **given: int | None) -> tuple[int, int, int]:
-    """Return classes, channels and image size of a model that is named by --model.
-
-    Args:
-        model: its name; empty if there is none.
-        given: `classes`, `channels` and `image_size`; where None, those of ImageNet.
-
-    Raises:
-        UserError: one of them is given without a model, or is not positive.
-    """
-    known = {name: value for name, value in given.items() if value is not None}
-    for name, value in known.items():
-        require(bool(model), f"--{name.replace('_', '-')} is of --model, which is not given.")
-        require(value > 0, f"{name} must be positive, not {value}.")
-    found = IMAGENET | known
-    return found["classes"], found["channels"], found["image_size"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, require, unknown
 from launch.inputs import OF_IMAGES, OF_TOKENS, Inputs
 from launch.plugins import call_with_known, import_attribute
 
@@ -144,6 +144,37 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18-cifar": resnet18_cifar,
     "resnet50": resnet50,
 }
+
+# classes, channels and image size that a model of the suite is made for; others: as ImageNet
+_SHAPES = {
+    "digits-cnn": (10, 1, 8),
+    "mlp": (10, 1, 8),
+    "fashion-cnn": (10, 1, 28),
+    "resnet20": (10, 3, 32),
+    "resnet18-cifar": (100, 3, 32),
+}
+_IMAGENET = (1000, 3, 224)
+
+
+def shape_of_model(model: str, **given: int | None) -> tuple[int, int, int]:
+    """Return classes, channels and image size of a model that is named by --model.
+
+    Args:
+        model: its name; empty if there is none.
+        given: `classes`, `channels` and `image_size`, in this order; where None, those that the
+            model of the suite is made for, or those of ImageNet.
+
+    Raises:
+        UserError: one of them is given without a model, or is not positive.
+    """
+    for name, value in given.items():
+        if value is not None:
+            require(bool(model), f"--{name.replace('_', '-')} is of --model, which is not given.")
+            require(value > 0, f"{name} must be positive, not {value}.")
+    usual = _SHAPES.get(model, _IMAGENET)
+    pairs = zip(given.values(), usual, strict=True)
+    classes, channels, size = (own if value is None else value for value, own in pairs)
+    return classes, channels, size
 
 
 def build_model(name: str, classes: int, channels: int, image_size: int) -> nn.Module:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from baselines.errors import UserError
+from launch.config.recipes import RECIPES
 from launch.inputs import Inputs
-from launch.models import MODELS, build_model, find_model, make_model
+from launch.models import MODELS, build_model, find_model, make_model, shape_of_model
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,16 @@ def test_initialisation_is_a_function_of_the_global_seed():
 def test_a_model_that_cannot_take_the_images_is_named():
     with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot take images of 1 × 8 × 8"):
         build_model("vit_tiny_patch16_224", 10, 1, 8)
+
+
+def test_models_of_the_suite_are_by_default_those_of_their_recipes():
+    none = dict.fromkeys(("classes", "channels", "image_size"))
+    classes = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100}
+    for recipe in RECIPES.values():
+        found = shape_of_model(recipe.model, **none)
+        assert found[2] == recipe.image_size and found[0] == classes.get(recipe.data, 1000)
+    assert shape_of_model("resnet20", **{**none, "image_size": 64}) == (10, 3, 64)
+    assert shape_of_model("", **none) == shape_of_model("resnet18", **none) == (1000, 3, 224)
 
 
 def test_an_unknown_model_is_named():

@@ -15,8 +15,8 @@ from baselines.errors import UserError, require
 from baselines.tools.masks import random_masks
 from baselines.tools.nm import nm_mask, nm_pattern
 from launch.config.machine import Imports
-from launch.inputs import Inputs, shape_of_model
-from launch.models import build_model
+from launch.inputs import Inputs
+from launch.models import build_model, shape_of_model
 from launch.plugins import import_plugins
 from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_source, run_folder_of
@@ -53,11 +53,11 @@ class SparseSource:
     model: str = ""
     """One of the suite's models or of timm's, for a checkpoint file or `random`."""
     classes: int | None = None
-    """Number of classes of --model; 1000 if not given."""
+    """Number of classes of --model; by default what it is made for (timm: 1000)."""
     channels: int | None = None
-    """Number of input channels of --model; 3 if not given."""
+    """Number of input channels of --model; by default what it is made for (timm: 3)."""
     image_size: int | None = None
-    """Side of the images of --model, in pixels; 224 if not given."""
+    """Side of the images of --model in pixels; by default what it is made for (timm: 224)."""
     sparsity: tuple[float, ...] = ()
     """Sparsities of `random`; 0.8, 0.9 and 0.95 if not given."""
     density: str | None = None

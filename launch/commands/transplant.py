@@ -18,7 +18,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
 from launch.flags import parse
-from launch.inputs import shape_of_model
+from launch.models import shape_of_model
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from signin.signs import agreement
@@ -70,11 +70,11 @@ class TransplantCommand:
     prunable: without it, the layers that the mask's source has masks of, or else all its matrices
     and kernels that are named weight."""
     classes: int | None = None
-    """Number of classes of --model; 1000 if not given."""
+    """Number of classes of --model; by default what it is made for (timm: 1000)."""
     channels: int | None = None
-    """Number of input channels of --model; 3 if not given."""
+    """Number of input channels of --model; by default what it is made for (timm: 3)."""
     image_size: int | None = None
-    """Side of the images of --model, in pixels; 224 if not given."""
+    """Side of the images of --model in pixels; by default what it is made for (timm: 224)."""
     seed: int = 0
     """Seed of `random`, of reversed signs, and of signs that the source does not have."""
     runs: Path = Path("runs")
