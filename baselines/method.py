@@ -46,6 +46,8 @@ class Plan:
         for name in ("steps", "steps_per_epoch", "seed"):
             if not isinstance(getattr(self, name), Integral):
                 raise UserError(f"{name} must be a whole number, not {getattr(self, name)!r}.")
+            object.__setattr__(self, name, int(getattr(self, name)))  # states have no numpy numbers
+        object.__setattr__(self, "sparsity", float(self.sparsity))
         for name in ("steps", "steps_per_epoch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be positive, not {getattr(self, name)}.")

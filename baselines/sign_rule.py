@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, Self
 
 from torch.optim import Optimizer
@@ -269,8 +270,15 @@ def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> lis
     return found
 
 
-def set_weight_decays(optimizer: Optimizer, decays: list[float | None]) -> None:
-    """Set the weight decay of each of an optimizer's groups; None leaves a group as it is."""
-    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+def set_weight_decays(optimizer: Optimizer, decays: list[float | None]) -> Callable[[], Any]:
+    """Set the weight decay of each of an optimizer's groups; None leaves a group as it is.
+
+    Returns:
+        A function that sets them back. Groups that were added since stay as they are.
+    """
+    before: list[float | None] = []
+    for group, decay in zip(optimizer.param_groups, decays, strict=False):
+        before.append(None if decay is None else group["weight_decay"])
         if decay is not None:
             group["weight_decay"] = decay
+    return partial(set_weight_decays, optimizer, before)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from baselines.engine.broadcast import broadcast_masks, broadcast_model, has_ranks
+from baselines.engine.broadcast import equal_on_ranks, has_ranks
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
@@ -27,10 +27,8 @@ from baselines.method import Method, Options, warn_of_levels
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
-from baselines.tools.schedules import triangular
+from baselines.tools.schedules import Factor, triangular
 from baselines.training_state import check_training, training_of
-
-Factor = Callable[[int, int], float]  # of a step and the number of steps
 
 
 class Sparsifier:
@@ -59,6 +57,7 @@ class Sparsifier:
         self._begun = self._looked = self._replaced = False
         self._knows_schedule = self._lacks_state = False
         self._before_update: Any = None
+        self.restore_decays: Callable[[], Any] = list  # does nothing
         self._training = training_of(method, self.rule)
         net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
@@ -74,13 +73,9 @@ class Sparsifier:
         Raises:
             UserError: the method or the optimizer cannot serve the model.
         """
-        if share:  # DDP may wrap the model later
-            broadcast_model(self.net.model)
-        with kept_random_state(next(self.net.model.parameters()).device):
+        device = next(self.net.model.parameters()).device
+        with kept_random_state(device), equal_on_ranks(self.net, share):
             self.method.prepare(self.net, samples)
-        if share:  # what is made of gradients on GPUs, or of each rank's data, can differ by rank
-            broadcast_masks(self.net)
-            broadcast_model(self.net.model)
         self.attach(optimizer)
         self._lacks_state = False
         if not self.manual_begin:
@@ -93,7 +88,13 @@ class Sparsifier:
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
+        self.net.warn_if_denser()
+        return self.detach()
+
+    def detach(self) -> nn.Module:
+        """Do the same whatever has been written to the weights. Restore the weight decays."""
         self.method.finalize(self.net)
+        self.restore_decays()
         return self.net.detach()
 
     # ---- what the loop may ask
@@ -140,9 +141,8 @@ class Sparsifier:
     def begin_step(self) -> None:
         """Do what comes before a step's forward pass: change masks, rewind weights, rescale.
 
-        Runs at the end of `optimizer.step()` by default. With `manual_begin` the loop calls it
-        before each forward pass, so that a network that is evaluated between two steps is the one
-        that the last step left. A second call before the same step does nothing.
+        Runs at the end of `optimizer.step()`. With `manual_begin` the loop calls it before each
+        forward pass, so that evaluation sees what the last step left. A second call does nothing.
 
         Raises:
             UserError: the training is to be resumed, and no state was loaded.
@@ -296,5 +296,5 @@ def sparsify(
         sparsifier.attach(served)
     else:
         sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
-    set_weight_decays(served, decays)
+    sparsifier.restore_decays = set_weight_decays(served, decays)
     return sparsifier

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from bare_loop import bare, digits, schedule, sparsified, take_steps
@@ -155,9 +156,33 @@ def test_loaded_weights_stay_masked(manual_begin):
         steps_of(model, optimizer, 1)
         assert sparsifier.sparsity() == pytest.approx(0.8, abs=1e-3)
     model.load_state_dict(tiny_net().state_dict())
-    assert sparsifier.sparsity() == 0
-    sparsifier.finalize()
-    assert sparsifier.net.sparsity() == pytest.approx(0.8, abs=1e-3)
+    with pytest.warns(UserWarning, match=r"sparsity is 0\.000, that of the masks 0\.80"):
+        sparsifier.finalize()
+    assert sparsifier.net.sparsity() == 0  # a best checkpoint, say, stays as it is
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_finalize_gives_the_optimizer_its_decays_back(sign_in):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, weight_decay=0.01)
+    rules = []
+    for _ in range(2):
+        choices = {"sparsity": 0.8, "steps": 20, "sign_in": sign_in}
+        sparsifier = sparsify(model, optimizer, "random", **choices)
+        assert (optimizer.param_groups[0]["weight_decay"] == 0.01) == (not sign_in)
+        rules.append(sparsifier.rule)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "weight_decay": 0.5})
+        sparsifier.finalize()
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.5]
+        del optimizer.param_groups[1]
+    assert rules[0] == rules[1] or not sign_in  # the second one follows the same decay
+
+
+def test_numbers_of_numpy_become_plain():
+    """Checkpoints that are read without executing anything have no others."""
+    plan = Plan(np.float64(0.5), np.int64(20), np.int32(5), np.int64(3))
+    values = plan.sparsity, plan.steps, plan.steps_per_epoch, plan.seed
+    assert [type(value) for value in values] == [float, int, int, int]
 
 
 def test_a_method_sees_loaded_weights():

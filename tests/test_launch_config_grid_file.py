@@ -72,6 +72,10 @@ def test_leave_out_takes_lists_and_options_of_methods(tmp_path):
         ("method: random\nseed: x", "seed must be of type int, not 'x'"),
         ("method: random\nsign_in: 1", "sign_in must be of type bool, not 1"),
         ("method: {name: random, density: erc}", "unknown density 'erc', did you mean erk?"),
+        ("method: random\nseed: 1\nseed: 2", "seed is given twice"),
+        ("add:\n- {method: random, lr: 1, lr: 2}", "lr is given twice"),
+        ("method: random\nseed: []", "the grid has no runs"),
+        ("method: random\nleave_out: [{method: random}]", "the grid has no runs"),
         ("method: random\nexclude: head", "exclude must be a list, not 'head'"),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from baselines import Method, Options
 from baselines.errors import UserError
 from baselines.fields import changed
 from launch.config.recipe import Recipe
@@ -95,6 +96,20 @@ from launch.config.run import Run
 def test_names_never_change(recipe, method, choices, name):
     # A changed name orphans everybody's runs of that kind. Do not change the names here.
     assert Run.make(recipe, method, **choices).name == name
+
+
+@dataclasses.dataclass(frozen=True)
+class ClashingOptions(Options):
+    momentum: float = 0.5
+
+
+class Clashing(Method[ClashingOptions]):
+    name = "clashing"
+
+
+def test_an_option_named_like_a_field_of_all_runs_is_refused():
+    with pytest.raises(UserError, match="rename its option momentum, which is a field of every"):
+        Run.make("digits", f"{__name__}:Clashing", lr=0.1)
 
 
 def test_a_new_field_with_a_neutral_default_keeps_all_names():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from needs import needs_fashion_mnist
 from PIL import Image
 from test_launch_train import train
@@ -144,6 +145,12 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "test_list", lists["test_list"])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+
+    def download(self):  # no other process does, meanwhile
+        with pytest.raises(Timeout), FileLock(tmp_path / ".CIFAR10.lock", timeout=0):
+            pass
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", download)
     data = load(replace(RECIPES["cifar10-resnet20"], batch_size=10), tmp_path)
     assert (len(data.train), data.classes, data.inputs) == (2, 10, Inputs.image(3, 32))
     assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
@@ -383,6 +390,9 @@ def test_files_of_other_endings_are_named(image_folder):
 @pytest.mark.parametrize("function", ["load_data", "describe_data"])
 def test_padding_without_effect_is_refused(image_folder, function):
     recipe = small(image_folder, image_size=96, crop_padding=4)
+    if function == "load_data":
+        with pytest.raises(UserError, match="without padding"):  # also of Hugging Face's images
+            load(replace(recipe, data="hf:any"))
     with pytest.raises(UserError, match="without padding: use --crop-padding 0"):
         if function == "load_data":
             load(recipe)

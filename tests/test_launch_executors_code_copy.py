@@ -68,6 +68,13 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     assert {"own_module.py", "own_package", "own_helper.py", "launch"} <= names
     assert "numpy" not in names
     assert len(list((code / "own_package").iterdir())) == 3
+    (Path("own_package") / "labels.txt").write_text("cat dog")  # data of the package
+    Path("own_package/other.py").rename("own_package/renamed.py")
+    again = copy_code(tmp_path / "slurm", ("own_module", "own_package.part"))
+    names = {path.name for path in (again / "own_package").iterdir()}
+    assert again != code and names == {"__init__.py", "part.py", "renamed.py", "labels.txt"}
+    Path("own_package/renamed.py").rename("own_package/moved.py")
+    assert copy_code(tmp_path / "slurm", ("own_module", "own_package.part")) != again
 
 
 def test_the_revision_of_another_project_is_not_recorded(tmp_path, monkeypatch):

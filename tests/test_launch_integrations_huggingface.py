@@ -252,6 +252,13 @@ def test_a_stream_has_a_length_in_steps_only(tmp_path):
     args = arguments(tmp_path, max_steps=15)
     Trainer(tiny_bert(), args, train_dataset=Stream(), callbacks=[callback]).train()
     assert callback.sparsifier.is_done and callback.sparsifier.total_steps == 15
+    callback = callback_of("random", True)
+    args = arguments(tmp_path, max_steps=200)
+    trainer = SparseTrainer(tiny_bert(), args, train_dataset=Stream(), callbacks=[callback])
+    trainer.create_optimizer()
+    trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    trainer.create_scheduler(200)
+    assert callback.sparsifier.method.plan.steps_per_epoch == 2  # a hundredth of all
 
 
 # ---- resuming and saving
@@ -338,6 +345,26 @@ def test_data_is_scored(tmp_path):
     expected = sparsify(model, optimizer, "snip", sparsity=SPARSITY, steps=5, samples=data)
     for name, mask in expected.masks.items():
         assert torch.equal(callback.sparsifier.masks[name], mask)
+
+
+@pytest.mark.parametrize("sign_in", [None, True])
+def test_a_second_training_begins_with_the_weights_that_were_loaded(sign_in):
+    """Also where the masks of the first one would have removed them."""
+    layers = torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    model = torch.nn.Sequential(*layers)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    callback = Sparsify("gmp", sparsity=0.8, events=1, begin=0.5, end=0.5, sign_in=sign_in)
+    for _ in range(2):
+        model.load_state_dict(start)
+        callback.attach(model, optimizer, 4, 4)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, start[name])
+        for _ in range(4):
+            callback.begin_step()
+            model(torch.ones(2, 6)).square().sum().backward()
+            optimizer.step()
+        assert callback.sparsifier.sparsity() == pytest.approx(0.8, abs=0.01)
 
 
 def test_train_may_be_called_again(tmp_path):

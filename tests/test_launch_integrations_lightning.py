@@ -27,6 +27,7 @@ pytest.importorskip("lightning", reason="no lightning (pip install signbench[lig
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
+    LearningRateFinder,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
@@ -348,6 +349,69 @@ def test_callbacks_that_change_the_number_of_steps(tmp_path):
         warnings.filterwarnings("error", message="the training ended")
         trainer.fit(Module(), Loader(batches(PER_EPOCH)))
     assert callback.sparsifier.total_steps == 15 and callback.sparsifier.is_done
+
+
+def test_a_learning_rate_finder_may_come_before(tmp_path):
+    class Found(Module):
+        lr = 0.1
+
+    callback = callback_of("rigl", None)
+    finder = LearningRateFinder(num_training_steps=5, update_attr=False)
+    trainer = trainer_of(tmp_path, callback, 15, callbacks=[finder])
+    trainer.fit(Found(), Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.is_done
+    assert callback.sparsifier.sparsity() == pytest.approx(SPARSITY, abs=1e-3)
+
+
+class Two(Module):
+    """Two networks with an optimizer each, in manual optimization."""
+
+    def __init__(self):
+        super().__init__(manual=True)
+        self.other = tiny_net()
+
+    def configure_optimizers(self):
+        return [make_optimizer(self.net), make_optimizer(self.other)]
+
+    def training_step(self, batch, _):
+        x, y = batch
+        for net, optimizer in zip((self.net, self.other), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(loss_of(net(x), y))
+            optimizer.step()
+
+
+def callbacks_of_two(**choices):
+    return [
+        Sparsify("rigl", sparsity=SPARSITY, optimizer=i, exclude=[f"{other}.*"], **choices)
+        for i, other in enumerate(("other", "net"))
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*Name them in include or exclude")
+def test_two_networks_are_sparse_and_resume(tmp_path):
+    whole, stopped, resumed = Two(), Two(), Two()
+    trainer_of(tmp_path, None, 15, callbacks=callbacks_of_two()).fit(
+        whole, Loader(batches(PER_EPOCH))
+    )
+    trainer = trainer_of(tmp_path, None, 15, callbacks=[*callbacks_of_two(), Stop(1)])
+    with pytest.warns(UserWarning, match="ended after 10 of 15 planned steps"):
+        trainer.fit(stopped, Loader(batches(PER_EPOCH)))
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    trainer = trainer_of(tmp_path, None, 15, callbacks=callbacks_of_two())
+    trainer.fit(resumed, Loader(batches(PER_EPOCH)), ckpt_path=tmp_path / "two.ckpt")
+    assert {"sparsity", "sparsity_1"} <= set(trainer.callback_metrics)
+    for name in ("net", "other"):
+        assert_equal(getattr(resumed, name), getattr(whole, name))
+        weights = [p for p in getattr(whole, name).parameters() if p.ndim > 1]
+        zeros = sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+        assert zeros == pytest.approx(SPARSITY, abs=1e-3)
+
+
+def test_a_number_of_steps_of_two_optimizers_is_not_that_of_one(tmp_path):
+    trainer = trainer_of(tmp_path, None, 15, max_steps=30, callbacks=callbacks_of_two()[:1])
+    with pytest.raises(UserError, match="counts the steps of all optimizers: give Sparsify"):
+        trainer.fit(Two(), Loader(batches(PER_EPOCH)))
 
 
 def test_fit_may_be_called_again_and_states_of_tests_do_not_matter(tmp_path):

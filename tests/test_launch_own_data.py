@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
@@ -427,6 +428,14 @@ def test_labels_are_taken_from_attributes_where_there_are_some():
 def test_what_a_module_cannot_give_is_named(module, name, message):
     with pytest.raises(UserError, match=message):
         load(name)
+
+
+@pytest.mark.parametrize(
+    "classes", [np.array(["a", "b", "c", "d"]), np.int64(4), ("a", "b", "c", "d")]
+)
+def test_names_and_numbers_of_classes_may_be_of_numpy(module, monkeypatch, classes):
+    monkeypatch.setattr(importlib.import_module("mine").Named, "classes", classes)
+    assert load("mine:Named").classes == 4
 
 
 def test_a_dataset_names_its_classes_or_their_number_and_augments_by_itself(module):

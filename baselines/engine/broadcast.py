@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,24 @@ from baselines.engine.sparse_model import SparseModel
 def has_ranks() -> bool:
     """Return whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def equal_on_ranks(net: SparseModel, share: bool) -> Iterator[None]:
+    """Give all ranks the model of rank 0 before the block, and its model and masks after it.
+
+    DDP may wrap the model later, and what is made of gradients on GPUs, or of each rank's data, can
+    differ by rank.
+
+    Args:
+        share: whether there are ranks.
+    """
+    if share:
+        broadcast_model(net.model)
+    yield
+    if share:
+        broadcast_masks(net)
+        broadcast_model(net.model)
 
 
 def broadcast_model(model: nn.Module) -> None:

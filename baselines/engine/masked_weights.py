@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -73,6 +74,17 @@ class MaskedWeights:
         """
         self.places.check()
         return _fraction_of_zeros(self.weights.values())
+
+    def warn_if_denser(self) -> None:
+        """Warn if the weights are denser than their masks: somebody has written them."""
+        sparsity, masked = self.sparsity(), 1 - self.nnz / self.numel
+        if sparsity < masked - 1e-6:
+            warnings.warn(
+                "the weights have been replaced, by an average or a checkpoint, say: their "
+                f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
+                "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
+                stacklevel=3,
+            )
 
     def sparsity_all(self) -> float:
         """Return the same with the weights of linear maps that are excluded or frozen."""

@@ -222,18 +222,14 @@ class SparseModel(MaskedWeights):
             self._first_forward = FirstForward(self.model, self.weights)
         return self
 
-    @torch.no_grad()
     def detach(self) -> nn.Module:
         """Remove the hooks and drop the latents' optimizer state.
 
         Returns:
-            The plain model: its weights are the sparse network, θ = S ⊙ m ⊙ w for Product.
-
-        Raises:
-            UserError: weights were written after the model was moved.
+            The plain model: its weights are the sparse network, θ = S ⊙ m ⊙ w for Product, unless
+            they were written since the last step. Those stay as they are.
         """
         if self._latents is not None:
-            self._latents.follow()
             self._latents.remove()
         if self._first_forward is not None:
             self._first_forward.remove()

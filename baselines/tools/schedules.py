@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
+
+Factor = Callable[[int, int], float]  # of a step and the number of steps
 
 LEAST_PERIODS = 10
 SHORTEST_PERIOD = 25  # 100 steps of RigL's CIFAR-10 training have as many images as 25 of ours

@@ -78,7 +78,10 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
         if not matches:
             warnings.warn(f"leave_out: no combination has {out}", stacklevel=2)
         dropped |= matches
-    return [run_of(values) for i, values in enumerate(combinations) if i not in dropped]
+    kept = [values for i, values in enumerate(combinations) if i not in dropped]
+    if not kept:
+        raise UserError("the grid has no runs: a list is empty, or leave_out drops all of them.")
+    return [run_of(values) for values in kept]
 
 
 def _matches(combinations: list[dict[str, Any]], wanted: dict[str, Any]) -> set[int]:

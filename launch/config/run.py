@@ -88,9 +88,11 @@ class Run:
         settings, options = find_recipe(recipe), find_method(method).options_class()
         if not find_method(method).is_sparse:
             choices.setdefault("sparsity", 0.0)
+        own = field_names(cls) - {"options", "settings"}
+        for name in sorted(field_names(options) & (own | setting_names(settings))):
+            raise UserError(f"{method}: rename its option {name}, which is a field of every run.")
         options = replace_fields(options, choices)
         settings = replace_settings(settings, choices)
-        own = field_names(cls) - {"options", "settings"}
         for key in choices.keys() - own:
             raise unknown("field", key, own | field_names(options) | setting_names(settings))
         return cls(recipe, method, options, settings, **typed(cls, choices))

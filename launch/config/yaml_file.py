@@ -27,6 +27,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         node = loader.get_single_node()
         if node is not None and _size(node, {}) > MOST_VALUES:
             raise UserError(f"{path} has more than {MOST_VALUES:,} values.")
+        if again := _repeated_key(node):
+            raise UserError(f"{path}: {again} is given twice.")
         found = None if node is None else loader.construct_document(node)
     except UserError:
         raise
@@ -51,6 +53,16 @@ def check_keys(value: Any, path: Path) -> None:
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             check_keys(part, path)
+
+
+def _repeated_key(node: Any) -> str:
+    """Return a key that a mapping in a node has twice, of which YAML would take the last."""
+    if not isinstance(getattr(node, "value", None), list):
+        return ""
+    keys = [key.value for key, _ in node.value] if node.id == "mapping" else []
+    again = next((key for key in keys if keys.count(key) > 1), "")
+    parts = (part for e in node.value for part in (e if isinstance(e, tuple) else (e,)))
+    return str(again) or next(filter(None, map(_repeated_key, parts)), "")
 
 
 def _size(node: Any, known: dict[int, float]) -> float:

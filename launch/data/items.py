@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -169,8 +170,11 @@ def check_labels(labels: Tensor, classes: int, source: str) -> None:
 def _classes(dataset: Dataset[Any]) -> int:
     """Return the number of classes that a dataset names; 0 if it names none."""
     named = (getattr(dataset, name, None) for name in ("classes", "num_classes"))
-    found = next((value for value in named if value), 0)
-    return found if isinstance(found, int) else len(found)
+    for found in named:
+        count = int(found) if isinstance(found, Integral) else len(() if found is None else found)
+        if count:
+            return count
+    return 0
 
 
 def without_augmentation(dataset: Dataset[Any]) -> Dataset[Any]:

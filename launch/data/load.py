@@ -13,7 +13,7 @@ from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.arrays import Tensors, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
-from launch.data.huggingface import Images
+from launch.data.huggingface import PREFIX, Images
 from launch.data.images import class_names, find_folder, test_folder
 from launch.data.items import Items, check_labels, read_labels, without_augmentation
 from launch.data.own import Split
@@ -119,7 +119,8 @@ def _is_streamed(recipe: Recipe) -> bool:
 
 def _check_padding(recipe: Recipe) -> None:
     """Raise UserError if images are cropped at random sizes, and padding would have no effect."""
-    if recipe.crop_padding and _is_streamed(recipe):
+    large = recipe.data.startswith(PREFIX) and recipe.image_size > RESIDENT_MAX_SIZE
+    if recipe.crop_padding and (large or _is_streamed(recipe)):
         raise UserError(
             f"images of more than {RESIDENT_MAX_SIZE} pixels are cropped at random sizes and "
             "positions, without padding: use --crop-padding 0."

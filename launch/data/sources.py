@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
@@ -164,7 +165,9 @@ def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
     parts = []
     for train in (True, False):
         try:
-            part = getattr(datasets, name)(root, train=train, download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):  # ranks and other runs would write the same file
+                part = getattr(datasets, name)(root, train=train, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"cannot get {name} in {root}: {error}. Put its archive there, or use --data DIR "

@@ -15,6 +15,8 @@ from launch import packages
 from launch.runs.files import write_json
 from launch.runs.provenance import REVISION, git_state
 
+MOST_BYTES = 2**20  # of a file of data in a package
+
 
 def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     """Copy the packages as they are now to a folder named by their contents, and return it.
@@ -33,7 +35,7 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     }
     files |= {file.relative_to(Path.cwd()): file for file in _own_files(imports)}
     revision = git_state()
-    contents = b"".join(file.read_bytes() for _, file in sorted(files.items()))
+    contents = b"".join(f"{n}\n".encode() + file.read_bytes() for n, file in sorted(files.items()))
     digest = hashlib.sha256(contents + json.dumps(revision).encode()).hexdigest()[:12]
     home = folder / "code" / digest
     if not home.exists():
@@ -47,6 +49,14 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
     return home
 
 
+def _of_package(folder: Path) -> Iterator[Path]:
+    """Yield the files of a package, the data beside its modules included."""
+    for file in folder.rglob("*"):
+        is_data = file.is_file() and file.stat().st_size <= MOST_BYTES
+        if (is_data and "__pycache__" not in file.parts) or file.suffix == ".py":
+            yield file
+
+
 def _own_files(imports: Sequence[str]) -> Iterator[Path]:
     """Yield the files of modules, and of whole packages, that are in the current folder."""
     here = Path.cwd()
@@ -57,7 +67,7 @@ def _own_files(imports: Sequence[str]) -> Iterator[Path]:
         if spec.origin == str(here / f"{top}.py"):
             yield here / f"{top}.py"
         elif str(here / top) in (spec.submodule_search_locations or ()):
-            yield from (here / top).rglob("*.py")
+            yield from _of_package(here / top)
     for module in list(sys.modules.values()):  # what the user's modules import
         file = Path(getattr(module, "__file__", None) or "-")
         if file.suffix == ".py" and file.is_relative_to(here) and "site-packages" not in file.parts:

@@ -87,7 +87,7 @@ class SparsifyCallback:
             UserError: the number of steps is not known, or the training cannot be served.
         """
         if self._sparsifier is not None:
-            self._sparsifier.finalize()
+            self._sparsifier.detach()  # weights that were loaded since stay as they are
             self._sparsifier = None
         epoch = self.steps_per_epoch
         if epoch is None and 0 < steps_per_epoch < math.inf:
@@ -189,18 +189,11 @@ class SparsifyCallback:
 
     def end(self) -> None:
         """Warn if the network that the training leaves is not as sparse as planned."""
-        sparsifier, net = self.sparsifier, self.sparsifier.net
-        sparsity, masked = sparsifier.sparsity(), 1 - net.nnz / net.numel
+        sparsifier = self.sparsifier
         if not sparsifier.is_done:
             warnings.warn(
                 f"the training ended after {sparsifier.step} of {sparsifier.total_steps} planned "
-                f"steps, at sparsity {sparsity:.3f}.",
+                f"steps, at sparsity {sparsifier.sparsity():.3f}.",
                 stacklevel=2,
             )
-        if sparsity < masked - 1e-6:
-            warnings.warn(
-                "the weights have been replaced, by an average or the best checkpoint: their "
-                f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
-                "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
-                stacklevel=2,
-            )
+        sparsifier.net.warn_if_denser()

@@ -113,10 +113,10 @@ class SparseTrainer(Trainer):
         callbacks = self.callback_handler.callbacks
         return next((found for found in callbacks if isinstance(found, Sparsify)), None)
 
-    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
-        """Remember the number of steps in an epoch."""
-        values = super().set_initial_training_values(*args, **kwargs)
-        self._steps_per_epoch = values[1]
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
+        """Remember the number of steps in an epoch; 0 if it is not known."""
+        values = super().set_initial_training_values(args, dataloader)
+        self._steps_per_epoch = values[1] if has_length(dataloader) else 0
         return values
 
     def create_scheduler(

@@ -47,9 +47,19 @@ class Sparsify(SparsifyCallback, Callback):
         self._optimizer: Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
         self._final: dict[str, Any] | None = None
-        self._is_fitting = False
+        self._is_fitting, self._steps_taken = False, 0
 
     # ---- state
+
+    @property
+    def state_key(self) -> str:
+        """The name of the state in checkpoints. A callback for another optimizer has its own."""
+        return f"{type(self).__qualname__}{self.optimizer or ''}"
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged, for another optimizer than the first with its number."""
+        end = f"_{self.optimizer}" if self.optimizer else ""
+        return {f"{name}{end}": value for name, value in super().metrics().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a training resumes from."""
@@ -67,8 +77,14 @@ class Sparsify(SparsifyCallback, Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what another call of the trainer has loaded."""
-        self._loaded, self._is_fitting = None, False
+        self._loaded, self._is_fitting, self._steps_taken = None, False, 0
         self._epochs = trainer.max_epochs or -1  # StochasticWeightAveraging adds one later
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note how far a training has got; LearningRateFinder loads one that has not begun."""
+        self._steps_taken = checkpoint.get("global_step", 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the optimizer.
@@ -79,7 +95,7 @@ class Sparsify(SparsifyCallback, Callback):
         if trainer.strategy.restore_checkpoint_after_setup:
             name = type(trainer.strategy).__name__
             raise UserError(f"{name} shards the weights: use DDP or one device.")
-        if trainer.ckpt_path and not self._loaded:
+        if self._steps_taken and not self._loaded:
             raise UserError(
                 "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
             )
@@ -99,6 +115,8 @@ class Sparsify(SparsifyCallback, Callback):
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             if any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
                 self._require_steps("GradientAccumulationScheduler changes the number of steps")
+            if not automatic and trainer.max_steps > 0 and len(trainer.optimizers) > 1:
+                self._require_steps("max_steps counts the steps of all optimizers")
             steps, epoch = steps_of(trainer)
             if self._epochs > 0 and trainer.max_epochs:
                 steps -= epoch * (trainer.max_epochs - self._epochs)
