@@ -100,7 +100,7 @@ def test_random_parts_come_from_the_models_own_initialisation(machine, capsys):
     out = machine.runs / "out.pt"
     sources = ["--mask", f"{run.name}@final", "--magnitudes", "random", "--others", "random"]
     given = [*sources, "--seed", "3", "--runs", str(machine.runs), "-o", str(out)]
-    assert main(["transplant", *given, *shape[:2]]) == 2
+    assert main(["transplant", *given, *shape[:2], "--channels", "3"]) == 2
     message = "not (24, 3, 3, 3) as in digits-cnn: give the --classes, --channels and --image-size"
     assert message in capsys.readouterr().err
     assert main(["transplant", *given, *shape]) == 0
