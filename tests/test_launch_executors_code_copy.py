@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import launch.executors.code_copy
 import launch.runs.provenance
 from analysis.contents import Config, wrong_entry
@@ -73,6 +75,12 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     again = copy_code(tmp_path / "slurm", ("own_module", "own_package.part"))
     names = {path.name for path in (again / "own_package").iterdir()}
     assert again != code and names == {"__init__.py", "part.py", "renamed.py", "labels.txt"}
+    monkeypatch.setattr(launch.executors.code_copy, "MOST_BYTES", 6)
+    with pytest.warns(
+        UserWarning, match=r"the 1 data files of .*own_package \(0 MB\) are not copied"
+    ):
+        small = copy_code(tmp_path / "slurm", ("own_module", "own_package.part"))
+    assert not (small / "own_package" / "labels.txt").exists()
     Path("own_package/renamed.py").rename("own_package/moved.py")
     assert copy_code(tmp_path / "slurm", ("own_module", "own_package.part")) != again
 

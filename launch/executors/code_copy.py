@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from launch import packages
 from launch.runs.files import write_json
 from launch.runs.provenance import REVISION, git_state
 
-MOST_BYTES = 2**20  # of a file of data in a package
+MOST_BYTES = 2**25  # of the data in a package
 
 
 def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
@@ -50,11 +51,19 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
 
 
 def _of_package(folder: Path) -> Iterator[Path]:
-    """Yield the files of a package, the data beside its modules included."""
-    for file in folder.rglob("*"):
-        is_data = file.is_file() and file.stat().st_size <= MOST_BYTES
-        if (is_data and "__pycache__" not in file.parts) or file.suffix == ".py":
-            yield file
+    """Yield the modules of a package, and the data beside them unless these are large."""
+    files = [f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    yield from (file for file in files if file.suffix == ".py")
+    data = [file for file in files if file.suffix != ".py"]
+    total = sum(file.stat().st_size for file in data)
+    if total <= MOST_BYTES:
+        yield from data
+        return
+    warnings.warn(
+        f"the {len(data)} data files of {folder} ({total / 2**20:.0f} MB) are not copied: jobs "
+        "must find them elsewhere.",
+        stacklevel=2,
+    )
 
 
 def _own_files(imports: Sequence[str]) -> Iterator[Path]:
