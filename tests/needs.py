@@ -36,6 +36,7 @@ needs_compiler = _needs("C++ compiler", _has("g++") and HEADER.exists(), "g++ py
 needs_fashion_mnist = _needs(
     "Fashion-MNIST", DEBIAN_FASHION_MNIST.is_dir(), "dataset-fashion-mnist"
 )
+needs_git = _needs("git", _has("git"), "git")
 needs_latex = _needs("pdflatex", _has("pdflatex"), "texlive-latex-recommended")
 needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import needs_git
 
 import launch.executors.code_copy
 import launch.runs.provenance
@@ -85,6 +86,7 @@ def test_own_modules_in_the_current_folder_are_copied(tmp_path, monkeypatch):
     assert copy_code(tmp_path / "slurm", ("own_module", "own_package.part")) != again
 
 
+@needs_git
 def test_the_revision_of_another_project_is_not_recorded(tmp_path, monkeypatch):
     """Its checkout can have the virtual environment in which the suite is installed."""
     file = tmp_path / ".venv" / "launch" / "runs" / "provenance.py"
