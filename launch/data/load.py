@@ -41,7 +41,7 @@ def load_data(
     """
     check_ranks(recipe.batch_size, share.world)
     _check_padding(recipe)
-    if _is_streamed(recipe):
+    if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     if recipe.validation:
@@ -112,15 +112,10 @@ def _load_items(
     )
 
 
-def _is_streamed(recipe: Recipe) -> bool:
-    """Return whether images are read from a folder during training."""
-    return is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE
-
-
 def _check_padding(recipe: Recipe) -> None:
     """Raise UserError if images are cropped at random sizes, and padding would have no effect."""
-    large = recipe.data.startswith(PREFIX) and recipe.image_size > RESIDENT_MAX_SIZE
-    if recipe.crop_padding and (large or _is_streamed(recipe)):
+    are_files = is_folder(recipe.data) or recipe.data.startswith(PREFIX)
+    if recipe.crop_padding and are_files and recipe.image_size > RESIDENT_MAX_SIZE:
         raise UserError(
             f"images of more than {RESIDENT_MAX_SIZE} pixels are cropped at random sizes and "
             "positions, without padding: use --crop-padding 0."
