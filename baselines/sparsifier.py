@@ -162,6 +162,7 @@ class Sparsifier:
     def look_at_gradients(self) -> None:
         """Show this step's gradients to the method. A second call does nothing."""
         if not self._looked and not self.is_done:
+            self.net.follow()  # once per step: between two passes, SAM's weights are moved ones
             self._replaced = self.method.after_backward(self.net, self.step)
             self._looked = True
 
@@ -170,7 +171,6 @@ class Sparsifier:
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
         """
-        self.net.follow()  # the step does it too, before it looks at gradients
         if not self.method.reads_gradients(self.step) or self.net.has_finite_gradients():
             self.look_at_gradients()
         self.net.mask_gradients()
