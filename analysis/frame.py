@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.checked import BrokenFile
+from analysis.contents import Config
 from analysis.decay import decays_of
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
 from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
@@ -72,8 +73,8 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         rule: what makes signs flip: "", "Sign-In" or "HAM"
         label: the method as tables name it; "earlier" is among its options if defaults of the
             method have changed since, and runs with the new ones are in the folders, too
-        mask.label, mask.epochs: method, with its rule, and total number of epochs of the run whose
-            mask the run trains, for method "fixed"
+        mask.label, mask.epochs, mask.early: method, with its rule, total number of epochs, and
+            early epochs of the run whose mask the run trains, for method "fixed"
         mask.at, signs.at, magnitudes.at: an epoch, "final" or "random", for method "fixed"
 
     Folders that cannot be read are left out, with one warning that names them. The attribute
@@ -189,12 +190,21 @@ def _row(folder: Path) -> dict[str, Any]:
     row = {**ADDED, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
     row["new_defaults"] = config.get("new_defaults", {})
+    row["early_epochs"] = _early_epochs(config)
     row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
     return _renamed(row)
+
+
+def _early_epochs(config: Config) -> tuple[int, ...]:
+    """Return the epochs after a tenth and three tenths of a run, as it has chosen them."""
+    if "early_epochs" in config:
+        return tuple(config["early_epochs"])
+    epochs = config.get("epochs") or config["run"]["settings"].get("epochs", 0)  # an earlier run
+    return tuple(max(1, round(part * epochs)) for part in (0.1, 0.3))
 
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +260,7 @@ def _name_references(
         row[f"{part}.label"] = labels.get(run, "")
     source = by_name.get(row["mask.run"], row)
     row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")
+    row["mask.early"] = source["early_epochs"]
 
 
 def _with_run(value: Any, by_name: dict[str, dict[str, Any]]) -> Any:

@@ -158,6 +158,14 @@ class Method(Generic[O]):
         """β of the factors of a `factorised` method; None for the recipe's."""
         return None
 
+    def early_epoch(self, epoch: int) -> int:
+        """Return the epoch whose weights stand for those after `epoch` epochs, in transplants.
+
+        An earlier one if weights that return later are masked after `epoch` epochs: they have no
+        sign then.
+        """
+        return epoch
+
     def schedule(self, step: int) -> tuple[int, int]:
         """Return where a step stands in the learning rate's schedule: (step, number of steps)."""
         return step, self.plan.steps

@@ -488,7 +488,7 @@ def test_tables_have_only_transplants_from_one_run():
     run |= {"magnitudes.at": "random", "magnitudes.run": "", "mask.label": "gmp"}
     run |= {"options.init": "", "options.others": "", "options.magnitude_kind": "each"}
     run |= {"rule": "", "learner": False, "method": "fixed", "label": "fixed (gmp@final)"}
-    run |= {"options.flip_signs": 0.0, "mask.epochs": 100}
+    run |= {"options.flip_signs": 0.0, "mask.early": (10, 30)}
     one, ten = LAYOUTS["1"].place, LAYOUTS["10"].place
     assert one(run) == ("Final sign + learned mask", "GMP")
     assert one({**run, "signs.run": "b"}) is None
@@ -497,17 +497,22 @@ def test_tables_have_only_transplants_from_one_run():
     assert one({**run, **sizes, "magnitudes.run": "b"}) is None
     fresh = {**run, "signs.at": "random", "signs.run": ""}
     assert one(fresh) == ("Random init + learned mask", "GMP") and ten(fresh) == ("GMP", "Random")
+    early = {"signs.at": "40", "mask.early": (10, 40)}
+    assert one({**run, **early}) == ("Epoch 30 sign + learned mask", "GMP")
+    assert one({**run, **early, "signs.at": "30"}) is None
     others = {"options.init": "a@final"}  # whose biases and normalisation are learned
     assert one({**run, **others}) is one({**fresh, **others}) is ten({**fresh, **others}) is None
 
 
 def test_rows_of_other_budgets_say_which_epoch_they_are():
     row = "Epoch 30 sign + learned mask"
-    assert at_budget(row, {100}) == at_budget(row, set()) == row
-    assert at_budget(row, {10}) == "Epoch 3 of 10 (30 %) sign + learned mask"
-    assert at_budget(row, {5}) == "Epoch 2 of 5 (40 %) sign + learned mask"
-    assert at_budget(row, {10, 120}) == "30 % of the epochs sign + learned mask"
-    assert at_budget("Baseline", {10}) == "Baseline"
+    ten, acdc = (10, (1, 3)), (150, (10, 40))
+    assert at_budget(row, {(100, (10, 30))}) == at_budget(row, set()) == row
+    assert at_budget(row, {ten}) == "Epoch 3 of 10 (30 %) sign + learned mask"
+    assert at_budget(row, {(5, (1, 2))}) == "Epoch 2 of 5 (40 %) sign + learned mask"
+    assert at_budget(row, {acdc}) == "Epoch 40 of 150 (27 %) sign + learned mask"
+    assert at_budget(row, {ten, acdc}) == "30 % of the epochs sign + learned mask"
+    assert at_budget("Baseline", {ten}) == "Baseline"
 
 
 def test_titles_name_the_network_that_was_trained(tmp_path):

@@ -13,6 +13,20 @@ from baselines.methods.acdc import AcDc
 from baselines.tools.schedules import acdc_phases
 
 
+@pytest.mark.parametrize(
+    ("epochs", "early", "expected"),
+    [
+        (100, (10, 30), (10, 30)),
+        (150, (15, 45), (10, 40)),  # dense: 0 to 9, 35 to 39
+        (25, (2, 8), (2, 7)),  # dense: 0 to 2.5, 6.25 to 7.5
+        (3, (1, 1), (1, 1)),  # it ends sparse, and there is none before
+    ],
+)
+def test_early_epochs_end_dense(epochs, early, expected):
+    method = AcDc(Plan(0.8, 1000 * epochs, 1000))
+    assert tuple(map(method.early_epoch, early)) == expected
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_acdc_compresses_by_one_threshold_and_returns_at_zero_without_momentum(storage):
     steps = 200

@@ -17,6 +17,8 @@ reset looks for gradients that zero_grad has set to None), and phases on CIFAR a
 
 from __future__ import annotations
 
+from typing import Literal
+
 from baselines.engine.sparse_model import SparseModel
 from baselines.method import Method, Options
 from baselines.registry import register
@@ -32,10 +34,24 @@ class AcDc(Method[Options]):
     family = "dense to sparse"
     paper = "Peste et al. 2021"
 
+    def early_epoch(self, epoch: int) -> int:
+        """Return the last epoch up to `epoch` that ends dense; `epoch` itself if none does."""
+
+        def is_dense(epoch: int) -> bool:
+            begun = [at for at in self.phases if at < epoch * self.plan.steps_per_epoch]
+            return not begun or self.phases[max(begun)] == "dense"
+
+        return next(filter(is_dense, range(epoch, 0, -1)), epoch)
+
+    @property
+    def phases(self) -> dict[int, Literal["sparse", "dense"]]:
+        """First step of each phase after the dense warm-up, and its kind."""
+        return acdc_phases(self.plan.epochs, self.plan.steps)
+
     def before_step(self, net: SparseModel, step: int) -> None:
-        phases = acdc_phases(self.plan.epochs, self.plan.steps)
-        if phases.get(step) == "sparse":
+        phase = self.phases.get(step)
+        if phase == "sparse":
             net.set_masks(global_masks(net.magnitudes(), self.plan.sparsity))
-        elif phases.get(step) == "dense":
+        elif phase == "dense":
             net.set_masks(dict.fromkeys(net.layers))
             net.clear_state()

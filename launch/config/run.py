@@ -12,7 +12,7 @@ from typing import Any
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
 from baselines.fields import first_default_of, typed
-from baselines.method import Options, Plan
+from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import SignRule
@@ -149,16 +149,24 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
-        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
-        return find_method(self.method)(plan, self.options).epochs
+        return self._trained(steps_per_epoch=1).epochs
 
     @property
     def early_epochs(self) -> tuple[int, int]:
         """A tenth and three tenths of the epochs, whose snapshots are always kept.
 
-        They are the paper's epochs 10, which it calls the end of warm-up, and 30 of 100.
+        They are the paper's epochs 10, which it calls the end of warm-up, and 30 of 100. With
+        AC/DC, the last epochs up to these that end dense: masked weights have no sign.
         """
-        return max(1, round(0.1 * self.epochs)), max(1, round(0.3 * self.epochs))
+        method = self._trained(steps_per_epoch=1000)  # phases can change within an epoch
+        first, second = (max(1, round(part * self.epochs)) for part in (0.1, 0.3))
+        return method.early_epoch(first), method.early_epoch(second)
+
+    def _trained(self, steps_per_epoch: int) -> Method[Options]:
+        """Return the method of a training with this number of steps per epoch."""
+        recipe = self.settings
+        plan = Plan(self.sparsity, recipe.epochs * steps_per_epoch, steps_per_epoch, self.seed)
+        return find_method(self.method)(plan, self.options)
 
     @property
     def kept_epochs(self) -> set[int]:

@@ -82,7 +82,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
         order = [*theirs.index, *(key for key in part.index if key not in theirs.index)]
         part = part.reindex(order).reset_index(names=["row", "column"])
         if "mask.epochs" in ours:
-            budgets = set(ours["mask.epochs"].dropna().astype(int))
+            known = ours.dropna(subset=["mask.epochs"])
+            budgets = set(zip(known["mask.epochs"].astype(int), known["mask.early"], strict=True))
             part["row"] = [at_budget(row, budgets) for row in part["row"]]
             part = part.drop_duplicates(_PLACE)  # of few epochs, both early ones are the first
         about = {"recipe": recipe, "paper_recipe": paper_recipe, "network": _network(ours)}
@@ -207,7 +208,7 @@ def _sheet(
         notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
     title = f"{LAYOUTS[number].title}{network and ', '}{network}"
-    title += "" if protocol == "suite" else ", protocol of the paper's code"
+    title += "" if protocol == "suite" else ", protocol of the group's code"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from analysis.names import HAM, PLAIN, legend_entry, name_of, with_rule
 
-PAPER_EPOCHS, EARLY = 100, (0.1, 0.3)  # the paper's epochs 10 and 30 of 100
+Budget = tuple[int, tuple[int, ...]]  # epochs of a run, and its early epochs
+PAPER_BUDGET: Budget = (100, (10, 30))
+STAGES = ("Epoch 10", "Epoch 30")
 
 RunRow = dict[str, Any]
 Place = tuple[str, str] | None  # row and column; None: the run does not belong to the table
@@ -41,9 +43,9 @@ def _signs(run: RunRow) -> Place:
     part, word = ("magnitudes", "mag") if signs == "random" else ("signs", "sign")
     if run[f"{part}.run"] != run["mask.run"]:  # those of another network
         return None
-    epochs = run["mask.epochs"]
-    stages = {str(_epoch(epochs, part)): _stage(part) for part in EARLY[::-1]}
-    stage = {**stages, "final": "Final"}.get(run[f"{part}.at"])
+    early = zip(map(str, run["mask.early"]), STAGES, strict=True)
+    stages = {"final": "Final", **dict([*early][::-1])}  # of few epochs, both are the first
+    stage = stages.get(run[f"{part}.at"])
     return (f"{stage} {word} + learned mask", column) if stage else None
 
 
@@ -70,28 +72,19 @@ def _takes_mask(run: RunRow) -> bool:
     )
 
 
-def _epoch(epochs: int, part: float) -> int:
-    """Return the epoch after a part of a run."""
-    return max(1, round(part * epochs))
-
-
-def _stage(part: float) -> str:
-    return f"Epoch {100 * part:.0f}"
-
-
-def at_budget(row: str, budgets: set[int]) -> str:
+def at_budget(row: str, budgets: set[Budget]) -> str:
     """Return the name of a row of Table 1 for runs of other numbers of epochs than the paper's.
 
     "Epoch 10 sign" becomes "Epoch 1 of 10 (10 %) sign", and "10 % of the epochs sign" if the runs
     have several numbers of epochs.
     """
-    for part in EARLY:
-        rest = row.removeprefix(_stage(part) + " ")
-        if rest != row and budgets - {PAPER_EPOCHS}:
+    for i, stage in enumerate(STAGES):
+        rest = row.removeprefix(stage + " ")
+        if rest != row and budgets - {PAPER_BUDGET}:
             if len(budgets) > 1:
-                return f"{100 * part:.0f} % of the epochs {rest}"
-            (epochs,) = budgets
-            epoch = _epoch(epochs, part)
+                return f"{PAPER_BUDGET[1][i]} % of the epochs {rest}"
+            ((epochs, early),) = budgets
+            epoch = early[i]
             return f"Epoch {epoch} of {epochs} ({100 * epoch / epochs:.0f} %) {rest}"
     return row
 
