@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from baselines.engine.product import Product
 from baselines.errors import UserError
-from signin.sign_in import is_rescale_epoch
+from signin import SignIn
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,10 @@ def test_one_step_keeps_the_exact_invariants(x, g, lr, decay, frobenius, beta):
 
 def test_rescale_epochs_follow_algorithm_1():
     # i = epoch + 1 runs from 1; rescale where i mod p = 0 and i < T2
-    assert [e + 1 for e in range(20) if is_rescale_epoch(e, 3, 10)] == [3, 6, 9]
-    assert [e + 1 for e in range(20) if is_rescale_epoch(e, 5, 10)] == [5]
-    assert not any(is_rescale_epoch(e, 0, 10) for e in range(20))
+    expected = {1: [*range(1, 10)], 3: [3, 6, 9], 5: [5], 10: [], 0: []}
+    for period, paper in expected.items():  # the paper's i, for T₂ = 10
+        rule = SignIn(rescale_period=period, rescale_until=0.5)
+        assert [epoch + 1 for epoch in rule.rescale_epochs(20)] == paper
 
 
 def test_bad_scalings_are_named():

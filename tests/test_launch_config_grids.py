@@ -71,6 +71,13 @@ def test_table_one_transplants_what_its_rows_say():
     assert seeds == {1003}  # not the initialisation that the mask was learned from
 
 
+def test_early_signs_of_acdc_are_those_of_dense_epochs():
+    runs = find_grid("table1", recipe="cifar10-resnet20", methods=("acdc", "rigl"))
+    signs = {run.options.signs.rpartition("@")[2] for run in runs if run.method == "fixed"}
+    assert signs == {"10", "40", "15", "45", "final", "random"}
+    assert [run.early_epochs for run in runs if run.method != "fixed"] == [(10, 40), (15, 45)]
+
+
 def test_signs_are_reversed_in_the_masks_own():
     runs = find_grid("signs", recipe="digits", epochs=20, seeds=(3,), methods=("rigl",))
     base, *others = runs
@@ -140,7 +147,12 @@ def test_grids_of_sign_in_vary_one_thing_and_share_the_runs_in_the_middle():
         (run.settings.sign_in.rescale_period, run.settings.sign_in.rescale_until)
         for run in grids["rescaling"]
     }
-    assert rescaled == {(0, 0.5), *itertools.product((1, 2, 5), (0.25, 0.5, 1.0))}
+    tried = set(itertools.product((1, 2, 5), (0.25, 0.5, 1.0)))
+    assert rescaled == {(0, 0.5), *tried} - {(5, 0.25)}  # of 20 epochs: T₂ is 5, and i = 5 is not
+    short = find_grid("rescaling", **at, epochs=10)
+    kept = {(r.settings.sign_in.rescale_period, r.settings.sign_in.rescale_until) for r in short}
+    # i = 1, before the first step, changes nothing
+    assert kept == {(0, 0.5), *tried} - {(1, 0.25), (2, 0.25), (5, 0.25), (5, 0.5)}
     betas = [
         (run.settings.sign_in.beta, run.settings.sign_in.beta_last)
         for run in grids["beta"]

@@ -166,7 +166,10 @@ def decay(
     factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
     halved = {"sign_in_decays": "factors", "sign_in_weight_decay": lam / 2}  # θ decays with both
     plain: list[dict[str, Any]] = [{}, twice, none]
-    ours = [{}, twice, factors, {**factors, **none}, {**factors, **halved}]
+    sign_in = find_recipe(recipe).sign_in_decayed
+    # if the factors decay, all other parameters decay alike under both scopes
+    equal = {} if sign_in.sign_in_weight_decay else factors
+    ours = [{}, twice, equal, {**equal, **none}, {**factors, **halved}]
     runs = []
     for rule, variants in zip(BOTH, (plain, ours), strict=True):
         for variant, name in itertools.product(variants, methods):
@@ -262,7 +265,7 @@ def find_grid(
     Args:
         assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
             each combination of their values.
-        protocol: "paper" for one-shot SynFlow and balanced densities as in the paper's code.
+        protocol: "paper" for one-shot SynFlow and balanced densities as in code of its group.
         choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from baselines.registry import find_method
 from launch.config.grid_parts import BOTH, CIFAR, PLAIN, Entry, Rule, Seeds, at_sparsity, pairs
 from launch.config.run import Run
 
@@ -20,9 +21,20 @@ def rescaling(
     methods: Sequence[str] = ("random",),
     **choices: Any,
 ) -> list[Run]:
-    """Plain runs, Sign-In without rescaling, and Sign-In by period p and end T₂ of rescaling."""
+    """Plain runs, Sign-In without rescaling, and Sign-In by period p and end T₂ of rescaling.
+
+    Settings that never rescale after the first step are left out: they train the same network.
+    """
     settings = [{"rescale_period": p, "rescale_until": t} for p in PERIODS for t in UNTIL]
-    return _with_settings([{"rescale_period": 0}, *settings], recipe, seeds, methods, choices)
+    runs = _with_settings([{"rescale_period": 0}, *settings], recipe, seeds, methods, choices)
+    return [run for run in runs if not run.sign_in or _rescales(run)]
+
+
+def _rescales(run: Run) -> bool:
+    """Return whether a run rescales after its first step, or is meant not to."""
+    rule = run.settings.sign_in
+    periodic = any(rule.rescale_epochs(run.settings.epochs)[-1:])  # not only before epoch 0
+    return not rule.rescale_period or periodic or not find_method(run.method).keeps_masks()
 
 
 def beta(

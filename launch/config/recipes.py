@@ -28,7 +28,7 @@ _CIFAR = Recipe(
     weight_decay=1e-4,
     precision="bfloat16",
     channels_last=True,
-    sign_in=SignIn(rescale_until=0.5, sign_in_decays="product"),
+    sign_in=SignIn(rescale_until=0.5),  # with SGD, its decay is of θ
 )
 
 _IMAGENET = Recipe(
