@@ -1,4 +1,4 @@
-"""Two protocols for the paper's tables: the suite's, and that of the code of the paper's group.
+"""Two protocols for the paper's tables: the suite's, and that of earlier code of its group.
 
 That code (TurboPrune) prunes by SynFlow in one iteration, and its balanced densities lose weights
 that full layers cannot hold, so that networks are sparser than requested. Runs of that protocol
@@ -29,10 +29,13 @@ LABELS = {
 NUMBERS = ("3", "9", "10", "11")  # tables with such runs
 
 _NOTES = {
-    "suite": "the paper's code has sparser balanced masks and one-shot SynFlow: --protocol paper",
+    "suite": (
+        "code of the paper's group has sparser balanced masks and one-shot SynFlow: "
+        "--protocol paper"
+    ),
     "paper": (
-        "protocol of the paper's code: one-shot SynFlow, and balanced masks that are sparser than "
-        "requested"
+        "protocol of code of the paper's group: one-shot SynFlow, and balanced masks that are "
+        "sparser than requested"
     ),
 }
 

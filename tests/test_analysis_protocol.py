@@ -1,4 +1,4 @@
-"""The paper's tables of the runs that are made as by the paper's code."""
+"""The paper's tables of the runs that are made as by code of the paper's group."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_each_protocol_shows_its_own_runs(runs):
     text = to_text(ours.sheets[0])
     assert "one-shot SynFlow: --protocol paper" in text
     text = to_text(theirs.sheets[0])
-    assert "protocol of the paper's code: one-shot SynFlow" in text
+    assert "protocol of code of the paper's group: one-shot SynFlow" in text
     assert "protocol" not in to_text(make_table("5", runs).sheets[0])
 
 
@@ -49,7 +49,7 @@ def test_the_report_has_both(runs):
     assert protocols(own, "9") == ["suite"]
     tables = Page("".join(_paper_tables("cifar10-resnet20", runs, None).blocks)).tables
     nine = [title for title, _, _ in tables if title.startswith("Table 9")]
-    assert len(nine) == 2 and nine[1] == f"{nine[0]}, protocol of the paper's code"
+    assert len(nine) == 2 and nine[1] == f"{nine[0]}, protocol of the group's code"
 
 
 def test_other_tables_have_no_such_runs(runs):

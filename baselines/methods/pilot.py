@@ -2,7 +2,8 @@
 
 Jacobs & Burkholz 2025 (arXiv 2408.09966). θ = m ⊙ w with initially m² − w² = β = 1, as in Sign-In,
 and a decay α_k on both factors. The implicit bias changes from L2 to L1 as the decay reduces β to
-β·exp(−2·Σ lr·α) (without gradient noise). Then the smallest weights are pruned.
+β·exp(−2·Σ lr·α / (1 − momentum)) (SGD, without gradient noise). Then the smallest weights are
+pruned.
 
 α is multiplied by `growth` per epoch of 100 in the first half of the training, and divided by it in
 the second. Differs from the paper's Algorithm 1: there α grows only while training accuracy

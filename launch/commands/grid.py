@@ -56,8 +56,8 @@ class GridCommand:
     """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
     for each of several values."""
     protocol: Protocol = "suite"
-    """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of the
-    paper's code: one-shot SynFlow, and balanced masks that are sparser than requested."""
+    """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of
+    code of the paper's group: one-shot SynFlow, and balanced masks sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs; with
     --executor slurm also the scripts for sbatch."""
