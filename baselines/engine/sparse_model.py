@@ -81,7 +81,7 @@ class SparseModel(MaskedWeights):
         if not stays_dense:
             check_use(self.slots.values())
         self._stays_dense = stays_dense
-        self._first_forward: FirstForward | None = None
+        self.first_forward: FirstForward | None = None  # while attached, unless dense
         self.storage = Plain() if storage is None else storage
         self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
@@ -219,7 +219,7 @@ class SparseModel(MaskedWeights):
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
         if not self._stays_dense:
-            self._first_forward = FirstForward(self.model, self.weights)
+            self.first_forward = FirstForward(self.model, self.weights)
         return self
 
     def detach(self) -> nn.Module:
@@ -231,9 +231,9 @@ class SparseModel(MaskedWeights):
         """
         if self._latents is not None:
             self._latents.remove()
-        if self._first_forward is not None:
-            self._first_forward.remove()
-        self._latents = self._first_forward = None
+        if self.first_forward is not None:
+            self.first_forward.remove()
+        self._latents = self.first_forward = None
         return self.model
 
     # ---- state
@@ -280,7 +280,7 @@ class SparseModel(MaskedWeights):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
-        return {**self.__dict__, "_latents": None, "_first_forward": None}
+        return {**self.__dict__, "_latents": None, "first_forward": None}
 
     # ---- helpers
 
