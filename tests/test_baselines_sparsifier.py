@@ -341,6 +341,22 @@ def test_what_a_begun_step_has_set_is_resumed(name):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_dense_latents_keep_the_state_that_the_optimizer_has_loaded(order):
+    choices = {"dense_latents": True, "update_every": 2, "steps": 40}
+    parts = ("model", "optimizer", "sparsifier")
+    whole, resumed = (dict(zip(parts, small(**choices), strict=True)) for _ in range(2))
+    first = whole["sparsifier"].masks
+    steps_of(whole["model"], whole["optimizer"], 6)
+    assert any(bool((whole["sparsifier"].masks[k] & ~first[k]).any()) for k in first)
+    for part in order:
+        resumed[part].load_state_dict(copy.deepcopy(whole[part].state_dict()))
+    for training in (whole, resumed):
+        steps_of(training["model"], training["optimizer"], 2)
+    for p, q in zip(whole["model"].parameters(), resumed["model"].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 @pytest.mark.parametrize("change", [{"method": "set"}, {"sparsity": 0.9}])
 def test_a_state_of_another_training_is_refused(change):
     _, _, saved = small("rigl")

@@ -13,10 +13,6 @@ Latents and their optimizer state exist only where the mask is one, masked weigh
 all times, `weight.grad` is the dense gradient (averaged over ranks by DDP), and between steps
 model and optimizer look as they do in any PyTorch program: `zero_grad`, gradient clipping,
 GradScaler, autocast, DDP and torch.compile need no change.
-
-Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RMSprop, Lion, …), and
-with `dense_latents=True` also with those that treat weights by the shape of their tensor (Muon,
-Adafactor, …).
 """
 
 from __future__ import annotations
@@ -268,15 +264,18 @@ class SparseModel(MaskedWeights):
             self._load(self.layers[name], mask, latents.get(name))
 
     def _load(self, old: Layer, mask: Tensor | None, values: Mapping[str, Tensor] | None) -> None:
-        if self._latents is not None and values is not None:
-            new = old.with_mask(mask)
+        new = old.with_mask(mask)
+        if values is None and old.is_in_place and old.full_size:
+            new.hold(old.latents)  # the optimizer's state may have been loaded already
+            self._replace(old, new)
+        elif values is not None and self._latents is not None:
             self._latents.load(old, new, values)
             self._replace(old, new)
             self._latents.push([new])
-            return
-        self._set_mask(old, mask)  # saved without an optimizer, or the latent is the weight
-        if self._latents is not None and not self.layers[old.name].is_in_place:
-            self._latents.split_again([self.layers[old.name]])
+        else:  # saved without an optimizer, or the latent is the weight
+            self._set_mask(old, mask)
+            if self._latents is not None and not self.layers[old.name].is_in_place:
+                self._latents.split_again([self.layers[old.name]])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
