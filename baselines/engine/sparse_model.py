@@ -161,10 +161,8 @@ class SparseModel(MaskedWeights):
 
         A GradScaler leaves out a step if one is not, also if that is of a weight that stays dense.
         """
-        if self._latents is None:
-            return all_finite(weight.grad for weight in self.weights.values())
-        groups = self._latents.optimizer.param_groups
-        return all_finite(parameter.grad for group in groups for parameter in group["params"])
+        parameters = self.stepped_parameters or self.weights.values()
+        return all_finite(parameter.grad for parameter in parameters)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -179,6 +177,12 @@ class SparseModel(MaskedWeights):
     def is_attached(self) -> bool:
         """Whether an optimizer is attached."""
         return self._latents is not None
+
+    @property
+    def stepped_parameters(self) -> list[nn.Parameter]:
+        """All parameters that the attached optimizer holds, prunable or not."""
+        groups = [] if self._latents is None else self._latents.optimizer.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
 
     def served_optimizer(self, optimizer: Any) -> Optimizer:
         """Return the optimizer that `attach` would attach: the given one, or one that it wraps.
