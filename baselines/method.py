@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 from baselines.checkpoint import ReadSource, run_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.fields import typed
+from baselines.fields import check_types, typed
 from baselines.samples import Samples
 
 
@@ -116,7 +116,7 @@ class Method(Generic[O]):
         options: defaults if None.
 
     Raises:
-        UserError: the options are those of another method.
+        UserError: the options are those of another method, or one has another type.
     """
 
     name: ClassVar[str]
@@ -140,6 +140,7 @@ class Method(Generic[O]):
         if not isinstance(options, self.options_class):
             expected, given = self.options_class.__name__, type(options).__name__
             raise UserError(f"{self.name}: options must be {expected}, not {given}.")
+        check_types(options)
         self.plan = plan
         self.options = cast(O, options)
 
