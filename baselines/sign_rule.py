@@ -58,6 +58,9 @@ class SignRule:
         """
         return weight_decay, weight_decay
 
+    def warn_if_short(self, epochs: int) -> None:
+        """Warn if a training has too few epochs for the rule. Called by `sparsify`."""
+
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Called before the first step of an epoch.
 

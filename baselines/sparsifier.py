@@ -297,4 +297,5 @@ def sparsify(
     else:
         sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
     sparsifier.restore_decays = set_weight_decays(served, decays)
+    sparsifier.rule.warn_if_short(chosen.epoch_of(0)[1])
     return sparsifier

@@ -7,6 +7,7 @@ network, and makes signs easy to flip again (see `baselines.engine.product`).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
@@ -35,6 +36,18 @@ class SignIn(Factors):
         if not self.rescale_period >= 0:
             raise UserError(f"rescale_period must not be negative, not {self.rescale_period}.")
         check_in_unit(rescale_until=self.rescale_until)
+
+    def warn_if_short(self, epochs: int) -> None:
+        """Warn if no rescale but the first one is due, so that this is plain m ⊙ w."""
+        period, until = self.rescale_period, self._until(epochs)
+        later = any(is_rescale_epoch(epoch, period, until) for epoch in range(1, epochs))
+        if period and not later and not (self.rescale_after_masks and self.rescale_masks_late):
+            warnings.warn(
+                f"Sign-In does not rescale after the first epoch: too few epochs ({epochs}) for "
+                f"rescale_period {period} and rescale_until {self.rescale_until:g}. Give a smaller "
+                "steps_per_epoch, a larger rescale_until, or rescale_period=0 for plain m ⊙ w.",
+                stacklevel=3,
+            )
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Rescale if Algorithm 1 does."""
