@@ -6,7 +6,6 @@ by default, so that the base class is dense training. `baselines.registry` finds
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
@@ -232,13 +231,3 @@ class Method(Generic[O]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-
-
-def warn_of_levels(method: Method[Options]) -> None:
-    """Warn if a method trains longer than planned, for a loop that does not know its schedule."""
-    if method.total_steps != method.plan.steps:
-        warnings.warn(
-            f"{method.name} trains in levels, {method.total_steps} steps in all: use "
-            "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
-            stacklevel=2,
-        )

@@ -190,10 +190,5 @@ class SparsifyCallback:
     def end(self) -> None:
         """Warn if the network that the training leaves is not as sparse as planned."""
         sparsifier = self.sparsifier
-        if not sparsifier.is_done:
-            warnings.warn(
-                f"the training ended after {sparsifier.step} of {sparsifier.total_steps} planned "
-                f"steps, at sparsity {sparsifier.sparsity():.3f}.",
-                stacklevel=2,
-            )
+        sparsifier.warn_if_unfinished(sparsifier.sparsity())
         sparsifier.net.warn_if_denser()
