@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
+from functools import cache
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
 
 T = TypeVar("T")
+_hints = cache(get_type_hints)
 
 
 def changed(default: T, before: T | None) -> T:
@@ -50,8 +53,8 @@ def earlier_defaults(home: Any) -> dict[str, Any]:
 def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as the fields of a dataclass declare them.
 
-    A whole number becomes a float where the field is one, a list becomes a tuple, and a text that
-    is a number becomes a float (YAML reads 1e-2 as a text).
+    A whole number becomes a float where the field is one, a number of numpy one of Python, a list a
+    tuple, and a text that is a number becomes a float (YAML reads 1e-2 as a text).
 
     Args:
         home: a dataclass or an instance of it.
@@ -63,14 +66,29 @@ def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in fields(home)}
     for key in values.keys() - known:
         raise unknown("field", key, known)
-    hints = get_type_hints(home if isinstance(home, type) else type(home))
+    hints = _hints(home if isinstance(home, type) else type(home))
     return {key: _of_type(key, value, hints[key]) for key, value in values.items()}
+
+
+def check_types(instance: Any) -> None:
+    """Check that a dataclass's instance has values of the declared types, or defaults.
+
+    Numbers of numpy count as those of Python, and lists as tuples.
+
+    Raises:
+        UserError: a value has another type or is not a choice.
+    """
+    pairs = ((spec, getattr(instance, spec.name)) for spec in fields(instance))
+    given = {spec.name: value for spec, value in pairs if value is not spec.default}
+    for key, value in typed(instance, given).items():
+        if isinstance(given[key], str) and not isinstance(value, str):  # for YAML files only
+            raise UserError(f"{key} must be of type {type(value).__name__}, not {given[key]!r}.")
 
 
 def _of_type(key: str, value: Any, hint: Any) -> Any:
     if isinstance(hint, UnionType):  # of a type and None
-        (inner,) = (part for part in get_args(hint) if part is not type(None))
-        return None if value is None else _of_type(key, value, inner)
+        first, *others = (part for part in get_args(hint) if part is not type(None))
+        return value if value is None or others else _of_type(key, value, first)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise unknown(key, str(value), map(str, get_args(hint)))
@@ -82,8 +100,9 @@ def _of_type(key: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    for kind, numbers in ((float, Real), (int, Integral)):
+        if hint is kind and isinstance(value, numbers) and not isinstance(value, bool):
+            return kind(value)
     if hint in (bool, int, float, str) and type(value) is not hint:
         raise UserError(f"{key} must be of type {hint.__name__}, not {value!r}.")
     return value

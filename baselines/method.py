@@ -6,7 +6,6 @@ by default, so that the base class is dense training. `baselines.registry` finds
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 from baselines.checkpoint import ReadSource, run_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.fields import typed
+from baselines.fields import check_types, typed
 from baselines.samples import Samples
 
 
@@ -116,7 +115,7 @@ class Method(Generic[O]):
         options: defaults if None.
 
     Raises:
-        UserError: the options are those of another method.
+        UserError: the options are those of another method, or one has another type.
     """
 
     name: ClassVar[str]
@@ -140,6 +139,7 @@ class Method(Generic[O]):
         if not isinstance(options, self.options_class):
             expected, given = self.options_class.__name__, type(options).__name__
             raise UserError(f"{self.name}: options must be {expected}, not {given}.")
+        check_types(options)
         self.plan = plan
         self.options = cast(O, options)
 
@@ -239,13 +239,3 @@ class Method(Generic[O]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-
-
-def warn_of_levels(method: Method[Options]) -> None:
-    """Warn if a method trains longer than planned, for a loop that does not know its schedule."""
-    if method.total_steps != method.plan.steps:
-        warnings.warn(
-            f"{method.name} trains in levels, {method.total_steps} steps in all: use "
-            "sparsifier.total_steps and sparsifier.lr_scheduler() to reach the sparsity.",
-            stacklevel=2,
-        )

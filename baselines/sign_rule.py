@@ -16,7 +16,7 @@ from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Names, Plain, Storage
 from baselines.errors import UserError
-from baselines.fields import changed
+from baselines.fields import changed, check_types
 from baselines.method import Method, Options
 
 
@@ -57,6 +57,9 @@ class SignRule:
             weight_decay: the decay of a training without the rule.
         """
         return weight_decay, weight_decay
+
+    def warn_if_short(self, epochs: int) -> None:
+        """Warn if a training has too few epochs for the rule. Called by `sparsify`."""
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Called before the first step of an epoch.
@@ -113,6 +116,7 @@ class Factors(SignRule):
     """Replace the decay of all parameters, or of the factors m and w only."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.beta > 0:
             raise UserError(f"beta must be positive, not {self.beta}.")
         if not self.beta_last >= 0:
@@ -155,7 +159,7 @@ class Factors(SignRule):
         return own, own if everything else weight_decay
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decays": list(self._decays)}
+        return {"decays": [float(decay) for decay in self._decays]}  # not numpy's numbers
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Warn if the training that is resumed had other decays: the optimizer's may be lost."""

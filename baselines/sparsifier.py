@@ -10,28 +10,26 @@ The hooks of `optimizer.step()` drive all that a method and Sign-In do in traini
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.engine.broadcast import equal_on_ranks, has_ranks
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.method import Method, Options, warn_of_levels
+from baselines.method import Method, Options
+from baselines.planned_steps import PlannedSteps
 from baselines.registry import MethodClass, make_method
 from baselines.samples import Samples, Source, as_samples
 from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_decays, weight_decays
-from baselines.tools.schedules import Factor, triangular
 from baselines.training_state import check_training, training_of
 
 
-class Sparsifier:
+class Sparsifier(PlannedSteps):
     """Makes a network sparse while an optimizer trains it. Made by `sparsify`.
 
     Attributes:
@@ -52,10 +50,10 @@ class Sparsifier:
         manual_begin: bool = False,
     ) -> None:
         check_rule(rule, method)
-        self.net, self.method, self.rule = net, method, rule or SignRule()
-        self.manual_begin, self.step, self._masks_seen = manual_begin, 0, 0
-        self._begun = self._looked = self._replaced = False
-        self._knows_schedule = self._lacks_state = False
+        super().__init__(method)
+        self.net, self.rule = net, rule or SignRule()
+        self.manual_begin, self._masks_seen = manual_begin, 0
+        self._begun = self._looked = self._replaced = self._lacks_state = False
         self._before_update: Any = None
         self.restore_decays: Callable[[], Any] = list  # does nothing
         self._training = training_of(method, self.rule)
@@ -88,6 +86,7 @@ class Sparsifier:
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
+        self.warn_if_unfinished(self.sparsity())
         self.net.warn_if_denser()
         return self.detach()
 
@@ -107,33 +106,6 @@ class Sparsifier:
     def sparsity(self) -> float:
         """Return the fraction of the prunable weights that are exactly zero."""
         return self.net.sparsity()
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training; more than planned if it trains in levels."""
-        self._knows_schedule = True
-        return self.method.total_steps
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all planned steps have been taken. The masks stay as they are from there on."""
-        return self.step >= self.method.total_steps
-
-    def lr_factor(self, step: int, factor: Factor = triangular) -> float:
-        """Return the factor on the peak learning rate at a step.
-
-        Methods that train in levels (LRR, WR, IMP) begin the schedule again at every level.
-
-        Args:
-            step: from 0 to total_steps − 1.
-            factor: takes a step and the number of steps of the schedule.
-        """
-        self._knows_schedule = True
-        return factor(*self.method.schedule(min(step, self.method.total_steps - 1)))
-
-    def lr_scheduler(self, optimizer: Optimizer, factor: Factor = triangular) -> LambdaLR:
-        """Return a scheduler that multiplies the learning rates by `lr_factor` at every step."""
-        return LambdaLR(optimizer, partial(self.lr_factor, factor=factor))
 
     # ---- what happens at a step
 
@@ -182,11 +154,12 @@ class Sparsifier:
         self._follow_masks()
         self.step += 1
         self._begun = self._looked = self._replaced = False
-        if self.step == 1 and not self._knows_schedule:
-            warn_of_levels(self.method)
+        if self.step == 1:
+            self.warn_of_levels()
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self.is_done:
+            self.warn_of_more()
             return
         if not self._begun and self.manual_begin:
             raise UserError("call begin_step() before each forward pass, or drop manual_begin.")
@@ -290,11 +263,16 @@ def sparsify(
     net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)
     rule = find_rule(sign_in, chosen, net, net.served_optimizer(optimizer))
     sparsifier = Sparsifier(net, chosen, rule, manual_begin)
-    served = net.served_optimizer(optimizer)  # again: the storage may have changed what is served
-    decays = weight_decays(sparsifier.rule, net, served)
-    if resume:
-        sparsifier.attach(served)
-    else:
-        sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
+    try:
+        served = net.served_optimizer(optimizer)  # again: the storage may have changed it
+        decays = weight_decays(sparsifier.rule, net, served)
+        if resume:
+            sparsifier.attach(served)
+        else:
+            sparsifier.start(served, as_samples(samples, net.model), share=has_ranks())
+    except BaseException:  # also Ctrl-C: the user has no sparsifier to finalize
+        sparsifier.detach()
+        raise
     sparsifier.restore_decays = set_weight_decays(served, decays)
+    sparsifier.rule.warn_if_short(chosen.epoch_of(0)[1])
     return sparsifier

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.fields import check_types
 from baselines.sign_rule import SignRule
 
 MAX_EXPONENT = 5.0  # of one step, as in the authors' code
@@ -36,6 +37,7 @@ class HAM(SignRule):
     """Decay β: weights shrink by exp(−lr·β) per step."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("ham_alpha", "ham_beta"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)}.")

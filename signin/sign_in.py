@@ -7,6 +7,7 @@ network, and makes signs easy to flip again (see `baselines.engine.product`).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
@@ -50,6 +51,22 @@ class SignIn(Factors):
         """
         period = self.rescale_period
         return range(period - 1, self._until(epochs) - 1, period) if period else range(0)
+
+    def rescales_later(self, epochs: int) -> bool:
+        """Return whether a rescale is due after the first epoch; before it, one changes nothing."""
+        return any(self.rescale_epochs(epochs)[-1:])
+
+    def warn_if_short(self, epochs: int) -> None:
+        """Warn if no rescale is due after the first epoch, so that this is plain m ⊙ w."""
+        late = self.rescale_after_masks and self.rescale_masks_late
+        if self.rescale_period and not late and not self.rescales_later(epochs):
+            warnings.warn(
+                f"Sign-In does not rescale after the first epoch: too few epochs ({epochs}) for "
+                f"rescale_period {self.rescale_period} and rescale_until {self.rescale_until:g}. "
+                "Give a smaller steps_per_epoch, a larger rescale_until, or rescale_period=0 for "
+                "plain m ⊙ w.",
+                stacklevel=3,
+            )
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Rescale if Algorithm 1 does."""

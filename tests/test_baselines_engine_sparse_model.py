@@ -636,3 +636,19 @@ def test_latents_may_lose_their_momentum_under_fused_sgd(density):
         trained.append(model.state_dict())
     for name, value in trained[0].items():
         torch.testing.assert_close(value, trained[1][name])
+
+
+def test_masks_are_made_where_the_weights_are():
+    """A trainer may move the model to the CPU; the positions stay where they were."""
+    layer = next(iter(SparseModel(tiny_net())))
+    mask = random_mask(tuple(layer.weight.shape), 20, 0, layer.name)
+    layer, asked = layer.with_mask(mask), []
+    index = layer.index
+
+    class Elsewhere:
+        def to(self, device):
+            asked.append(device)
+            return index
+
+    layer.index = Elsewhere()
+    assert torch.equal(layer.mask, mask) and asked == [layer.weight.device]

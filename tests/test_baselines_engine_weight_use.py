@@ -235,3 +235,33 @@ def test_a_watch_sees_what_reaches_a_linear_operation():
         with WeightWatch([("w", weight)]) as watch:
             use(weight)
         assert list(watch.transformed) == ["w"] * name.startswith(("shifted", "standardised")), name
+
+
+class Interrupted(nn.Sequential):
+    """Ends its first forward pass as Ctrl-C does."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 1:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("then", ["train", "evaluate", "detach"])
+def test_a_first_pass_that_is_interrupted_is_no_longer_watched(then):
+    model, x = Interrupted(nn.Linear(8, 8)), torch.randn(4, 8)
+    net = SparseModel(model)
+    net.attach(torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    watching = torch.overrides._get_current_function_mode_stack()
+    copy.deepcopy(model)(x)
+    assert torch.overrides._get_current_function_mode_stack() == watching
+    if then == "detach":
+        net.detach()
+    else:
+        model.train(then == "train")(x)
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert bool(model._forward_hooks) == (then == "evaluate")

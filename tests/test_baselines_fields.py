@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from baselines.errors import UserError
-from baselines.fields import changed, earlier_defaults, first_default_of, new_defaults, typed
+from baselines.fields import (
+    changed,
+    check_types,
+    earlier_defaults,
+    first_default_of,
+    new_defaults,
+    typed,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,27 @@ def test_values_get_the_types_of_their_fields():
 def test_values_of_other_types_are_named(values, message):
     with pytest.raises(UserError, match=message):
         typed(Options, values)
+
+
+def test_an_instance_is_checked_and_left_as_it_is():
+    made = Options(rate=1, steps=np.int64(2), parts=[1])
+    check_types(made)
+    assert isinstance(made.rate, int) and isinstance(made.steps, np.int64)
+    found = typed(Options, {"rate": np.float32(0.5), "steps": made.steps})
+    assert found == {"rate": 0.5, "steps": 2} and type(found["steps"]) is int
+    for values in ({"rate": "0.1"}, {"kind": "c"}, {"on": 1}, {"steps": None}):
+        with pytest.raises(UserError, match=next(iter(values))):
+            check_types(Options(**values))
+    check_types(Sloppy())
+    check_types(Sloppy(2, "x"))
+
+
+@dataclass(frozen=True)
+class Sloppy:
+    """A default of another type than declared, and a union."""
+
+    knob: int = None
+    either: int | str | None = 1
 
 
 def test_unknown_fields_are_named():

@@ -71,6 +71,14 @@ def test_methods_that_prune_before_training_keep_their_masks():
     assert keep == at_init | {"dense", "fixed"} | {"oneshot", "wanda", "sparsegpt"}
 
 
+def test_options_made_in_python_are_typed():
+    with pytest.raises(UserError, match="unknown scope 'globl', did you mean global"):
+        Gmp(Plan(0.5, 1, 1), GmpOptions(scope="globl"))
+    with pytest.raises(UserError, match="initial_sparsity must be of type float, not False"):
+        Gmp(Plan(0.5, 1, 1), GmpOptions(initial_sparsity=False))
+    Gmp(Plan(0.5, 1, 1), GmpOptions(initial_sparsity=0))
+
+
 def test_options_of_another_method_are_refused():
     with pytest.raises(UserError, match="rigl: options must be RigLOptions, not GmpOptions"):
         RigL(Plan(0.5, 1, 1), GmpOptions())

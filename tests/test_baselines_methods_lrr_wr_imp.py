@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from literal import batches, loss_of, tiny_net
@@ -117,6 +119,32 @@ def test_rewinding_keeps_the_versions_of_modules(method, statistics):
         model(torch.randn(8, 6)).square().sum().backward()
         optimizer.step()
     assert sparsifier.sparsity() == 0.5
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.filterwarnings("ignore:.*Name them in include or exclude")
+def test_rewinding_leaves_the_networks_of_other_optimizers(statistics):
+    nets = {"one": tiny_net(), "other": tiny_net().append(torch.nn.BatchNorm1d(5, affine=False))}
+    nets["one"].append(torch.nn.BatchNorm1d(5, affine=False))
+    model = torch.nn.ModuleDict(nets)
+    optimizers = [torch.optim.SGD(net.parameters(), 0.05) for net in nets.values()]
+    start = copy.deepcopy(model.state_dict())
+    options = {"keep": 0.5, "rewind_statistics": statistics, "exclude": ["other.*"]}
+    sparsifier = sparsify(
+        model, optimizers[0], "imp", sparsity=0.5, steps=2, steps_per_epoch=1, **options
+    )
+    for x, y in batches(2):
+        for net in nets.values():
+            loss_of(net(x), y).backward()
+        optimizers[1].step()
+        before = copy.deepcopy(model.state_dict())
+        optimizers[0].step()  # the second one ends the first level
+    for name, value in model.state_dict().items():
+        is_statistic = "running_" in name or "num_batches" in name
+        source = before if name.startswith("other") or (is_statistic and not statistics) else start
+        assert torch.equal(value, source[name] * sparsifier.masks.get(name, 1)), name
+        if not name.endswith("bias"):  # those before normalisation have no gradient
+            assert not torch.equal(before[name], start[name]), name
 
 
 @pytest.mark.parametrize("method", ["lrr", "wr", "imp"])

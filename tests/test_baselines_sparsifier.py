@@ -16,7 +16,7 @@ from literal import batches, loss_of, tiny_net
 from test_contract import make
 from torch import nn
 
-from baselines import Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
+from baselines import Method, Options, Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
 from signin import HAM, SignIn
@@ -116,10 +116,24 @@ def test_after_the_last_step_training_goes_on_under_the_last_masks():
     assert sparsifier.is_done
     masks = sparsifier.masks
     before = {k: v.detach().clone() for k, v in model.named_parameters()}
-    steps_of(model, optimizer, 5)
+    with pytest.warns(UserWarning, match="goes on after the 20 planned steps") as caught:
+        steps_of(model, optimizer, 5)
+    assert len(caught) == 1
     assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in masks.items())
     assert any(not torch.equal(v, before[k]) for k, v in model.named_parameters())
     assert sparsifier.step == 20
+
+
+def test_a_training_that_ends_early_is_warned_of_once():
+    model, optimizer, sparsifier = small("gmp")
+    steps_of(model, optimizer, 5)
+    with pytest.warns(UserWarning, match="ended after 5 of 20 planned steps") as caught:
+        sparsifier.finalize()
+        sparsifier.finalize()
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small("gmp")[2].finalize()  # no step was taken
 
 
 def test_levels_without_their_schedule_are_warned_of():
@@ -341,6 +355,22 @@ def test_what_a_begun_step_has_set_is_resumed(name):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_dense_latents_keep_the_state_that_the_optimizer_has_loaded(order):
+    choices = {"dense_latents": True, "update_every": 2, "steps": 40}
+    parts = ("model", "optimizer", "sparsifier")
+    whole, resumed = (dict(zip(parts, small(**choices), strict=True)) for _ in range(2))
+    first = whole["sparsifier"].masks
+    steps_of(whole["model"], whole["optimizer"], 6)
+    assert any(bool((whole["sparsifier"].masks[k] & ~first[k]).any()) for k in first)
+    for part in order:
+        resumed[part].load_state_dict(copy.deepcopy(whole[part].state_dict()))
+    for training in (whole, resumed):
+        steps_of(training["model"], training["optimizer"], 2)
+    for p, q in zip(whole["model"].parameters(), resumed["model"].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 @pytest.mark.parametrize("change", [{"method": "set"}, {"sparsity": 0.9}])
 def test_a_state_of_another_training_is_refused(change):
     _, _, saved = small("rigl")
@@ -401,6 +431,31 @@ def test_after_a_failed_attach_the_next_one_succeeds():
     right = torch.optim.SGD(model.parameters(), 0.1)
     sparsify(model, right, "random", sparsity=0.5, steps=10)
     steps_of(model, right, 2)
+
+
+class Failing(Method[Options]):
+    """Is interrupted before its first step."""
+
+    name = "failing"
+
+    def before_step(self, net, step):
+        raise KeyboardInterrupt
+
+
+def test_after_a_first_step_that_cannot_begin_nothing_is_attached():
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        sparsify(model, optimizer, Failing, sparsity=0.5, steps=10)
+    assert not model._forward_pre_hooks and not optimizer._optimizer_step_pre_hooks
+    rule = SignIn(sign_in_decay_scope="factors")
+    choices = {"steps": 10, "keep": 0.5, "interpolate_norms": True}
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(UserError, match="parameter groups of their own"):
+        sparsify(model, optimizer, "lrr", sparsity=0.5, sign_in=rule, **choices)
+    assert not model[1]._forward_pre_hooks
+    sparsify(model, optimizer, "random", sparsity=0.5, steps=10)
+    steps_of(model, optimizer, 2)
 
 
 class Shrinking(SignRule):

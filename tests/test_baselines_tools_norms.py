@@ -70,6 +70,30 @@ def test_a_forward_pass_that_fails_leaves_the_parameters():
     assert isinstance(layer.weight, nn.Parameter) and isinstance(layer.bias, nn.Parameter)
 
 
+class Interrupted(nn.BatchNorm1d):
+    """Ends a forward pass in training as Ctrl-C does."""
+
+    def forward(self, x):
+        if self.training:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_forward_pass_that_is_interrupted_leaves_the_parameters(removed):
+    layer, x = filled(Interrupted(2)), torch.randn(5, 2).double()
+    norms = InterpolatedNorms(layer)
+    norms.share = 0.5
+    with pytest.raises(KeyboardInterrupt):
+        layer(x)
+    if removed:
+        norms.remove()
+    else:
+        expected = F.batch_norm(x, layer.running_mean, layer.running_var, *layer.parameters())
+        assert torch.equal(layer.eval()(x), expected)
+    assert isinstance(layer.weight, nn.Parameter) and isinstance(layer.bias, nn.Parameter)
+
+
 def trained(method, model, steps, state=None, until=None, **options):
     """Train a network with a method, from a state if there is one. Return the sparsifier."""
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)

@@ -272,3 +272,16 @@ def test_masks_of_a_gpu_choose_magnitudes_of_a_file(device):
     magnitudes = {"a": torch.tensor([[1.0, -3.0], [5.0, 0.0]])}
     masks = {"a": torch.tensor([[True, True], [False, False]], device=device)}
     assert layer_means(magnitudes, masks)["a"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
+@pytest.mark.parametrize("device", [on_gpu("cuda")])
+def test_masks_are_read_after_the_model_has_left_the_gpu(device):
+    """Lightning moves the model to the CPU at the end of a training."""
+    model = tiny_net().to(device)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    sparsifier = sparsify(model, optimizer, "random", sparsity=0.5, steps=8, sign_in=True)
+    before = sparsifier.masks
+    model.cpu()
+    masks, state = sparsifier.masks, sparsifier.state_dict()["net"]["masks"]
+    assert all(torch.equal(masks[name], mask.cpu()) for name, mask in before.items())
+    assert all(torch.equal(masks[name], mask) for name, mask in state.items())

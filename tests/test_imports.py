@@ -53,7 +53,7 @@ ROOMS = {
         ("samples",),
         ("method",),
         ("sign_rule", "tools"),
-        ("registry", "training_state"),
+        ("planned_steps", "registry", "training_state"),
         ("methods", "sparsifier"),
     ),
 }

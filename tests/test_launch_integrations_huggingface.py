@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -365,6 +366,30 @@ def test_a_second_training_begins_with_the_weights_that_were_loaded(sign_in):
             model(torch.ones(2, 6)).square().sum().backward()
             optimizer.step()
         assert callback.sparsifier.sparsity() == pytest.approx(0.8, abs=0.01)
+
+
+def test_steps_beyond_the_levels_are_warned_of():
+    model = torch.nn.Linear(6, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    callback = Sparsify("lrr", sparsity=0.75, keep=0.5, steps=20)
+    callback.attach(model, optimizer, 60, 8)  # levels of 2 epochs, not of 2.5
+    message = r"lrr takes 48 steps \(3 trainings of 16\) .* the trainer 60: let it take 48"
+    with pytest.warns(UserWarning, match=message):
+        callback.check_steps(60)
+    with pytest.raises(UserError, match=r"\(3 trainings of 16\) .* the trainer 47: train longer"):
+        callback.check_steps(47)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callback.check_steps(48)
+        callback.check_steps(float("inf"))
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "manual_begin", "resume"])
+def test_what_comes_from_the_trainer_is_refused(name):
+    with pytest.raises(UserError, match=f"{name} comes from the trainer: leave it out"):
+        Sparsify("rigl", sparsity=0.5, **{name: False})
+    with pytest.raises(UserError, match="unknown field 'options'"):
+        Sparsify("rigl", sparsity=0.5, options={"update_every": 2})
 
 
 def test_train_may_be_called_again(tmp_path):

@@ -31,6 +31,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -162,6 +163,7 @@ def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
     module, callback = Module(level_of(method)), callback_of(method, sign_in)
     trainer_of(tmp_path, callback, CASES[method][1]).fit(module, Loader(batches(PER_EPOCH)))
     assert callback.sparsifier.is_done and callback.sparsifier.step == CASES[method][1]
+    assert not module._forward_pre_hooks and not module._forward_hooks
     assert_equal(module.net, by_hand(method, sign_in))
     assert callback.sparsifier.finalize() is module
 
@@ -518,6 +520,40 @@ def test_unknown_methods_and_options_are_refused_at_once():
         Sparsify("riggl", sparsity=0.5)
     with pytest.raises(UserError, match="unknown field 'evry'"):
         Sparsify("rigl", sparsity=0.5, seed=1, exclude=["7.weight"], evry=3)
+
+
+class Shifted(Module):
+    """Uses its last weight in another form."""
+
+    fails = False
+
+    def training_step(self, batch, _):
+        if self.fails:
+            raise ValueError("no")
+        x, y = batch
+        *first, last = self.net
+        loss = loss_of(F.linear(torch.nn.Sequential(*first)(x), last.weight + 0.1, last.bias), y)
+        if not self.automatic_optimization:
+            self.manual_backward(loss)
+            self.optimizers().step()
+        return loss
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_the_first_step_names_weights_that_the_module_transforms(tmp_path, manual):
+    module, data = Shifted(manual=manual), Loader(batches(PER_EPOCH))
+    with pytest.warns(UserWarning, match=r"^net\.7\.weight is transformed") as caught:
+        trainer_of(tmp_path, callback_of("random", None), PER_EPOCH).fit(module, data)
+    assert sum("is transformed" in str(warning.message) for warning in caught) == 1
+    assert not module._forward_pre_hooks and not module._forward_hooks
+
+
+def test_a_first_step_that_fails_is_no_longer_watched(tmp_path):
+    module, data = Shifted(), Loader(batches(PER_EPOCH))
+    module.fails = True
+    with pytest.raises(ValueError, match="no"):
+        trainer_of(tmp_path, callback_of("random", None), PER_EPOCH).fit(module, data)
+    assert not torch.overrides._get_current_function_mode_stack()
 
 
 # ---- two ranks

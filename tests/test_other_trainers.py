@@ -61,8 +61,9 @@ class Accelerated:
         for x, y in batches(PER_EPOCH):
             with self.accelerator.accumulate(self.net):
                 self.accelerator.backward(loss_of(self.net(x), y))
+                self.accelerator.unscale_gradients()
                 self.sparsifier.mask_gradients()
-                self.accelerator.clip_grad_norm_(self.net.parameters(), 0.05)
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), 0.05)
                 self.optimizer.step()
                 self.scheduler.step()
                 self.optimizer.zero_grad()

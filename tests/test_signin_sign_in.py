@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from literal import batches, loss_of, tiny_net
@@ -12,7 +14,7 @@ from baselines import sparsify
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.tools.schedules import acdc_phases
-from signin import SignIn
+from signin import HAM, SignIn
 
 EPOCHS, PER_EPOCH = 20, 5
 
@@ -140,3 +142,52 @@ def test_attach_rescale_and_growth_set_the_beta_of_each_layer_and_keep_the_netwo
 def test_a_negative_last_beta_is_refused():
     with pytest.raises(UserError, match="beta_last must not be negative, not -1"):
         SignIn(beta_last=-1.0)
+
+
+# ---- what is refused, and warned of
+
+
+@pytest.mark.parametrize(
+    "rule, settings, message",
+    [
+        (SignIn, {"sign_in_decays": "theta"}, "unknown sign_in_decays 'theta'.* auto, factors, p"),
+        (SignIn, {"sign_in_decay_scope": "factor"}, "'factor', did you mean factors"),
+        (SignIn, {"rescale_period": 0.5}, "rescale_period must be of type int, not 0.5"),
+        (SignIn, {"beta": "1"}, "beta must be of type float, not '1'"),
+        (SignIn, {"rescale_after_masks": "no"}, "rescale_after_masks must be of type bool"),
+        (HAM, {"ham_alpha": "strong"}, "ham_alpha must be of type float, not 'strong'"),
+    ],
+)
+def test_settings_of_other_types_are_refused(rule, settings, message):
+    with pytest.raises(UserError, match=message):
+        rule(**settings)
+
+
+def test_numbers_of_other_types_are_taken():
+    rule = SignIn(beta=2, frobenius_decay=np.float64(0.1), rescale_period=np.int64(3))
+    assert rule == SignIn(beta=2.0, frobenius_decay=0.1, rescale_period=3)
+
+
+@pytest.mark.parametrize(
+    "epochs, settings, warned",
+    [
+        (1, {}, True),
+        (3, {}, True),
+        (5, {}, True),
+        (6, {}, False),
+        (5, {"rescale_until": 1.0}, False),
+        (5, {"rescale_period": 0}, False),
+        (5, {"rescale_masks_late": True}, False),
+        (5, {"rescale_masks_late": True, "rescale_after_masks": False}, True),
+        (100, {"rescale_period": 60}, True),
+    ],
+)
+def test_a_training_without_further_rescales_is_warned_of(epochs, settings, warned):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    choices = {"sparsity": 0.5, "steps": 2 * epochs, "steps_per_epoch": 2}
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        sparsify(model, optimizer, "random", sign_in=SignIn(**settings), **choices)
+    texts = [str(warning.message) for warning in found]
+    assert [f"too few epochs ({epochs}) for" in text for text in texts] == [True] * warned

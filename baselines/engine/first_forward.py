@@ -15,7 +15,9 @@ from baselines.engine.weight_use import WeightWatch
 class FirstForward:
     """Watches a model's first forward pass in training, and warns of transformed weights.
 
-    Two hooks of the model do it. That pass removes them. A compiled model is not watched.
+    Two hooks of the model do it. A trainer that calls other functions of the model than its
+    `forward` calls `begin` and `end` around them. That pass removes the hooks. A compiled model is
+    not watched.
 
     Args:
         weights: by name.
@@ -29,24 +31,18 @@ class FirstForward:
             model.register_forward_hook(self._leave, always_call=True),
         ]
 
-    def remove(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
-            return
-        if module is self.model and not any(map(_is_compiled, module.modules())):
+    def begin(self) -> None:
+        """Begin to watch, unless a pass was watched to its end."""
+        self.abandon()
+        trains = self.model.training and torch.is_grad_enabled()
+        if self._handles and trains and not any(map(_is_compiled, self.model.modules())):
             self._watch = WeightWatch(self.weights.items())
             self._watch.__enter__()  # type: ignore[no-untyped-call]
 
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        watch, self._watch = self._watch, None
+    def end(self) -> None:
+        """End a pass that `begin` began. Remove the hooks and warn of what was found."""
+        watch = self.abandon()
         if watch is None:
-            return
-        watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        if output is None:  # the pass failed: hooks must not be removed then
             return
         self.remove()
         for name in watch.transformed:
@@ -54,10 +50,42 @@ class FirstForward:
             warnings.warn(
                 f"{name}{f' (and {others} others)' if others else ''} is transformed before it is "
                 "used, so that masked weights have an effect: exclude it.",
-                stacklevel=2,
+                stacklevel=3,
             )
             break
 
+    def remove(self) -> None:
+        """Remove the hooks, and end a pass that has failed."""
+        self.abandon()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def abandon(self) -> WeightWatch | None:
+        """Stop watching a pass that has failed: after Ctrl-C in it, PyTorch calls no hook."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        return watch
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if not torch.compiler.is_compiling() and module is self.model:
+            self.begin()
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if output is None:  # the pass failed: hooks must not be removed then
+            self.abandon()
+        else:
+            self.end()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy watches nothing yet."""
+        return {**self.__dict__, "_watch": None}
+
 
 def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+    return (
+        hasattr(module, "_orig_mod")
+        or module._compiled_call_impl is not None
+        or getattr(module, "_compiler_ctx", None) is not None  # of a LightningModule
+    )

@@ -88,7 +88,7 @@ class Layer:
         if self.index is None:
             return None
         mask = torch.zeros_like(self.weight, dtype=torch.bool)
-        in_memory_order(mask)[self.index] = True
+        in_memory_order(mask)[self.index.to(mask.device)] = True
         return mask
 
     @property

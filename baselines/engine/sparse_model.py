@@ -13,10 +13,6 @@ Latents and their optimizer state exist only where the mask is one, masked weigh
 all times, `weight.grad` is the dense gradient (averaged over ranks by DDP), and between steps
 model and optimizer look as they do in any PyTorch program: `zero_grad`, gradient clipping,
 GradScaler, autocast, DDP and torch.compile need no change.
-
-Works with optimizers that treat every entry of a tensor alike (SGD, Adam(W), RMSprop, Lion, …), and
-with `dense_latents=True` also with those that treat weights by the shape of their tensor (Muon,
-Adafactor, …).
 """
 
 from __future__ import annotations
@@ -81,7 +77,7 @@ class SparseModel(MaskedWeights):
         if not stays_dense:
             check_use(self.slots.values())
         self._stays_dense = stays_dense
-        self._first_forward: FirstForward | None = None
+        self.first_forward: FirstForward | None = None  # while attached, unless dense
         self.storage = Plain() if storage is None else storage
         self._latents: AttachedLatents | None = None
         self.changes = 0  # number of calls that changed masks
@@ -165,10 +161,8 @@ class SparseModel(MaskedWeights):
 
         A GradScaler leaves out a step if one is not, also if that is of a weight that stays dense.
         """
-        if self._latents is None:
-            return all_finite(weight.grad for weight in self.weights.values())
-        groups = self._latents.optimizer.param_groups
-        return all_finite(parameter.grad for group in groups for parameter in group["params"])
+        parameters = self.stepped_parameters or self.weights.values()
+        return all_finite(parameter.grad for parameter in parameters)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -183,6 +177,12 @@ class SparseModel(MaskedWeights):
     def is_attached(self) -> bool:
         """Whether an optimizer is attached."""
         return self._latents is not None
+
+    @property
+    def stepped_parameters(self) -> list[nn.Parameter]:
+        """All parameters that the attached optimizer holds, prunable or not."""
+        groups = [] if self._latents is None else self._latents.optimizer.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
 
     def served_optimizer(self, optimizer: Any) -> Optimizer:
         """Return the optimizer that `attach` would attach: the given one, or one that it wraps.
@@ -219,7 +219,7 @@ class SparseModel(MaskedWeights):
 
         self._latents = AttachedLatents(self.layers, self.storage, chosen, checked, after)
         if not self._stays_dense:
-            self._first_forward = FirstForward(self.model, self.weights)
+            self.first_forward = FirstForward(self.model, self.weights)
         return self
 
     def detach(self) -> nn.Module:
@@ -231,9 +231,9 @@ class SparseModel(MaskedWeights):
         """
         if self._latents is not None:
             self._latents.remove()
-        if self._first_forward is not None:
-            self._first_forward.remove()
-        self._latents = self._first_forward = None
+        if self.first_forward is not None:
+            self.first_forward.remove()
+        self._latents = self.first_forward = None
         return self.model
 
     # ---- state
@@ -268,19 +268,22 @@ class SparseModel(MaskedWeights):
             self._load(self.layers[name], mask, latents.get(name))
 
     def _load(self, old: Layer, mask: Tensor | None, values: Mapping[str, Tensor] | None) -> None:
-        if self._latents is not None and values is not None:
-            new = old.with_mask(mask)
+        new = old.with_mask(mask)
+        if values is None and old.is_in_place and old.full_size:
+            new.hold(old.latents)  # the optimizer's state may have been loaded already
+            self._replace(old, new)
+        elif values is not None and self._latents is not None:
             self._latents.load(old, new, values)
             self._replace(old, new)
             self._latents.push([new])
-            return
-        self._set_mask(old, mask)  # saved without an optimizer, or the latent is the weight
-        if self._latents is not None and not self.layers[old.name].is_in_place:
-            self._latents.split_again([self.layers[old.name]])
+        else:  # saved without an optimizer, or the latent is the weight
+            self._set_mask(old, mask)
+            if self._latents is not None and not self.layers[old.name].is_in_place:
+                self._latents.split_again([self.layers[old.name]])
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer: hooks belong to the one that they were registered with."""
-        return {**self.__dict__, "_latents": None, "_first_forward": None}
+        return {**self.__dict__, "_latents": None, "first_forward": None}
 
     # ---- helpers
 

@@ -59,7 +59,9 @@ class Rewinding(IterativePruning[R]):
         super().before_step(net, step)
 
     def rewind(self, net: SparseModel) -> None:
-        names = self.saved if self.options.rewind_statistics else dict(net.model.named_parameters())
+        names = set(self.saved) - names_of_others(net)
+        if not self.options.rewind_statistics:
+            names &= dict(net.model.named_parameters()).keys()
         (state := net.model.state_dict()).update({k: self.saved[k] for k in names})
         net.model.load_state_dict(state)  # with the versions of modules that it carries
 
@@ -69,6 +71,30 @@ class Rewinding(IterativePruning[R]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.saved = state["saved"]
+
+
+def names_of_others(net: SparseModel) -> set[str]:
+    """Return what other optimizers train: parameters that the attached one does not hold, and
+    buffers of modules that have no others.
+
+    A model may hold several networks, such as those of a GAN. A module without parameters belongs
+    to the one around it.
+    """
+    held = {id(parameter) for parameter in net.stepped_parameters}
+    parameters = dict(net.model.named_parameters(remove_duplicate=False))
+    others = {name for name, parameter in parameters.items() if id(parameter) not in held}
+
+    def is_of_others(buffer: str) -> bool:
+        inside: list[str] = []
+        while buffer and not inside:
+            buffer = buffer.rpartition(".")[0]
+            inside = [name for name in parameters if name.startswith(buffer and f"{buffer}.")]
+        return others.issuperset(inside)
+
+    if not others or not held:
+        return set()
+    buffers = net.model.state_dict().keys() - parameters.keys()
+    return others | set(filter(is_of_others, buffers))
 
 
 @register

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from baselines.errors import UserError
@@ -38,6 +38,7 @@ class InterpolatedNorms:
         if not layers:
             raise UserError("interpolate_norms: the network has no normalisation with scales.")
         self.share = 0.0
+        self._layers = layers
         self._handles: list[Any] = []
         for layer in layers:
             self._handles.append(layer.register_forward_pre_hook(self._enter))
@@ -48,8 +49,11 @@ class InterpolatedNorms:
         self.share = 0.0
         for handle in self._handles:
             handle.remove()
+        for layer in self._layers:
+            _show_parameters(layer)
 
     def _enter(self, layer: nn.Module, inputs: Any) -> None:
+        _show_parameters(layer)  # after Ctrl-C in a pass, PyTorch has called no hook
         if not (self.share and layer.training):
             return
         # an attribute hides the parameter of its name from the layer's own code
@@ -60,7 +64,10 @@ class InterpolatedNorms:
             vars(layer)["bias"] = (1 - self.share) * shift
 
 
-def _leave(layer: nn.Module, inputs: Any, outputs: Any) -> Tensor | None:
+def _leave(layer: nn.Module, inputs: Any, outputs: Any) -> None:
+    _show_parameters(layer)
+
+
+def _show_parameters(layer: nn.Module) -> None:
     vars(layer).pop("weight", None)
     vars(layer).pop("bias", None)
-    return None

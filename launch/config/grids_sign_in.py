@@ -31,10 +31,9 @@ def rescaling(
 
 
 def _rescales(run: Run) -> bool:
-    """Return whether a run rescales after its first step, or is meant not to."""
-    rule = run.settings.sign_in
-    periodic = any(rule.rescale_epochs(run.settings.epochs)[-1:])  # not only before epoch 0
-    return not rule.rescale_period or periodic or not find_method(run.method).keeps_masks()
+    """Return whether a run rescales after its first epoch, or is meant not to."""
+    rule, keeps_masks = run.settings.sign_in, find_method(run.method).keeps_masks()
+    return not (rule.rescale_period and keeps_masks) or rule.rescales_later(run.settings.epochs)
 
 
 def beta(

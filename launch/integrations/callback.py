@@ -18,6 +18,8 @@ from baselines.sign_rule import SignRule
 from baselines.sparsifier import Sparsifier, sparsify
 from signin.signs import count_flips, signs, total
 
+FROM_TRAINER = ("model", "optimizer", "manual_begin", "resume")  # arguments of sparsify
+
 
 class SparsifyCallback:
     """Calls `sparsify` when a trainer knows its model, optimizer and number of steps.
@@ -32,7 +34,8 @@ class SparsifyCallback:
         options: other arguments of `sparsify` (seed, samples, exclude) and the method's own.
 
     Raises:
-        UserError: the method or one of its options is not known.
+        UserError: the method or one of its options is not known, or an argument comes from the
+            trainer.
     """
 
     manual_begin = True
@@ -47,9 +50,13 @@ class SparsifyCallback:
         steps_per_epoch: int | None = None,
         **options: Any,
     ) -> None:
+        for name in options.keys() & FROM_TRAINER:
+            raise UserError(f"{name} comes from the trainer: leave it out.")
         self.method, self.sparsity, self.sign_in = method, sparsity, sign_in
         self.steps, self.steps_per_epoch, self.options = steps, steps_per_epoch, options
-        own = {k: v for k, v in options.items() if k not in signature(sparsify).parameters}
+        taken = signature(sparsify).parameters.values()
+        others = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+        own = {name: value for name, value in options.items() if name not in others}
         find_method(method).options_class.make(**own)
         self._sparsifier: Sparsifier | None = None
         self._signs: dict[str, Tensor] | None = None
@@ -112,16 +119,25 @@ class SparsifyCallback:
     def check_steps(self, steps: float) -> None:
         """Check that the trainer takes as many steps as the method needs.
 
+        Warns if it takes more, and the method trains in levels.
+
         Raises:
             UserError: it takes fewer.
         """
-        method = self.sparsifier.method
-        planned, needed = method.plan.steps, self.sparsifier.total_steps
+        method, needed = self.sparsifier.method, self.sparsifier.total_steps
+        _, length = method.schedule(0)
+        in_levels = needed != method.plan.steps
+        levels = f" ({needed / length:g} trainings of {length})" if in_levels else ""
+        takes = f"{method.name} takes {needed} steps{levels} to reach its sparsity, the trainer "
         if 0 < steps < needed:
-            levels = "" if needed == planned else f" ({needed / planned:g} trainings of {planned})"
             raise UserError(
-                f"{method.name} takes {needed} steps{levels} to reach its sparsity, the trainer "
-                f"{int(steps)}: train longer or give a smaller Sparsify(steps=…)."
+                f"{takes}{int(steps)}: train longer or give a smaller Sparsify(steps=…)."
+            )
+        if in_levels and needed < steps < math.inf:
+            warnings.warn(
+                f"{takes}{int(steps)}: let it take {needed}, and restart the learning "
+                f"rate every {length} steps.",
+                stacklevel=2,
             )
 
     # ---- state
@@ -190,10 +206,5 @@ class SparsifyCallback:
     def end(self) -> None:
         """Warn if the network that the training leaves is not as sparse as planned."""
         sparsifier = self.sparsifier
-        if not sparsifier.is_done:
-            warnings.warn(
-                f"the training ended after {sparsifier.step} of {sparsifier.total_steps} planned "
-                f"steps, at sparsity {sparsifier.sparsity():.3f}.",
-                stacklevel=2,
-            )
+        sparsifier.warn_if_unfinished(sparsifier.sparsity())
         sparsifier.net.warn_if_denser()

@@ -11,8 +11,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
+from baselines.engine.first_forward import FirstForward
 from baselines.errors import UserError
 from baselines.registry import MethodClass
 from launch.integrations.callback import SparsifyCallback
@@ -154,13 +156,36 @@ class Sparsify(SparsifyCallback, Callback):
     ) -> None:
         """Do what comes before a step; nothing at the further batches of an accumulated step."""
         self.begin_step()
+        if first := self._first_forward:
+            first.begin()
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """End the check of the first forward pass."""
+        if first := self._first_forward:
+            first.end()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Set masked gradients to zero; clipping comes next."""
+        if first := self._first_forward:
+            first.end()  # there was no `manual_backward`
         if optimizer is self._optimizer:
             self.sparsifier.mask_gradients()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop the check of a forward pass that has failed."""
+        if self._sparsifier is not None and (first := self._first_forward):
+            first.abandon()
+
+    @property
+    def _first_forward(self) -> FirstForward | None:
+        """The check that the hooks of a module make, of which Lightning calls `training_step`."""
+        return self.sparsifier.net.first_forward
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log sparsity and sign flips."""
