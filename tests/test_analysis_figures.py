@@ -186,3 +186,28 @@ def test_sparsities_are_not_mixed(runs):
             FIGURES[name].draw(mixed)
     drawn = set(lines(FIGURES["compare"].draw(mixed)))
     assert drawn == {"GMP", "GMP mask", "Random", "Random + Sign-In"}
+
+
+@pytest.fixture
+def with_dense(tmp_path):
+    """Write a method at sparsities from 0 on, another one, and dense runs."""
+    for sparsity, value in ((0.0, 0.99), (0.8, 0.95), (0.9, 0.92), (0.95, 0.8)):
+        write_run(tmp_path, "random", value, sparsity=sparsity)
+        write_run(tmp_path, "rigl", value - 0.02, sparsity=sparsity or 0.5)
+    write_run(tmp_path, "dense", 0.97, sparsity=0.0)
+    return load_runs(list_runs(tmp_path))
+
+
+def test_only_methods_without_sparsity_are_a_horizontal_line(with_dense):
+    drawn = lines(FIGURES["compare"].draw(with_dense))
+    assert drawn["Random"].get_ydata() == pytest.approx([95, 92, 80])
+    assert drawn["Dense"].get_ydata() == pytest.approx([97, 97])
+    ends = [f(drawn["RigL"].get_xdata()) for f in (min, max)]
+    assert drawn["Dense"].get_xdata() == pytest.approx(ends)
+
+
+def test_the_dense_line_of_the_ranking_is_that_of_the_method_dense(with_dense):
+    for ax in FIGURES["ranking"].draw(with_dense).axes:
+        places = [list(line.get_xdata()) for line in ax.get_lines()]
+        (vertical,) = (x for x in places if len(x) == 2 and x[0] == x[1])
+        assert vertical == pytest.approx([97, 97])
