@@ -28,12 +28,14 @@ class Config(TypedDict):
 
     `decays` has the weight decay of θ near zero, as "theta", and that of normalisation and biases,
     as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
-    the run, `new_defaults` the defaults of the method's options that earlier versions did not have.
+    the run, `factorised` whether it trains factors m ⊙ w, `new_defaults` the defaults of the
+    method's options that earlier versions did not have.
     """
 
     run: RunFields
     label: str
     epochs: NotRequired[int]
+    factorised: NotRequired[bool]
     decays: NotRequired[dict[str, float]]
     new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.checked import BrokenFile
-from analysis.decay import decays_of
+from analysis.decay import decays_of, is_factorised
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
 from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
 from analysis.nested import flatten
@@ -70,6 +70,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         folder
         state, reason: finished, failed or stopped; the reason of a failure
         rule: what makes signs flip: "", "Sign-In" or "HAM"
+        factorised: whether factors m ⊙ w are trained: with Sign-In, and by some methods always
         label: the method as tables name it; "earlier" is among its options if defaults of the
             method have changed since, and runs with the new ones are in the folders, too
         mask.label, mask.epochs: method, with its rule, and total number of epochs of the run whose
@@ -188,6 +189,7 @@ def _row(folder: Path) -> dict[str, Any]:
     result, failure = read_result(folder), read_failure(folder)
     row = {**ADDED, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
+    row["factorised"] = is_factorised(config)
     row["new_defaults"] = config.get("new_defaults", {})
     row |= _flatten({"decays": decays_of(config)})
     row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
