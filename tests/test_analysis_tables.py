@@ -126,6 +126,18 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
+def test_tables_of_one_rule_name_it(tmp_path):
+    for label in ("random", "snip"):
+        write_run(tmp_path / "plain", label, 0.9)
+        write_run(tmp_path / "ours", label, 0.9, sign_in=True)
+    found = []
+    for name in ("plain", "ours"):
+        (sheet,) = make_table("compare", load_runs(list_runs(tmp_path / name))).sheets
+        assert sheet.title == "Accuracy in percent and cost"  # there are no gains
+        found.append(["Sign-In" in note for note in sheet.notes if "in all rows" in note])
+    assert found == [[False], [True]]
+
+
 def test_notes_are_wrapped_to_the_terminal_only():
     frame = pd.DataFrame({"method": ["RigL"]})
     note, command = "word " * 30 + "word", "missing: signbench grid quick " + "--flag value " * 9
@@ -554,6 +566,22 @@ def test_table_one_finds_its_rows(tmp_path):
     }
     assert table.xs("GMP", level="column").to_dict() == pytest.approx(expected)
     assert table.xs("AC/DC", level="column").isna().all()
+
+
+def test_a_run_under_two_labels_is_counted_once(tmp_path):
+    """Random magnitudes are the default of a fixed mask, and can be given, too."""
+    fixed = {"init": "", "others": "", "flip_signs": 0.0, "magnitude_kind": "each", "signs": ""}
+    accuracies = [0.90, 0.92, 0.94]
+    for seed, accuracy in enumerate(accuracies):
+        base = write_run(tmp_path, "gmp", 0.95, seed)
+        for magnitudes in ("", "random") if seed == 0 else ("",):
+            options = fixed | {"mask": f"{base.name}@final", "magnitudes": magnitudes}
+            label = f"fixed {magnitudes}"
+            write_run(tmp_path, label, accuracy, 1000 + seed, options=options, method="fixed")
+    cells = paper_cells(load_runs(list_runs(tmp_path)), "1").set_index(["row", "column"])
+    cell = cells.loc["Random init + learned mask", "GMP"]
+    assert (cell["accuracy"], cell["runs"]) == (pytest.approx(92), 3)
+    assert cell["std"] == pytest.approx(100 * statistics.stdev(accuracies))
 
 
 def test_tables_have_only_transplants_from_one_run():
