@@ -579,7 +579,7 @@ def test_a_run_under_two_labels_is_counted_once(tmp_path):
             label = f"fixed {magnitudes}"
             write_run(tmp_path, label, accuracy, 1000 + seed, options=options, method="fixed")
     cells = paper_cells(load_runs(list_runs(tmp_path)), "1").set_index(["row", "column"])
-    cell = cells.loc["Random init + learned mask", "GMP"]
+    cell = cells.loc[("Random init + learned mask", "GMP"), :]
     assert (cell["accuracy"], cell["runs"]) == (pytest.approx(92), 3)
     assert cell["std"] == pytest.approx(100 * statistics.stdev(accuracies))
 
