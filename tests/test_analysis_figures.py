@@ -211,3 +211,19 @@ def test_the_dense_line_of_the_ranking_is_that_of_the_method_dense(with_dense):
         places = [list(line.get_xdata()) for line in ax.get_lines()]
         (vertical,) = (x for x in places if len(x) == 2 and x[0] == x[1])
         assert vertical == pytest.approx([97, 97])
+
+
+def test_sharpness_on_different_numbers_of_images_is_not_averaged(tmp_path):
+    def panels(name, *numbers):
+        runs = write_runs(tmp_path / name, ("rigl",), seeds=(0, 1), rules=("",), sharpness=True)
+        for folder, own in zip(runs["folder"], numbers, strict=True):
+            rows = pd.read_csv(folder / "sharpness.csv")
+            rows.assign(**own).to_csv(folder / "sharpness.csv", index=False)
+        return len(FIGURES["5"].draw(runs).axes)
+
+    assert panels("equal", {"images": 500}, {"images": 500}) == 2
+    with pytest.warns(UserWarning, match=r"numbers of images \(500, 1000\) and is not drawn"):
+        assert panels("other", {"images": 500}, {"images": 1000}) == 1
+    asked = {"per_class": 100}
+    smaller = {"images": 999, **asked}  # of a class with less images
+    assert panels("asked", smaller, {"images": 1000, **asked}) == 2

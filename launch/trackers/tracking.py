@@ -1,7 +1,7 @@
 """What is tracked of a run, and when. The adapters know only how.
 
     config      all settings of the run
-    scalars     loss, accuracy (also of validation), learning rate, sparsity and flips, after each epoch
+    scalars     loss, accuracy, learning rate, sparsity and flips, after each epoch
     histograms  sparsity and flips of the layers, after each epoch
     figures     curves, and sparsity and flips by layer, at the end
 
