@@ -12,10 +12,10 @@ from typing import Any
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, unknown
 from baselines.fields import first_default_of, typed
-from baselines.method import Options, Plan
+from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
-from baselines.sign_rule import SignRule
+from baselines.sign_rule import SignRule, factors_of
 from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import (
@@ -136,7 +136,9 @@ class Run:
     def decays(self) -> dict[str, float]:
         """Weight decay of θ near zero, and of normalisation and biases: "theta" and "others"."""
         recipe = self.settings
-        rule = recipe.sign_in_decayed if self.factorised else SignRule()
+        rule: SignRule = recipe.sign_in_decayed if self.factorised else SignRule()
+        if self.factorised and not self.sign_in:
+            rule = factors_of(self._method, recipe.sign_in_decayed)
         _, others = rule.weight_decays(recipe.weight_decay)
         theta = rule.theta_decay(recipe.weight_decay)
         return {"theta": theta, "others": others if recipe.decay_norm_and_bias else 0.0}
@@ -149,8 +151,7 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
-        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
-        return find_method(self.method)(plan, self.options).epochs
+        return self._method.epochs
 
     @property
     def early_epochs(self) -> tuple[int, int]:
@@ -169,6 +170,12 @@ class Run:
     def factorised(self) -> bool:
         """Whether factors m ⊙ w are trained: with Sign-In, and by some methods always."""
         return self.sign_in or find_method(self.method).factorised
+
+    @property
+    def _method(self) -> Method[Options]:
+        """The method, in a training of one step per epoch."""
+        plan = Plan(self.sparsity, self.settings.epochs, steps_per_epoch=1, seed=self.seed)
+        return find_method(self.method)(plan, self.options)
 
     @property
     def used_rules(self) -> tuple[str, ...]:
