@@ -10,6 +10,8 @@ from analysis.frame import ended_runs, find_column
 from analysis.names import HAM, SIGN_IN, keeps_mask
 
 SETTINGS = {SIGN_IN: "settings.sign_in.", HAM: "settings.ham."}  # begin the columns of settings
+CALIBRATED = "options.calibrated"  # constants of STR, which no label has
+_RESCALING = "settings.sign_in.rescale_"  # begins those that only Sign-In itself uses
 _LATE = "settings.sign_in.rescale_masks_late"  # has no effect where masks do not change
 _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size")
 
@@ -17,8 +19,7 @@ _NETWORK = ("sparsity", "settings.model", "settings.data", "settings.image_size"
 def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
     """Return by recipe the columns in which its runs differ, each with its values as texts.
 
-    Seeds, kept snapshots, and settings of Sign-In and HAM of runs that do not use them are not
-    compared.
+    Seeds, kept snapshots, and what has no effect (`without_unused`) are not compared.
 
     Args:
         by: columns that are left out.
@@ -33,25 +34,19 @@ def differing_fields(runs: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, di
     return found
 
 
-def uses_sign_in(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Return which runs depend on Sign-In's settings: those with Sign-In, and methods with factors.
-
-    A run that does not has the same folder for all of these settings. So plain runs that are alike
-    in all else but have different folders are of a method that always trains factors.
-    """
-    others = [c for c in compared_columns(runs) if not c.startswith(SETTINGS[SIGN_IN])]
-    with_sign_in = runs["rule"] == SIGN_IN
-    repeated = runs[~with_sign_in].duplicated([*others, "seed"], keep=False)
-    return with_sign_in | repeated.reindex(runs.index, fill_value=False)
-
-
 def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with missing values for settings of Sign-In and HAM that have no effect."""
-    with_sign_in = uses_sign_in(runs)
+    """Return the runs with missing values for what has no effect, or follows from other fields.
+
+    These are settings of Sign-In and HAM that a run does not use, and calibrated constants where
+    all runs that are alike in all else have the same.
+    """
+    with_sign_in = runs["rule"] == SIGN_IN
     changing = ~runs["label"].map(keeps_mask).astype(bool)
-    used = {SETTINGS[SIGN_IN]: with_sign_in, SETTINGS[HAM]: runs["rule"] == HAM}
-    used |= {_LATE: with_sign_in & changing}  # replaces what the first prefix gave this column
-    return runs.assign(
+    factorised = runs.get("factorised", with_sign_in)
+    used = {SETTINGS[SIGN_IN]: factorised, SETTINGS[HAM]: runs["rule"] == HAM}
+    # these replace what the first prefix gave their columns
+    used |= {_RESCALING: with_sign_in, _LATE: with_sign_in & changing}
+    runs = runs.assign(
         **{
             name: runs[name].where(where)
             for prefix, where in used.items()
@@ -59,6 +54,11 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
             if name.startswith(prefix)
         }
     )
+    if CALIBRATED not in runs:
+        return runs
+    others = ["recipe", *(name for name in compared_columns(runs) if name != CALIBRATED)]
+    constants = runs.groupby(others, dropna=False, sort=False)[CALIBRATED]
+    return runs.assign(**{CALIBRATED: runs[CALIBRATED].where(constants.transform("nunique") > 1)})
 
 
 def comparison_fields(
@@ -83,5 +83,5 @@ def comparison_fields(
 
 def compared_columns(runs: pd.DataFrame) -> list[str]:
     """Return the columns in which runs that are averaged must be alike."""
-    always = ("label", "sparsity", "rule", "exclude")
+    always = ("label", "sparsity", "rule", "exclude", CALIBRATED)
     return [c for c in runs.columns if c in always or c.startswith("settings.")]

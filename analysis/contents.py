@@ -28,14 +28,16 @@ class Config(TypedDict):
 
     `decays` has the weight decay of θ near zero, as "theta", and that of normalisation and biases,
     as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
-    the run, `early_epochs` those after about a tenth and three tenths of it, `new_defaults` the
-    defaults of the method's options that earlier versions did not have.
+    the run, `early_epochs` those after about a tenth and three tenths of it, `factorised` whether
+    it trains factors m ⊙ w, `new_defaults` the defaults of the method's options that earlier
+    versions did not have.
     """
 
     run: RunFields
     label: str
     epochs: NotRequired[int]
     early_epochs: NotRequired[list[int]]
+    factorised: NotRequired[bool]
     decays: NotRequired[dict[str, float]]
     new_defaults: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str | None]]

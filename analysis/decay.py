@@ -1,4 +1,4 @@
-"""Unequal weight decays of plain runs and those with Sign-In: a difference other than Sign-In."""
+"""Unequal weight decays of runs with and without factors: a difference other than the factors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from typing import Any
 import pandas as pd
 
 from analysis.contents import Config
+from analysis.names import FACTORISED
 
 _WHAT = {"decays.theta": "θ", "decays.others": "normalisation and biases"}
+
+
+def is_factorised(config: Config) -> bool:
+    """Return whether a run trains factors m ⊙ w: with Sign-In, and with some methods always.
+
+    Runs of earlier versions do not say it; of these, methods outside the suite count as others.
+    """
+    run = config["run"]
+    return config.get("factorised", run["sign_in"] or run["method"] in FACTORISED)
 
 
 def decays_of(config: Config) -> dict[str, float]:
@@ -24,13 +34,21 @@ def decays_of(config: Config) -> dict[str, float]:
     if "weight_decay" not in settings:
         return {}
     theta = others = _number(settings, "weight_decay", 0.0)
-    if config["run"]["sign_in"]:
+    if is_factorised(config):
         own = settings.get("sign_in", {})
         factors = _number(own, "sign_in_weight_decay", 0.0)
-        theta = _number(own, "frobenius_decay", 1e-4) + 2 * factors
+        theta = _beta(config) * _number(own, "frobenius_decay", 1e-4) + 2 * factors
         scope = own.get("sign_in_decay_scope", "all") if isinstance(own, dict) else "all"
         others = factors if scope == "all" else others
     return {"theta": theta, "others": others if settings.get("decay_norm_and_bias", True) else 0.0}
+
+
+def _beta(config: Config) -> float:
+    """Return the inner scaling β of a run of an earlier version: Sign-In's, or spred's own."""
+    run = config["run"]
+    if not run["sign_in"] and run["method"] == "spred":
+        return _number(run["options"], "balance", 0.01)
+    return _number(run["settings"].get("sign_in", {}), "beta", 1.0)
 
 
 def _number(settings: Any, name: str, default: float) -> float:
@@ -39,22 +57,24 @@ def _number(settings: Any, name: str, default: float) -> float:
 
 
 def decay_notes(runs: pd.DataFrame) -> list[str]:
-    """Return a line for each recipe whose plain and Sign-In runs decay differently.
+    """Return a line for each recipe whose runs with factors decay differently from the others.
 
     Args:
         runs: from `analysis.frame.load_runs`.
     """
     notes = []
     for recipe, group in runs.groupby("recipe"):
-        with_sign_in = group["sign_in"].eq(True)
+        factorised = group["factorised"].eq(True)
+        are_sign_in = group.loc[factorised, "sign_in"].eq(True).all()
+        which = "with Sign-In" if are_sign_in else "with factors m ⊙ w"
         parts = []
         for column, what in _WHAT.items():
             plain, ours = (
                 sorted(group.loc[rows, column].dropna().unique()) if column in group else []
-                for rows in (~with_sign_in, with_sign_in)
+                for rows in (~factorised, factorised)
             )
             if plain and ours and plain != ours:
-                parts.append(f"of {what} {_listed(plain)} plain, {_listed(ours)} with Sign-In")
+                parts.append(f"of {what} {_listed(plain)} plain, {_listed(ours)} {which}")
         if parts:
             notes.append(f"unequal weight decays on {recipe}: {'; '.join(parts)} (see grid decay)")
     return notes

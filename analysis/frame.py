@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.checked import BrokenFile
 from analysis.contents import Config
-from analysis.decay import decays_of
+from analysis.decay import decays_of, is_factorised
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
 from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
 from analysis.nested import flatten
@@ -71,6 +71,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
         folder
         state, reason: finished, failed or stopped; the reason of a failure
         rule: what makes signs flip: "", "Sign-In" or "HAM"
+        factorised: whether factors m ⊙ w are trained: with Sign-In, and by some methods always
         label: the method as tables name it; "earlier" is among its options if defaults of the
             method have changed since, and runs with the new ones are in the folders, too
         mask.label, mask.epochs, mask.early: method, with its rule, total number of epochs, and
@@ -189,6 +190,7 @@ def _row(folder: Path) -> dict[str, Any]:
     result, failure = read_result(folder), read_failure(folder)
     row = {**ADDED, **_flatten(config["run"]), "label": config["label"], "folder": folder}
     row["rule"] = SIGN_IN if row["sign_in"] else HAM if row["ham"] else PLAIN
+    row["factorised"] = is_factorised(config)
     row["new_defaults"] = config.get("new_defaults", {})
     row["early_epochs"] = _early_epochs(config)
     row |= _flatten({"decays": decays_of(config)})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.alike import SETTINGS
+from analysis.alike import CALIBRATED, SETTINGS
 from analysis.marks import LEAST_SEEDS
 from analysis.names import PLAIN
 from analysis.variance import LEVEL, is_homogeneous, squares, varies, without_outliers
+
+# fields that differ between the two runs of a pair
+_OF_ONE = ("rule", "sign_in", "ham", "factorised", CALIBRATED)
 
 
 def paired_gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -27,7 +30,7 @@ def paired_gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         where one of the two runs is missing.
     """
     settings = [field for field in by if field.startswith(tuple(SETTINGS.values()))]
-    keys = [field for field in by if field not in ("rule", *settings)]
+    keys = [field for field in by if field not in (*_OF_ONE, *settings)]
     is_plain = done["rule"] == PLAIN
     columns = [*by, "seed", "result.accuracy"]
     pairs = done[~is_plain][columns].merge(

@@ -18,6 +18,7 @@ FAMILIES = {
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
 KEEPING = ("dense", "at initialisation", "one shot")  # families whose masks stay as they begin
+FACTORISED = ("mw", "pilot", "spred")  # train factors m ⊙ w by definition
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
 OTHERS = "other methods"  # the family of what is not listed above

@@ -128,8 +128,9 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
         UserError: they differ in other fields, which are named with a choice of values.
     """
     for recipe, fields in differing_fields(runs, by).items():
-        own = runs[runs["recipe"] == recipe]
-        most = own[list(fields)].value_counts(dropna=False).index[0]  # a combination that exists
+        own = without_unused(runs[runs["recipe"] == recipe])[list(fields)]
+        own = own.dropna() if own.notna().all(axis=1).any() else own
+        most = own.value_counts(dropna=False).index[0]  # a combination that exists
         names = ["method" if f == "label" else f.rpartition(".")[2] for f in fields]
         parts = [
             f"{name} ({', '.join(values[:4])})"

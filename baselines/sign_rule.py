@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -149,9 +150,14 @@ class Factors(SignRule):
         return {name: self.beta * ratio ** (i / intervals) for i, name in enumerate(names)}
 
     def theta_decay(self, weight_decay: float) -> float:
-        """Return λ + 2μ, for the decays λ of θ and μ of the factors: θ = m ⊙ w decays with both."""
+        """Return βλ + 2μ, for the decays λ of θ = m ⊙ w and μ of the factors.
+
+        At θ = 0 the step −λθ moves the product by m² + w² = β times as much. If layers have several
+        β, it is their geometric mean.
+        """
+        beta = math.sqrt(self.beta * self.beta_last) if self.beta_last else self.beta
         product, factors = self._decays
-        return product + 2 * factors
+        return beta * product + 2 * factors
 
     def weight_decays(self, weight_decay: float) -> tuple[float, float]:
         everything = self.sign_in_decay_scope == "all"

@@ -186,3 +186,44 @@ def test_sparsities_are_not_mixed(runs):
             FIGURES[name].draw(mixed)
     drawn = set(lines(FIGURES["compare"].draw(mixed)))
     assert drawn == {"GMP", "GMP mask", "Random", "Random + Sign-In"}
+
+
+@pytest.fixture
+def with_dense(tmp_path):
+    """Write a method at sparsities from 0 on, another one, and dense runs."""
+    for sparsity, value in ((0.0, 0.99), (0.8, 0.95), (0.9, 0.92), (0.95, 0.8)):
+        write_run(tmp_path, "random", value, sparsity=sparsity)
+        write_run(tmp_path, "rigl", value - 0.02, sparsity=sparsity or 0.5)
+    write_run(tmp_path, "dense", 0.97, sparsity=0.0)
+    return load_runs(list_runs(tmp_path))
+
+
+def test_only_methods_without_sparsity_are_a_horizontal_line(with_dense):
+    drawn = lines(FIGURES["compare"].draw(with_dense))
+    assert drawn["Random"].get_ydata() == pytest.approx([95, 92, 80])
+    assert drawn["Dense"].get_ydata() == pytest.approx([97, 97])
+    ends = [f(drawn["RigL"].get_xdata()) for f in (min, max)]
+    assert drawn["Dense"].get_xdata() == pytest.approx(ends)
+
+
+def test_the_dense_line_of_the_ranking_is_that_of_the_method_dense(with_dense):
+    for ax in FIGURES["ranking"].draw(with_dense).axes:
+        places = [list(line.get_xdata()) for line in ax.get_lines()]
+        (vertical,) = (x for x in places if len(x) == 2 and x[0] == x[1])
+        assert vertical == pytest.approx([97, 97])
+
+
+def test_sharpness_on_different_numbers_of_images_is_not_averaged(tmp_path):
+    def panels(name, *numbers):
+        runs = write_runs(tmp_path / name, ("rigl",), seeds=(0, 1), rules=("",), sharpness=True)
+        for folder, own in zip(runs["folder"], numbers, strict=True):
+            rows = pd.read_csv(folder / "sharpness.csv")
+            rows.assign(**own).to_csv(folder / "sharpness.csv", index=False)
+        return len(FIGURES["5"].draw(runs).axes)
+
+    assert panels("equal", {"images": 500}, {"images": 500}) == 2
+    with pytest.warns(UserWarning, match=r"numbers of images \(500, 1000\) and is not drawn"):
+        assert panels("other", {"images": 500}, {"images": 1000}) == 1
+    asked = {"per_class": 100}
+    smaller = {"images": 999, **asked}  # of a class with less images
+    assert panels("asked", smaller, {"images": 1000, **asked}) == 2

@@ -8,6 +8,7 @@ from small_digits import CHEAPER, small_digits
 from structure import check_latex
 from test_launch_train import train
 
+from analysis.conditions import select_runs
 from analysis.flips import flips_in_spans
 from analysis.folder import list_runs
 from analysis.frame import load_runs
@@ -120,9 +121,21 @@ def test_the_table_has_the_means_of_the_files(root):
         assert row["flips"] == pytest.approx(sum(found) / 2) and row["runs"] == 2
         assert row["std"] == pytest.approx(pd.Series(found).std())
     cells = table.sheets[1].cells
-    assert list(cells.columns) == ["rescale_until", "", "0", "2", "4", "8", "all"]
+    assert list(cells.columns) == ["T₂", "", "0", "2", "4", "8", "all"]
     assert cells[""].tolist() == ["", "Sign-In", "Sign-In"]
-    assert cells["rescale_until"].tolist() == ["", "0.5", "0.75"]
+    assert cells["T₂"].tolist() == ["0.5", "0.5", "0.75"]
+
+
+def test_runs_of_one_row_with_other_spans_are_refused(root):
+    """A plain run has the settings of Sign-In with which it was first started."""
+    runs = load_runs(list_runs(root))
+    other = (runs["rule"] == "") & (runs["seed"] == 1)
+    runs.loc[other, "settings.sign_in.rescale_until"] = 0.25
+    with pytest.raises(UserError, match=r"differ in T₂ \(rescale_until 0.25, 0.5\): choose with"):
+        make_table("flips", runs)
+    chosen = make_table("flips", select_runs(runs, ["rescale_until=0.25"]))
+    assert set(chosen.numbers["until"]) == {0.25} and set(chosen.numbers["runs"]) == {1}
+    assert chosen.sheets[-1].cells["T₂"].tolist() == ["0.25"]
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])

@@ -87,6 +87,7 @@ def test_str_of_version_0_1_is_str_target(tmp_path):
             {"weight_decay": 5e-4, "sign_in": {"sign_in_decay_scope": "factors"}},
             {"theta": 1e-4, "others": 5e-4},
         ),
+        ({"weight_decay": 5e-4, "sign_in": {"beta": 2.0}}, {"theta": 2e-4, "others": 0.0}),
         ({"weight_decay": "x", "sign_in": 5}, {"theta": math.nan, "others": math.nan}),
         (
             {"weight_decay": 5e-4, "sign_in": {"frobenius_decay": "x"}},
@@ -128,3 +129,22 @@ def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
     by_path = found.iloc[8]
     assert [by_path[f"mask.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "final"]
     assert [by_path[f"signs.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "3"]
+
+
+def test_earlier_runs_of_methods_with_factors_are_known(tmp_path):
+    """Later ones say whether they train factors, also those of methods outside the suite."""
+    runs = load_runs(
+        [
+            write(tmp_path / "a", "mw", {}),
+            write(tmp_path / "b", "random", {}),
+            write(tmp_path / "c", "mine", {}, factorised=True),
+            write(tmp_path / "d", "package.module:Mine", {}),
+        ]
+    )
+    assert runs["factorised"].tolist() == [True, False, True, False]
+
+
+def test_theta_of_an_earlier_run_of_spred_decays_with_its_own_beta():
+    run = {"method": "spred", "sign_in": False, "options": {"balance": 0.01}}
+    config = {"run": run | {"settings": {"weight_decay": 5e-4}}}
+    assert decays_of(config) == pytest.approx({"theta": 1e-6, "others": 0.0})

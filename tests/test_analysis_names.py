@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.names import (
+    FACTORISED,
     FAMILIES,
     NAMES,
     OTHERS,
@@ -51,6 +52,10 @@ def test_every_method_has_the_name_and_family_of_the_documentation():
     for method, (title, family) in pages.items():
         assert NAMES[method].split()[0] in (title.split()[0], "Random"), method
         assert family.endswith(family_of(method))
+
+
+def test_methods_that_train_factors_are_those_of_the_registry():
+    assert set(FACTORISED) == {name for name, method in methods().items() if method.factorised}
 
 
 def test_families_of_other_labels():

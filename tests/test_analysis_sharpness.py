@@ -15,8 +15,11 @@ import launch.commands.sharpness
 from analysis.folder import read_sharpness
 from baselines.checkpoint import Checkpoint
 from launch.cli import main
+from launch.commands.sharpness import SharpnessCommand, Task
 from launch.config.run import Run
+from launch.data import load_data
 from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
+from launch.ranks import Share
 from launch.runs.files import write_csv
 from launch.runs.snapshots import read_snapshot, write_snapshot
 
@@ -161,3 +164,22 @@ def test_masks_without_zeros_do_not_change_the_sharpness_of_a_sparse_network(mac
     assert main(["sharpness", run.name, *flags]) == 0
     (after,) = read_sharpness(folder)
     assert after["sharpness"] == pytest.approx(before["sharpness"], rel=1e-3)
+
+
+def test_images_that_a_run_held_out_are_not_measured(machine, monkeypatch):
+    """The run's seed draws what is held out, and not seed 0, which chooses the images."""
+    run = Run.make("digits", "random", validation=0.5, batch_size=1, seed=3)
+    where = (machine.data_dir, torch.device("cpu"))
+    trained = load_data(run.settings, *where, run.seed, Share(), 0).train
+    known = {x.numpy().tobytes() for x, _ in trained.epoch(0)}
+    measured = []
+
+    def note(_run, data, *_):
+        measured.extend(x.numpy().tobytes() for x, _ in data.train.sample(5))
+
+    monkeypatch.setattr(launch.commands.sharpness, "read_run", lambda _: run)
+    monkeypatch.setattr(launch.commands.sharpness, "_row", note)
+    monkeypatch.setattr(launch.commands.sharpness, "_write", lambda *_: None)
+    given = SharpnessCommand(data_dir=machine.data_dir, device="cpu")
+    launch.commands.sharpness._measure(Task(machine.runs, 0), given)
+    assert len(measured) == 50 and set(measured) <= known

@@ -126,6 +126,18 @@ def test_text_marks_the_best(folders):
     assert "| **95.00 ± 2.00** |" in render(matrix, "markdown")
 
 
+def test_tables_of_one_rule_name_it(tmp_path):
+    for label in ("random", "snip"):
+        write_run(tmp_path / "plain", label, 0.9)
+        write_run(tmp_path / "ours", label, 0.9, sign_in=True)
+    found = []
+    for name in ("plain", "ours"):
+        (sheet,) = make_table("compare", load_runs(list_runs(tmp_path / name))).sheets
+        assert sheet.title == "Accuracy in percent and cost"  # there are no gains
+        found.append(["Sign-In" in note for note in sheet.notes if "in all rows" in note])
+    assert found == [[False], [True]]
+
+
 def test_notes_are_wrapped_to_the_terminal_only():
     frame = pd.DataFrame({"method": ["RigL"]})
     note, command = "word " * 30 + "word", "missing: signbench grid quick " + "--flag value " * 9
@@ -341,6 +353,8 @@ def test_runs_with_ham_are_rows_of_their_own_with_gains(tmp_path):
     numbers = aggregate(runs).set_index("rule")
     assert numbers["accuracy"].to_dict() == pytest.approx({"": 60, "HAM": 62, "Sign-In": 61})
     assert numbers["gain"].dropna().to_dict() == pytest.approx({"HAM": 2, "Sign-In": 1})
+    by_field = aggregate(runs, ("method", "ham")).set_index("rule")["gain"].dropna()
+    assert by_field.to_dict() == pytest.approx({"HAM": 2, "Sign-In": 1})
     (sheet,) = make_table("compare", runs).sheets
     assert list(sheet.cells[""]) == ["", "Sign-In", "HAM"]
     assert any(note.startswith("gain: Sign-In or HAM minus plain") for note in sheet.notes)
@@ -403,6 +417,78 @@ def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     }
     assert found.keys() == expected.keys()
     assert all(found[key] == pytest.approx(expected[key]) for key in expected)
+
+
+def test_repeated_plain_runs_do_not_take_the_settings_of_sign_in(tmp_path):
+    """Such as those that kept other snapshots: they are one row, and have all gains."""
+    for seed in range(3):
+        for beta in (1.0, 2.0):
+            more = {"settings": {"sign_in": {"beta": beta}}}
+            accuracy = 0.8 + beta / 100 + (seed - 1) / 1000
+            write_run(tmp_path / f"{beta}", "random", accuracy, seed, True, **more)
+        write_run(tmp_path / "plain", "random", 0.8, seed, settings={"sign_in": {"beta": 1.0}})
+    write_run(tmp_path / "again", "random", 0.8, 0, settings={"sign_in": {"beta": 1.0}})
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    table = aggregate(load_runs(folders), ("method", "beta"))
+    assert table[["rule", "runs"]].to_numpy().tolist() == [["Sign-In", 3], ["Sign-In", 3], ["", 3]]
+    gains = table.dropna(subset="gain").set_index("settings.sign_in.beta")
+    assert gains["gain"].to_dict() == pytest.approx({1.0: 1, 2.0: 2})
+    assert gains["gain_low"].notna().all()  # of three seeds
+
+
+def test_an_own_method_that_trains_factors_has_their_settings(tmp_path):
+    """Its runs say so; those of rescaling have no effect without Sign-In."""
+    for beta in (1.0, 2.0):
+        for until in (0.25, 0.5):
+            root = tmp_path / f"{beta} {until}"
+            settings = {"sign_in": {"beta": beta, "rescale_until": until}}
+            path = write_run(root, "mine", beta / 10, settings=settings) / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"factorised": True}))
+    folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
+    numbers = make_table("compare", load_runs(folders)).numbers
+    assert numbers[["settings.sign_in.beta", "accuracy"]].to_numpy().tolist() == [[1, 10], [2, 20]]
+
+
+def test_str_with_other_constants_is_another_row(tmp_path):
+    """Constants follow from recipe and sparsity, unless they were calibrated again."""
+    for sparsity in (0.8, 0.9):
+        for seed in range(5):
+            again = sparsity == 0.9 and seed > 2
+            options = {"options": {"calibrated": [-20.0 * sparsity, 0.1 if again else 0.09]}}
+            write_run(tmp_path, "str", 0.9 - 0.1 * again, seed, sparsity=sparsity, **options)
+            write_run(tmp_path, "random", 0.7, seed, sparsity=sparsity)
+    runs = load_runs(list_runs(tmp_path))
+    with pytest.raises(UserError, match=r'differ in calibrated .*"calibrated=\[-18.0, 0.09\]"'):
+        aggregate(runs)
+    chosen = select_runs(runs, ["calibrated!=[-18.0, 0.1]"])
+    assert aggregate(chosen)["runs"].tolist() == [5, 5, 5, 3]
+    table = make_table("compare", runs).numbers
+    own = table[table["label"] == "str"].fillna({"options.calibrated": ""})
+    assert own.set_index("options.calibrated")["accuracy"].to_dict() == pytest.approx(
+        {"": 90, "[-18.0, 0.09]": 90, "[-18.0, 0.1]": 80}
+    )
+
+
+def test_gains_do_not_depend_on_how_rows_are_told_apart(folders):
+    runs = load_runs(folders)
+    for fields in ({"rows": ("method", "sign_in")}, {"columns": ("sparsity", "sign_in")}):
+        numbers = make_table("compare", runs, **fields).numbers
+        assert numbers["gain"].dropna().tolist() == pytest.approx([4])
+
+
+def test_decays_of_runs_with_factors_are_compared_with_those_of_the_others(tmp_path):
+    def notes():
+        (sheet,) = make_table("compare", load_runs(list_runs(tmp_path))).sheets
+        return [note for note in sheet.notes if "decays" in note]
+
+    own = {"frobenius_decay": 1e-4, "sign_in_weight_decay": 0.0}
+    settings = {"settings": {"weight_decay": 1e-4, "sign_in": own}}
+    write_run(tmp_path, "random", 0.9, **settings)
+    write_run(tmp_path, "random", 0.9, sign_in=True, **settings)
+    told = "unequal weight decays on digits: of normalisation and biases 0.0001 plain, 0 with "
+    assert notes() == [f"{told}Sign-In (see grid decay)"]
+    write_run(tmp_path, "mw", 0.9, **settings)
+    assert notes() == [f"{told}factors m ⊙ w (see grid decay)"]
 
 
 def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
@@ -480,6 +566,22 @@ def test_table_one_finds_its_rows(tmp_path):
     }
     assert table.xs("GMP", level="column").to_dict() == pytest.approx(expected)
     assert table.xs("AC/DC", level="column").isna().all()
+
+
+def test_a_run_under_two_labels_is_counted_once(tmp_path):
+    """Random magnitudes are the default of a fixed mask, and can be given, too."""
+    fixed = {"init": "", "others": "", "flip_signs": 0.0, "magnitude_kind": "each", "signs": ""}
+    accuracies = [0.90, 0.92, 0.94]
+    for seed, accuracy in enumerate(accuracies):
+        base = write_run(tmp_path, "gmp", 0.95, seed)
+        for magnitudes in ("", "random") if seed == 0 else ("",):
+            options = fixed | {"mask": f"{base.name}@final", "magnitudes": magnitudes}
+            label = f"fixed {magnitudes}"
+            write_run(tmp_path, label, accuracy, 1000 + seed, options=options, method="fixed")
+    cells = paper_cells(load_runs(list_runs(tmp_path)), "1").set_index(["row", "column"])
+    cell = cells.loc[("Random init + learned mask", "GMP"), :]
+    assert (cell["accuracy"], cell["runs"]) == (pytest.approx(92), 3)
+    assert cell["std"] == pytest.approx(100 * statistics.stdev(accuracies))
 
 
 def test_tables_have_only_transplants_from_one_run():

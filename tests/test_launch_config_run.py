@@ -188,6 +188,8 @@ def test_decays_of_sign_in_follow_the_weight_decay():
         ("digits", {}, 1e-4, 1e-4),
         ("digits", {"sign_in": True}, 1e-4, 0.0),
         ("digits", {"sign_in": True, "weight_decay": 5e-4}, 5e-4, 0.0),
+        ("digits", {"sign_in": True, "beta": 4.0}, 4e-4, 0.0),
+        ("digits", {"sign_in": True, "beta": 1.0, "beta_last": 4.0}, 2e-4, 0.0),
         ("digits", {"sign_in": True, "sign_in_decay_scope": "factors"}, 1e-4, 1e-4),
         ("digits", {"decay_norm_and_bias": False}, 1e-4, 0.0),
         ("imagenet-resnet50", {"sign_in": True}, 1e-4, 5e-5),  # both factors decay with 5e-5
@@ -197,6 +199,15 @@ def test_decays_of_sign_in_follow_the_weight_decay():
 def test_decays_of_theta_and_of_the_others(recipe, choices, theta, others):
     found = Run.make(recipe, "random", **choices).decays
     assert found == pytest.approx({"theta": theta, "others": others})
+
+
+def test_theta_decays_with_the_beta_of_the_method():
+    def theta(method, **choices):
+        return Run.make("digits", method, **choices).decays["theta"]
+
+    assert theta("mw", beta=4.0) == pytest.approx(4e-4)
+    assert theta("spred", beta=4.0, balance=0.01) == pytest.approx(1e-6)
+    assert theta("spred", beta=4.0, balance=0.01, sign_in=True) == pytest.approx(4e-4)
 
 
 def test_labels_name_the_options_that_differ():

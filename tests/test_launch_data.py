@@ -421,3 +421,14 @@ def test_an_unreadable_file_is_an_error_or_skipped_and_counted(image_folder, mac
     assert [row["skipped"] for row in rows] == ["2", "2"]
     # eight of nine test images: accuracies are multiples of 1/8
     assert (8 * float(rows[0]["test_accuracy"])).is_integer()
+
+
+def test_each_image_that_cannot_be_read_is_counted_once(image_folder):
+    """However many files after it cannot be read either; samples are no part of an epoch."""
+    for name in ("train/bee/2", "train/bee/3", "test/cat/0", "test/cat/1"):
+        (image_folder / f"{name}.jpg").write_bytes(b"\xff\xd8 truncated")
+    data = load(small(image_folder, image_size=96, bad_images="skip"))
+    assert sum(len(y) for _, y in data.train.sample(8)) == 24
+    assert data.train.skipped == 0
+    assert [sum(len(y) for _, y in split.epoch(0)) for split in (data.train, data.test)] == [24, 7]
+    assert (data.train.skipped, data.test.skipped) == (2, 2)

@@ -70,11 +70,23 @@ def test_epochs_layers_figures_and_result_are_tracked(machine, recorder):
         own = [layer for layer in layers if layer["epoch"] == row["epoch"]]
         flips = {n["layer"]: n["flips_init"] / n["compared_init"] for n in own}
         assert histograms["layers/flips"] == pytest.approx(flips)
-        sparsity = {n["layer"]: 1 - n["density"] for n in own}
+        sparsity = {n["layer"]: 1 - n["nonzero"] / n["weights"] for n in own}
         assert histograms["layers/sparsity"] == pytest.approx(sparsity)
     assert tracker.pictures == ["curves", "figure 8", "figure 9"]
     assert tracker.closed[0]["accuracy"] == result["accuracy"]
     assert read_json(folder / "tracker.json") == {"tracker": "wandb", "id": "new", "epochs": 3}
+
+
+def test_validation_and_zeros_without_a_mask_are_tracked(recorder, tmp_path):
+    """STR, SR-STE and Top-KAST have no mask until the last epoch."""
+    row = {"epoch": 0, "validation_loss": 0.5, "validation_accuracy": 0.8}
+    layer = {"epoch": 0, "layer": "a", "weights": 100, "active": 100, "density": 1.0, "nonzero": 30}
+    tracker = Recorder(None, None, "", 0)
+    with Tracking(tmp_path, "wandb", tracker) as tracking:
+        tracking.update([row], [layer])
+    ((_, scalars, histograms),) = tracker.logged
+    assert scalars == {"validation/loss": 0.5, "validation/accuracy": 0.8}
+    assert histograms == {"layers/sparsity": {"a": pytest.approx(0.7)}}
 
 
 def test_a_resumed_run_goes_on_in_the_same_tracked_run(machine, recorder, monkeypatch):

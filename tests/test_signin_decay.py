@@ -111,7 +111,7 @@ def test_unequal_weight_decays_cannot_be_followed():
         SignIn().storage()
 
 
-@pytest.mark.parametrize("rule", [SignIn(), SignIn(sign_in_decays="factors")])
+@pytest.mark.parametrize("rule", [SignIn(), SignIn(sign_in_decays="factors"), SignIn(beta=4.0)])
 def test_theta_decays_as_the_rule_says(rule):
     """Without a gradient, one step takes θ near zero to (1 − lr·decay)·θ, up to lr²."""
     lr, lam = 1e-3, 0.3

@@ -39,7 +39,7 @@ def draw_ranking(runs: pd.DataFrame, size: Size) -> Figure:
     )
     table = groups["accuracy"].agg(["mean", "std"]).fillna({"std": 0.0})
     table = table.assign(marked=groups["misses"].any()).reset_index()
-    dense = done[(done["sparsity"] == 0) & (done["rule"] == PLAIN)]["accuracy"].mean()
+    dense = done[(done["label"] == "dense") & (done["rule"] == PLAIN)]["accuracy"].mean()
     reference = {"Dense": dense} if len(sparse) < len(done) and pd.notna(dense) else {}
     order, panels = _order(table), []
     for sparsity, part in table.groupby("sparsity"):
@@ -66,8 +66,9 @@ def _order(table: pd.DataFrame) -> list[str]:
 def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw accuracy against sparsity, one line per method; the ranking if there is one sparsity.
 
-    The sparsity axis is logarithmic in the density. Dense runs are a horizontal line. Results at
-    another sparsity than the requested one are drawn at the realised one, with a cross.
+    The sparsity axis is logarithmic in the density. Methods that have runs at sparsity 0 only are a
+    horizontal line; of the others, these runs are left out. Results at another sparsity than the
+    requested one are drawn at the realised one, with a cross.
 
     Raises:
         UserError: the runs cannot be compared.
@@ -79,7 +80,7 @@ def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
     sparse = done[done["sparsity"] > 0].assign(value=lambda table: table["accuracy"])
     sparse = sparse.assign(x=place_of_sparsity(_drawn_sparsity(sparse)), marked=sparse["misses"])
     ends = sparse["x"].min(), sparse["x"].max()
-    dense = done[done["sparsity"] == 0]
+    dense = done[~done["label"].isin(sparse["label"])]
     lines = [dense.assign(x=x, value=dense["accuracy"], marked=False) for x in ends]
     values = pd.concat([sparse, *lines], ignore_index=True)
     ticks = {float(place_of_sparsity(s)): f"{s:g}" for s in sparsities}

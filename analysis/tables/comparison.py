@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.decay import decay_notes
 from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
-from analysis.names import RULES, SIGN_IN, name_of
+from analysis.names import RULES, name_of
 from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
@@ -99,7 +99,8 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
-    title = f"Accuracy in percent, gain of {listed_rules(table)} and cost{at}"
+    gain = f", gain of {listed_rules(table)}" if table["gain"].notna().any() else ""
+    title = f"Accuracy in percent{gain} and cost{at}"
     return Sheet(title, cells, bold, labels, notes)
 
 
@@ -125,7 +126,7 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
 def listed_rules(table: pd.DataFrame) -> str:
     """Return what gains are of: "Sign-In or HAM", if a table has runs with both."""
     present = set(table["rule"])
-    return " or ".join(rule for rule in RULES if rule in present and rule) or SIGN_IN
+    return " or ".join(rule for rule in RULES if rule in present and rule)
 
 
 def gain_notes(table: pd.DataFrame) -> list[str]:

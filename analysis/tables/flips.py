@@ -19,13 +19,13 @@ _NOTES = (
     "flips: signs that differ from those of the epoch before, per 100 weights of the final mask "
     "that have a sign after both epochs, times the epochs of a span; mean ± standard deviation "
     "over seeds",
-    "warm-up: the first tenth of the epochs; T₂: of the run's Sign-In settings, also where it is "
-    "plain",
+    "warm-up: the first tenth of the epochs (AC/DC: up to the last dense one); T₂: as a fraction of "
+    "the epochs, of the run's Sign-In settings, also where it is plain",
 )
 
 
 def flip_statistics(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return flips by the fields `by`, rule, span and layer: flips, std and runs.
+    """Return flips by the fields `by`, rule, T₂ (`until`), span and layer: flips, std and runs.
 
     Args:
         runs: from `analysis.frame.load_runs`. Runs without the columns are left out, and so are
@@ -33,7 +33,7 @@ def flip_statistics(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: columns.
 
     Raises:
-        UserError: no run has finished, or none is left.
+        UserError: no run has finished, none is left, or runs of one row have several T₂.
     """
     done = finished_runs(runs)
     keys = [*by, "rule"]
@@ -46,9 +46,10 @@ def flip_statistics(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     if not parts:
         raise UserError("no run has sign flips over its final mask from epoch to epoch.")
     table = pd.concat(parts, ignore_index=True)
+    _check_spans(table, keys)
     table["layer"] = pd.Categorical(table["layer"], _in_order(table["layer"]))
     table["span"] = pd.Categorical(table["span"], SPANS)
-    groups = table.groupby([*keys, "span", "layer"], dropna=False, observed=True)["value"]
+    groups = table.groupby([*keys, "until", "span", "layer"], dropna=False, observed=True)["value"]
     numbers = groups.agg(flips="mean", std="std", runs="size").reset_index()
     return numbers.sort_values([*keys, "span", "layer"], na_position="first", ignore_index=True)
 
@@ -58,7 +59,21 @@ def _spans(run: pd.Series) -> pd.DataFrame:
     layers = load_rows(run["folder"], LAYERS)
     if pd.isna(until) or run["result.epochs"] != epochs or not len(layers):
         return pd.DataFrame()
-    return flips_in_spans(layers, round(until * epochs))
+    return flips_in_spans(layers, round(until * epochs)).assign(until=until)
+
+
+def _check_spans(table: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Raise UserError if the spans of the runs of a row end at several T₂.
+
+    The settings of a plain run are those of its first start, for its name has none of Sign-In.
+    """
+    for _, row in table.groupby(list(keys), dropna=False):
+        if row["until"].nunique() > 1:
+            found = ", ".join(f"{until:g}" for until in sorted(row["until"].unique()))
+            raise UserError(
+                f"runs of one row differ in T₂ (rescale_until {found}): choose with "
+                f"--where rescale_until={row['until'].mode()[0]:g}."
+            )
 
 
 def _in_order(layers: pd.Series[str]) -> list[str]:
@@ -68,7 +83,8 @@ def _in_order(layers: pd.Series[str]) -> list[str]:
 
 def flip_sheets(table: pd.DataFrame, by: Sequence[str]) -> list[Sheet]:
     """Return a sheet for each span, with one column per layer."""
-    cells = pd.DataFrame({shortened(name): shown(table, name) for name in by})
+    cells = pd.DataFrame({shortened(name): shown(table, name) for name in by if name != _UNTIL})
+    cells["T₂"] = shown(table, "until")
     cells[""] = table["rule"]
     names = list(cells.columns)
     texts = [_text(flips, std) for flips, std in zip(table["flips"], table["std"], strict=True)]

@@ -53,7 +53,8 @@ def leave_out_constants(sheet: Sheet, numbers: bool = True) -> Sheet:
     names = [name for name in cells.columns[: sheet.labels] if name]
     if names and set(names) <= set(constant):
         constant.remove("method" if "method" in names else names[-1])
-    told = [f"{name} {cells[name].iloc[0]}" for name in constant if name and cells[name].iloc[0]]
+    # the column of Sign-In and HAM has no name
+    told = [f"{name} {cells[name].iloc[0]}".lstrip() for name in constant if cells[name].iloc[0]]
     return replace(
         sheet,
         cells=cells.drop(columns=constant),

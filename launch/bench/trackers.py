@@ -120,5 +120,6 @@ def _epoch_row(epoch: int) -> EpochRow:
 
 
 def _layer_row(epoch: int, layer: str, weights: int) -> LayerRow:
-    numbers = {"density": random.random(), "flips_init": weights // 20, "compared_init": weights}
+    nonzero = random.randrange(weights)
+    numbers = {"nonzero": nonzero, "flips_init": weights // 20, "compared_init": weights}
     return cast(LayerRow, {"epoch": epoch, "layer": layer, "weights": weights, **numbers})

@@ -52,7 +52,8 @@ class SharpnessCommand:
     epochs: tuple[int, ...] = ()
     """Epochs of the snapshots; all if not given."""
     per_class: int = 50
-    """Number of training images of each class, the same for all runs; not augmented."""
+    """Number of training images of each class, the same for all runs; not augmented. With
+    `validation`, they are chosen among the images that the run trained on."""
     top: int = 1
     """Number of eigenvalues, the largest first."""
     probes: int = 0
@@ -155,7 +156,8 @@ def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
     folder, run = task.folder, read_run(task.folder)
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
-        data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
+        where = (given.data_dir, r.device, 0, Share(0, 1))
+        data = load_data(run.settings, *where, workers=2, split_seed=run.seed)
         found = _row(run, data, folder, task.epoch, r.device, given)
     _write(folder, task.epoch, found)
     return found

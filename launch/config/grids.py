@@ -36,9 +36,8 @@ from launch.config.grid_parts import (
     learner,
     pairs,
 )
-from launch.config.grids_sign_in import beta, denser, rescaling
+from launch.config.grids_sign_in import beta, decay, denser, rescaling
 from launch.config.recipe import RULES
-from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
 
@@ -153,30 +152,6 @@ def ham(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> 
     return at_sparsities([recipe] if recipe else IMAGENET, entries, seeds, ALL, **choices)
 
 
-def decay(
-    recipe: str | None = None,
-    seeds: Seeds = (0, 1, 2),
-    methods: Sequence[str] = ("random",),
-    **choices: Any,
-) -> list[Run]:
-    """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
-    recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
-    lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
-    twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
-    factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
-    halved = {"sign_in_decays": "factors", "sign_in_weight_decay": lam / 2}  # θ decays with both
-    plain: list[dict[str, Any]] = [{}, twice, none]
-    sign_in = find_recipe(recipe).sign_in_decayed
-    # if the factors decay, all other parameters decay alike under both scopes
-    equal = {} if sign_in.sign_in_weight_decay else factors
-    ours = [{}, twice, equal, {**equal, **none}, {**factors, **halved}]
-    runs = []
-    for rule, variants in zip(BOTH, (plain, ours), strict=True):
-        for variant, name in itertools.product(variants, methods):
-            runs += pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
-    return runs
-
-
 def signs(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2),
@@ -250,10 +225,9 @@ def figure9(
 
 _TABLES = (table1, table3, table4, table5, table9, table10, table11)
 _FIGURES = (figure1, figure5, figure8, figure9)
-_SIGN_IN = (rescaling, beta, denser)
+_SIGN_IN = (decay, rescaling, beta, denser)
 GRIDS: dict[str, Callable[..., list[Run]]] = {
-    grid.__name__: grid
-    for grid in (quick, fashion, ham, decay, signs, *_SIGN_IN, *_TABLES, *_FIGURES)
+    grid.__name__: grid for grid in (quick, fashion, ham, *_SIGN_IN, signs, *_TABLES, *_FIGURES)
 }
 
 

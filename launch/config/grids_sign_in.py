@@ -1,18 +1,43 @@
-"""Named grids of Sign-In beyond its paper: when it rescales, β by layer, denser masks."""
+"""Named grids of Sign-In beyond its paper: its decays, when it rescales, β by layer, denser masks."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from baselines.registry import find_method
 from launch.config.grid_parts import BOTH, CIFAR, PLAIN, Entry, Rule, Seeds, at_sparsity, pairs
+from launch.config.recipes import find_recipe
 from launch.config.run import Run
 
 PERIODS, UNTIL = (1, 2, 5), (0.25, 0.5, 1.0)  # p in epochs, and T₂ as a fraction of them
 EQUAL = (0.25, 1.0, 4.0)  # β of all layers
 GRADED = ((0.5, 2.0), (0.25, 4.0))  # β of the first and the last layer, of geometric mean 1
 TIMES_DENSER = (2, 4)
+
+
+def decay(
+    recipe: str | None = None,
+    seeds: Seeds = (0, 1, 2),
+    methods: Sequence[str] = ("random",),
+    **choices: Any,
+) -> list[Run]:
+    """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
+    recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
+    lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
+    twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
+    factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
+    halved = {"sign_in_decays": "factors", "sign_in_weight_decay": lam / 2}  # θ decays with both
+    plain: list[dict[str, Any]] = [{}, twice, none]
+    same = find_recipe(recipe).sign_in_decayed.sign_in_weight_decay  # what replaces it is equal
+    equal = {} if same else factors
+    ours = [{}, twice, equal, {**equal, **none}, {**factors, **halved}]
+    runs = []
+    for rule, variants in zip(BOTH, (plain, ours), strict=True):
+        for variant, name in itertools.product(variants, methods):
+            runs += pairs([recipe], [(name, {})], seeds, (rule,), **{**choices, **variant})
+    return runs
 
 
 def rescaling(

@@ -15,7 +15,7 @@ from baselines.fields import first_default_of, typed
 from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
-from baselines.sign_rule import SignRule
+from baselines.sign_rule import SignRule, factors_of
 from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import (
@@ -136,7 +136,9 @@ class Run:
     def decays(self) -> dict[str, float]:
         """Weight decay of θ near zero, and of normalisation and biases: "theta" and "others"."""
         recipe = self.settings
-        rule = recipe.sign_in_decayed if self.factorised else SignRule()
+        rule: SignRule = recipe.sign_in_decayed if self.factorised else SignRule()
+        if self.factorised and not self.sign_in:
+            rule = factors_of(self._method(steps_per_epoch=1), recipe.sign_in_decayed)
         _, others = rule.weight_decays(recipe.weight_decay)
         theta = rule.theta_decay(recipe.weight_decay)
         return {"theta": theta, "others": others if recipe.decay_norm_and_bias else 0.0}
@@ -149,7 +151,7 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
-        return self._trained(steps_per_epoch=1).epochs
+        return self._method(steps_per_epoch=1).epochs
 
     @property
     def early_epochs(self) -> tuple[int, int]:
@@ -158,11 +160,11 @@ class Run:
         They are the paper's epochs 10, which it calls the end of warm-up, and 30 of 100. With
         AC/DC, the last epochs up to these that end dense: masked weights have no sign.
         """
-        method = self._trained(steps_per_epoch=1000)  # phases can change within an epoch
+        method = self._method(steps_per_epoch=1000)  # phases can change within an epoch
         first, second = (max(1, round(part * self.epochs)) for part in (0.1, 0.3))
         return method.early_epoch(first), method.early_epoch(second)
 
-    def _trained(self, steps_per_epoch: int) -> Method[Options]:
+    def _method(self, steps_per_epoch: int) -> Method[Options]:
         """Return the method of a training with this number of steps per epoch."""
         recipe = self.settings
         plan = Plan(self.sparsity, recipe.epochs * steps_per_epoch, steps_per_epoch, self.seed)

@@ -25,15 +25,22 @@ from launch.ranks import Share
 
 
 def load_data(
-    recipe: Recipe, root: Path, device: torch.device, seed: int, share: Share, workers: int
+    recipe: Recipe,
+    root: Path,
+    device: torch.device,
+    seed: int,
+    share: Share,
+    workers: int,
+    split_seed: int | None = None,
 ) -> Data:
     """Return the splits of the recipe's data.
 
     Args:
         root: folder of data sets; downloads go there too.
-        seed: of order and augmentation.
+        seed: of order, augmentation and samples.
         share: which part of every batch to return.
         workers: processes (read while training) or threads (while loading) that decode images.
+        split_seed: draws the training images that are held out; None: `seed` does.
 
     Raises:
         UserError: missing or empty folders, classes without images, unreadable images, or a
@@ -41,11 +48,13 @@ def load_data(
     """
     check_ranks(recipe.batch_size, share.world)
     _check_padding(recipe)
+    split_seed = seed if split_seed is None else split_seed
     if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
-        return load_streamed(recipe, find_folder(recipe.data, root), device, seed, share, workers)
+        folder = find_folder(recipe.data, root)
+        return load_streamed(recipe, folder, device, seed, share, workers, split_seed)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     if recipe.validation:
-        splits = splits.holding_out(recipe.validation, seed)
+        splits = splits.holding_out(recipe.validation, split_seed)
     _check_augmentation(recipe, splits.train)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)

@@ -103,7 +103,9 @@ class Streamed:
         return len(self._order)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return map(self._ready, self.raw(epoch))
+        for batch in self.raw(epoch):
+            self.skipped += int((batch[2] > 0).sum())
+            yield self._ready(batch)
 
     def raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield batches as the workers make them: uint8 (B, H, W, C), labels, files skipped."""
@@ -128,15 +130,20 @@ class Streamed:
 
     def _ready(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels, skipped = batch
-        self.skipped += int(skipped.sum())
-        if not self._order.shuffle and self.skipped:  # no test image counts twice
+        if not self._order.shuffle and skipped.any():  # no test image counts twice
             images, labels = images[skipped == 0], labels[skipped == 0]
         x = self._normalise(images.to(self._device, non_blocking=True))
         return x, labels.to(self._device, non_blocking=True)
 
 
 def load_streamed(
-    recipe: Recipe, folder: Path, device: torch.device, seed: int, share: Share, workers: int
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+    share: Share,
+    workers: int,
+    split_seed: int,
 ) -> Data:
     """Return the splits of an image folder. Arguments as of `load_data`."""
     size, skip = recipe.image_size, recipe.bad_images == "skip"
@@ -145,7 +152,7 @@ def load_streamed(
     test = scan(test_folder(folder), classes=train.classes)
     held_out = None
     if recipe.validation:
-        train, held_out = map(train.part, hold_out(train.labels, recipe.validation, seed))
+        train, held_out = map(train.part, hold_out(train.labels, recipe.validation, split_seed))
     check_batch_size(recipe.batch_size, len(train.paths))
 
     def split(

@@ -36,7 +36,8 @@ def write_config(folder: Path, run: Run, starts: bool = True) -> None:
     there = _read(folder / CONFIG)
     if there is None:
         about: dict[str, Any] = {NAME: run.name, "run": fields, "label": run.label}
-        about |= {"epochs": run.epochs, "early_epochs": run.early_epochs, "decays": run.decays}
+        about |= {"epochs": run.epochs, "early_epochs": run.early_epochs}
+        about |= {"factorised": run.factorised, "decays": run.decays}
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
         write_json(folder / CONFIG, {**about, **(find_provenance() if starts else {})})

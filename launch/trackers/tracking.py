@@ -41,6 +41,8 @@ SCALARS = {
     "train_accuracy": "train/accuracy",
     "test_loss": "test/loss",
     "test_accuracy": "test/accuracy",
+    "validation_loss": "validation/loss",
+    "validation_accuracy": "validation/accuracy",
     "lr": "lr",
     "sparsity": "sparsity",
     "flips": "flips",
@@ -157,7 +159,8 @@ class Tracking:
         assert self.tracker is not None
         values: Mapping[str, Any] = row
         scalars = {name: float(values[key]) for key, name in SCALARS.items() if key in values}
-        sparsity = {layer["layer"]: 1 - layer["density"] for layer in layers}
+        # also of methods that have no mask until the last epoch
+        sparsity = {n["layer"]: 1 - n["nonzero"] / n["weights"] for n in layers}
         flips = {n["layer"]: f for n in layers if (f := _flips(n)) is not None}
         histograms = {"layers/sparsity": sparsity, "layers/flips": flips}
         filled = {name: found for name, found in histograms.items() if found}

@@ -149,7 +149,7 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
     placed = placed[placed["state"].isin(("finished", "failed"))]
     placed = placed.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
-    placed = placed.drop_duplicates([*by, "seed", "label"])
+    placed = placed.drop_duplicates([*by, "seed"])  # also those of two labels
     done = placed[placed["state"] == "finished"]
     table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
     if len(done):
