@@ -97,8 +97,11 @@ def find_run(text: str, root: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has a result."""
-    return (folder / RESULT).exists()
+    """Return whether a run has a result that can be read."""
+    try:
+        return read_result(folder) is not None
+    except BrokenFile:
+        return False
 
 
 def snapshot_path(folder: Path, epoch: int) -> Path:
