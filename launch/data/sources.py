@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -164,10 +164,9 @@ def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
 
     parts = []
     for train in (True, False):
+        read = partial(getattr(datasets, name), root, train=train)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):  # ranks and other runs would write the same file
-                part = getattr(datasets, name)(root, train=train, download=True)
+            part = _read_or_download(read, root, name)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"cannot get {name} in {root}: {error}. Put its archive there, or use --data DIR "
@@ -177,6 +176,15 @@ def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
         images = images.reshape(*images.shape[:3], -1)  # (N, H, W) has one channel
         parts.append((images, np.asarray(part.targets)))
     return parts[0], parts[1], len(part.classes)
+
+
+def _read_or_download(read: Callable[..., Any], root: Path, name: str) -> Any:
+    """Return a split of torchvision's. Nothing is written if it is there."""
+    with suppress(Exception):  # it is not, or another process is writing it
+        return read(download=False)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):  # ranks and other runs would write the same file
+        return read(download=True)
 
 
 def _fashion_mnist(root: Path) -> tuple[Arrays, Arrays, int]:
