@@ -29,6 +29,8 @@ class Config(TypedDict):
     `decays` has the weight decay of θ near zero, as "theta", and that of normalisation and biases,
     as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
     the run, `new_defaults` the defaults of the method's options that earlier versions did not have.
+    Versions and what follows are those at the start; `resumed` has the epoch of each resumption and
+    what differed then, by dotted names.
     """
 
     run: RunFields
@@ -40,6 +42,10 @@ class Config(TypedDict):
     git: NotRequired[str | None]
     git_dirty: NotRequired[bool | None]
     host: NotRequired[str]
+    device: NotRequired[str]
+    data_digest: NotRequired[str]
+    data_dir: NotRequired[str]
+    resumed: NotRequired[list[dict[str, Any]]]
 
 
 class Validation(TypedDict):

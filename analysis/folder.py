@@ -49,6 +49,7 @@ LOCK, SHARPNESS_LOCK = "lock", "sharpness.lock"
 TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
+RESUMED = "resumed"  # entry of config.json: what has differed where the run went on
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _ROWS = {EPOCHS: EpochRow, LAYERS: LayerRow, SHARPNESS: SharpnessRow}

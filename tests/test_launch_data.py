@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,6 +214,20 @@ def test_a_damaged_archive_of_fashion_mnist_is_named(tmp_path, monkeypatch):
 def test_a_run_on_the_real_fashion_mnist(machine):
     result = train(Run.make("fashion", "random", sparsity=0.9, epochs=1), machine)
     assert result["accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_image_folders_are_told_apart_by_the_names_of_their_files(image_folder, tmp_path, size):
+    recipe = replace(RECIPES["digits"], data=str(image_folder), image_size=size, batch_size=8)
+    first = load(recipe).digest
+    copy = shutil.copytree(image_folder, tmp_path / "elsewhere")
+    (copy / "train" / "ant" / "notes.txt").touch()  # ignored, with a warning
+    with pytest.warns(UserWarning, match="ignored"):
+        assert load(replace(recipe, data=str(copy), validation=0.3)).digest == first
+    (copy / "train" / "ant" / "notes.txt").unlink()
+    launch.data.sources._read_splits.cache_clear()
+    (copy / "train" / "ant" / "0.jpg").rename(copy / "train" / "bee" / "new.jpg")
+    assert load(replace(recipe, data=str(copy))).digest != first
 
 
 def test_cifar_that_cannot_be_had_is_named(tmp_path, monkeypatch):

@@ -251,7 +251,7 @@ def _folders_of(runs: Sequence[Run], root: Path) -> Iterator[None]:
         for home, run in homes.items():  # before a job can fail again
             make_folder(home)
             remove_file(home / FAILURE)
-            write_config(home, run, starts=False)
+            write_config(home, run)
         yield
     except BaseException:
         for home, failure in failures.items():
