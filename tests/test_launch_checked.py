@@ -45,6 +45,7 @@ from launch.runs.folder import RunFolder
 from launch.runs.snapshots import read_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
 from launch.training.loop import Loop
+from launch.training.run import run_training
 from launch.training.state import rows_of
 
 TENSORS = {
@@ -438,14 +439,21 @@ def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, dam
 # ---- ends
 
 
-def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(machine, monkeypatch):
+@pytest.mark.parametrize("ranks", [False, True])
+def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(
+    machine, monkeypatch, ranks
+):
     run = Run.make("digits", "dense", epochs=2)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
-        patch.setattr(RunFolder, "_remove_states", lambda self: pull_the_plug())
+        patch.setattr(RunFolder, "tidy", lambda self: pull_the_plug())
         train(run, machine)
     folder = machine.runs / run.name
     assert (folder / LAST_STATE).exists() and (folder / "signs").exists()
-    train(run, machine)
+    if ranks:  # as torchrun does
+        monkeypatch.setenv("RANK", "0")
+    said = []
+    run_training(run, machine, report=said.append, bar=False)
+    assert "finished before, accuracy" in said[0]
     left = {path.name for path in folder.iterdir()}
     assert not left & {LAST_STATE, PREVIOUS_STATE, "signs"}
 

@@ -26,6 +26,7 @@ from launch.runs.provenance import note_start
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
+from launch.training.finished import complete, complete_if_needed, finished_text
 from launch.training.kernel_speed import speed_text
 from launch.training.result import device_name, make_result
 from launch.training.rows import epoch_row, epoch_text, layer_rows
@@ -57,10 +58,11 @@ def run_training(
     require_constants([run])
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
-    if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
-        report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
-        folder.tidy()
-        return folder.result
+    result = folder.result
+    if result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
+        report(finished_text(run, machine, folder.path, result))
+        complete_if_needed(run, machine, folder, result)
+        return result
     if machine.threads:
         torch.set_num_threads(machine.threads)
     with join_ranks(machine.device) as r:
@@ -70,7 +72,10 @@ def run_training(
         with folder.opened(patience) if r.is_first else nullcontext():
             try:
                 found: Result | None = r.from_first(folder.result)
-                if found is not None:  # another process has finished it meanwhile
+                if found is not None:  # maybe by another process, meanwhile
+                    if r.is_first:
+                        report(finished_text(run, machine, folder.path, found))
+                        complete(run, machine, folder, found)
                     return found
                 return (training or make()).finish()
             except Exception as error:  # on the first rank that raises one
