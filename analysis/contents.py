@@ -30,7 +30,8 @@ class Config(TypedDict):
     as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
     the run, `early_epochs` those after about a tenth and three tenths of it, `factorised` whether
     it trains factors m ⊙ w, `new_defaults` the defaults of the method's options that earlier
-    versions did not have.
+    versions did not have. Versions and what follows are those at the start; `resumed` has the epoch
+    of each resumption and what differed then, by dotted names.
     """
 
     run: RunFields
@@ -44,6 +45,10 @@ class Config(TypedDict):
     git: NotRequired[str | None]
     git_dirty: NotRequired[bool | None]
     host: NotRequired[str]
+    device: NotRequired[str]
+    data_digest: NotRequired[str]
+    data_dir: NotRequired[str]
+    resumed: NotRequired[list[dict[str, Any]]]
 
 
 class Validation(TypedDict):

@@ -49,6 +49,7 @@ LOCK, SHARPNESS_LOCK = "lock", "sharpness.lock"
 TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
+RESUMED = "resumed"  # entry of config.json: what has differed where the run went on
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _ROWS = {EPOCHS: EpochRow, LAYERS: LayerRow, SHARPNESS: SharpnessRow}
@@ -97,8 +98,11 @@ def find_run(text: str, root: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has a result."""
-    return (folder / RESULT).exists()
+    """Return whether a run has a result that can be read."""
+    try:
+        return read_result(folder) is not None
+    except BrokenFile:
+        return False
 
 
 def snapshot_path(folder: Path, epoch: int) -> Path:

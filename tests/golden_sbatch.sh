@@ -20,6 +20,7 @@
 #SBATCH --wckey=submitit
 
 # setup
+export SIGNBENCH_JOB_START=$(date +%s)
 export PYTHONPATH=/code${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 module load cuda

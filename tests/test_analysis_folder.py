@@ -28,6 +28,7 @@ from analysis.folder import (
     read_sharpness,
 )
 from analysis.frame import load_runs
+from baselines.errors import UserError
 from launch.cli import main
 from launch.executors.status import Status, statuses, to_text
 from launch.runs.files import write_csv, write_json
@@ -234,6 +235,17 @@ def test_a_run_whose_folder_is_locked_is_running(tmp_path):
         assert statuses(tmp_path)[0].state == "running"
 
 
+def test_without_flock_a_run_with_a_lock_file_is_running(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(launch.executors.status.fcntl, "flock", unknown)
+    write_run(tmp_path / "run")
+    assert statuses(tmp_path)[0].state == "stopped"
+    (tmp_path / "run" / folder.LOCK).touch()
+    assert statuses(tmp_path)[0].state == "running"
+
+
 def test_what_cannot_be_cancelled_is_an_error(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "run", slurm={"job": "7", "log": "out.log"})
     monkeypatch.setattr("shutil.which", lambda _: None)
@@ -266,3 +278,20 @@ def test_a_cancelled_job_is_cancelled_until_it_is_submitted_again(tmp_path, monk
     assert found.state == "cancelled" and "epoch 0/5" in found.detail
     write_json(tmp_path / "run" / folder.JOB, {"job": "8", "log": "out.log"})
     assert statuses(tmp_path)[0].state == "failed"
+
+
+def test_what_scancel_refuses_is_noted_as_cancelled(tmp_path, monkeypatch, capsys):
+    queue = {"7": ("RUNNING", "None"), "8": ("PENDING", "Priority")}
+
+    def fail(jobs):
+        raise UserError(f"scancel fails for one of {len(jobs)}")
+
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue)
+    monkeypatch.setattr(launch.commands.cancel, "cancel_jobs", fail)
+    monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
+    for job in queue:
+        write_run(tmp_path / job, slurm={"job": job, "log": "out.log"})
+    assert main(["cancel", "--runs", str(tmp_path)]) == 2
+    assert "scancel fails for one of 2" in capsys.readouterr().err
+    queue.clear()
+    assert [found.state for found in statuses(tmp_path)] == ["cancelled", "cancelled"]

@@ -8,6 +8,7 @@ import random
 import shutil
 import zipfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,17 @@ from test_launch_train import assert_same, stopped_after, train
 from torch_settings import THREADS
 
 import launch.runs.folder
+import launch.runs.provenance
 from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
 from analysis.folder import (
+    CONFIG,
     EPOCHS,
     LAST_STATE,
     LAYERS,
     PREVIOUS_STATE,
+    read_config,
     read_epochs,
+    read_failure,
     read_layers,
     read_result,
     signs_path,
@@ -35,9 +40,12 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
+from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
 from launch.runs.snapshots import read_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
+from launch.training.loop import Loop
+from launch.training.run import run_training
 from launch.training.state import rows_of
 
 TENSORS = {
@@ -246,14 +254,80 @@ def test_a_state_that_does_not_fit_is_set_aside_and_the_one_before_is_used(stopp
     assert_same(run, machine, other)
 
 
-def test_if_no_state_fits_the_run_starts_over(stopped):
-    run, machine, other = stopped
+def contents(folder):
+    """Return the states in a folder, by their files."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.pt*")}
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (CHANGES["another momentum"], "momentum_buffer has shape"),
+        (CHANGES["another shape"], "size mismatch for 0.weight"),
+        (lambda s: s.update(data="others"), "it was trained on other data"),
+    ],
+)
+def test_if_no_state_fits_the_run_is_refused_and_the_states_stay(stopped, change, reason):
+    run, machine, _ = stopped
+    folder = machine.runs / run.name
     for file in (LAST_STATE, PREVIOUS_STATE):
-        rewrite(machine.runs / run.name / file, CHANGES["another momentum"])
-    with pytest.warns(UserWarning) as warned:
+        rewrite(folder / file, change)
+    before = contents(folder)
+    with pytest.raises(UserError, match=rf"last\.pt does not fit: .*{reason}.*remove the run"):
         train(run, machine)
-    assert sum("set aside" in str(warning.message) for warning in warned) == 2
+    assert contents(folder) == before and "does not fit" in read_failure(folder)["reason"]
+
+
+def test_if_the_one_state_that_is_not_damaged_does_not_fit_the_run_is_refused(stopped):
+    run, machine, _ = stopped
+    folder = machine.runs / run.name
+    (folder / LAST_STATE).write_bytes(b"no")
+    rewrite(folder / PREVIOUS_STATE, CHANGES["another shape"])
+    with (
+        pytest.warns(UserWarning, match=r"last.pt cannot be used .* set aside"),
+        pytest.raises(UserError, match=r"previous\.pt does not fit"),
+    ):
+        train(run, machine)
+    assert set(contents(folder)) == {"last.pt.unreadable", PREVIOUS_STATE}
+
+
+def test_an_error_of_the_gpu_sets_no_state_aside(stopped, monkeypatch):
+    run, machine, other = stopped
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    before = contents(machine.runs / run.name)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="CUDA error"):
+        patch.setattr(Loop, "load_state_dict", fail)
+        train(run, machine)
+    assert contents(machine.runs / run.name) == before
+    train(run, machine)
     assert_same(run, machine, other)
+
+
+def test_what_differs_where_a_run_resumes_is_noted(stopped, monkeypatch):
+    run, machine, _ = stopped
+    folder = machine.runs / run.name
+    first = read_config(folder)
+    first["versions"]["torch"], first["git"] = "1.13", "a" * 40
+    write_json(folder / CONFIG, first)
+    now = {"git": "b" * 40, "git_dirty": first["git_dirty"]}
+    monkeypatch.setattr(launch.runs.provenance, "git_state", lambda: now)
+    with pytest.warns(UserWarning) as warned:
+        train(run, replace(machine, data_dir=machine.runs))
+    assert sorted(str(w.message).split(" resumes with ")[1] for w in warned) == [
+        f"revision {'b' * 12}; it began with {'a' * 12}.",
+        f"torch {version('torch'):.12}; it began with 1.13.",
+    ]
+    (resumed,) = read_config(folder)["resumed"]
+    assert resumed == {
+        "epoch": 3,
+        "versions.torch": version("torch"),
+        "git": "b" * 40,
+        "data_dir": str(machine.runs.resolve()),
+    }
+    assert {**read_config(folder), "resumed": None} == {**first, "resumed": None}
 
 
 def test_a_pipe_in_place_of_a_state_does_not_block(stopped):
@@ -365,14 +439,21 @@ def test_rows_of_a_finished_run_that_have_changed_are_refused(stopped, read, dam
 # ---- ends
 
 
-def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(machine, monkeypatch):
+@pytest.mark.parametrize("ranks", [False, True])
+def test_a_kill_between_the_result_and_the_removal_of_states_is_tidied_up(
+    machine, monkeypatch, ranks
+):
     run = Run.make("digits", "dense", epochs=2)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
-        patch.setattr(RunFolder, "_remove_states", lambda self: pull_the_plug())
+        patch.setattr(RunFolder, "tidy", lambda self: pull_the_plug())
         train(run, machine)
     folder = machine.runs / run.name
     assert (folder / LAST_STATE).exists() and (folder / "signs").exists()
-    train(run, machine)
+    if ranks:  # as torchrun does
+        monkeypatch.setenv("RANK", "0")
+    said = []
+    run_training(run, machine, report=said.append, bar=False)
+    assert "finished before, accuracy" in said[0]
     left = {path.name for path in folder.iterdir()}
     assert not left & {LAST_STATE, PREVIOUS_STATE, "signs"}
 

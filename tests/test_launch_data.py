@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,20 +128,23 @@ def test_the_digits_and_their_split_are_those_of_scikit_learn(tmp_path):
     assert classes == 10
 
 
+def refuse(*_args, **_kwargs):
+    raise OSError("no route to host")
+
+
 def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     base = tmp_path / datasets.CIFAR10.base_folder
-    base.mkdir()
     rng = np.random.default_rng(0)
-    lists = {"train_list": [], "test_list": []}
+    files, lists = {}, {"train_list": [], "test_list": []}
     for key, names in (("train_list", ("data_batch_1",)), ("test_list", ("test_batch",))):
         for name in names:
             entry = {
                 "data": rng.integers(0, 256, (20, 3072), dtype=np.uint8),
                 "labels": list(range(10)) * 2,
             }
-            (base / name).write_bytes(pickle.dumps(entry))
+            files[name] = entry
             lists[key].append([name, None])
-    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    files["batches.meta"] = {"label_names": list("abcdefghij")}
     monkeypatch.setattr(datasets.CIFAR10, "train_list", lists["train_list"])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", lists["test_list"])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
@@ -149,11 +153,21 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch):
     def download(self):  # no other process does, meanwhile
         with pytest.raises(Timeout), FileLock(tmp_path / ".CIFAR10.lock", timeout=0):
             pass
+        base.mkdir(exist_ok=True)
+        for name, entry in files.items():
+            (base / name).write_bytes(pickle.dumps(entry))
 
     monkeypatch.setattr(datasets.CIFAR10, "download", download)
-    data = load(replace(RECIPES["cifar10-resnet20"], batch_size=10), tmp_path)
+    recipe = replace(RECIPES["cifar10-resnet20"], batch_size=10)
+    data = load(recipe, tmp_path)
     assert (len(data.train), data.classes, data.inputs) == (2, 10, Inputs.image(3, 32))
     assert next(data.train.epoch(0))[0].shape == (10, 3, 32, 32)
+
+    launch.data.sources._read_splits.cache_clear()
+    monkeypatch.setattr(datasets.CIFAR10, "download", refuse)  # as in a folder of another user
+    monkeypatch.setattr(launch.data.sources, "FileLock", refuse)
+    again = load(recipe, tmp_path)
+    assert torch.equal(next(again.train.epoch(0))[0], next(data.train.epoch(0))[0])
 
 
 def write_fashion_mnist(folder, train=20, test=10, suffix=""):
@@ -202,10 +216,21 @@ def test_a_run_on_the_real_fashion_mnist(machine):
     assert result["accuracy"] > 0.7
 
 
-def test_cifar_that_cannot_be_had_is_named(tmp_path, monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise OSError("no route to host")
+@pytest.mark.parametrize("size", [32, 96])
+def test_image_folders_are_told_apart_by_the_names_of_their_files(image_folder, tmp_path, size):
+    recipe = replace(RECIPES["digits"], data=str(image_folder), image_size=size, batch_size=8)
+    first = load(recipe).digest
+    copy = shutil.copytree(image_folder, tmp_path / "elsewhere")
+    (copy / "train" / "ant" / "notes.txt").touch()  # ignored, with a warning
+    with pytest.warns(UserWarning, match="ignored"):
+        assert load(replace(recipe, data=str(copy), validation=0.3)).digest == first
+    (copy / "train" / "ant" / "notes.txt").unlink()
+    launch.data.sources._read_splits.cache_clear()
+    (copy / "train" / "ant" / "0.jpg").rename(copy / "train" / "bee" / "new.jpg")
+    assert load(replace(recipe, data=str(copy))).digest != first
 
+
+def test_cifar_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR100, "download", refuse)
     with pytest.raises(UserError, match="cannot get CIFAR100 in .*no route to host"):
         load(RECIPES["cifar100-resnet18"], tmp_path)

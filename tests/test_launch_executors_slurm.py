@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -20,14 +20,19 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
-from analysis.folder import LAST_STATE, PREVIOUS_STATE, read_result
+import launch.executors.slurm as slurm_module
+from analysis.folder import EPOCHS, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
+from launch.executors import queue, resubmission
 from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
-from launch.executors.slurm import Job, master_port, own_modules, parameters, submit
+from launch.executors.slurm import START, Job, master_port, own_modules, parameters, submit
 from launch.executors.status import statuses
+from launch.runs.files import write_json
+from launch.runs.folder import RunFolder
+from launch.runs.provenance import write_config
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 
@@ -120,15 +125,85 @@ def test_a_dry_run_prints_the_scripts_and_writes_nothing(monkeypatch, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine):
+def test_a_job_that_is_told_to_stop_asks_for_the_same_again(machine, monkeypatch):
     job = Job(digits(), machine, minutes=60)
-    job.began = time.monotonic()
     assert job.checkpoint().function == job
-    job.began -= 55 * 60  # it has used its time
+    monkeypatch.setenv(START, str(time.time()))
+    assert job.checkpoint().function == job
+    monkeypatch.setenv(START, str(time.time() - 55 * 60))  # it has used its time
     with pytest.raises(UserError, match="no epoch ended in the time limit of 60 minutes"):
         job.checkpoint()
     job.before = -1  # an epoch has ended since
     assert job.checkpoint().function == job
+
+
+@pytest.mark.parametrize("minutes", [5, 6, 10, 30, 24 * 60])
+def test_a_job_that_is_told_a_minute_early_has_used_its_time(machine, monkeypatch, minutes):
+    job, delay = Job(digits(), machine, minutes), min(120, 6 * minutes)
+    monkeypatch.setenv(START, str(time.time() - (60 * minutes - delay - 60 - 20)))
+    with pytest.raises(UserError, match="no epoch ended"):
+        job.checkpoint()
+    monkeypatch.setenv(START, str(time.time() - 30 * minutes))  # preempted
+    assert job.checkpoint().function == job
+
+
+def test_damaged_rows_are_no_epochs(machine, monkeypatch):
+    job = Job(digits(), machine, minutes=60)
+    home = machine.runs / job.run.name
+    home.mkdir(parents=True)
+    (home / EPOCHS).write_text("epoch\nx\n")
+    monkeypatch.setenv(START, str(time.time() - 55 * 60))
+    with pytest.raises(UserError, match="no epoch ended"):
+        job.checkpoint()
+
+
+def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
+    run = digits()
+    home = machine.runs / run.name
+    home.mkdir(parents=True)
+    write_config(home, run)
+    given = {"machine": asdict(machine), "cluster": asdict(CLUSTER)}
+    write_json(home / JOB, {"job": "7", "log": "out", **given})
+    (home / RESULT).write_text("no")
+    monkeypatch.setattr(resubmission, "list_jobs", dict)
+    monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
+    assert resubmission.resubmit(machine.runs) == [(run, "8")]
+    write_json(home / RESULT, {"accuracy": 0.5})
+    assert resubmission.resubmit(machine.runs) == []
+
+
+def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):
+    def refuse(*_):
+        raise submitit.core.utils.FailedJobError("invalid partition")
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    monkeypatch.setattr(submitit.AutoExecutor, "submit_array", refuse)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(slurm_module, "list_jobs", dict)
+    monkeypatch.setattr(slurm_module, "max_array_size", lambda: 10)
+    monkeypatch.setattr(slurm_module, "copy_code", lambda folder, _: folder / "code")
+    failed, new = digits(0), digits(1)
+    folder = RunFolder(failed, machine.runs)
+    with folder.opened():
+        folder.fail("Diverged")
+    with pytest.raises(UserError, match="sbatch refuses: invalid partition"):
+        submit([failed, new], machine, CLUSTER)
+    assert not (machine.runs / new.name).exists()
+    (found,) = statuses(machine.runs)
+    assert (found.name, found.state, found.detail) == (failed.name, "failed", "Diverged")
+
+
+def test_scancel_is_called_for_all_jobs_if_it_fails_for_some(monkeypatch):
+    called = []
+
+    def fail(*command):
+        called.append(len(command) - 1)
+        raise UserError("scancel fails: invalid job id")
+
+    monkeypatch.setattr(queue, "_output", fail)
+    with pytest.raises(UserError, match="^scancel fails: invalid job id$"):
+        cancel_jobs([str(job) for job in range(501)])
+    assert called == [500, 1]
 
 
 def test_without_slurm_it_says_so(capsys, monkeypatch, tmp_path):

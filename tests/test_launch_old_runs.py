@@ -102,6 +102,7 @@ def test_the_stopped_run_resumes_and_ends_as_in_version_0_1(root, expected, mach
     assert run.name == folder.name and len(before) == 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a state that cannot be read is set aside with a warning
+        warnings.filterwarnings("ignore", message=".* resumes with (torch|revision) ")
         result = train(run, replace(machine, runs=root))
     after = read_epochs(folder)
     assert after[:5] == before and [row["epoch"] for row in after] == list(range(12))

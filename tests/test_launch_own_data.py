@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_launch_train import train
+from test_launch_train import interrupt_after, train
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import launch.data.sources
+from analysis.folder import read_config
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.recipe import Recipe
@@ -129,6 +130,42 @@ def test_pairs_and_nested_splits_of_a_torch_file(tmp_path):
     torch.save({"train": pair, "test": {"x": torch.tensor(test[0]), "y": torch.tensor(test[1])}},
                tmp_path / "set.pt")  # fmt: skip
     assert len(load("set.pt").train) == 7
+
+
+def test_a_run_does_not_resume_on_a_file_that_was_replaced(tmp_path, machine, monkeypatch):
+    arrays, path = splits(), tmp_path / "set.npz"
+    run = Run.make("digits", "dense", data=str(path), model="mlp", batch_size=8, epochs=2)
+    write(path, arrays)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        interrupt_after(1, patch)
+        train(run, machine)
+    write(path, {**arrays, "x_train": arrays["x_train"] + 1})
+    with pytest.raises(UserError, match="last.pt does not fit: it was trained on other data"):
+        train(run, machine)
+    write(path, arrays)
+    assert train(run, machine)["epochs"] == 2
+    assert read_config(machine.runs / run.name)["data_digest"] == load(path).digest
+
+
+def test_computed_floats_are_told_apart_by_their_labels(tmp_path):
+    Path("mine_floats.py").write_text(
+        "import numpy as np\n\n"
+        "def make(shift, labels):\n"
+        "    return 2 * [(np.ones((20, 5)) + shift, np.arange(20) % labels)]\n\n"
+        "one, rounded, other = make(0, 2), make(1e-6, 2), make(0, 3)\n"
+    )
+    one, rounded, other = (load(f"mine_floats:{n}").digest for n in ("one", "rounded", "other"))
+    assert one == rounded != other
+
+
+def test_datasets_are_told_apart_by_their_labels():
+    module = types.ModuleType("mine_sets")
+    x = torch.zeros(20, 5)
+    for name, classes in (("two", 2), ("again", 2), ("three", 3)):
+        setattr(module, name, 2 * [TensorDataset(x, torch.arange(20) % classes)])
+    sys.modules["mine_sets"] = module
+    two, again, three = (load(f"mine_sets:{n}").digest for n in ("two", "again", "three"))
+    assert two == again != three
 
 
 def test_a_file_that_has_changed_is_read_again(tmp_path):

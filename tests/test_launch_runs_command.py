@@ -22,6 +22,7 @@ from launch.config.run import Run
 from launch.executors.estimate import time_left
 from launch.executors.progress import Progress, duration
 from launch.executors.status import Status
+from launch.runs.provenance import write_config
 from launch.training.check import check_runs
 
 FLAGS = "--epochs 1 --threads 1 --device cpu"
@@ -85,6 +86,21 @@ def test_retry_trains_what_has_not_finished(forked_workers, root, capsys):
     assert lines(capsys)[0].startswith("2 of 4 runs")
     assert main(["status", "--runs", str(root)]) == 0
     assert lines(capsys)[-1] == "4 finished"
+
+
+def test_retry_leaves_out_what_lacks_its_sources(tmp_path, monkeypatch, capsys):
+    runs = [Run.make("digits", "random")]
+    runs += [Run.make("digits", "fixed", mask=m) for m in ("nobody-12345678", runs[0].name)]
+    runs += [Run.make("digits", "fixed", mask=runs[1].name)]
+    for run in runs:
+        (tmp_path / run.name).mkdir()
+        write_config(tmp_path / run.name, run)
+    taken = []
+    monkeypatch.setattr("launch.executors.local.run_all", lambda r, *_: taken.extend(r) or [])
+    with pytest.warns(UserWarning, match=r"is not trained: .*12345678") as warned:
+        assert main(["runs", "retry", "--device", "cpu", "--runs", str(tmp_path)]) == 0
+    assert [run.name for run in taken] == [runs[0].name, runs[2].name] and len(warned) == 2
+    assert lines(capsys)[0].startswith("2 of 4 runs to train")
 
 
 def test_what_cannot_be_read_can_be_chosen_and_is_not_retried(forked_workers, root, capsys):

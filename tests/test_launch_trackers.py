@@ -74,7 +74,12 @@ def test_epochs_layers_figures_and_result_are_tracked(machine, recorder):
         assert histograms["layers/sparsity"] == pytest.approx(sparsity)
     assert tracker.pictures == ["curves", "figure 8", "figure 9"]
     assert tracker.closed[0]["accuracy"] == result["accuracy"]
-    assert read_json(folder / "tracker.json") == {"tracker": "wandb", "id": "new", "epochs": 3}
+    assert read_json(folder / "tracker.json") == {
+        "tracker": "wandb",
+        "id": "new",
+        "epochs": 3,
+        "closed": True,
+    }
 
 
 def test_validation_and_zeros_without_a_mask_are_tracked(recorder, tmp_path):
@@ -99,6 +104,24 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(machine, recorder, monkey
     first, second = recorder.made
     assert (first.known, second.known, second.epoch) == ("", "new", 2)
     assert [e for t in (first, second) for e, *_ in t.logged] == [1, 2, 3]
+
+
+def test_what_a_kill_after_the_result_has_left_is_completed_once(machine, recorder, monkeypatch):
+    def pull_the_plug(*_):
+        raise RuntimeError("pulled the plug")
+
+    run, tracked = Run.make(**RUN), replace(machine, tracker="wandb")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="plug"):
+        patch.setattr(Tracking, "finish", pull_the_plug)
+        train(run, tracked)
+    assert read_json(machine.runs / run.name / "tracker.json")["closed"] is False
+    train(run, replace(tracked, tracker="mlflow"))  # it is not tracked there
+    result = train(run, tracked)
+    train(run, tracked)
+    first, second = recorder.made
+    assert len(first.logged) == 3 and second.logged == [] and second.known == "new"
+    assert second.pictures == ["curves", "figure 8", "figure 9"]
+    assert second.closed[0]["accuracy"] == result["accuracy"]
 
 
 def test_epochs_from_before_the_tracker_are_added(machine, recorder, monkeypatch):

@@ -217,6 +217,11 @@ def test_a_finished_run_is_not_trained_again(machine, monkeypatch):
     result = train(run, machine)
     monkeypatch.setattr(launch.training.run, "Training", None)
     assert train(run, machine) == result
+    said = []
+    for there in (machine, replace(machine, data_dir=machine.runs)):
+        run_training(run, there, report=said.append)
+    text = f"{run.title}: finished before, accuracy {result['accuracy']:.2%}"
+    assert said == [text, f"{text}, with the data in {machine.data_dir.resolve()}"]
 
 
 def test_a_run_that_another_process_holds_is_refused(machine):

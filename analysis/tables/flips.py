@@ -19,8 +19,8 @@ _NOTES = (
     "flips: signs that differ from those of the epoch before, per 100 weights of the final mask "
     "that have a sign after both epochs, times the epochs of a span; mean ± standard deviation "
     "over seeds",
-    "warm-up: the first tenth of the epochs (AC/DC: up to the last dense one); T₂: as a fraction of "
-    "the epochs, of the run's Sign-In settings, also where it is plain",
+    "warm-up: the first tenth of the epochs (AC/DC: up to the last dense one); T₂: as a fraction "
+    "of the epochs, of the run's Sign-In settings, also where it is plain",
 )
 
 

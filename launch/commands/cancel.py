@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def command(args: list[str]) -> int:
     if not shutil.which("squeue"):
         raise UserError("there is no squeue here: cancel jobs on a machine of their cluster.")
     active = [status for status in statuses(root) if status.active]
+    for status in active:  # first: scancel can fail for some of them
+        try:
+            note_cancelled(root / status.name)
+        except UserError as error:
+            warnings.warn(f"{status.name} is not noted as cancelled: {error}", stacklevel=2)
     cancel_jobs([status.job for status in active])
-    for status in active:
-        note_cancelled(root / status.name)
     print(f"cancelled {len(active)} jobs; the runs resume from their last epoch when resubmitted.")
     return 0

@@ -123,10 +123,11 @@ def retry(names: list[str], flags: list[str]) -> int:
     import_plugins(machine.imports)
     found = chosen_statuses(Selection(machine.runs, given.where), given.failed, names)
     left = [machine.runs / s.name for s in found if s.state not in (*ACTIVE, DONE)]
-    runs = in_order(_readable(left))
+    on_slurm = given.executor == "slurm"
+    runs = list(_startable(in_order(_readable(left)), machine.runs, on_slurm))
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
-    check_runs(runs, machine, given.cluster if given.executor == "slurm" else None)
-    if given.executor == "slurm":
+    check_runs(runs, machine, given.cluster if on_slurm else None)
+    if on_slurm:
         return submit_runs(runs, machine, given.cluster)
     failed = [o for o in run_all(runs, machine, given.slots) if o.result is None]
     for outcome in failed:
@@ -141,6 +142,21 @@ def _readable(folders: Iterable[Path]) -> Iterator[Run]:
             yield read_own_run(folder)
         except UserError as error:
             warnings.warn(f"{folder.name} is not trained: {error}", stacklevel=2)
+
+
+def _startable(runs: Iterable[Run], root: Path, on_slurm: bool) -> Iterator[Run]:
+    """Yield the runs whose sources are there or are trained before them. Warn of the others."""
+    from launch.training.check import check_sources
+
+    before: dict[str, Run] = {}
+    for run in runs:
+        try:
+            check_sources(run, before, root, on_slurm)
+        except UserError as error:
+            warnings.warn(f"{run.name} is not trained: {error}", stacklevel=2)
+        else:
+            before[run.name] = run
+            yield run
 
 
 def remove(names: list[str], flags: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Named grids of Sign-In beyond its paper: its decays, when it rescales, β by layer, denser masks."""
+"""Named grids of Sign-In beyond its paper: decays, when it rescales, β by layer, denser masks."""
 
 from __future__ import annotations
 

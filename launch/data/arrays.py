@@ -7,6 +7,7 @@ other integers   tokens
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -82,6 +83,15 @@ def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inpu
     if x.dtype == np.int64:
         return classes, Inputs(x.shape[1:], "int64", int(max(x.max(), x_test.max())) + 1)
     return classes, Inputs(x.shape[1:])
+
+
+def digest_of_arrays(*arrays: np.ndarray) -> str:
+    """Return a digest of types, shapes and contents of arrays, to tell data apart."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
 
 
 def is_images(x: np.ndarray) -> bool:

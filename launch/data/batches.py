@@ -46,6 +46,9 @@ class Data:
     inputs: Inputs
     validation: Batches | None = None
     """Training images that are held out; None if none are."""
+    digest: str = ""
+    """Tells other data apart: digest of arrays, of the names of the files in an image folder, or of
+    the labels of a Dataset and of computed floats. Empty if it is not known."""
 
     @property
     def splits(self) -> list[Batches]:

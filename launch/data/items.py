@@ -45,7 +45,7 @@ class Items:
         workers: int,
     ) -> None:
         self.skipped = 0
-        self._plain, self._labels, self._order = plain, labels, order
+        self._plain, self.labels, self._order = plain, labels, order
         self._device, self._workers = device, workers
         self._loader = self._load(dataset, batch_sampler=order, persistent_workers=workers > 0)
 
@@ -58,7 +58,7 @@ class Items:
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order
-        chosen = choose(self._labels, per_class, order.seed).tolist()
+        chosen = choose(self.labels, per_class, order.seed).tolist()
         size = order.batch_size // order.share.world
         keys = [(0, index) for index in chosen]
         return self._ready(self._load(self._plain, sampler=keys, batch_size=size))

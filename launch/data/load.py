@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
-from launch.data.arrays import Tensors, is_images
+from launch.data.arrays import Tensors, digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.huggingface import PREFIX, Images
 from launch.data.images import class_names, find_folder, test_folder
@@ -96,6 +96,7 @@ def _load_tensors(
         splits.classes,
         splits.inputs,
         make(*held_out) if held_out else None,
+        splits.digest,
     )
 
 
@@ -112,13 +113,11 @@ def _load_items(
         return Items(dataset, plain, labels, order, device, workers)
 
     check_batch_size(recipe.batch_size, len(splits.train))  # type: ignore[arg-type]
-    return Data(
-        split(splits.train, True),
-        split(splits.test, False),
-        splits.classes,
-        splits.inputs,
-        split(splits.validation, False) if splits.validation else None,
-    )
+    train, test = split(splits.train, True), split(splits.test, False)
+    held_out = split(splits.validation, False) if splits.validation else None
+    labels = [s.labels.numpy() for s in (train, test, held_out) if s is not None]
+    digest = digest_of_arrays(*labels)
+    return Data(train, test, splits.classes, splits.inputs, held_out, digest)
 
 
 def _check_padding(recipe: Recipe) -> None:

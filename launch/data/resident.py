@@ -110,4 +110,5 @@ def load_resident(
         splits.classes,
         splits.inputs,
         make(*held_out) if held_out else None,
+        splits.digest,
     )

@@ -10,17 +10,17 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
-from launch.data.arrays import Arrays, describe_arrays
+from launch.data.arrays import Arrays, describe_arrays, digest_of_arrays
 from launch.data.files import ENDINGS, read_arrays
 from launch.data.huggingface import PREFIX, read_huggingface
-from launch.data.images import find_folder, read_once, scan, test_folder
+from launch.data.images import digest_of_files, find_folder, read_once, scan, test_folder
 from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out
 from launch.data.own import Split, read_own
@@ -39,6 +39,7 @@ class Splits(NamedTuple):
     classes: int
     inputs: Inputs
     validation: Split | None = None
+    digest: str = ""  # as of `Data`; of a Dataset it is not known yet
 
     @property
     def arrays(self) -> tuple[Arrays, Arrays, Arrays | None]:
@@ -102,22 +103,34 @@ def _read_splits(
 ) -> Splits:
     if data in SOURCES:
         train, test, classes = SOURCES[data](root)
-        return Splits(train, test, classes, describe_arrays(train, test, data)[1])
+        inputs = describe_arrays(train, test, data)[1]
+        return Splits(train, test, classes, inputs, digest=_digest(train, test, computed=True))
     if is_folder(data):
         return _folder(find_folder(data, root), root, image_size, workers)
     if data.startswith(PREFIX):
         resident = image_size <= RESIDENT_MAX_SIZE
         return _described(*read_huggingface(data, root, image_size, resident, flip), data)
     if ":" in data:
-        return _described(*read_own(data, root, image_size), data)
+        return _described(*read_own(data, root, image_size), data, computed=True)
     return _described(*read_arrays(_data_file(data, root)), data)
 
 
-def _described(train: Split, test: Split, data: str) -> Splits:
+def _described(train: Split, test: Split, data: str, computed: bool = False) -> Splits:
     if isinstance(train, Dataset) or isinstance(test, Dataset):
         assert isinstance(train, Dataset) and isinstance(test, Dataset)
         return Splits(train, test, *describe_items(train, test, f"data {data}"))
-    return Splits(train, test, *describe_arrays(train, test, f"data {data}"))
+    classes, inputs = describe_arrays(train, test, f"data {data}")
+    return Splits(train, test, classes, inputs, digest=_digest(train, test, computed))
+
+
+def _digest(train: Arrays, test: Arrays, computed: bool) -> str:
+    """Return the digest of splits; of their labels alone if code of a user computes the inputs.
+
+    Computed floats can differ in the last digit on another CPU.
+    """
+    if computed and train[0].dtype.kind == "f":
+        return digest_of_arrays(train[1], test[1])
+    return digest_of_arrays(*train, *test)
 
 
 def _folder(folder: Path, root: Path, size: int, workers: int) -> Splits:
@@ -126,7 +139,8 @@ def _folder(folder: Path, root: Path, size: int, workers: int) -> Splits:
     test = scan(test_folder(folder), classes=train.classes)
     read = partial(read_once, cache=root / "decoded", size=size, workers=workers)
     first, second = ((read(split.paths), np.array(split.labels)) for split in (train, test))
-    return Splits(first, second, len(train.classes), Inputs.image(3, size))
+    digest = digest_of_files(folder, train, test)
+    return Splits(first, second, len(train.classes), Inputs.image(3, size), digest=digest)
 
 
 def _digits(root: Path) -> tuple[Arrays, Arrays, int]:
@@ -164,10 +178,9 @@ def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
 
     parts = []
     for train in (True, False):
+        read = partial(getattr(datasets, name), root, train=train)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):  # ranks and other runs would write the same file
-                part = getattr(datasets, name)(root, train=train, download=True)
+            part = _read_or_download(read, root, name)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"cannot get {name} in {root}: {error}. Put its archive there, or use --data DIR "
@@ -177,6 +190,15 @@ def _torchvision(root: Path, name: str) -> tuple[Arrays, Arrays, int]:
         images = images.reshape(*images.shape[:3], -1)  # (N, H, W) has one channel
         parts.append((images, np.asarray(part.targets)))
     return parts[0], parts[1], len(part.classes)
+
+
+def _read_or_download(read: Callable[..., Any], root: Path, name: str) -> Any:
+    """Return a split of torchvision's. Nothing is written if it is there."""
+    with suppress(Exception):  # it is not, or another process is writing it
+        return read(download=False)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):  # ranks and other runs would write the same file
+        return read(download=True)
 
 
 def _fashion_mnist(root: Path) -> tuple[Arrays, Arrays, int]:

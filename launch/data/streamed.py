@@ -14,7 +14,7 @@ from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
-from launch.data.images import ImageFolder, read_image, scan, test_folder
+from launch.data.images import ImageFolder, digest_of_files, read_image, scan, test_folder
 from launch.data.order import choose, hold_out, mix
 from launch.inputs import Inputs
 from launch.ranks import Share
@@ -150,6 +150,7 @@ def load_streamed(
     augment, centre = RandomResizedCrop(size, recipe.flip), CentreCrop(size)
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
+    digest = digest_of_files(folder, train, test)
     held_out = None
     if recipe.validation:
         train, held_out = map(train.part, hold_out(train.labels, recipe.validation, split_seed))
@@ -164,4 +165,4 @@ def load_streamed(
 
     validation = split(held_out, centre, False) if held_out else None
     splits = split(train, augment, True), split(test, centre, False)
-    return Data(*splits, len(train.classes), Inputs.image(3, size), validation)
+    return Data(*splits, len(train.classes), Inputs.image(3, size), validation, digest)

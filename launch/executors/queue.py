@@ -29,9 +29,19 @@ def list_jobs() -> dict[str, tuple[str, str]]:
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:
-    """Cancel jobs, whether they wait or run."""
+    """Cancel jobs, whether they wait or run.
+
+    Raises:
+        UserError: scancel fails for some of them, after it was called for all.
+    """
+    problems: dict[str, None] = {}
     for i in range(0, len(jobs), 500):
-        _output("scancel", *jobs[i : i + 500])
+        try:
+            _output("scancel", *jobs[i : i + 500])
+        except UserError as error:
+            problems[str(error)] = None
+    if problems:
+        raise UserError(" ".join(problems))
 
 
 def note_cancelled(folder: Path) -> None:

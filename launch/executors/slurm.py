@@ -21,8 +21,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from analysis.contents import Result
-from analysis.folder import FAILURE, JOB, read_epochs
+from analysis.checked import BrokenFile
+from analysis.contents import Failure, Result
+from analysis.folder import CONFIG, FAILURE, JOB, read_epochs, read_failure
 from baselines.errors import UserError
 from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
@@ -36,6 +37,8 @@ from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 
 NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
+EARLY = 90.0  # seconds: Slurm may signal 60 s early, and the script begins after the job
+START = "SIGNBENCH_JOB_START"  # environment variable: when a job's script began, in seconds
 PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
 
 
@@ -50,15 +53,14 @@ class Job:
     run: Run
     machine: Machine
     minutes: int
-    began: float = field(default=0.0, init=False, compare=False)
-    before: int = field(default=0, init=False, compare=False)  # epochs that had ended then
+    before: int = field(default=0, init=False, compare=False)  # epochs that had ended before
 
     def __call__(self) -> Result:
         import submitit
 
         from launch.training.run import run_training
 
-        self.began, self.before = time.monotonic(), self._epochs()
+        self.before = self._epochs()
         import_plugins(self.machine.imports)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
@@ -76,8 +78,8 @@ class Job:
         """
         import submitit
 
-        seconds = time.monotonic() - self.began
-        if seconds > NEARLY * 60 * self.minutes and self._epochs() == self.before:
+        has_used = age_of_job() > used_up(self.minutes)
+        if has_used and self._epochs() == self.before:
             raise UserError(
                 f"no epoch ended in the time limit of {self.minutes} minutes: give a longer one "
                 "with --timeout."
@@ -85,7 +87,28 @@ class Job:
         return submitit.helpers.DelayedSubmission(self)
 
     def _epochs(self) -> int:
-        return len(read_epochs(self.machine.runs / self.run.name))
+        """Return the number of epochs that have ended; 0 if the rows are damaged."""
+        try:
+            return len(read_epochs(self.machine.runs / self.run.name))
+        except BrokenFile:  # `RunFolder.opened` sets aside what has to be
+            return 0
+
+
+def age_of_job() -> float:
+    """Return the seconds since the script of this job began; 0 if that is not known."""
+    now = time.time()
+    return now - float(os.environ.get(START, now))
+
+
+def used_up(minutes: int) -> float:
+    """Return the seconds after which a job that is signalled has used its time limit."""
+    limit = 60.0 * minutes
+    return min(NEARLY * limit, limit - signal_delay(minutes) - EARLY)
+
+
+def signal_delay(minutes: int) -> int:
+    """Return how many seconds before its end a job is told to stop."""
+    return min(120, 6 * minutes)
 
 
 def master_port(job: str, restarts: str) -> int:
@@ -115,10 +138,10 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
         "tasks_per_node": cluster.tasks,
         "cpus_per_task": cluster.cpus,
         "timeout_min": cluster.minutes,
-        "slurm_signal_delay_s": min(120, 6 * cluster.minutes),
+        "slurm_signal_delay_s": signal_delay(cluster.minutes),
         "slurm_array_parallelism": cluster.parallel,
         "slurm_additional_parameters": more,
-        "slurm_setup": [*_use_code(code), *cluster.setup],
+        "slurm_setup": [f"export {START}=$(date +%s)", *_use_code(code), *cluster.setup],
         "slurm_srun_args": [f"--cpus-per-task={cluster.cpus}"],
     }
     if cluster.partition:
@@ -206,12 +229,8 @@ def _submit_array(
         folder=folder / "logs", cluster="slurm", slurm_max_num_timeout=1000
     )
     executor.update_parameters(**parameters(cluster, code, after))
-    for run in runs:  # before a job can fail again
-        make_folder(machine.runs / run.name)
-        remove_file(machine.runs / run.name / FAILURE)
-        write_config(machine.runs / run.name, run, starts=False)
     try:
-        with _outside_of_jobs():
+        with _folders_of(runs, machine.runs), _outside_of_jobs():
             jobs = executor.submit_array([Job(run, machine, cluster.minutes) for run in runs])
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
@@ -220,6 +239,35 @@ def _submit_array(
         given = {"machine": asdict(machine), "cluster": asdict(cluster)}
         write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr), **given})
     return [(run, str(job.job_id)) for run, job in zip(runs, jobs, strict=True)]
+
+
+@contextmanager
+def _folders_of(runs: Sequence[Run], root: Path) -> Iterator[None]:
+    """Make the folders of runs that are submitted. If that fails, leave all as it was."""
+    homes = {root / run.name: run for run in runs}
+    new = [home for home in homes if not home.exists()]
+    failures = {home: failure for home in homes if (failure := _failure(home)) is not None}
+    try:
+        for home, run in homes.items():  # before a job can fail again
+            make_folder(home)
+            remove_file(home / FAILURE)
+            write_config(home, run)
+        yield
+    except BaseException:
+        for home, failure in failures.items():
+            write_json(home / FAILURE, failure)
+        for home in filter(Path.exists, new):
+            if {file.name for file in home.iterdir()} <= {CONFIG}:  # no other process trains it
+                shutil.rmtree(home)
+        raise
+
+
+def _failure(home: Path) -> Failure | None:
+    """Return why a run has failed, if that can be read."""
+    try:
+        return read_failure(home)
+    except BrokenFile:
+        return None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -129,8 +130,8 @@ def _is_locked(folder: Path) -> bool:
         return False
     except BlockingIOError:
         return True
-    except OSError:
-        return False
+    except OSError as error:  # without flock, a file that is there is a lock, as for `FileLock`
+        return error.errno == errno.ENOSYS
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -231,15 +231,15 @@ class RunFolder:
         """Write the result; remove states and signs, which are not needed any more."""
         files = {file: digest_of((self.path / file).read_bytes()) for file in (EPOCHS, LAYERS)}
         write_json(self.path / RESULT, {NAME: self._run.name, **result, DIGESTS: files})
-        self._remove_states()
+        self.tidy()
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether there are no states and signs."""
+        return not any(os.path.exists(self.path / name) for name in (SIGNS, *STATES))
 
     def tidy(self) -> None:
-        """Remove what a process that was killed just after it wrote the result has left."""
-        if any(os.path.exists(self.path / name) for name in (SIGNS, *STATES)):
-            with suppress(UserError), self.opened():  # another process may be at it
-                self._remove_states()
-
-    def _remove_states(self) -> None:
+        """Remove states and signs, which a finished run does not need. Raises UserError."""
         shutil.rmtree(self.path / SIGNS, ignore_errors=True)
         for file in STATES:
             remove_file(self.path / file)

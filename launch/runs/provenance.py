@@ -6,13 +6,16 @@ import dataclasses
 import json
 import platform
 import subprocess
+import warnings
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from analysis.checked import BrokenFile
-from analysis.folder import CONFIG, NAME, read_json
+from analysis.folder import CONFIG, NAME, RESUMED, read_json
+from analysis.nested import flatten
 from baselines.errors import UserError
 from baselines.fields import new_defaults
 from launch.config.recipe import RULES
@@ -23,11 +26,8 @@ REVISION = "revision.json"  # in a copy of the code, next to the packages
 RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")
 
 
-def write_config(folder: Path, run: Run, starts: bool = True) -> None:
+def write_config(folder: Path, run: Run) -> None:
     """Write config.json into a run's folder, if there is none that can be read.
-
-    Args:
-        starts: whether the run starts here; versions, revision and host are those of its start.
 
     Raises:
         UserError: the folder holds another run, or cannot be written.
@@ -40,17 +40,46 @@ def write_config(folder: Path, run: Run, starts: bool = True) -> None:
         about |= {"factorised": run.factorised, "decays": run.decays}
         if changes := new_defaults(run.options):
             about["new_defaults"] = changes
-        write_json(folder / CONFIG, {**about, **(find_provenance() if starts else {})})
+        write_json(folder / CONFIG, about)
         return
     for name in set(RULES) - set(run.used_rules):  # their settings are no part of its name either
         del fields["settings"][name]
     if not _agree(fields, there.get("run", {})):
         raise UserError(f"{folder} holds a run with other settings; see its {CONFIG}.")
     known = there | ({NAME: run.name} if NAME in there else {})  # it follows from the settings
-    if starts and "versions" not in there:
-        known |= find_provenance()
     if known != there:
         write_json(folder / CONFIG, known)
+
+
+def note_start(folder: Path, epoch: int, machine: Mapping[str, Any]) -> None:
+    """Note in config.json with what a run begins, or what differs where it resumes.
+
+    Warn if torch or the code are others than at the begin.
+
+    Args:
+        epoch: number of epochs that were trained before.
+        machine: entries about device and data.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    there, now = _read(folder / CONFIG) or {}, {**find_provenance(), **machine}
+    if not epoch or "versions" not in there:
+        there.pop(RESUMED, None)
+        write_json(folder / CONFIG, {**there, **now})
+        return
+    then = flatten(there)
+    changes = {key: value for key, value in flatten(now).items() if then.get(key, value) != value}
+    earlier = there.get(RESUMED)
+    starts = [*(earlier if isinstance(earlier, list) else []), {"epoch": epoch, **changes}]
+    write_json(folder / CONFIG, {**there, RESUMED: starts})
+    for key, name in (("versions.torch", "torch"), ("git", "revision")):
+        if changes.get(key) and then[key]:
+            warnings.warn(
+                f"{folder.name} resumes with {name} {changes[key]:.12}; it began with "
+                f"{then[key]!s:.12}.",
+                stacklevel=2,
+            )
 
 
 def find_provenance() -> dict[str, Any]:

@@ -3,6 +3,12 @@
 One adapter per library, with the interface of `launch.trackers.tracking.Tracker`.
 """
 
-from launch.trackers.tracking import Tracking, check_tracker, open_tracking
+from launch.trackers.tracking import (
+    Tracking,
+    check_tracker,
+    complete_tracking,
+    is_tracked,
+    open_tracking,
+)
 
-__all__ = ["Tracking", "check_tracker", "open_tracking"]
+__all__ = ["Tracking", "check_tracker", "complete_tracking", "is_tracked", "open_tracking"]

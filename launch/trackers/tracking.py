@@ -21,8 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from analysis.checked import BrokenFile
 from analysis.contents import EpochRow, LayerRow
-from analysis.folder import TRACKER, read_json
+from analysis.folder import TRACKER, read_epochs, read_json, read_layers
 from analysis.nested import flatten
 from baselines.errors import UserError
 from launch.config.machine import Machine
@@ -108,6 +109,28 @@ def open_tracking(run: Run, machine: Machine, folder: Path, epoch: int) -> Track
     return Tracking(folder, machine.tracker, tracker, min(epoch, logged))
 
 
+def is_tracked(folder: Path, name: str) -> bool:
+    """Return whether a tracker lacks nothing of a run that has finished, as far as is noted."""
+    if name == "none":
+        return True
+    try:
+        noted = read_json(folder / TRACKER) or {}
+    except BrokenFile:
+        return True
+    return noted.get("tracker") != name or noted.get("closed") is not False
+
+
+def complete_tracking(run: Run, machine: Machine, folder: Path, result: Mapping[str, Any]) -> None:
+    """Track what is missing of a run that has finished. Warn if that fails."""
+    try:
+        epochs, layers = read_epochs(folder), read_layers(folder)
+        with open_tracking(run, machine, folder, len(epochs)) as tracking:
+            tracking.update(epochs, layers)
+            tracking.finish(result)
+    except UserError as error:
+        warnings.warn(f"{folder.name} is not tracked to its end: {error}", stacklevel=2)
+
+
 class Tracking:
     """The tracking of one run. Without a tracker, it does nothing.
 
@@ -152,8 +175,11 @@ class Tracking:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.tracker is not None:
-            self._try("may lack the result", self.tracker.close, _numbers(self.result))
+        if self.tracker is None:
+            return
+        closed = self._try("may lack the result", self.tracker.close, _numbers(self.result))
+        if closed and self.result is not None:
+            self._try("may be completed again", self._note, True)
 
     def _log(self, row: EpochRow, layers: Sequence[LayerRow]) -> None:
         assert self.tracker is not None
@@ -166,8 +192,13 @@ class Tracking:
         filled = {name: found for name, found in histograms.items() if found}
         self.tracker.log(row["epoch"] + 1, scalars, filled)
         self.logged = row["epoch"] + 1
+        self._note(closed=False)
+
+    def _note(self, closed: bool) -> None:
+        """Note what is tracked; `closed`: nothing is missing."""
+        assert self.tracker is not None
         noted = {"tracker": self.name, "id": self.tracker.id, "epochs": self.logged}
-        write_json(self.folder / TRACKER, noted)
+        write_json(self.folder / TRACKER, {**noted, "closed": closed})
 
     def _draw(self, name: str) -> None:
         from analysis.figures import FIGURES, save

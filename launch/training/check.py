@@ -93,14 +93,28 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
             check_batch_size(recipe.batch_size, examples)
         examples = max(examples, recipe.batch_size)
         build_sign_rule(run, build_method(run, examples // recipe.batch_size, machine.runs))
-        for source in run.options.sources:
-            base = runs.get(run_of(source))
-            if base is None:
-                _check_source(source, machine.runs, elsewhere)
-            else:
-                _check_kept(base, source)
+        check_sources(run, runs, machine.runs, elsewhere)
 
     return check
+
+
+def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bool) -> None:
+    """Check that what a run starts from is there, or is made by runs that are trained before it.
+
+    Args:
+        others: those runs by name.
+        root: the folder of the run folders.
+        elsewhere: whether it is trained on a cluster, where runs that it needs may be in the queue.
+
+    Raises:
+        UserError: a run, snapshot or file is missing.
+    """
+    for source in run.options.sources:
+        base = others.get(run_of(source))
+        if base is None:
+            _check_source(source, root, elsewhere)
+        else:
+            _check_kept(base, source)
 
 
 def _check_kept(base: Run, source: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from analysis.contents import EpochRow, LayerRow, Result, Validation
+from analysis.contents import EpochRow, LayerRow, Result
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.dependencies import require_constants
@@ -22,12 +22,14 @@ from launch.measures.flips import FlipTracker
 from launch.ranks import Ranks, join_ranks
 from launch.runs.files import CsvText, one_sync
 from launch.runs.folder import STATES, RowTexts, RunFolder
+from launch.runs.provenance import note_start
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
 from launch.training.collapse import check_collapse
+from launch.training.finished import complete, complete_if_needed, finished_text
 from launch.training.kernel_speed import speed_text
-from launch.training.result import make_result
-from launch.training.rows import epoch_text, layer_rows
+from launch.training.result import device_name, make_result
+from launch.training.rows import epoch_row, epoch_text, layer_rows
 from launch.training.state import Misfit, State, has_last_rows, load_state
 
 
@@ -56,10 +58,11 @@ def run_training(
     require_constants([run])
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
-    if folder.result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
-        report(f"{run.title}: finished before, accuracy {folder.result['accuracy']:.2%}")
-        folder.tidy()
-        return folder.result
+    result = folder.result
+    if result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
+        report(finished_text(run, machine, folder.path, result))
+        complete_if_needed(run, machine, folder, result)
+        return result
     if machine.threads:
         torch.set_num_threads(machine.threads)
     with join_ranks(machine.device) as r:
@@ -69,7 +72,10 @@ def run_training(
         with folder.opened(patience) if r.is_first else nullcontext():
             try:
                 found: Result | None = r.from_first(folder.result)
-                if found is not None:  # another process has finished it meanwhile
+                if found is not None:  # maybe by another process, meanwhile
+                    if r.is_first:
+                        report(finished_text(run, machine, folder.path, found))
+                        complete(run, machine, folder, found)
                     return found
                 return (training or make()).finish()
             except Exception as error:  # on the first rank that raises one
@@ -153,7 +159,7 @@ class Training:
             self.report(f"{self.run.title}: {news}")
         with one_sync():
             flips = self.flips.count(epoch + 1)
-            row = self._epoch_row(epoch, loss, accuracy, seconds, self.flips.share(flips))
+            row = epoch_row(self.loop, epoch, loss, accuracy, seconds, self.flips.share(flips))
             self.epochs.append(row)
             self.layers += layer_rows(self.loop.sparsifier, epoch, flips)
             self._keep_rows(epoch)
@@ -166,26 +172,61 @@ class Training:
     def begin(self) -> int:
         """Load the newest state that fits, or prepare a new run. Return the first epoch to train.
 
-        A state that cannot be used is set aside with a warning.
+        Raises:
+            UserError: there are states, but none fits.
         """
-        for file in STATES:
-            state, problem = self.ranks.from_first(self._read(file))
-            if state is not None:
-                if self.is_prepared:  # another process has trained it meanwhile
-                    self._build()
-                problem = self._load(state)
-                if not problem:
-                    first = int(state["epoch"]) + 1
-                    self.report(f"{self.run.title}: resumes from epoch {first + 1}")
-                    return first
-                self._build()
-            if problem and self.ranks.is_first:
-                self.folder.set_aside(file, problem)
-        if not self.is_prepared:
+        first = self._load_newest()
+        if not first and not self.is_prepared:
             self.prepare()
+        self._note_start(first)
+        if first:
+            self.report(f"{self.run.title}: resumes from epoch {first + 1}")
+            return first
         self._snapshot(0)
         self.flips.begin()
         return 0
+
+    def _load_newest(self) -> int:
+        """Load the newest state that fits. Return the number of epochs that it has trained, or 0.
+
+        A state that is damaged is set aside, and one that does not fit if the one before does.
+        """
+        misfits: dict[str, str] = {}
+        for file in STATES:
+            state, problem = self.ranks.from_first(self._read(file))
+            if problem:
+                self._set_aside({file: problem})
+            if state is None:
+                continue
+            if self.is_prepared or misfits:  # is_prepared: another process has trained it meanwhile
+                self._build()
+            misfit = self._load(state)
+            if not misfit:
+                self._set_aside(misfits)
+                return int(state["epoch"]) + 1
+            misfits[file] = misfit
+        if misfits:
+            file, misfit = next(iter(misfits.items()))
+            raise UserError(
+                f"{self.folder.path / file} does not fit: {misfit}. Restore data, code and "
+                "libraries as they were, or remove the run."
+            )
+        return 0
+
+    def _note_start(self, epoch: int) -> None:
+        """Note in config.json what the run is trained with from an epoch on."""
+        if self.ranks.is_first:
+            with_what = {
+                "device": device_name(self.ranks.device),
+                "data_digest": self.loop.data.digest,
+                "data_dir": str(self.machine.data_dir.resolve()),
+            }
+            note_start(self.folder.path, epoch, with_what)
+
+    def _set_aside(self, problems: Mapping[str, str]) -> None:
+        if self.ranks.is_first:
+            for file, problem in problems.items():
+                self.folder.set_aside(file, problem)
 
     def _read(self, file: str) -> tuple[State | None, str]:
         """Return a state, or why it cannot be read. Both are empty if there is none."""
@@ -195,7 +236,7 @@ class Training:
             return None, str(error)
 
     def _load(self, state: State) -> str:
-        """Load a state. Return why it cannot be used, on any rank; empty if it can."""
+        """Load a state. Return why it does not fit, on any rank; empty if it does."""
         problem, rows = "", None
         try:
             done, rows = load_state(self.loop, self.flips, state)
@@ -236,6 +277,7 @@ class Training:
                     "epoch": epoch,
                     "loop": self.loop.state_dict(),
                     "signs": self.flips.state_dict(),
+                    "data": self.loop.data.digest,
                     "rows": self._row_texts,
                 }
             )
@@ -251,46 +293,6 @@ class Training:
     def _row_texts(self) -> RowTexts:
         epochs, layers = self._texts
         return epochs.extended(self.epochs), layers.extended(self.layers)
-
-    def _epoch_row(
-        self, epoch: int, loss: float, accuracy: float, seconds: float, flips: float
-    ) -> EpochRow:
-        began = time.perf_counter()
-        test_loss, test_accuracy = self.loop.evaluate()
-        held_out = self._validate()
-        test_seconds = time.perf_counter() - began
-        last_step = (epoch + 1) * self.loop.steps - 1
-        return {
-            "epoch": epoch,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            **held_out,
-            "lr": self.loop.learning_rate(last_step),
-            "sparsity": self.net.sparsity(),
-            "sparsity_all": self.net.sparsity_all(),
-            "flips": flips,
-            "skipped": self._skipped(),
-            "ranks": self.ranks.world,
-            "seconds": seconds,
-            "test_seconds": test_seconds,
-        }
-
-    def _validate(self) -> Validation:
-        """Return loss and accuracy on the held-out training images, if there are any."""
-        if self.loop.data.validation is None:
-            return {}
-        loss, accuracy = self.loop.evaluate(self.loop.data.validation)
-        return {"validation_loss": loss, "validation_accuracy": accuracy}
-
-    def _skipped(self) -> int:
-        """Return the number of images not read since the last epoch, on all ranks."""
-        splits = self.loop.data.splits
-        found = torch.tensor(sum(s.skipped for s in splits), device=self.ranks.device)
-        for split in splits:
-            split.skipped = 0
-        return int(self.ranks.sum(found))
 
 
 def _silent(_: str) -> None:

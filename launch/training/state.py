@@ -20,19 +20,22 @@ State = dict[str, Any]
 
 
 class Misfit(ValueError):
-    """A state is not one of this run."""
+    """A state is intact, but not one of this run as it is now."""
 
 
 def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tuple[int, Rows | None]:
     """Load a run's state. Return the number of epochs that it has trained, and their rows.
 
     Raises:
-        Misfit: the state is not one of this run. Loop and flips must be built again.
+        Misfit: the state is not one of this run as it is now: data, model or code are others. Loop
+            and flips must be built again.
     """
     try:
         done = int(state["epoch"]) + 1
         if not 0 < done <= loop.epochs:
             raise Misfit(f"it is that of epoch {done} of {loop.epochs}")
+        if state.get("data", loop.data.digest) != loop.data.digest:  # old states do not say it
+            raise Misfit("it was trained on other data")
         loop.attach()
         chosen = _hyperparameters(loop.optimizer)
         loop.load_state_dict(_upgraded(state["loop"], done * loop.steps, loop.sparsifier.net))
@@ -44,12 +47,19 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tupl
         for part in rows or ():
             if {row["epoch"] for row in part} != set(range(done)):
                 raise Misfit("it lacks the rows of some epochs")
-    except (Misfit, MemoryError, torch.OutOfMemoryError):
+    except (Misfit, MemoryError, torch.OutOfMemoryError, OSError):
         raise
     except Exception as error:  # contents of any other form
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Misfit(f"it does not fit this run: {reason:.120}") from error
+        if "CUDA error" in str(error):  # of the GPU
+            raise
+        raise Misfit(_reason(error)) from error
     return done, rows
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words why contents cannot be loaded."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text.rpartition("loading state_dict for ")[2][:100]  # of torch, which names the layer
 
 
 def rows_of(state: Mapping[str, Any]) -> Rows | None:
