@@ -18,10 +18,11 @@ class PlannedSteps:
     Attributes:
         method: the method, with its options and plan.
         step: number of optimizer steps taken.
+        may_go_on: more steps than planned are meant, and not warned of.
     """
 
     def __init__(self, method: Method[Options]) -> None:
-        self.method, self.step = method, 0
+        self.method, self.step, self.may_go_on = method, 0, False
         self._knows_schedule = self._has_warned = False
 
     @property
@@ -66,17 +67,23 @@ class PlannedSteps:
     def warn_if_unfinished(self, sparsity: float) -> None:
         """Warn, once, if a training that has begun ends before all planned steps are taken.
 
+        Steps that a GradScaler skips are not taken: a hundredth may lack if the sparsity does not.
+
         Args:
             sparsity: what it has reached.
         """
-        if self.step and not self.is_done:
+        total, tolerance = self.method.total_steps, max(self.method.tolerance, 1e-3)
+        lacks = sparsity < self.method.plan.sparsity - tolerance or self.step < 0.99 * total
+        if self.step and not self.is_done and lacks:
             self._warn_once(
-                f"the training ended after {self.step} of {self.method.total_steps} planned "
-                f"steps, at sparsity {sparsity:.3f}."
+                f"the training ended after {self.step} of {total} planned steps, at sparsity "
+                f"{sparsity:.3f}."
             )
 
     def warn_of_more(self) -> None:
         """Warn, once, that a training takes more steps than planned."""
+        if self.may_go_on:
+            return
         self._warn_once(
             f"the training goes on after the {self.step} planned steps: the masks stay as they "
             "are, and Sign-In's rescaling and HAM have ended."

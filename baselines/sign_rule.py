@@ -59,8 +59,13 @@ class SignRule:
         """
         return weight_decay, weight_decay
 
-    def warn_if_short(self, epochs: int) -> None:
-        """Warn if a training has too few epochs for the rule. Called by `sparsify`."""
+    def warn_if_short(self, epochs: int, keeps_masks: bool) -> None:
+        """Warn if a training has too few epochs for the rule. Called by `sparsify`.
+
+        Args:
+            epochs: length of the training.
+            keeps_masks: whether the method keeps its first masks.
+        """
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Called before the first step of an epoch.

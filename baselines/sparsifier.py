@@ -274,5 +274,5 @@ def sparsify(
         sparsifier.detach()
         raise
     sparsifier.restore_decays = set_weight_decays(served, decays)
-    sparsifier.rule.warn_if_short(chosen.epoch_of(0)[1])
+    sparsifier.rule.warn_if_short(chosen.epoch_of(0)[1], chosen.keeps_masks())
     return sparsifier

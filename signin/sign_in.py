@@ -52,14 +52,19 @@ class SignIn(Factors):
         period = self.rescale_period
         return range(period - 1, self._until(epochs) - 1, period) if period else range(0)
 
-    def rescales_later(self, epochs: int) -> bool:
-        """Return whether a rescale is due after the first epoch; before it, one changes nothing."""
-        return any(self.rescale_epochs(epochs)[-1:])
+    def rescales_later(self, epochs: int, keeps_masks: bool) -> bool:
+        """Return whether a rescale can follow the first epoch. Before it, one changes nothing.
 
-    def warn_if_short(self, epochs: int) -> None:
-        """Warn if no rescale is due after the first epoch, so that this is plain m ⊙ w."""
-        late = self.rescale_after_masks and self.rescale_masks_late
-        if self.rescale_period and not late and not self.rescales_later(epochs):
+        Args:
+            epochs: length of the training.
+            keeps_masks: whether the method keeps its first masks.
+        """
+        after_masks = self.rescale_after_masks and not keeps_masks and self.rescale_period > 0
+        last = epochs if self.rescale_masks_late else self._until(epochs) - 1
+        return any(self.rescale_epochs(epochs)[-1:]) or (after_masks and last > 1)
+
+    def warn_if_short(self, epochs: int, keeps_masks: bool) -> None:
+        if self.rescale_period and not self.rescales_later(epochs, keeps_masks):
             warnings.warn(
                 f"Sign-In does not rescale after the first epoch: too few epochs ({epochs}) for "
                 f"rescale_period {self.rescale_period} and rescale_until {self.rescale_until:g}. "

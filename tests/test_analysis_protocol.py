@@ -49,7 +49,7 @@ def test_the_report_has_both(runs):
     assert protocols(own, "9") == ["suite"]
     tables = Page("".join(_paper_tables("cifar10-resnet20", runs, None).blocks)).tables
     nine = [title for title, _, _ in tables if title.startswith("Table 9")]
-    assert len(nine) == 2 and nine[1] == f"{nine[0]}, protocol of the group's code"
+    assert len(nine) == 2 and nine[1] == f"{nine[0]}, protocol of code of the paper's group"
 
 
 def test_other_tables_have_no_such_runs(runs):

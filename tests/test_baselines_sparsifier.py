@@ -122,6 +122,11 @@ def test_after_the_last_step_training_goes_on_under_the_last_masks():
     assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in masks.items())
     assert any(not torch.equal(v, before[k]) for k, v in model.named_parameters())
     assert sparsifier.step == 20
+    model, optimizer, sparsifier = small()
+    sparsifier.may_go_on = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps_of(model, optimizer, 21)
 
 
 def test_a_training_that_ends_early_is_warned_of_once():
@@ -134,6 +139,9 @@ def test_a_training_that_ends_early_is_warned_of_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         small("gmp")[2].finalize()  # no step was taken
+        model, optimizer, sparsifier = small(steps=200)
+        steps_of(model, optimizer, 198)  # a GradScaler has skipped two
+        sparsifier.finalize()
 
 
 def test_levels_without_their_schedule_are_warned_of():

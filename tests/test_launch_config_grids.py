@@ -126,6 +126,18 @@ def test_decay_separates_sign_in_from_its_decays():
         assert (1, 1) in found[True]
     assert {(1, 1), (1, 0), (2, 0)} <= decays_of_digits()
     assert len(find_grid("decay", recipe="digits", weight_decay=0.0, seeds=(0,))) == 5
+    # settings of the grid decide what decays: with AdamW the factors, with SGD θ
+    for recipe, optimizer in (("cifar10-resnet20", "adamw"), ("imagenet-deit-small", "sgd")):
+        runs = find_grid("decay", recipe=recipe, optimizer=optimizer, seeds=(0,))
+        ours = [run for run in runs if run.sign_in]
+        assert len({decays_with_factors(run) for run in ours}) == len(ours)
+
+
+def decays_with_factors(run):
+    """Return the decays of θ, of the factors, of other weights, and of normalisation and biases."""
+    rule, recipe = run.settings.sign_in_decayed, run.settings
+    own, rest = rule.weight_decays(recipe.weight_decay)
+    return rule.frobenius_decay, own, rest, rest if recipe.decay_norm_and_bias else 0.0
 
 
 def decays_of_digits():

@@ -147,13 +147,14 @@ def test_a_run_does_not_resume_on_a_file_that_was_replaced(tmp_path, machine, mo
     assert read_config(machine.runs / run.name)["data_digest"] == load(path).digest
 
 
-def test_computed_floats_are_told_apart_by_their_labels(tmp_path):
-    Path("mine_floats.py").write_text(
-        "import numpy as np\n\n"
-        "def make(shift, labels):\n"
-        "    return 2 * [(np.ones((20, 5)) + shift, np.arange(20) % labels)]\n\n"
-        "one, rounded, other = make(0, 2), make(1e-6, 2), make(0, 3)\n"
-    )
+@pytest.mark.parametrize("shape, shift, kind", [((5,), 1e-6, "f4"), ((8, 8, 1), 1, "u1")])
+def test_what_own_code_makes_is_told_apart_by_labels(monkeypatch, shape, shift, kind):
+    def make(shift, labels):
+        return 2 * [((np.ones((20, *shape)) + shift).astype(kind), np.arange(20) % labels)]
+
+    module = types.ModuleType("mine_floats")
+    module.one, module.rounded, module.other = make(0, 2), make(shift, 2), make(0, 3)
+    monkeypatch.setitem(sys.modules, "mine_floats", module)
     one, rounded, other = (load(f"mine_floats:{n}").digest for n in ("one", "rounded", "other"))
     assert one == rounded != other
 

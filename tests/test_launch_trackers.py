@@ -145,6 +145,7 @@ def test_a_tracker_that_fails_does_not_stop_the_training(machine, recorder, monk
     assert result["epochs"] == 3 and sum("trackio" in str(w.message) for w in found) == 1
     (tracker,) = recorder.made
     assert tracker.pictures == [] and tracker.closed[0]["accuracy"] == result["accuracy"]
+    assert not (machine.runs / Run.make(**RUN).name / "tracker.json").exists()  # it is not complete
 
 
 def test_of_a_tracker_that_has_failed_no_further_epoch_is_tried(recorder, tmp_path, monkeypatch):

@@ -169,25 +169,28 @@ def test_numbers_of_other_types_are_taken():
 
 
 @pytest.mark.parametrize(
-    "epochs, settings, warned",
+    "method, epochs, settings, warned",
     [
-        (1, {}, True),
-        (3, {}, True),
-        (5, {}, True),
-        (6, {}, False),
-        (5, {"rescale_until": 1.0}, False),
-        (5, {"rescale_period": 0}, False),
-        (5, {"rescale_masks_late": True}, False),
-        (5, {"rescale_masks_late": True, "rescale_after_masks": False}, True),
-        (100, {"rescale_period": 60}, True),
+        ("random", 1, {}, True),
+        ("random", 3, {}, True),
+        ("random", 5, {}, True),
+        ("random", 6, {}, False),
+        ("random", 5, {"rescale_until": 1.0}, False),
+        ("random", 5, {"rescale_period": 0}, False),
+        ("random", 5, {"rescale_masks_late": True}, True),  # its masks do not change
+        ("rigl", 5, {"rescale_masks_late": True}, False),
+        ("rigl", 5, {"rescale_masks_late": True, "rescale_after_masks": False}, True),
+        ("rigl", 5, {}, True),
+        ("rigl", 100, {"rescale_period": 60}, False),  # after changes of masks
+        ("random", 100, {"rescale_period": 60}, True),
     ],
 )
-def test_a_training_without_further_rescales_is_warned_of(epochs, settings, warned):
+def test_a_training_without_further_rescales_is_warned_of(method, epochs, settings, warned):
     model = tiny_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     choices = {"sparsity": 0.5, "steps": 2 * epochs, "steps_per_epoch": 2}
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        sparsify(model, optimizer, "random", sign_in=SignIn(**settings), **choices)
+        sparsify(model, optimizer, method, sign_in=SignIn(**settings), **choices)
     texts = [str(warning.message) for warning in found]
-    assert [f"too few epochs ({epochs}) for" in text for text in texts] == [True] * warned
+    assert sum(f"too few epochs ({epochs}) for" in text for text in texts) == warned

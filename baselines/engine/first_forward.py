@@ -26,14 +26,20 @@ class FirstForward:
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         self.model, self.weights = model, weights
         self._watch: WeightWatch | None = None
+        self._by_trainer = False
         self._handles = [
             model.register_forward_pre_hook(self._enter),
             model.register_forward_hook(self._leave, always_call=True),
         ]
 
-    def begin(self) -> None:
-        """Begin to watch, unless a pass was watched to its end."""
+    def begin(self, by_trainer: bool = False) -> None:
+        """Begin to watch, unless a pass was watched to its end.
+
+        Args:
+            by_trainer: watch until the trainer calls `end`, also after passes of the model.
+        """
         self.abandon()
+        self._by_trainer = by_trainer
         trains = self.model.training and torch.is_grad_enabled()
         if self._handles and trains and not any(map(_is_compiled, self.model.modules())):
             self._watch = WeightWatch(self.weights.items())
@@ -63,16 +69,19 @@ class FirstForward:
 
     def abandon(self) -> WeightWatch | None:
         """Stop watching a pass that has failed: after Ctrl-C in it, PyTorch calls no hook."""
-        watch, self._watch = self._watch, None
+        watch, self._watch, self._by_trainer = self._watch, None, False
         if watch is not None:
             watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         return watch
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_compiling() and module is self.model:
+        compiles = torch.compiler.is_compiling()
+        if module is self.model and not compiles and not self._by_trainer:
             self.begin()
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._by_trainer:
+            return
         if output is None:  # the pass failed: hooks must not be removed then
             self.abandon()
         else:

@@ -37,7 +37,8 @@ class TableCommand:
     paper: bool = True
     """Show the paper's own values, in brackets."""
     protocol: Protocol = "suite"
-    """Random masks and SynFlow of tables 3, 9, 10, 11: the suite's, or as in code of its group."""
+    """Random masks and SynFlow of tables 3, 9, 10, 11: the suite's, or as in code of the paper's
+    group."""
     format: Literal["text", "markdown", "latex", "csv"] = "text"
     """Texts in one of three forms, or the numbers as CSV."""
     output: Path | None = None

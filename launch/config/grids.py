@@ -239,7 +239,8 @@ def find_grid(
     Args:
         assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
             each combination of their values.
-        protocol: "paper" for one-shot SynFlow and balanced densities as in code of its group.
+        protocol: "paper" for one-shot SynFlow and balanced densities as in code of the paper's
+            group.
         choices: recipe, seeds, methods, and values of fields for all its runs.
 
     Raises:

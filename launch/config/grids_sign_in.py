@@ -8,7 +8,6 @@ from typing import Any
 
 from baselines.registry import find_method
 from launch.config.grid_parts import BOTH, CIFAR, PLAIN, Entry, Rule, Seeds, at_sparsity, pairs
-from launch.config.recipes import find_recipe
 from launch.config.run import Run
 
 PERIODS, UNTIL = (1, 2, 5), (0.25, 0.5, 1.0)  # p in epochs, and T₂ as a fraction of them
@@ -25,13 +24,14 @@ def decay(
 ) -> list[Run]:
     """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
     recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
-    lam = choices.get("weight_decay", find_recipe(recipe).weight_decay)
+    settings = Run.make(recipe, "random", sign_in=True, **choices).settings
+    lam, sign_in = settings.weight_decay, settings.sign_in_decayed
     twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
-    factors = {"sign_in_decay_scope": "factors"}  # the others keep the decay of plain runs
+    # the others keep the decay of plain runs
+    factors: dict[str, Any] = {"sign_in_decay_scope": "factors"}
     halved = {"sign_in_decays": "factors", "sign_in_weight_decay": lam / 2}  # θ decays with both
     plain: list[dict[str, Any]] = [{}, twice, none]
-    same = find_recipe(recipe).sign_in_decayed.sign_in_weight_decay  # what replaces it is equal
-    equal = {} if same else factors
+    equal = {} if sign_in.sign_in_weight_decay == lam else factors  # under both scopes
     ours = [{}, twice, equal, {**equal, **none}, {**factors, **halved}]
     runs = []
     for rule, variants in zip(BOTH, (plain, ours), strict=True):
@@ -58,7 +58,7 @@ def rescaling(
 def _rescales(run: Run) -> bool:
     """Return whether a run rescales after its first epoch, or is meant not to."""
     rule, keeps_masks = run.settings.sign_in, find_method(run.method).keeps_masks()
-    return not (rule.rescale_period and keeps_masks) or rule.rescales_later(run.settings.epochs)
+    return not rule.rescale_period or rule.rescales_later(run.settings.epochs, keeps_masks)
 
 
 def beta(

@@ -104,33 +104,35 @@ def _read_splits(
     if data in SOURCES:
         train, test, classes = SOURCES[data](root)
         inputs = describe_arrays(train, test, data)[1]
-        return Splits(train, test, classes, inputs, digest=_digest(train, test, computed=True))
+        digest = _digest(train, test, made=train[0].dtype.kind == "f")
+        return Splits(train, test, classes, inputs, digest=digest)
     if is_folder(data):
         return _folder(find_folder(data, root), root, image_size, workers)
     if data.startswith(PREFIX):
         resident = image_size <= RESIDENT_MAX_SIZE
-        return _described(*read_huggingface(data, root, image_size, resident, flip), data)
+        read = read_huggingface(data, root, image_size, resident, flip)
+        return _described(*read, data, made=True)
     if ":" in data:
-        return _described(*read_own(data, root, image_size), data, computed=True)
+        return _described(*read_own(data, root, image_size), data, made=True)
     return _described(*read_arrays(_data_file(data, root)), data)
 
 
-def _described(train: Split, test: Split, data: str, computed: bool = False) -> Splits:
+def _described(train: Split, test: Split, data: str, made: bool = False) -> Splits:
     if isinstance(train, Dataset) or isinstance(test, Dataset):
         assert isinstance(train, Dataset) and isinstance(test, Dataset)
         return Splits(train, test, *describe_items(train, test, f"data {data}"))
     classes, inputs = describe_arrays(train, test, f"data {data}")
-    return Splits(train, test, classes, inputs, digest=_digest(train, test, computed))
+    return Splits(train, test, classes, inputs, digest=_digest(train, test, made))
 
 
-def _digest(train: Arrays, test: Arrays, computed: bool) -> str:
-    """Return the digest of splits; of their labels alone if code of a user computes the inputs.
+def _digest(train: Arrays, test: Arrays, made: bool) -> str:
+    """Return the digest of splits.
 
-    Computed floats can differ in the last digit on another CPU.
+    Args:
+        made: inputs are computed or decoded here, so that they can differ on another CPU or with
+            another library; only the labels count.
     """
-    if computed and train[0].dtype.kind == "f":
-        return digest_of_arrays(train[1], test[1])
-    return digest_of_arrays(*train, *test)
+    return digest_of_arrays(*((train[1], test[1]) if made else (*train, *test)))
 
 
 def _folder(folder: Path, root: Path, size: int, workers: int) -> Splits:

@@ -114,6 +114,7 @@ class SparsifyCallback:
             resume=resume,
             **self.options,
         )
+        self._sparsifier.may_go_on = self.steps is not None
         self._signs, self._flips = None, math.nan
 
     def check_steps(self, steps: float) -> None:
@@ -139,6 +140,7 @@ class SparsifyCallback:
                 f"rate every {length} steps.",
                 stacklevel=2,
             )
+            self.sparsifier.may_go_on = True  # it is said
 
     # ---- state
 

@@ -157,7 +157,7 @@ class Sparsify(SparsifyCallback, Callback):
         """Do what comes before a step; nothing at the further batches of an accumulated step."""
         self.begin_step()
         if first := self._first_forward:
-            first.begin()
+            first.begin(by_trainer=True)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor

@@ -178,7 +178,7 @@ class Tracking:
         if self.tracker is None:
             return
         closed = self._try("may lack the result", self.tracker.close, _numbers(self.result))
-        if closed and self.result is not None:
+        if closed and self.result is not None and not self.has_failed:
             self._try("may be completed again", self._note, True)
 
     def _log(self, row: EpochRow, layers: Sequence[LayerRow]) -> None:

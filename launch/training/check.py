@@ -111,7 +111,7 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
     """
     for source in run.options.sources:
         base = others.get(run_of(source))
-        if base is None:
+        if base is None or is_finished(root / base.name):
             _check_source(source, root, elsewhere)
         else:
             _check_kept(base, source)

@@ -208,7 +208,7 @@ def _sheet(
         notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
     title = f"{LAYOUTS[number].title}{network and ', '}{network}"
-    title += "" if protocol == "suite" else ", protocol of the group's code"
+    title += "" if protocol == "suite" else ", protocol of code of the paper's group"
     return Sheet(title, shown.reset_index(drop=True), bold.reset_index(drop=True), 1, notes)
 
 
