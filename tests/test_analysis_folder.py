@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 import launch.commands.cancel
+import launch.executors.queue
 import launch.executors.status
 from analysis import folder
 from analysis.checked import BrokenFile
@@ -280,13 +281,21 @@ def test_a_cancelled_job_is_cancelled_until_it_is_submitted_again(tmp_path, monk
     assert statuses(tmp_path)[0].state == "failed"
 
 
-def test_what_scancel_refuses_is_noted_as_cancelled(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("squeue_fails", [False, True])
+def test_what_scancel_does_not_reach_is_not_noted(tmp_path, monkeypatch, capsys, squeue_fails):
     queue = {"7": ("RUNNING", "None"), "8": ("PENDING", "Priority")}
 
     def fail(jobs):
+        queue["7"] = ("COMPLETING", "None")
         raise UserError(f"scancel fails for one of {len(jobs)}")
 
+    def ask():
+        if squeue_fails:
+            raise UserError("squeue does not answer.")
+        return queue
+
     monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue)
+    monkeypatch.setattr(launch.executors.queue, "list_jobs", ask)
     monkeypatch.setattr(launch.commands.cancel, "cancel_jobs", fail)
     monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: "squeue")
     for job in queue:
@@ -294,4 +303,5 @@ def test_what_scancel_refuses_is_noted_as_cancelled(tmp_path, monkeypatch, capsy
     assert main(["cancel", "--runs", str(tmp_path)]) == 2
     assert "scancel fails for one of 2" in capsys.readouterr().err
     queue.clear()
-    assert [found.state for found in statuses(tmp_path)] == ["cancelled", "cancelled"]
+    states = {found.name: found.state for found in statuses(tmp_path)}
+    assert states == {"7": "failed" if squeue_fails else "cancelled", "8": "failed"}

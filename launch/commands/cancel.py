@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.folder import list_runs
 from baselines.errors import UserError
-from launch.executors.queue import cancel_jobs, note_cancelled
-from launch.executors.status import statuses
+from launch.executors.queue import cancel_jobs, go_on, note_cancelled
+from launch.executors.status import Status, statuses
 from launch.flags import parse
 
 
@@ -29,11 +30,24 @@ def command(args: list[str]) -> int:
     if not shutil.which("squeue"):
         raise UserError("there is no squeue here: cancel jobs on a machine of their cluster.")
     active = [status for status in statuses(root) if status.active]
-    for status in active:  # first: scancel can fail for some of them
-        try:
-            note_cancelled(root / status.name)
-        except UserError as error:
-            warnings.warn(f"{status.name} is not noted as cancelled: {error}", stacklevel=2)
-    cancel_jobs([status.job for status in active])
+    _note(root, active, cancelled=True)  # first: a job that is cancelled may end at once
+    jobs = [status.job for status in active]
+    try:
+        cancel_jobs(jobs)
+    except UserError:  # of another user, for example
+        left = go_on(jobs)
+        _note(root, [status for status in active if status.job in left], cancelled=False)
+        raise
     print(f"cancelled {len(active)} jobs; the runs resume from their last epoch when resubmitted.")
     return 0
+
+
+def _note(root: Path, active: Iterable[Status], cancelled: bool) -> None:
+    """Note for runs whether their jobs were cancelled."""
+    for status in active:
+        try:
+            note_cancelled(root / status.name, cancelled)
+        except UserError as error:
+            warnings.warn(
+                f"it is not noted whether {status.name} is cancelled: {error}", stacklevel=2
+            )

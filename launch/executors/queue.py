@@ -13,6 +13,8 @@ from analysis.folder import JOB, read_job
 from baselines.errors import UserError
 from launch.runs.files import write_json
 
+_ENDING = ("CANCELLED", "COMPLETING")  # states of jobs that scancel has reached
+
 
 def list_jobs() -> dict[str, tuple[str, str]]:
     """Return state and reason of all users' jobs by id, with one call of squeue.
@@ -44,11 +46,20 @@ def cancel_jobs(jobs: Sequence[str]) -> None:
         raise UserError(" ".join(problems))
 
 
-def note_cancelled(folder: Path) -> None:
-    """Note in a run's folder that its job was cancelled. Raises UserError."""
+def go_on(jobs: Sequence[str]) -> set[str]:
+    """Return the jobs that are still in the queue and not ending; all if squeue fails."""
+    try:
+        queue = list_jobs()
+    except UserError:
+        return set(jobs)
+    return {job for job in jobs if queue.get(job, ("CANCELLED",))[0] not in _ENDING}
+
+
+def note_cancelled(folder: Path, cancelled: bool = True) -> None:
+    """Note in a run's folder that its job was cancelled, or that it was not. Raises UserError."""
     record = read_job(folder)
     if record is not None:
-        write_json(folder / JOB, {**record, "cancelled": True})
+        write_json(folder / JOB, {**record, "cancelled": cancelled})
 
 
 def job_of(folder: Path) -> str:
