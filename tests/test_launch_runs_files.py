@@ -50,13 +50,15 @@ def test_ranks_that_fail_together_leave_one_whole_reason(tmp_path):
 def test_temporary_files_are_removed_if_old_or_written_under_the_lock_only(tmp_path):
     folder = RunFolder(RUN, tmp_path)
     (folder.path / "snapshots").mkdir(parents=True)
-    old, new, inside = (folder.path / name for name in (".x.tmp", ".y.tmp", "snapshots/.z.tmp"))
-    for file in (old, new, inside):
+    names = (".x.tmp", ".y.tmp", "snapshots/.z.tmp", "snapshots/.tmpAbC123")
+    old, new, inside, of_safetensors = (folder.path / name for name in names)
+    for file in (old, new, inside, of_safetensors):
         file.write_text("")
     then = time.time() - LEFTOVER_AGE - 1
     os.utime(old, (then, then))
     with folder.opened():
-        assert not old.exists() and new.exists() and not inside.exists()
+        assert not old.exists() and new.exists()
+        assert not inside.exists() and not of_safetensors.exists()
 
 
 @pytest.mark.parametrize("target", ["no/such/folder.json", "there.json"])

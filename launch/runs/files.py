@@ -141,7 +141,9 @@ def remove_leftovers(folder: Path) -> None:
 
     Its own files may be written without the lock: there, leftovers are told by their age.
     """
-    for leftover in folder.rglob(f"*{TEMPORARY}"):
+    # those of `write_file`, and those that safetensors makes in turn
+    ours, theirs = (folder.rglob(pattern) for pattern in (f"*{TEMPORARY}", f"{TEMPORARY}??????"))
+    for leftover in (*ours, *theirs):
         with contextlib.suppress(OSError):
             age = time.time() - leftover.stat().st_mtime
             if leftover.parent != folder or age > LEFTOVER_AGE:
