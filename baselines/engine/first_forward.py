@@ -89,7 +89,7 @@ class FirstForward:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy watches nothing yet."""
-        return {**self.__dict__, "_watch": None}
+        return {**self.__dict__, "_watch": None, "_by_trainer": False}
 
 
 def _is_compiled(module: nn.Module) -> bool:

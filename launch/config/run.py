@@ -153,7 +153,7 @@ class Run:
         """Epochs of the whole run; more than the recipe's where a method trains repeatedly."""
         return self._method(steps_per_epoch=1).epochs
 
-    @property
+    @cached_property
     def early_epochs(self) -> tuple[int, int]:
         """A tenth and three tenths of the epochs, whose snapshots are always kept.
 
