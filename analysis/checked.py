@@ -21,7 +21,7 @@ from baselines.errors import UserError
 
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
-MOST_TEXT = 32 * 2**20  # bytes of a JSON or CSV file
+MOST_TEXT, MOST_ROWS = 2**25, 2**30  # bytes of a JSON file, and of a CSV file
 _LAST_LINE = re.compile(rb"\nsha256 (?:from (\d{1,18}) )?([0-9a-f]{64})(?: ([^\n]*))?\n\Z")
 _LONGEST_LINE = 600
 
@@ -155,9 +155,10 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
     """
     try:
         with open_regular(path) as stream:
-            data: bytes = stream.read(most + 1)
-        if len(data) > most:
-            raise BrokenFile(f"{path} has more than {most:,} bytes.")
+            size = os.fstat(stream.fileno()).st_size
+            if size > most:
+                raise BrokenFile(f"{path} has more than {most:,} bytes.")
+            data: bytes = stream.read(size)
         return data.decode()
     except (FileNotFoundError, NotADirectoryError, BrokenFile):
         raise

@@ -30,8 +30,10 @@ class Config(TypedDict):
     as "others". `label` is the method as tables name it, `epochs` the total number of epochs of
     the run, `early_epochs` those after about a tenth and three tenths of it, `factorised` whether
     it trains factors m ⊙ w, `new_defaults` the defaults of the method's options that earlier
-    versions did not have. Versions and what follows are those at the start; `resumed` has the epoch
-    of each resumption and what differed then, by dotted names.
+    versions did not have. `classes`, `input_shape` and `vocabulary` are those of the data, `mean`
+    and `std` what pixels in [0, 1] are normalised with, `resize` how images of files are brought to
+    the inputs' size for evaluation. Versions and what follows are those at the start; `resumed` has
+    the epoch of each resumption and what differed then, by dotted names.
     """
 
     run: RunFields
@@ -47,6 +49,12 @@ class Config(TypedDict):
     host: NotRequired[str]
     device: NotRequired[str]
     data_digest: NotRequired[str]
+    classes: NotRequired[int]
+    input_shape: NotRequired[list[int]]
+    vocabulary: NotRequired[int]
+    mean: NotRequired[list[float]]
+    std: NotRequired[list[float]]
+    resize: NotRequired[str]
     data_dir: NotRequired[str]
     resumed: NotRequired[list[dict[str, Any]]]
 

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from analysis.checked import FORMAT, BrokenFile, digest_of, read_text, unseal_json
+from analysis.checked import FORMAT, MOST_ROWS, BrokenFile, digest_of, read_text, unseal_json
 from analysis.contents import (
     Config,
     EpochRow,
@@ -195,7 +195,7 @@ def read_rows(folder: Path, file: str) -> list[dict[str, Any]]:
     """
     path = folder / file
     try:
-        text = read_text(path)
+        text = read_text(path, MOST_ROWS)
     except (FileNotFoundError, NotADirectoryError):
         text = ""
     digest = digest_of(text.encode())

@@ -59,7 +59,8 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     """Return the source's masks of all prunable layers, or else where its weights are not zero.
 
     Masks without a single zero count as none if there are weights: those of STR, SR-STE and
-    Top-KAST in training, whose weights are sparse.
+    Top-KAST in training, whose weights are sparse. A boolean entry under a weight's name is its
+    mask: `signbench export` writes a file of these.
 
     Args:
         like: the prunable weights, or others of their shapes, by layer.
@@ -70,8 +71,10 @@ def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:
     found = {}
     all_ones = all(bool((mask == 1).all()) for mask in source.masks.values())
     for name, weight in like.items():
-        mask = source.masks.get(name)
-        if mask is None or (all_ones and name in source.weights):
+        mask, entry = source.masks.get(name), source.weights.get(name)
+        if entry is not None and entry.dtype == torch.bool:
+            mask = entry
+        elif mask is None or (all_ones and name in source.weights):
             mask = entries_of(source, {name: weight})[name] != 0
         if mask.shape != weight.shape:
             shapes = f"shape {tuple(mask.shape)}, not {tuple(weight.shape)}"

@@ -16,7 +16,7 @@ import launch.commands.cancel
 import launch.executors.queue
 import launch.executors.status
 from analysis import folder
-from analysis.checked import BrokenFile
+from analysis.checked import MOST_TEXT, BrokenFile
 from analysis.folder import (
     list_runs,
     read_config,
@@ -126,6 +126,14 @@ def test_rows_survive_reading_and_writing(tmp_path):
     )
     write_csv(tmp_path / folder.LAYERS, found)
     assert (tmp_path / folder.LAYERS).read_bytes() == text
+
+
+def test_rows_of_more_bytes_than_json_may_have_are_read(tmp_path):
+    name = "layer" * 25_000
+    text = "epoch,layer\n" + f"1,{name}\n" * (MOST_TEXT // len(name) + 1)
+    assert len(text) > MOST_TEXT
+    (tmp_path / folder.LAYERS).write_text(text)
+    assert folder.read_layers(tmp_path)[-1] == {"epoch": 1, "layer": name}
 
 
 def test_the_status_of_a_run_with_a_broken_file_names_it(tmp_path):

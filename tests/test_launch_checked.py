@@ -35,14 +35,17 @@ from analysis.folder import (
     signs_path,
     snapshot_path,
 )
+from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.runs import files
 from launch.runs.archives import load_archive, save_archive
+from launch.runs.checkpoints import read_checkpoint
 from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
-from launch.runs.snapshots import read_snapshot
+from launch.runs.provenance import write_config
+from launch.runs.snapshots import read_snapshot, write_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
 from launch.training.loop import Loop
 from launch.training.run import run_training
@@ -120,6 +123,34 @@ def test_files_of_others_have_no_digest(tmp_path):
     assert not is_sealed(tmp_path / "x.pt")
     torch.save(TENSORS, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     assert load_archive(tmp_path / "x.pt").keys() == TENSORS.keys()
+
+
+def test_a_weight_that_a_file_has_under_many_names_is_copied_once(tmp_path):
+    """As one layer that is used six times: the copies had more than four times the file's bytes."""
+    weight = torch.randn(100, 100)
+    torch.save({**{f"{i}.weight": weight for i in range(6)}, "row": weight[3]}, tmp_path / "x.pt")
+    for found in (read_checkpoint(tmp_path / "x.pt").weights, load_archive(tmp_path / "x.pt")):
+        assert all(torch.equal(found[f"{i}.weight"], weight) for i in range(6))
+        assert torch.equal(found["row"], weight[3])
+        assert len({found[f"{i}.weight"].data_ptr() for i in range(6)}) == 1
+
+
+def test_a_runs_own_snapshots_are_read_without_limits_of_size_and_type(tmp_path, monkeypatch):
+    run = Run.make("digits", "random")
+    folder = tmp_path / run.name
+    folder.mkdir()
+    write_config(folder, run)
+    weights = {"w": torch.ones(4, 4), "buffer": torch.full((3,), 1 + 2j)}
+    write_snapshot(folder, run.name, 0, Checkpoint(weights, {"w": torch.ones(4, 4).bool()}))
+    monkeypatch.setenv("SIGNBENCH_MAX_CHECKPOINT_BYTES", "100")
+    found = read_snapshot(folder, "init").weights
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    copy = shutil.copy(snapshot_path(folder, 0), tmp_path / "copy.safetensors")
+    with pytest.raises(UserError, match="above the limit of 100"):
+        read_checkpoint(Path(copy))
+    monkeypatch.delenv("SIGNBENCH_MAX_CHECKPOINT_BYTES")
+    with pytest.raises(UserError, match="buffer is a tensor of type complex64"):
+        read_checkpoint(Path(copy))
 
 
 def test_a_list_that_a_file_has_many_times_is_copied_once(tmp_path):

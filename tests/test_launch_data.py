@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -14,9 +15,10 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from needs import needs_fashion_mnist
-from PIL import Image
+from PIL import Image, ImageOps
 from test_launch_train import train
 from torchvision import datasets
+from torchvision.transforms.v2 import functional as F
 
 import launch.data.images
 import launch.data.sources
@@ -285,6 +287,29 @@ def test_large_images_stream_alike_from_any_number_of_workers(image_folder, work
     assert not torch.equal(one, two)
     labels = torch.cat([y for _, y in data.test.epoch(0)])
     assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+
+
+@pytest.mark.parametrize(
+    "size, resize",
+    [
+        (16, "the largest square in the middle is resized to 16 × 16 (PIL.ImageOps.fit)"),
+        (96, "the shorter side is resized to 110 pixels (bilinear, antialiased), then 96 × 96"),
+    ],
+)
+def test_what_is_recorded_of_images_makes_the_inputs(image_folder, size, resize):
+    data = load(small(image_folder, image_size=size))
+    about = json.loads(json.dumps(data.about))  # as config.json has it
+    assert (about["classes"], about["input_shape"], about["vocabulary"]) == (3, [3, size, size], 0)
+    assert about["data_digest"] == data.digest and about["resize"].startswith(resize)
+    image = Image.open(image_folder / "test" / "ant" / "0.jpg")  # 24 × 20
+    if size == 16:
+        image = ImageOps.fit(image, (16, 16))
+    pixels = F.pil_to_tensor(image)
+    if size == 96:
+        pixels = F.center_crop(F.resize(pixels, [110], antialias=True), [96, 96])
+    mean, std = (torch.tensor(about[name])[:, None, None] for name in ("mean", "std"))
+    (x, _), *_ = data.test.epoch(0)
+    torch.testing.assert_close(x[0], (pixels / 255 - mean) / std, rtol=0, atol=1e-5)
 
 
 def test_streamed_ranks_share_one_order(image_folder):

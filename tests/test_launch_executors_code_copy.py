@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from launch.config.cluster import Cluster
 from launch.executors.code_copy import copy_code
 from launch.executors.slurm import parameters
 from launch.packages import root
+from launch.runs.files import write_json
 
 
 def test_the_code_is_kept_as_it_was(tmp_path):
@@ -41,6 +43,17 @@ def test_the_code_is_kept_as_it_was(tmp_path):
     data = [file.relative_to(root()) for file in (root() / "launch").rglob("*.json")]
     assert len(data) > 1
     assert all((code / file).read_bytes() == (root() / file).read_bytes() for file in data)
+
+
+def test_two_submissions_at_once_share_a_copy(tmp_path, monkeypatch):
+    def write(path, value):
+        write_json(path, value)
+        home = path.parent.with_name(path.parent.name.partition(".")[0])
+        shutil.copytree(path.parent, home)  # by the other one, just before
+
+    monkeypatch.setattr(launch.executors.code_copy, "write_json", write)
+    code = copy_code(tmp_path)
+    assert (code / "revision.json").is_file() and list(code.parent.iterdir()) == [code]
 
 
 def test_a_job_imports_the_copy_even_in_a_checkout(tmp_path):

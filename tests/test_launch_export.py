@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,8 +24,12 @@ from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.run import Run
 from launch.config.shell import run_command
+from launch.data.sources import SOURCES
+from launch.inputs import Inputs
 from launch.models import build_model
+from launch.runs.card import input_facts, result_facts
 from launch.runs.network import read_run
+from launch.runs.snapshots import read_snapshot, write_snapshot
 from launch.sparse_inference.choice import choose_formats
 from launch.sparse_inference.export import sparse_network
 
@@ -48,18 +53,43 @@ def test_a_runs_network_loads_and_scores_the_same(machine, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
     card = (out / "README.md").read_text()
     assert "acdc + Sign-In" in card and "0.8000 of 33,240" in card
+    assert f"| test accuracy | {accuracy_by(card, model, tmp_path):.2%}, after 2 epochs |" in card
     line = re.search(r"^signbench run .*$", card, flags=re.M)[0]
     assert parse_run(shlex.split(line)[2:]).run == run
+
+
+def accuracy_by(card, model, root):
+    """Return a model's accuracy on the digits, prepared as its card says."""
+    assert "| inputs | images of 1 × 8 × 8 (channels × height × width) |" in card
+    assert "| pixels | bytes / 255" in card and "(pixels − mean) / std" in card
+    mean, std = (float(re.search(rf"; {name} ([\d.e-]+)", card)[1]) for name in ("mean", "std"))
+    _, (images, labels), _ = SOURCES["digits"](root)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.no_grad():
+        return float((model(x).argmax(1) == torch.from_numpy(labels)).float().mean())
+
+
+def test_a_card_says_how_images_become_inputs():
+    image, known = Inputs.image(3, 32), {"classes": 2, "mean": [0.5, 1 / 3, 0], "std": [1, 2, 3e-6]}
+    facts = input_facts({**known, "resize": "cropped"}, image)
+    assert facts["resizing"] == "cropped"
+    assert facts["normalisation"].endswith("; mean 0.5, 0.3333333, 0; std 1, 2, 3e-06")
+    assert "resizing" not in input_facts(known, image)
+    assert input_facts({"classes": 2}, Inputs((5,))) == {
+        "inputs": "features of shape 5",
+        "normalisation": "none: inputs are as the data give them",
+    }
+    assert "not recorded" in input_facts({}, image)["normalisation"]
 
 
 def test_a_card_says_what_a_result_has():
     result = {"accuracy": 0.5, "epochs": 3, "device": "cpu", "flops": 1e6, "dense_flops": 1e7}
     facts = {"test accuracy": "50.00%, after 3 epochs", "device": "cpu"}
     operations = {"operations of a forward pass": "1e+06, of 1e+07 with all weights"}
-    assert launch.commands.export.result_facts(result) == {**facts, **operations}
+    assert result_facts(result) == {**facts, **operations}
     del result["dense_flops"]
-    assert launch.commands.export.result_facts(result) == facts
-    assert launch.commands.export.result_facts({"accuracy": 0.5}) == {"test accuracy": "50.00%"}
+    assert result_facts(result) == facts
+    assert result_facts({"accuracy": 0.5}) == {"test accuracy": "50.00%"}
 
 
 @pytest.mark.parametrize(
@@ -182,8 +212,10 @@ def exporting(machine, tmp_path):
 
 def test_a_second_export_leaves_nothing_of_the_first(exporting, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    out.mkdir()
-    for file in ("README.md", "model.onnx", "sparse.pt2"):
+    assert main(exporting) == 0
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(f"---\nlicense: mit\n---\n{card.replace('random', 'rigl')}")
+    for file in ("model.onnx", "sparse.pt2"):
         (out / file).write_text("of another network")
     (out / "notes.txt").write_text("mine")
     assert main(exporting) == 0
@@ -197,6 +229,43 @@ def test_a_second_export_leaves_nothing_of_the_first(exporting, tmp_path, monkey
     monkeypatch.setattr(launch.commands.export, "write_checkpoint", stop)
     assert main(exporting) == 2
     assert not (out / "README.md").exists()  # it would describe other weights
+
+
+def test_files_of_others_are_not_removed(exporting, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in ("README.md", "model.onnx", "sparse.pt2"):
+        (out / file).write_text("of a project")
+        assert main(exporting) == 2
+        error = capsys.readouterr().err
+        assert f"{out} has a {file} that is of no earlier export" in error
+        assert error.count("\n") == 1 and [path.name for path in out.iterdir()] == [file]
+        assert (out / file).read_text() == "of a project"
+        (out / file).unlink()
+
+
+def test_weights_that_are_sparse_without_masks_are_counted(exporting, machine, tmp_path):
+    """As in the snapshots of STR, SR-STE and Top-KAST during the training."""
+    folder = machine.runs / exporting[1]
+    snapshot = read_snapshot(folder, "1")
+    ones = {name: torch.ones_like(mask) for name, mask in snapshot.masks.items()}
+    write_snapshot(folder, folder.name, 1, replace(snapshot, masks=ones))
+    assert main([*exporting, "--epoch", "1"]) == 0
+    assert "| sparsity | 0.9000 of" in (tmp_path / "out" / "README.md").read_text()
+    masks = load_file(tmp_path / "out" / "masks.safetensors")
+    assert masks and all(torch.equal(masks[name], snapshot.masks[name]) for name in snapshot.masks)
+
+
+def test_exported_masks_are_a_source_of_a_mask(exporting, machine, tmp_path):
+    """They are booleans under the names of the weights."""
+    assert main(exporting) == 0
+    given = ["--mask", str(tmp_path / "out" / "masks.safetensors"), "--others", exporting[1]]
+    given += ["--signs", f"{exporting[1]}@init", "--magnitudes", "random", "--model", "digits-cnn"]
+    given += ["--runs", str(machine.runs), "-o", str(tmp_path / "new.safetensors")]
+    assert main(["transplant", *given]) == 0
+    found = load_file(tmp_path / "new.safetensors")
+    masks = read_snapshot(machine.runs / exporting[1], "final").masks
+    assert all(torch.equal(found[name] != 0, mask) for name, mask in masks.items())
 
 
 def test_a_folder_that_cannot_be_made_is_named_before_the_measurement(

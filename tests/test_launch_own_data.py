@@ -144,7 +144,9 @@ def test_a_run_does_not_resume_on_a_file_that_was_replaced(tmp_path, machine, mo
         train(run, machine)
     write(path, arrays)
     assert train(run, machine)["epochs"] == 2
-    assert read_config(machine.runs / run.name)["data_digest"] == load(path).digest
+    config, about = read_config(machine.runs / run.name), load(path).about
+    assert about.keys() == {"data_digest", "classes", "input_shape", "vocabulary"}  # not normalised
+    assert {name: config[name] for name in about} == about
 
 
 @pytest.mark.parametrize("shape, shift, kind", [((5,), 1e-6, "f4"), ((8, 8, 1), 1, "u1")])
@@ -599,6 +601,8 @@ def test_images_of_hugging_face(hub, tmp_path, size):
     save(hub, tmp_path / "images", rows, rows, kinds)
     data = load("hf:images", image_size=size)
     assert (data.classes, data.inputs) == (2, Inputs.image(3, size))
+    assert data.about["resize"].startswith(f"the {'shorter' if size == 72 else 'largest'} s")
+    assert len(data.about["mean"]) == len(data.about["std"]) == 3
     (x, _), (again, _) = (next(data.train.epoch(2)) for _ in range(2))
     assert x.shape == (8, 3, size, size) and torch.equal(x, again)
     assert torch.cat([y for _, y in data.train.sample(3)]).bincount().tolist() == [3, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,17 @@ from test_launch_train import train
 from torch import nn
 from torch.nn.utils import prune
 
+from baselines.checkpoint import Checkpoint
+from baselines.engine.prunable import prunable_weights
+from baselines.engine.sparse_model import SparseModel
+from baselines.method import Plan
 from launch.cli import main
 from launch.config.run import Run
 from launch.models import build_model
 from launch.plugins import import_attribute
+from launch.runs.checkpoints import write_checkpoint
+from launch.runs.snapshots import read_source
+from signin.fixed import Fixed, FixedOptions
 
 
 @pytest.fixture
@@ -141,6 +149,44 @@ def test_tied_layers_have_one_weight(tmp_path, monkeypatch):
     assert not torch.equal(written["1.weight"], source["1.weight"])
     model.load_state_dict(written)
     assert torch.equal(model[1].weight, written["1.weight"])
+
+
+def test_a_layer_that_is_used_twice_has_one_weight_without_a_model_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    layer, last = nn.Linear(4, 4), nn.Linear(4, 4)
+    model = nn.ModuleDict({"a": layer, "b": layer, "c": last})
+    masks = {name: torch.rand(4, 4) < 0.5 for name in ("a.weight", "c.weight")}
+    for name, weight in (("a.weight", layer.weight), ("c.weight", last.weight)):
+        weight.data *= masks[name]
+    write_checkpoint(Path("A.safetensors"), Checkpoint(model.state_dict(), masks))
+    torch.save({name: 3 * tensor + 1 for name, tensor in model.state_dict().items()}, "B.pt")
+    given = ["--mask", "A.safetensors", "--magnitudes", "B.pt", "-o", "out.pt"]
+    assert main(["transplant", *given]) == 0
+    written = torch.load("out.pt", weights_only=True)
+    magnitudes = (3 * layer.weight + 1).abs()
+    expected = torch.where(masks["a.weight"], layer.weight.sign() * magnitudes, 0.0)
+    assert torch.equal(written["a.weight"], expected)
+    assert torch.equal(written["b.weight"], expected)
+    assert not torch.equal(written["c.weight"], expected)
+
+
+def test_with_a_model_the_signs_are_drawn_as_those_of_fixed(tmp_path):
+    """A file has the layers in alphabetical order, in which 14.weight comes before 3.weight."""
+    torch.manual_seed(0)
+    model = build_model("fashion-cnn", 10, 1, 28)
+    masks = {name: torch.rand(w.shape) < 0.5 for name, w in prunable_weights(model).items()}
+    state = {k: t * masks[k] if k in masks else t for k, t in model.state_dict().items()}
+    write_checkpoint(tmp_path / "A.safetensors", Checkpoint(state, masks))
+    source, out = str(tmp_path / "A.safetensors"), str(tmp_path / "out.safetensors")
+    given = ["--mask", source, "--flip-signs", "0.3", "--seed", "2", "--model", "fashion-cnn"]
+    assert main(["transplant", *given, "-o", out]) == 0
+    plan = Plan(0.5, 10, 10, 2, read=partial(read_source, root=tmp_path))
+    options = FixedOptions(init=source, flip_signs=0.3, mask_within=1.0)
+    net = SparseModel(model)
+    Fixed(plan, options).prepare(net, None)
+    found = load_file(out)
+    assert all(torch.equal(found[name], weight) for name, weight in net.weights.items())
 
 
 def test_what_torch_prunes_has_its_mask_read(tmp_path, capsys):

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from analysis.contents import Result
-from analysis.folder import find_run, read_config, read_result
-from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
+from analysis.checked import read_text
+from analysis.folder import find_run
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError, one_line, require
 from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
-from launch.config.shell import run_command
 from launch.flags import parse
 from launch.inputs import Inputs
-from launch.models import MODELS, timm_arguments
 from launch.plugins import import_plugins
+from launch.runs.card import SENTENCE, model_card
 from launch.runs.checkpoints import write_checkpoint
 from launch.runs.files import make_folder, remove_file, write_file, write_text
 from launch.runs.network import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
 from launch.sparse_inference.export import SparseNetwork, sparse_network
+from signin.transplant import masks_of
 
 CARD_FILE, ONNX_FILE, SPARSE_FILE = "README.md", "model.onnx", "sparse.pt2"
 
@@ -77,22 +76,25 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     """Write the files of an export. Return their paths.
 
     Raises:
-        UserError: the run has no such snapshot, the folder cannot be written, or ONNX is asked
-            for and not installed.
+        UserError: the run has no such snapshot, the folder cannot be written or has files of
+            others, or ONNX is asked for and not installed.
     """
     if given.onnx and find_spec("onnxruntime") is None:
         raise UserError("--onnx needs: pip install -e '.[onnx]'.")
     run, snapshot = read_run(folder), read_snapshot(folder, given.epoch)
     shape = network_shape(folder, run, snapshot)
-    text = model_card(run, snapshot, folder, given.epoch)
+    # all ones in the training of methods whose weights are sparse, such as STR
+    found = masks_of(snapshot, {name: snapshot.weights[name] for name in snapshot.masks})
+    text = model_card(run, replace(snapshot, masks=found), shape, folder, given.epoch)
+    _check_files(given.output)
     with _made(given.output):
         sparse = _sparse(run, snapshot, shape, given.batch or 1) if given.sparse else None
         onnx = _onnx(run, snapshot, shape) if given.onnx else None
-    for file in (CARD_FILE, ONNX_FILE, SPARSE_FILE):  # of another network's export
+    for file in (ONNX_FILE, SPARSE_FILE, CARD_FILE):  # of another network's export
         remove_file(given.output / file)
     weights, masks = given.output / "model.safetensors", given.output / "masks.safetensors"
     write_checkpoint(weights, Checkpoint(snapshot.weights, masks={}))
-    write_checkpoint(masks, Checkpoint(snapshot.masks, masks={}))
+    write_checkpoint(masks, Checkpoint(found, masks={}))
     files = [weights, masks]
     if onnx:
         files.append(given.output / ONNX_FILE)
@@ -106,6 +108,19 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     return files
 
 
+def _check_files(folder: Path) -> None:
+    """Raise UserError if what an export removes is not of an earlier export."""
+    card = folder / CARD_FILE
+    if card.is_file() and SENTENCE in read_text(card):
+        return
+    for file in (CARD_FILE, ONNX_FILE, SPARSE_FILE):
+        require(
+            not (folder / file).exists(),
+            f"{folder} has a {file} that is of no earlier export: remove it, or name another "
+            "folder.",
+        )
+
+
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Make a folder. If the block fails, remove it again unless it was there before."""
@@ -117,80 +132,6 @@ def _made(folder: Path) -> Iterator[None]:
         if is_new:
             folder.rmdir()
         raise
-
-
-def model_card(run: Run, snapshot: Checkpoint, folder: Path, epoch: str) -> str:
-    """Return a description of the network, with how to build and load it, in Markdown."""
-    config, result = read_config(folder), read_result(folder)
-    kept = sum(int(mask.count_nonzero()) for mask in snapshot.masks.values())
-    prunable = sum(mask.numel() for mask in snapshot.masks.values())
-    facts = {
-        "model": run.settings.model,
-        "data": run.settings.data,
-        "method": with_rule(run.label, SIGN_IN if run.sign_in else HAM if run.ham else PLAIN),
-        "snapshot": epoch,
-        "sparsity": f"{1 - kept / prunable:.4f} of {prunable:,} prunable weights",
-        "seed": run.seed,
-    }
-    if epoch == "final" and result:
-        facts |= result_facts(result)
-    assert config is not None  # `run` was read from it
-    versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
-    facts |= {"made with": f"{versions}; revision {config.get('git')}"}
-    lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    code = building_code(run.settings.model, *network_shape(folder, run, snapshot))
-    return CARD.format(name=run.name, facts=lines, command=run_command(run), code=code)
-
-
-def result_facts(result: Result) -> dict[str, str]:
-    """Return what a result says, without the fields that it lacks."""
-    facts = {"test accuracy": f"{result['accuracy']:.2%}"}
-    if "epochs" in result:
-        facts["test accuracy"] += f", after {result['epochs']} epochs"
-    if "device" in result:
-        facts["device"] = result["device"]
-    if "flops" in result and "dense_flops" in result:
-        facts["operations of a forward pass"] = (
-            f"{result['flops']:.3g}, of {result['dense_flops']:.3g} with all weights"
-        )
-    return facts
-
-
-def building_code(model: str, classes: int, inputs: Inputs) -> str:
-    """Return lines of Python that build a network of a name as `model`."""
-    if model in MODELS or ":" in model:  # the suite's, or a user's own
-        return (
-            "from launch.inputs import Inputs\n"
-            "from launch.models import make_model\n\n"
-            f"model = make_model({model!r}, {classes}, {inputs!r})"
-        )
-    arguments = timm_arguments(model, classes, inputs)
-    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    return f"import timm\n\nmodel = timm.create_model({model!r}, {given})"
-
-
-CARD = """# {name}
-
-| | |
-|---|---|
-{facts}
-
-`model.safetensors` is a state dict of the plain model: pruned weights are zeros, and where factors
-m ⊙ w were trained they are merged. `masks.safetensors` has the masks by the weights' names.
-
-```python
-from safetensors.torch import load_file
-{code}
-model.load_state_dict(load_file("model.safetensors"), strict=True)
-model.eval()
-```
-
-Made by
-
-```sh
-{command}
-```
-"""
 
 
 SPARSE_CARD = """

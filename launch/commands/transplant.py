@@ -126,7 +126,7 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     weights, drawn = transplant_weights(masks, signs, sizes, generator, given.flip_signs)
 
     template = sources["mask"].weights if fresh is None else fresh.model.state_dict()
-    named = _by_all_names(weights, template)
+    named = _by_all_names(weights, template, is_file=fresh is None)
     rest = {name: tensor for name, tensor in template.items() if name not in named}
     state = {**entries_of(sources["others"], rest), **named}
     whole = {name: state[name].detach().to(tensor.dtype) for name, tensor in template.items()}
@@ -137,11 +137,25 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     report(f"written: {given.output}")
 
 
-def _by_all_names(weights: Named, state: Named) -> dict[str, Tensor]:
-    """Return weights by all names that they have in a model's state; tied ones have several."""
-    places = {name: (t.data_ptr(), t.shape, t.stride()) for name, t in state.items()}
-    found = {places[name]: weight for name, weight in weights.items()}
-    return {name: found[place] for name, place in places.items() if place in found}
+def _by_all_names(weights: Named, state: Named, is_file: bool) -> dict[str, Tensor]:
+    """Return weights by all names that they have in a model's state; tied ones have several.
+
+    Args:
+        is_file: the state was read from a file, where tied weights are equal copies.
+    """
+
+    def is_tied(one: Tensor, other: Tensor) -> bool:
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        same = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
+        return same or (is_file and bool(one.any()) and torch.equal(one, other))
+
+    found = dict(weights)
+    for name in (name for name in state if name not in weights):
+        own = (weight for k, weight in weights.items() if is_tied(state[k], state[name]))
+        if (weight := next(own, None)) is not None:
+            found[name] = weight
+    return found
 
 
 def _fresh(given: TransplantCommand) -> SparseModel:

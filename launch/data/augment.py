@@ -41,8 +41,19 @@ class CentreCrop:
 
     size: int
 
+    @property
+    def shorter(self) -> int:
+        """Length to which the shorter side is resized."""
+        return round(self.size * 256 / 224)
+
+    def __str__(self) -> str:
+        return (
+            f"the shorter side is resized to {self.shorter} pixels (bilinear, antialiased), then "
+            f"{self.size} × {self.size} in the middle are cropped"
+        )
+
     def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
-        image = _resized(pixels, [round(self.size * 256 / 224)])
+        image = _resized(pixels, [self.shorter])
         top, left = (round((length - self.size) / 2) for length in image.shape[:2])
         return image[top : top + self.size, left : left + self.size]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from baselines.errors import UserError
+from launch.data.augment import Normalise
 from launch.inputs import Inputs
 
 
@@ -49,6 +50,24 @@ class Data:
     digest: str = ""
     """Tells other data apart: digest of arrays, of the names of the files in an image folder, or of
     the labels of a Dataset and of computed floats. Empty if it is not known."""
+    normalise: Normalise | None = None
+    """Makes inputs of the pixels of images; None of other inputs, and of a user's Dataset."""
+    resize: str = ""
+    """How images of files are brought to the inputs' size for evaluation, in words."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What config.json has of the data."""
+        facts = {
+            "data_digest": self.digest,
+            "classes": self.classes,
+            "input_shape": list(self.inputs.shape),
+            "vocabulary": self.inputs.vocabulary,
+        }
+        if self.normalise is None:
+            return facts
+        facts |= {"mean": self.normalise.mean.tolist(), "std": self.normalise.std.tolist()}
+        return facts | ({"resize": self.resize} if self.resize else {})
 
     @property
     def splits(self) -> list[Batches]:

@@ -85,7 +85,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.classes = getattr(rows.features[label], "names", None)
         self.plain = self if transform is centre else Images(rows, image, label, centre, centre)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self._normalise = Normalise(mean, std, transform.size)
+        self.normalise = Normalise(mean, std, transform.size)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +95,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         picture = converted(row[self.image], "RGB", f"image {index}")
         pixels = torch.from_numpy(np.array(picture))
         rng = Random(int(torch.randint(2**62, ())))  # the loop seeds torch for each item
-        image = self._normalise(self.transform(pixels, rng)[None])[0]
+        image = self.normalise(self.transform(pixels, rng)[None])[0]
         return image, int(row[self.label])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.arrays import Tensors, digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
-from launch.data.huggingface import PREFIX, Images
+from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
 from launch.data.items import Items, check_labels, read_labels, without_augmentation
 from launch.data.own import Split
 from launch.data.resident import load_resident
-from launch.data.sources import RESIDENT_MAX_SIZE, Splits, is_folder, read_splits
+from launch.data.sources import RESIDENT_MAX_SIZE, Splits, are_files, is_folder, read_splits
 from launch.data.streamed import Order, load_streamed
 from launch.inputs import Inputs
 from launch.ranks import Share
@@ -117,13 +118,16 @@ def _load_items(
     held_out = split(splits.validation, False) if splits.validation else None
     labels = [s.labels.numpy() for s in (train, test, held_out) if s is not None]
     digest = digest_of_arrays(*labels)
-    return Data(train, test, splits.classes, splits.inputs, held_out, digest)
+    data = Data(train, test, splits.classes, splits.inputs, held_out, digest)
+    images = splits.test
+    if not isinstance(images, Images):
+        return data
+    return replace(data, normalise=images.normalise, resize=str(images.transform))
 
 
 def _check_padding(recipe: Recipe) -> None:
     """Raise UserError if images are cropped at random sizes, and padding would have no effect."""
-    are_files = is_folder(recipe.data) or recipe.data.startswith(PREFIX)
-    if recipe.crop_padding and are_files and recipe.image_size > RESIDENT_MAX_SIZE:
+    if recipe.crop_padding and are_files(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         raise UserError(
             f"images of more than {RESIDENT_MAX_SIZE} pixels are cropped at random sizes and "
             "positions, without padding: use --crop-padding 0."

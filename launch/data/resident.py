@@ -13,7 +13,7 @@ from launch.config.recipe import Recipe
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
 from launch.data.order import choose, mix
-from launch.data.sources import Splits
+from launch.data.sources import Splits, are_files
 from launch.ranks import Share
 
 
@@ -48,7 +48,7 @@ class Resident:
         self._height, self._width = images.shape[1:3]
         self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
         self._padding, self._flip, self._shuffle = padding, flip, shuffle
-        self._normalise = Normalise(mean.to(device), std.to(device), self._width)
+        self.normalise = Normalise(mean.to(device), std.to(device), self._width)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._labels), self._batch_size)
@@ -85,7 +85,7 @@ class Resident:
             images = images.view(*at.shape, channels)
         else:
             images = pixels.index_select(0, index)
-        return self._normalise(images), self._labels.index_select(0, index)
+        return self.normalise(images), self._labels.index_select(0, index)
 
 
 def load_resident(
@@ -104,11 +104,15 @@ def load_resident(
         batch_size=recipe.batch_size,
         share=share,
     )
+    evaluated, size = make(*test), recipe.image_size
+    fitted = f"the largest square in the middle is resized to {size} × {size} (PIL.ImageOps.fit)"
     return Data(
         make(*train, seed=seed, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True),
-        make(*test),
+        evaluated,
         splits.classes,
         splits.inputs,
         make(*held_out) if held_out else None,
         splits.digest,
+        evaluated.normalise,
+        fitted if are_files(recipe.data) else "",
     )

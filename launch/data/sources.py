@@ -66,6 +66,11 @@ def is_folder(data: str) -> bool:
     return ":" not in data or Path(data).expanduser().is_dir()
 
 
+def are_files(data: str) -> bool:
+    """Return whether images of data have sizes of their own: those of a folder or Hugging Face."""
+    return is_folder(data) or data.startswith(PREFIX)
+
+
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
     """Return the splits of data that fit in memory, or that are a user's Dataset.
 

@@ -97,7 +97,7 @@ class Streamed:
             generator=torch.Generator(),  # by default each epoch draws from the global one
         )
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self._normalise = Normalise(mean.to(device), std.to(device), size)
+        self.normalise = Normalise(mean.to(device), std.to(device), size)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -132,7 +132,7 @@ class Streamed:
         images, labels, skipped = batch
         if not self._order.shuffle and skipped.any():  # no test image counts twice
             images, labels = images[skipped == 0], labels[skipped == 0]
-        x = self._normalise(images.to(self._device, non_blocking=True))
+        x = self.normalise(images.to(self._device, non_blocking=True))
         return x, labels.to(self._device, non_blocking=True)
 
 
@@ -164,5 +164,7 @@ def load_streamed(
         return Streamed(augmented, plain, order, size, device, workers)
 
     validation = split(held_out, centre, False) if held_out else None
-    splits = split(train, augment, True), split(test, centre, False)
-    return Data(*splits, len(train.classes), Inputs.image(3, size), validation, digest)
+    first, second = split(train, augment, True), split(test, centre, False)
+    inputs, normalise = Inputs.image(3, size), second.normalise
+    classes, resize = len(train.classes), str(centre)
+    return Data(first, second, classes, inputs, validation, digest, normalise, resize)

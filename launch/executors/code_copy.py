@@ -46,7 +46,12 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         write_json(temporary / REVISION, revision)
-        temporary.rename(home)
+        try:
+            temporary.rename(home)
+        except OSError:
+            if not home.exists():
+                raise
+            shutil.rmtree(temporary)  # another process has made the copy meanwhile
     return home
 
 

@@ -84,7 +84,7 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
             return torch.load(path, map_location="cpu", weights_only=True)
         # mapped, a tensor that claims more than the file has is refused
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-        return _copied(found, _room_of(path)) if is_archive else found
+        return _copied(found, _Copies(path)) if is_archive else found
 
 
 def load_objects(path: Path, label: str | None = None) -> Any:
@@ -134,17 +134,11 @@ def copied_tensors(
     Raises:
         BrokenFile: they have more than four times the bytes of the file.
     """
-    room = _room_of(path)
+    copies = _Copies(path)
     with _readable(path):
         return [
-            {k: _copied_tensor(t, room) if k in names else t for k, t in group.items()}
-            for group in groups
+            {k: copies.of(t) if k in names else t for k, t in group.items()} for group in groups
         ]
-
-
-def _room_of(path: Path) -> list[int]:
-    """Return how many bytes copies of a file's tensors may take, as the only item."""
-    return [4 * path.stat().st_size]
 
 
 def _check_size_of_pickle(path: Path) -> None:
@@ -192,19 +186,13 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
             raise BrokenFile(f"{path} has a description of {entry.file_size:,} bytes.")
 
 
-def _copied(value: Any, room: list[int]) -> Any:
-    """Return plain values with copies of their tensors, which no longer depend on the file.
-
-    Tensors that are larger than their storage are left as they are.
-
-    Args:
-        room: number of bytes that the copies may still take, as the only item.
-    """
+def _copied(value: Any, copies: _Copies) -> Any:
+    """Return plain values with copies of their tensors, which no longer depend on the file."""
     done: dict[int, Any] = {}  # copies by what they are of: a file can have a list many times
 
     def copy(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
-            return _copied_tensor(part, room)
+            return copies.of(part)
         if not isinstance(part, dict | list | tuple):
             return part
         if id(part) not in done:
@@ -217,21 +205,27 @@ def _copied(value: Any, room: list[int]) -> Any:
     return copy(value)
 
 
-def _copied_tensor(value: torch.Tensor, room: list[int]) -> torch.Tensor:
-    """Return a copy of a tensor; one that is larger than its storage is returned as it is.
+class _Copies:
+    """Copies of a file's tensors, one of all that are the same part of the same storage.
 
-    Args:
-        room: number of bytes that copies may still take, as the only item.
-
-    Raises:
-        ValueError: there is not so much room.
+    Tensors that are larger than their storage are left as they are.
     """
-    if value.layout != torch.strided or value.is_meta:
-        return value
-    size = value.numel() * value.element_size()
-    if size > value.untyped_storage().nbytes():
-        return value
-    room[0] -= size
-    if room[0] < 0:
-        raise ValueError("its tensors are larger than the file")
-    return value.clone()
+
+    def __init__(self, path: Path) -> None:
+        self._room = 4 * path.stat().st_size  # bytes that the copies may still take
+        self._done: dict[Any, torch.Tensor] = {}
+
+    def of(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the copy of a tensor. Raises ValueError if there is no room for it."""
+        if value.layout != torch.strided or value.is_meta:
+            return value
+        size = value.numel() * value.element_size()
+        if size > value.untyped_storage().nbytes():
+            return value
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in self._done:
+            self._room -= size
+            if self._room < 0:
+                raise ValueError("its tensors are larger than the file")
+            self._done[key] = value.clone()
+        return self._done[key]

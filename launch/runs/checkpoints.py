@@ -61,7 +61,8 @@ def read_checkpoint(
     `launch.runs.choice` has the rules.
 
     Args:
-        label: that of the file, if it is known. Then it is one of the suite and read as it is.
+        label: that of the file, if it is known. Then it is one of the suite and read as it is,
+            without the limits of files of others.
         key: the entry or prefix to take, such as `model_ema`.
         like: tensors of the network by name; the names are adapted to them.
         say: called with what was chosen, if there was a choice.
@@ -71,7 +72,8 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}.")
-    CHECKPOINT.check(path.stat().st_size, path)
+    if label is None:
+        CHECKPOINT.check(path.stat().st_size, path)
     load = load_tensors if path.suffix == ".safetensors" else load_objects
     entries = find_entries(load(path, label), path)
     if label is None or len(entries) != 1:
@@ -81,18 +83,24 @@ def read_checkpoint(
     if note and say is not None:
         say(note)
     used = {*chosen.weights, *chosen.masks} if like is None else set(like)
+    if label is None:
+        _check_tensors(chosen, path, used)
     return _checkpoint(chosen, path, used)
 
 
-def _checkpoint(entry: Entry, path: Path, used: set[str]) -> Checkpoint:
-    """Return a checkpoint with checked copies of the tensors that are used."""
-    groups = entry.weights, entry.masks
+def _check_tensors(entry: Entry, path: Path, used: set[str]) -> None:
+    """Raise UserError if tensors that are used are of other types, or too large together."""
     size = 0
-    for name, tensor in ((k, t) for group in groups for k, t in group.items() if k in used):
-        _check_plain(tensor, name, path)
-        size += tensor.numel() * tensor.element_size()  # more than is stored, if it is expanded
+    for name, tensor in (*entry.weights.items(), *entry.masks.items()):
+        if name in used:
+            _check_plain(tensor, name, path)
+            size += tensor.numel() * tensor.element_size()  # more than is stored, if it is expanded
     CHECKPOINT.check(size, path)
-    weights, masks = map(dict, groups)
+
+
+def _checkpoint(entry: Entry, path: Path, used: set[str]) -> Checkpoint:
+    """Return a checkpoint with copies of the tensors that are used."""
+    weights, masks = dict(entry.weights), dict(entry.masks)
     if path.suffix != ".safetensors":
         weights, masks = copied_tensors((weights, masks), used, path)
     for name in entry.pruned & used:

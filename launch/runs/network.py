@@ -10,7 +10,7 @@ import torch
 from analysis.folder import read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from baselines.fields import earlier_defaults
 from baselines.registry import find_method
 from launch.config.recipes import known_recipe
@@ -68,11 +68,19 @@ def _following(run: Run) -> Run:
 def load_network(
     run: Run, snapshot: Checkpoint, classes: int, inputs: Inputs, device: torch.device
 ) -> SparseModel:
-    """Build the run's model with a snapshot's weights and masks, in float32 and eval mode."""
+    """Build the run's model with a snapshot's weights and masks, in float32 and eval mode.
+
+    Raises:
+        UserError: the snapshot is that of another model.
+    """
     from launch.models import make_model
 
     model = make_model(run.settings.model, classes, inputs)
-    model.load_state_dict(snapshot.weights, strict=True)
+    try:
+        model.load_state_dict(snapshot.weights, strict=True)
+    except RuntimeError as error:
+        name = f"{run.settings.model} of {classes} classes and {inputs}"
+        raise UserError(f"{snapshot.origin} does not fit {name}: {one_line(error)}") from None
     dense = not find_method(run.method).is_sparse
     net = SparseModel(model.to(device).eval(), exclude=run.exclude, stays_dense=dense)
     net.set_masks(snapshot.masks)
@@ -82,12 +90,21 @@ def load_network(
 def network_shape(folder: Path, run: Run, snapshot: Checkpoint) -> tuple[int, Inputs]:
     """Return classes and inputs of a run's network.
 
-    They are in the result. Runs of earlier versions were trained on square images; their classes
-    and channels are those of the last and the first layer that can be pruned.
+    Runs of version 0.1 have no record of them. They were trained on square images; classes and
+    channels are those of the last and the first layer that can be pruned.
+
+    Raises:
+        UserError: there is no record, and the snapshot does not fit such a network.
     """
-    result = read_result(folder)
-    if result is not None and "classes" in result:
-        shape, vocabulary = tuple(result["input_shape"]), result["vocabulary"]
-        return result["classes"], Inputs(shape, "int64" if vocabulary else "float32", vocabulary)
-    weights = [snapshot.weights[name] for name in snapshot.masks]
-    return len(weights[-1]), Inputs.image(weights[0].shape[1], run.settings.image_size)
+    for known in (read_config(folder), read_result(folder)):
+        if known is not None and "classes" in known:
+            shape, vocabulary = tuple(known["input_shape"]), known["vocabulary"]
+            return known["classes"], Inputs(shape, "int64" if vocabulary else "float32", vocabulary)
+    from launch.models import make_model
+
+    size = run.settings.image_size
+    ordered = make_model(run.settings.model, 10, Inputs.image(3, size)).state_dict()
+    weights = [snapshot.weights[name] for name in ordered if name in snapshot.masks]
+    classes, inputs = len(weights[-1]), Inputs.image(weights[0].shape[1], size)
+    load_network(run, snapshot, classes, inputs, torch.device("cpu"))
+    return classes, inputs

@@ -218,7 +218,7 @@ class Training:
         if self.ranks.is_first:
             with_what = {
                 "device": device_name(self.ranks.device),
-                "data_digest": self.loop.data.digest,
+                **self.loop.data.about,
                 "data_dir": str(self.machine.data_dir.resolve()),
             }
             note_start(self.folder.path, epoch, with_what)
