@@ -36,15 +36,13 @@ def without_tf32() -> Iterator[None]:
 
     TensorFloat-32, torch's default for convolutions, has errors of 1e-3.
     """
-    settings = torch.backends.cudnn, torch.backends.cuda.matmul
-    were = [setting.allow_tf32 for setting in settings]
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    were = cudnn.allow_tf32, matmul.allow_tf32
     try:
-        for setting in settings:
-            setting.allow_tf32 = False
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
         yield
     finally:
-        for setting, was in zip(settings, were, strict=True):
-            setting.allow_tf32 = was
+        cudnn.allow_tf32, matmul.allow_tf32 = were
 
 
 class Hessian(LinearOperator):
