@@ -182,15 +182,17 @@ class LayerRow(TypedDict):
 class SharpnessRow(TypedDict):
     """One row of sharpness.csv: the Hessian's largest eigenvalue at a snapshot, and its residual.
 
-    Further columns, if requested, are eigenvalue_2, eigenvalue_3, …
+    Further columns, if requested, are eigenvalue_2 and residual_2, eigenvalue_3, …
     """
 
     epoch: int
     sharpness: float
     residual: float
     relative_sharpness: NotRequired[float]
+    relative_residual: NotRequired[float]
     trace: NotRequired[float]
     trace_error: NotRequired[float]
+    probes: NotRequired[int]
     images: int
     per_class: NotRequired[int]
     seconds: float

@@ -7,7 +7,8 @@ initialisation of this run itself. `--init SOURCE` is the source of all parts th
 
 Biases, normalisation and all else that is not pruned are initialised afresh unless `others` or
 `init` is given, and so are batch statistics. Where the source of the signs has a zero, a sign is
-drawn at random; layers.csv has their number.
+drawn at random; where that of the magnitudes has one, the weight starts at zero. layers.csv has
+their numbers.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Fixed(Method[FixedOptions]):
     def __init__(self, plan: Plan, options: Options | None = None) -> None:
         super().__init__(plan, options)
         self.drawn: dict[str, int] = {}
+        self.zeros: dict[str, int] = {}  # kept weights of magnitude zero
         self.tolerance = self.options.mask_within
         if plan.read is not None:  # without, a method is described and not trained
             self._check_mask()
@@ -119,6 +121,9 @@ class Fixed(Method[FixedOptions]):
         weights, self.drawn = transplant_weights(
             masks, signs, magnitudes, generator, self.options.flip_signs
         )
+        self.zeros = {
+            name: int((weights[name][mask.cpu()] == 0).sum()) for name, mask in masks.items()
+        }
         if sources["others"] is not None:
             load_others(sources["others"], net)
         net.set_masks(masks)
@@ -133,10 +138,16 @@ class Fixed(Method[FixedOptions]):
         return self.plan.read(text, key=self.options.key, like=net.model.state_dict())
 
     def columns(self, net: SparseModel) -> dict[str, dict[str, float]]:
-        return {"drawn_signs": {name: self.drawn.get(name, 0) for name in net.layers}}
+        columns = {"drawn_signs": self.drawn, "zero_magnitudes": self.zeros}
+        return {
+            column: {name: counts[name] for name in net.layers}
+            for column, counts in columns.items()
+            if counts  # unknown in runs that an earlier version has started
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
+        return {"drawn": self.drawn, "zeros": self.zeros}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.drawn = state["drawn"]
+        self.zeros = state.get("zeros", {})

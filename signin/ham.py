@@ -6,6 +6,7 @@ Sign-In. It keeps the hyperbolic geometry of θ = m ⊙ w without the second fac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,35 +43,55 @@ class HAM(SignRule):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)}.")
 
-    def before_update(self, net: SparseModel, optimizer: Optimizer) -> dict[str, Tensor]:
-        """Return the gradients of the latents that a storage transforms, by layer."""
-        found: dict[str, Tensor] = {}
-        for layer in () if net.storage.is_identity else net:
-            if layer.weight.grad is not None:
+    def before_update(self, net: SparseModel, optimizer: Optimizer) -> dict[int, Tensor]:
+        """Return the gradients of latents and of other parameters, by the id of the parameter.
+
+        They are copies, since some optimizers change gradients in place (Adamax and SGD with
+        Nesterov momentum, on a GPU). Those of a fused optimizer, which does not, are left out
+        unless a storage transforms them.
+        """
+        found: dict[int, Tensor] = {}
+        copies = not all(group.get("fused") for group in optimizer.param_groups)
+        for layer in net:
+            if (grad := layer.weight.grad) is None:
+                continue
+            if not net.storage.is_identity:
                 latents = tuple([latent] for latent in layer.latents.values())
-                pulled = net.storage.pull_back([layer.gather(layer.weight.grad)], latents)
-                found[layer.name] = pulled[0][0]
+                pulled = net.storage.pull_back([layer.gather(grad)], latents)
+                found[id(layer.weight)] = pulled[0][0]
+            elif copies:
+                found[id(layer.weight)] = layer.take(grad).clone()
+        if copies:
+            others = _others(net, optimizer)
+            found |= {id(p): p.grad.clone() for p, _ in others if p.grad is not None}
         return found
 
     def after_update(self, net: SparseModel, optimizer: Optimizer, before: Any) -> None:
         """Take the multiplicative step."""
-        grads: dict[str, Tensor] = before
+        grads: dict[int, Tensor] = before
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
         def change(layer: Layer) -> None:
             x = next(iter(layer.latents.values()))
-            grad = grads.get(layer.name, x.grad)
+            grad = grads.get(id(layer.weight), x.grad)
             if grad is not None:
                 self._multiply(x, grad, rates[id(layer.weight)])
 
         net.change_latents(change)
-        prunable = {id(layer.weight) for layer in net}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                outside = id(parameter) not in prunable and parameter.ndim >= 2
-                if outside and parameter.grad is not None:
-                    self._multiply(parameter, parameter.grad, group["lr"])
+        for parameter, lr in _others(net, optimizer):
+            grad = grads.get(id(parameter), parameter.grad)
+            if grad is not None:
+                self._multiply(parameter, grad, lr)
 
     def _multiply(self, x: Tensor, grad: Tensor, lr: float | Tensor) -> None:
         exponent = torch.mul(x.sign(), grad).mul_(-self.ham_alpha).sub_(self.ham_beta)
         x.mul_(exponent.mul_(lr).clamp_(-MAX_EXPONENT, MAX_EXPONENT).exp_())
+
+
+def _others(net: SparseModel, optimizer: Optimizer) -> Iterator[tuple[Tensor, float | Tensor]]:
+    """Yield the parameters of at least two dimensions that stay dense, and their learning rate."""
+    prunable = {id(layer.weight) for layer in net}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in prunable and parameter.ndim >= 2:
+                yield parameter, group["lr"]

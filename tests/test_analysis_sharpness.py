@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from curvlinops import HessianLinearOperator
+from scipy.sparse.linalg import eigsh
 from test_launch_train import train
 from torch import nn
 
 import launch.commands.sharpness
+import launch.measures.hessian
 from analysis.folder import read_sharpness
 from baselines.checkpoint import Checkpoint
 from launch.cli import main
@@ -119,6 +121,7 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(float(row["sharpness"]) > 0 and float(row["residual"]) < 0.01 for row in rows)
     assert float(rows[2]["relative_sharpness"]) > 0 and not rows[0]["relative_sharpness"]
+    assert 0 <= float(rows[2]["relative_residual"]) < 0.01 and rows[2]["probes"] == "3"
     assert all(row["trace"] for row in (rows[0], rows[2])) and not rows[1]["trace"]
     assert 0 < float(rows[0]["eigenvalue_2"]) <= float(rows[0]["sharpness"])
     assert main(["sharpness", run.name, "--epochs", "7", *flags]) == 2
@@ -148,6 +151,51 @@ def test_rows_that_another_process_writes_meanwhile_are_kept(machine, monkeypatc
     assert main(given) == 0
     first, second = read_sharpness(file.parent)
     assert (first["epoch"], first["sharpness"], second["epoch"]) == (0, 7.0, 1)
+
+
+def test_what_was_measured_less_precisely_is_due_again(machine):
+    run = Run.make("digits", "random", epochs=1)
+    train(run, machine)
+    folder = machine.runs / run.name
+    row = {"epoch": 1, "sharpness": 2.0, "residual": 1e-8, "images": 50, "per_class": 5}
+    row["seconds"] = 1.0
+
+    def is_due(row, **choices):
+        write_csv(folder / "sharpness.csv", [row])
+        given = SharpnessCommand(epochs=(1,), per_class=5, tolerance=1e-6, **choices)
+        return bool(list(launch.commands.sharpness._tasks(folder, given)))
+
+    assert not is_due(row)
+    for choices, less, enough in (
+        ({"probes": 8}, {"trace": 3.0}, {"probes": 8}),
+        ({"probes": 8}, {"trace": 3.0, "probes": 4}, {"probes": 9}),
+        ({"relative": True}, {"relative_sharpness": 3.0}, {"relative_residual": 1e-7}),
+        ({"top": 2}, {"eigenvalue_2": 1.0, "residual_2": 1e-4}, {"residual_2": 1e-6}),
+    ):
+        assert is_due({**row, **less}, **choices)
+        assert not is_due({**row, **less, **enough}, **choices)
+
+
+def test_snapshots_at_which_it_does_not_converge_are_left_out(machine, monkeypatch, capsys):
+    run = Run.make("digits", "random", epochs=1)
+    train(run, machine)
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    were, seen = [setting.allow_tf32 for setting in settings], []
+
+    def limited(*args, **choices):
+        seen.append([setting.allow_tf32 for setting in settings])
+        most = {"maxiter": 1, "ncv": 2} if len(seen) == 1 else {}
+        return eigsh(*args, **most, **choices)
+
+    monkeypatch.setattr(launch.measures.hessian, "eigsh", limited)
+    where = ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir), "--device", "cpu"]
+    assert main(["sharpness", run.name, "--per-class", "2", *where]) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"[1/2] {run.name} epoch 0: not measured. Lanczos' method")
+    assert "has not converged at 1 of 2 snapshots: measure them with a larger --tol" in last
+    assert [row["epoch"] for row in read_sharpness(machine.runs / run.name)] == [1]
+    assert seen == [[False, False]] * 2
+    assert [setting.allow_tf32 for setting in settings] == were
 
 
 def test_masks_without_zeros_do_not_change_the_sharpness_of_a_sparse_network(machine):

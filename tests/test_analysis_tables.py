@@ -20,7 +20,7 @@ from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
 from analysis.tables import make_table, render
 from analysis.tables.comparison import gain_text
-from analysis.tables.paper import LAYOUTS, paper_cells, paper_values
+from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.cells import VALUES
 from analysis.tables.paper.layouts import at_budget
 from analysis.tables.sheet import Sheet, to_text
@@ -566,6 +566,17 @@ def test_table_one_finds_its_rows(tmp_path):
     }
     assert table.xs("GMP", level="column").to_dict() == pytest.approx(expected)
     assert table.xs("AC/DC", level="column").isna().all()
+    assert not any("kept weights" in note for note in paper_sheets(cells, runs, "1")[0].notes)
+    layers = "epoch,layer,weights,active,density,nonzero,drawn_signs,zero_magnitudes\n"
+    layers += "".join(f"{e},{w},100,20,0.2,20,{d},0\n" for e in (0, 1) for w, d in ("a3", "b2"))
+    (tmp_path / "fixed0" / "layers.csv").write_text(layers)
+    cells = paper_cells(runs, "1")
+    assert cells["drawn_signs"].sum() == 0.125
+    (note,) = [n for n in paper_sheets(cells, runs, "1")[0].notes if "kept weights" in n]
+    assert note == (
+        "kept weights with a sign drawn at random, as the source has a zero: "
+        "GMP, Epoch 2 of 20 (10 %) sign + learned mask 12.5%"
+    )
 
 
 def test_a_run_under_two_labels_is_counted_once(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import launch.measures.matching
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
@@ -97,6 +98,53 @@ def test_the_assignment_of_one_group_is_the_best_of_all():
     best = max(itertools.permutations(range(5)), key=product)
     (found,) = match_units(source, target, groups, names(model))
     assert found.tolist() == list(best)
+
+
+class Shortcut(nn.Module):
+    """A block with a shortcut: both axes of its weight run over the same units."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(2, units, 3), nn.Conv2d(units, units, 1)
+        self.head = nn.Conv2d(units, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(x + self.block(x).relu()).mean((2, 3))
+
+
+def shortcut(seed, units=16):
+    torch.manual_seed(seed)
+    return Shortcut(units).double()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_units_on_both_axes_of_a_weight_are_found_again(seed):
+    model = shortcut(seed)
+    model.block.weight.data *= 2  # as important as the layers with one of the axes
+    groups = groups_of(model, torch.randn(1, 2, 6, 6, dtype=torch.float64))
+    state = shuffled(model, groups, seed)
+    again = permute_units(
+        source := model.state_dict(), groups, match_units(source, state, groups, names(model))
+    )
+    for key, tensor in again.items():
+        assert torch.equal(tensor, state[key]), key
+
+
+def test_no_round_lowers_the_inner_product(monkeypatch):
+    rises = []
+    for seed in range(6):
+        source, target = shortcut(seed, 8), shortcut(100 + seed, 8).state_dict()
+        groups = groups_of(source, torch.randn(1, 2, 6, 6, dtype=torch.float64))
+        products = []
+        for rounds in range(5):
+            monkeypatch.setattr(launch.measures.matching, "MAX_ROUNDS", rounds)
+            found = match_units(source.state_dict(), target, groups, names(source))
+            permuted = permute_units(source.state_dict(), groups, found)
+            products.append(sum((permuted[k] * target[k]).sum().item() for k in target))
+        assert products == sorted(products)
+        rises.append(len(set(products)))
+    assert max(rises) > 2  # of some networks more than one round changes something
 
 
 def test_residual_groups_share_a_permutation():

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from needs import on_gpu
 from safetensors.torch import load_file
 from small_digits import small_digits
 from torch import nn
@@ -415,8 +416,9 @@ def test_methods_without_masks_cost_what_their_nonzero_weights_do(machine, metho
     assert result["dense_epochs"] < 2.8
 
 
-@pytest.mark.parametrize("kind", ["attention", "encoder", "lstm", "gru"])
-def test_operations_are_those_of_the_weights_that_take_part(kind):
+@pytest.mark.parametrize("device", ["cpu", on_gpu("cuda")])
+@pytest.mark.parametrize("kind", ["attention", "encoder", "lstm", "gru", "rnn"])
+def test_operations_are_those_of_the_weights_that_take_part(kind, device):
     length, d = 6, 8
     if kind == "attention":
         model = Attention(d)
@@ -424,12 +426,42 @@ def test_operations_are_those_of_the_weights_that_take_part(kind):
         model = nn.TransformerEncoderLayer(d, 2, 16, batch_first=True)
     else:
         model = getattr(nn, kind.upper())(d, d, batch_first=True)
+        share_storage(model)
+    model.to(device)
     weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim == 2}
-    flops = count_flops(model, weights, torch.randn(1, length, d))
+    libraries = torch.backends.mkldnn, torch.backends.cudnn
+    used = [library.enabled for library in libraries]
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.extend(x.enabled for x in libraries))
+    flops = count_flops(model, weights, torch.randn(1, length, d, device=device))
+    assert seen == [False, False] and [library.enabled for library in libraries] == used
     assert flops.layers == {name: 2 * length * w.numel() for name, w in weights.items()}
     scores = 2 * (2 * length * length * d) if kind in ("attention", "encoder") else 0  # QKᵀ, AV
     assert flops.total == sum(flops.layers.values()) + scores
     assert flops.at(dict.fromkeys(weights, 0.0)) == scores
+
+
+def share_storage(model):
+    """Put all parameters into one storage, as recurrent layers on a GPU do."""
+    flat = nn.utils.parameters_to_vector(model.parameters()).detach()
+    nn.utils.vector_to_parameters(flat, model.parameters())
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == 1
+
+
+class Products(nn.Module):
+    """Multiplies by a weight entry by entry, without a product that is counted."""
+
+    def __init__(self, classes, channels, image_size):
+        super().__init__()
+        self.layer = nn.Bilinear(64, 1, classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1), x.new_ones(len(x), 1))
+
+
+def test_a_model_without_counted_operations_has_no_costs(machine):
+    result = train(Run.make("digits", "random", model=f"{__name__}:Products", epochs=1), machine)
+    assert result["prunable"] == 640 and "flops" not in result and "dense_epochs" not in result
 
 
 class Attention(nn.Module):

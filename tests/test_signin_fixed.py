@@ -12,14 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_launch_train import train
+from torch import nn
 
+from analysis.folder import read_layers
 from analysis.frame import load_runs
 from analysis.target import misses_target
 from baselines.checkpoint import Checkpoint
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.method import Plan
 from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.snapshots import read_source
+from signin.fixed import Fixed
 from signin.signs import agreement
 from signin.transplant import masks_of, transplant_weights
 
@@ -83,6 +88,29 @@ def test_table_one_rows_start_from_what_they_say(machine, source, sign_in):
     assert torch.equal(start["0.bias"], fresh["0.bias"])
     with (machine.runs / run.name / "layers.csv").open() as stream:
         assert sum(int(row["drawn_signs"]) for row in csv.DictReader(stream)) == drawn
+
+
+def test_kept_weights_without_sign_or_magnitude_are_counted(machine, source, tmp_path):
+    whole = snapshot(source, machine, 3)
+    mask = whole["mask:2.weight"].bool()
+    lost = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
+    save_file({**whole, "2.weight": whole["2.weight"] * ~lost}, tmp_path / "other.safetensors")
+    other = str(tmp_path / "other.safetensors")
+    for part, column in (("signs", "drawn_signs"), ("magnitudes", "zero_magnitudes")):
+        run = fixed(mask=f"{source.name}@final", **{part: other})
+        train(run, machine)
+        found = read_layers(machine.runs / run.name)
+        counts = {row["layer"]: row[column] for row in found}
+        assert counts.pop("2.weight") == int(lost.sum()) > 0 and set(counts.values()) == {0}
+        (other_column,) = {"drawn_signs", "zero_magnitudes"} - {column}
+        assert {row[other_column] for row in found} == {0}
+
+
+def test_a_state_of_an_earlier_version_does_not_say_how_many_magnitudes_are_zero():
+    method = Fixed(Plan(0.5, 1, 1))
+    net = SparseModel(nn.Sequential(nn.Linear(2, 3)))
+    method.load_state_dict({"drawn": {"0.weight": 4}})
+    assert method.columns(net) == {"drawn_signs": {"0.weight": 4}}
 
 
 def test_init_takes_everything_from_one_source(machine, source):

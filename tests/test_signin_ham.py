@@ -52,11 +52,12 @@ def by_hand(model, optimizer, masks, alpha, beta, steps):
         nn.functional.cross_entropy(model(x), y).backward()
         for name, mask in masks.items():
             prunable[name].grad *= mask
+        gradients = [parameter.grad.flatten().tolist() for parameter in model.parameters()]
         optimizer.step()
-        for parameter in model.parameters():
+        for parameter, found in zip(model.parameters(), gradients, strict=True):
             if parameter.ndim >= 2:
                 flat, lr = parameter.data.view(-1), optimizer.param_groups[0]["lr"]
-                for i, grad in enumerate(parameter.grad.view(-1).tolist()):
+                for i, grad in enumerate(found):
                     flat[i] = hyperbolic_step(flat[i].item(), grad, lr, alpha, beta)
         optimizer.zero_grad()
 
@@ -64,10 +65,12 @@ def by_hand(model, optimizer, masks, alpha, beta, steps):
 def optimizer_of(kind, model):
     if kind == "sgd":
         return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    if kind == "nesterov":  # with foreach, the momentum is added to the gradients in place
+        return torch.optim.SGD(model.parameters(), 0.05, 0.9, nesterov=True, foreach=True)
     return torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "nesterov"])
 @pytest.mark.parametrize(("exclude", "sparsity"), [((), 0.7), (("4.*",), 0.5), ((), 0.0)])
 def test_a_step_is_its_formula_entry_by_entry(kind, exclude, sparsity):
     model, other = net(), net()

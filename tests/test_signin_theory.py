@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import signin.theory.artefacts
 from baselines.engine.product import Product
 from baselines.errors import UserError
 from launch.cli import main
@@ -215,6 +216,7 @@ def test_network_signs_are_good_or_bad_as_named():
     assert torch.equal(a.sign(), signs) and torch.equal(w.sign(), teacher.sign())
     _, _, _, a, same = network.PANELS["Sparse, bad signs"]._draw()
     assert (a > 0).all() and torch.equal(w, same)
+    assert (signs > 0).all(1).sum() == 14  # seeds without a bad sign; docs/theory.md has the number
 
 
 @pytest.mark.parametrize("name, tables_", [("figure3", 1), ("figure6", 1), ("figure2", 0)])
@@ -226,6 +228,12 @@ def test_files_are_written_and_the_same_again(tmp_path, capsys, name, tables_):
     csv = [path for path in written if path.suffix == ".csv"]
     assert len(csv) == tables_ and all(len(pd.read_csv(path)) > 1 for path in csv)
     assert f"Figure {name[-1]}" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_measurement(capsys, monkeypatch):
+    monkeypatch.setattr(signin.theory.artefacts, "measure", lambda *_: pytest.fail("measured"))
+    assert main(["theory", "table8", "-o", "/proc/self"]) == 2
+    assert "cannot write to /proc/self" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path, capsys):

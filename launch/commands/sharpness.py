@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from analysis.folder import (
     read_result,
     read_sharpness,
 )
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from baselines.tools.scores import scoring
 from launch.commands.selection import Selection
 from launch.config.fields import check_not_negative, check_positive
@@ -105,17 +106,30 @@ def measure(tasks: Sequence[Task], given: SharpnessCommand) -> None:
     """Measure snapshots. Rows of other epochs in each run's sharpness.csv are kept.
 
     Raises:
-        UserError: the data are not there, or a snapshot cannot be read.
+        UserError: the data are not there, or a snapshot cannot be read. Or at the end: Lanczos'
+            method has not converged at some snapshots.
     """
-    began = time.perf_counter()
+    from launch.measures.hessian import NotConverged
+
+    began, failed = time.perf_counter(), 0
     for i, task in enumerate(tasks, start=1):
-        found = _measure(task, given)
+        where = f"[{i}/{len(tasks)}] {task.folder.name} epoch {task.epoch}:"
+        try:
+            found = _measure(task, given)
+        except NotConverged as error:
+            failed += 1
+            print(f"{where} not measured. {one_line(error)}", file=sys.stderr, flush=True)
+            continue
         left = (time.perf_counter() - began) / i * (len(tasks) - i)
         print(
-            f"[{i}/{len(tasks)}] {task.folder.name} epoch {task.epoch}: sharpness "
-            f"{found['sharpness']:.5g} (residual {found['residual']:.1e}), "
+            f"{where} sharpness {found['sharpness']:.5g} (residual {found['residual']:.1e}), "
             f"{found['seconds']:.1f} s" + (f"; {duration(left)} left" if left else ""),
             flush=True,
+        )
+    if failed:
+        raise UserError(
+            f"Lanczos' method has not converged at {failed} of {len(tasks)} snapshots: measure "
+            "them with a larger --tolerance."
         )
 
 
@@ -142,13 +156,17 @@ def _tasks(folder: Path, given: SharpnessCommand) -> Iterator[Task]:
         row: Mapping[str, Any] = rows.get(epoch, {})
         is_there = (
             row.get("per_class", row.get("images", 0) / classes) == given.per_class
-            and row.get("residual", 1.0) <= given.tolerance
-            and (given.top == 1 or f"eigenvalue_{given.top}" in row)
-            and (given.probes == 0 or "trace" in row)
-            and (not given.relative or "relative_sharpness" in row)
+            and all(row.get(name, 1.0) <= given.tolerance for name in _residuals(given))
+            and row.get("probes", 0) >= given.probes
         )
         if given.again or not is_there:
             yield Task(folder, epoch)
+
+
+def _residuals(given: SharpnessCommand) -> list[str]:
+    """Return the columns of the residuals of all eigenvalues that are to be measured."""
+    further = [f"residual_{i}" for i in range(2, given.top + 1)]
+    return ["residual", *further, *(["relative_residual"] if given.relative else [])]
 
 
 def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
@@ -180,27 +198,33 @@ def _row(
     run: Run, data: Data, folder: Path, epoch: int, device: torch.device, given: SharpnessCommand
 ) -> SharpnessRow:
     """Measure one snapshot."""
-    from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
+    from launch.measures.hessian import (
+        Hessian,
+        estimate_trace,
+        largest_eigenvalues,
+        without_tf32,
+    )
 
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
     net = load_network(run, snapshot, data.classes, data.inputs, device)
     batches = _joined(list(data.train.sample(given.per_class)))
     weights = {name: layer.weight for name, layer in net.layers.items()}
-    with scoring(net.model, train=False), torch.autocast(device.type, enabled=False):
+    plain = torch.autocast(device.type, enabled=False)
+    with scoring(net.model, train=False), plain, without_tf32():
         hessian = Hessian(net.model, weights, masks_of(snapshot, weights), batches)
         found = largest_eigenvalues(hessian, given.top, given.tolerance)
-        row: dict[str, float] = {
-            "epoch": epoch,
-            "sharpness": found.values[0],
-            "residual": found.residuals[0],
-            **{f"eigenvalue_{i}": v for i, v in enumerate(found.values[1:], start=2)},
-        }
+        pairs = list(zip(found.values, found.residuals, strict=True))
+        row: dict[str, float] = {"epoch": epoch}
+        row["sharpness"], row["residual"] = pairs[0]
+        for i, pair in enumerate(pairs[1:], start=2):
+            row[f"eigenvalue_{i}"], row[f"residual_{i}"] = pair
         if given.relative:
             scaled = largest_eigenvalues(hessian.relative(), 1, given.tolerance)
-            row["relative_sharpness"] = scaled.values[0]
+            row["relative_sharpness"], row["relative_residual"] = *scaled.values, *scaled.residuals
         if given.probes:
             row["trace"], row["trace_error"] = estimate_trace(hessian, given.probes)
+            row["probes"] = given.probes
     row |= {"images": hessian.images, "per_class": given.per_class}
     row["seconds"] = time.perf_counter() - began
     return cast("SharpnessRow", row)

@@ -52,16 +52,16 @@ def count_flops(model: nn.Module, weights: Mapping[str, Tensor], example: Tensor
 @contextmanager
 def _products_alone() -> Iterator[None]:
     """Compute without kernels that do all of an attention or recurrent layer."""
-    mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
-    were = mha.get_fastpath_enabled(), mkldnn.enabled
+    mha, mkldnn, cudnn = torch.backends.mha, torch.backends.mkldnn, torch.backends.cudnn
+    were = mha.get_fastpath_enabled(), mkldnn.enabled, cudnn.enabled
     try:
         mha.set_fastpath_enabled(False)
-        mkldnn.enabled = False  # type: ignore[assignment]
+        mkldnn.enabled = cudnn.enabled = False  # type: ignore[assignment]
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         mha.set_fastpath_enabled(were[0])
-        mkldnn.enabled = were[1]
+        mkldnn.enabled, cudnn.enabled = were[1:]
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total, self.layers = 0, dict.fromkeys(weights, 0)
-        self._names = {_address(weight): name for name, weight in weights.items()}
+        self._weights = weights
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -84,11 +84,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula := flop_registry.get(func.overloadpacket):
             operations = formula(*args, **(kwargs or {}), out_val=out)
             self.total += operations
-            places = {_address(x) for x in args if isinstance(x, Tensor)}
-            for name in {self._names[place] for place in places & self._names.keys()}:
-                self.layers[name] += operations
+            places = [x.data_ptr() for x in args if isinstance(x, Tensor)]
+            for name, weight in self._weights.items():
+                # weights of a recurrent layer on a GPU lie in one storage, one after the other
+                start = weight.data_ptr()
+                if any(start <= place < start + weight.nbytes for place in places):
+                    self.layers[name] += operations
         return out
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

@@ -7,7 +7,8 @@ gradient does not fit into memory and is made anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,32 @@ from scipy.sparse import diags_array
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 from torch import Tensor, nn
 
+from baselines.errors import UserError
 from baselines.tools.scores import TwiceDifferentiable
 
 LabelledBatches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 MOST_KEPT = 2**30  # bytes of the graph of the gradient that are kept between products
+
+
+class NotConverged(UserError):
+    """Lanczos' method has not reached the tolerance."""
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute convolutions and matrix products on a GPU with all bits of float32.
+
+    TensorFloat-32, torch's default for convolutions, has errors of 1e-3.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    were = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = were
 
 
 class Hessian(LinearOperator):
@@ -139,7 +160,7 @@ def largest_eigenvalues(
         seed: seed of the initial vector.
 
     Raises:
-        RuntimeError: ARPACK does not converge within its default number of iterations.
+        NotConverged: not within ARPACK's default number of iterations.
     """
     n = hessian.shape[0]
     start = np.random.default_rng(seed).standard_normal(n)
@@ -149,7 +170,7 @@ def largest_eigenvalues(
         try:
             values, vectors = eigsh(hessian, k=k, which="LA", v0=start, tol=tolerance)
         except ArpackNoConvergence as error:
-            raise RuntimeError(f"Lanczos' method has not converged: {error}") from error
+            raise NotConverged(f"Lanczos' method has not converged: {error}") from error
     order = np.argsort(values)[::-1][:k]
     residuals = [
         float(np.linalg.norm(hessian @ vectors[:, i] - values[i] * vectors[:, i]) / abs(values[i]))

@@ -25,8 +25,10 @@ def match_units(
 ) -> list[Tensor]:
     """Return a permutation of the units of each group.
 
-    The groups are matched one after the other, each exactly, in rounds of random order, until none
-    increases the inner product of the two networks' parameters.
+    The groups are matched one after the other in rounds of random order, until none increases the
+    inner product of the two networks' parameters. Each is matched exactly, unless one tensor has
+    several of its axes (a layer with a shortcut around it): these are matched with one of them in
+    turn, the others as found before, and a change is kept only if it increases the inner product.
 
     Args:
         source: the state dict of the network whose units are to be permuted.
@@ -45,10 +47,13 @@ def match_units(
         for g in rng.permutation(len(groups)):
             gains = _inner_products(source, target, groups, found, int(g), compared)
             _, chosen = linear_sum_assignment(gains.numpy(), maximize=True)
-            best = torch.from_numpy(chosen)
-            before, after = (gains[torch.arange(len(p)), p].sum() for p in (found[g], best))
-            if after > before + 1e-12 * before.abs():
-                found[g], changed = best, True
+            tried = [*found[:g], torch.from_numpy(chosen), *found[g + 1 :]]
+            own = {axis.name for axis in groups[g]} & compared
+            before, after = (
+                _inner_product(source, target, groups, orders, own) for orders in (found, tried)
+            )
+            if after > before + 1e-12 * abs(before):
+                found, changed = tried, True
         if not changed:
             break
     return found
@@ -79,6 +84,16 @@ def _permuted(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
     return tensor.index_select(axis.dim, entries.flatten().to(tensor.device))
 
 
+def _inner_product(
+    source: Named, target: Named, groups: Sequence[Group], found: Sequence[Tensor], names: set[str]
+) -> float:
+    """Return the inner product of the named tensors of the target and the permuted source."""
+    permuted = permute_units({name: source[name] for name in names}, groups, found)
+    return sum(
+        float((target[k].double().cpu() * t.double().cpu()).sum()) for k, t in permuted.items()
+    )
+
+
 def _inner_products(
     source: Named,
     target: Named,
@@ -89,18 +104,17 @@ def _inner_products(
 ) -> Tensor:
     """Return the inner product of each unit of the target and each of the source, (n, n).
 
-    The other groups of the source are permuted as found so far.
+    All axes of the source are permuted as found so far, except for the one whose units these are.
     """
     n = len(found[g])
     total = torch.zeros(n, n, dtype=torch.float64)
-    own = {axis.name for axis in groups[g]}
-    orders = [torch.arange(n) if i == g else order for i, order in enumerate(found)]
-    others = permute_units({name: source[name] for name in own & compared}, groups, orders)
     for axis in groups[g]:
         if axis.name in compared:
+            others = [tuple(other for other in group if other != axis) for group in groups]
+            permuted = permute_units({axis.name: source[axis.name]}, others, found)
             rows, columns = (
                 t[axis.name].double().movedim(axis.dim, 0).reshape(n, -1).cpu()
-                for t in (target, others)
+                for t in (target, permuted)
             )
             total += rows @ columns.T
     return total

@@ -62,11 +62,14 @@ def _costs(run: Run, loop: Loop, layers: Sequence[LayerRow]) -> dict[str, float]
     The backward pass counts as two forward passes (Evci et al. 2020, appendix H), each layer
     with its density after the epoch: that of its mask, or if it has none, of its weights that are
     not zero (STR, SR-STE, Top-KAST). Dense gradients that a method uses are not counted. Without
-    the rows of all epochs, the training's operations are unknown.
+    the rows of all epochs, the training's operations are unknown; all are for a model without
+    products that are counted.
     """
     recipe, net = run.settings, loop.sparsifier.net
     example = loop.data.inputs.zeros(1, like=next(net.model.parameters()))
     flops = count_flops(net.model, net.weights, example)
+    if not flops.total:
+        return {}
     densities: dict[int, dict[str, float]] = {}
     for row in layers:
         nonzero = row["nonzero"] / row["weights"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -57,6 +58,8 @@ class Folder:
         self.written: list[Path] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):  # before anything is measured
+                pass
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}.") from None
 

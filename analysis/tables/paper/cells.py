@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.decay import decay_notes
+from analysis.folder import LAYERS
+from analysis.frame import load_rows
 from analysis.names import LEARNERS, network_name
 from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
@@ -20,6 +22,11 @@ from baselines.errors import UserError, unknown
 
 VALUES = Path(__file__).parent  # the folder of table*.csv
 MISSING = "missing"
+#: Columns of layers.csv that count kept weights for which a source of a transplant has a zero.
+LOST = {
+    "drawn_signs": "with a sign drawn at random",
+    "zero_magnitudes": "of magnitude zero",
+}
 _PLACE = ["row", "column"]
 
 Command = Callable[[str, str, Sequence[Path]], str]
@@ -55,6 +62,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
         decays: how weight decays differ with Sign-In; empty if they do not
         accuracy, std, runs, failed, misses, realised, best, tied: as in
             `analysis.statistics.aggregate`; accuracy is NaN if no run has finished
+        drawn_signs, zero_magnitudes: of transplants, the share of the kept weights whose sign was
+            drawn, and that of those whose magnitude is zero, because their source has a zero
         paper, paper_std, paper_runs: the paper's values
         paper_recipe: the recipe of the paper's values; the first of the table for recipes that
             the paper does not have
@@ -144,7 +153,7 @@ def _comparable(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     """Return the cells that have runs, by row and column."""
     by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed"]
-    columns += ["misses", "realised", "best", "tied"]
+    columns += ["misses", "realised", "best", "tied", *LOST]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
     placed = placed[placed["state"].isin(("finished", "failed"))]
@@ -154,7 +163,31 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
     if len(done):
         table = table.join(accuracy_statistics(done, by, within=["column"]), how="outer")
+        table = table.join(_lost(done).groupby(by).mean())
     return table.reindex(columns=columns)
+
+
+def _lost(done: pd.DataFrame) -> pd.DataFrame:
+    """Return for each transplant the share of its kept weights that have lost each part."""
+    rows = []
+    for _, run in done[done["method"] == "fixed"].iterrows():
+        layers = load_rows(run["folder"], LAYERS)
+        shares = {
+            part: layers[part].sum() / layers["active"].sum() for part in LOST if part in layers
+        }
+        rows.append({"row": run["row"], "column": run["column"], **shares})
+    return pd.DataFrame(rows, columns=["row", "column", *LOST])
+
+
+def _lost_notes(part: pd.DataFrame) -> list[str]:
+    """Return a line for each part that transplants have lost, with the shares of their cells."""
+    notes = []
+    for name, what in LOST.items():
+        cells = part[part[name] > 0]
+        shares = zip(cells["column"], cells["row"], cells[name], strict=True)
+        if found := "; ".join(f"{column}, {row} {share:.1%}" for column, row, share in shares):
+            notes.append(f"kept weights {what}, as the source has a zero: {found}")
+    return notes
 
 
 def paper_sheets(
@@ -197,7 +230,7 @@ def _sheet(
     shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
     shown.insert(0, recipe, shown.index)
     bold.insert(0, recipe, False)
-    notes = [*mark_notes(part), *filter(None, set(part["decays"]))]
+    notes = [*mark_notes(part), *filter(None, set(part["decays"])), *_lost_notes(part)]
     if paper:
         whose = LAYOUTS[number].values
         single = "; * of one run" if (part["paper_runs"] == 1).any() else ""
