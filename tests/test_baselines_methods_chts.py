@@ -16,8 +16,11 @@ from baselines.methods.chts import Chts, ChtsOptions
 from baselines.tools.link_prediction import ch2_l3
 
 
-def test_an_update_keeps_what_is_large_and_grows_the_best_scores():
-    method = Chts(Plan(0.8, 100, 1), ChtsOptions(drop_fraction=0.5, start_power=400, end_power=400))
+@pytest.mark.parametrize("start, end", [(400, 400), (0, 1200), (600, 0)])
+def test_an_update_keeps_what_is_large_and_grows_the_best_scores(start, end):
+    """The power is 400 at step 25, which is a third of the steps with updates."""
+    options = ChtsOptions(drop_fraction=0.5, start_power=start, end_power=end)
+    method = Chts(Plan(0.8, 100, 1), options)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 5, 3, 3, generator=generator)
     mask = torch.rand(12, 5, 3, 3, generator=generator) < 0.3

@@ -50,18 +50,24 @@ def test_snip_is_the_sensitivity_to_gates():
 
 def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.Tanh(), nn.Linear(3, 5)).double()
+    hidden = nn.Sequential(nn.Linear(108, 3), nn.BatchNorm1d(3), nn.Tanh())
+    model = nn.Sequential(nn.Flatten(), hidden, nn.Linear(3, 5)).double().eval()
     net = SparseModel(model)
     names = list(net.weights)
     sizes = [w.numel() for w in net.weights.values()]
-    x, y = (torch.cat(parts) for parts in zip(*two_batches(), strict=True))
+    sample = two_batches()
 
     def loss(flat):
-        parts = {
-            name: part.view(net.shapes[name])
-            for name, part in zip(names, flat.split(sizes), strict=True)
-        }
-        return nn.functional.cross_entropy(functional_call(model, parts, (x,)) / 200, y)
+        first, last = (
+            part.view(net.shapes[name]) for name, part in zip(names, flat.split(sizes), strict=True)
+        )
+        total = 0.0
+        for x, y in sample:
+            h = nn.functional.linear(x.flatten(1), first, hidden[0].bias)
+            h = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt()  # of the batch
+            logits = nn.functional.linear(h.tanh(), last, model[2].bias) / 200
+            total = total + nn.functional.cross_entropy(logits, y) * len(y) / 20
+        return total
 
     theta = torch.cat([w.detach().flatten() for w in net.weights.values()])
     g, h = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
