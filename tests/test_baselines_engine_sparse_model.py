@@ -652,3 +652,12 @@ def test_masks_are_made_where_the_weights_are():
 
     layer.index = Elsewhere()
     assert torch.equal(layer.mask, mask) and asked == [layer.weight.device]
+
+
+def test_a_gradient_that_is_not_finite_is_found_in_weights_that_stay_dense_too():
+    model = nn.Linear(3, 2)
+    net = SparseModel(model).attach(torch.optim.SGD(model.parameters(), 0.1))
+    model(torch.ones(1, 3)).sum().backward()
+    assert net.has_finite_gradients()
+    model.bias.grad[1] = float("inf")
+    assert not net.has_finite_gradients()

@@ -115,6 +115,18 @@ def test_wanda_takes_the_inputs_from_the_pruned_layers_before():
         assert torch.equal(weight, model.get_parameter(name))
 
 
+@pytest.mark.parametrize(("choices", "kept"), [({}, [2, 6]), ({"scope": "layer"}, [4, 4])])
+def test_the_smallest_weights_are_those_of_the_network_or_of_each_layer(choices, kept):
+    """Of 1 to 8 and 5 to 12 the eight largest are 7, 8 and 7 to 12."""
+    model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)).double()
+    with torch.no_grad():
+        for layer, least in zip(model, (1.0, 5.0), strict=True):
+            layer.weight.copy_(torch.arange(least, least + 8).view_as(layer.weight))
+    masks = pruned("oneshot", model, **choices)[0].masks
+    for mask, count in zip(masks.values(), kept, strict=True):
+        assert mask.flatten().tolist() == [False] * (8 - count) + [True] * count
+
+
 @pytest.mark.parametrize("name", ["oneshot", "wanda", "sparsegpt"])
 def test_without_fine_tuning_weights_stay(name):
     model = tiny_net().double()

@@ -16,7 +16,7 @@ from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.pilot import Pilot, PilotOptions
 from baselines.methods.spred import Spred, SpredOptions
-from signin import Product
+from signin import Product, SignIn
 
 
 def history_of(name, sparsity=0.8, **options):
@@ -90,6 +90,23 @@ def test_the_decay_of_factors_is_the_gradient_of_half_their_squares():
         for name, weight in net.weights.items():
             m, w = parts[name]
             torch.testing.assert_close(weight.detach(), (m * w).detach())
+
+
+@pytest.mark.parametrize(
+    "name, options, beta",
+    [
+        ("spred", {"balance": 0.25}, 0.25),
+        ("spred", {"sign_in": SignIn(beta=2.0)}, 2.0),
+        ("pilot", {}, 1.0),
+    ],
+)
+def test_factors_start_with_the_balance_of_the_method(name, options, beta):
+    model = tiny_net().double()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    sparsifier = sparsify(model, optimizer, name, sparsity=0.8, steps=40, **options)
+    for layer in sparsifier.net:
+        m, w = layer.latents["m"], layer.latents["w"]
+        torch.testing.assert_close(m**2 - w**2, torch.full_like(m, beta))
 
 
 def test_the_decay_of_pilot_rises_to_the_middle_of_the_training_and_falls():

@@ -512,3 +512,23 @@ def test_a_sibling_of_sign_in_changes_each_step(method):
     again = Shrinking()
     again.load_state_dict(sparsifier.state_dict()["rule"])
     assert again.calls == rule.calls
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("random", "mw", "phew", "set", "rigl", "srigl", "rigl_nm"),
+        *("chts", "mest", "granet", "svite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*updates replace")
+def test_masks_that_are_drawn_depend_on_the_seed(name):
+    def masks(seed):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        choices = {"sparsity": 0.5, "steps": 100, "samples": lambda n: batches(1)}
+        sparsifier = sparsify(model, optimizer, name, seed=seed, **choices)
+        return torch.cat([mask.flatten() for mask in sparsifier.masks.values()])
+
+    first = masks(0)
+    assert torch.equal(first, masks(0)) and not torch.equal(first, masks(1))

@@ -19,8 +19,14 @@ from launch.training.build import build_loop, build_optimizer, lr_integral
 # of nine steps the first three lead from 0.4 to 1, and the others to 0
 FACTORS = [0.4, 0.6, 0.8, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
 SETTINGS = {
-    **{"epochs": 1, "lr": 0.05, "warmup": 0.34, "lr_start": 0.4, "momentum": 0.8},
-    **{"weight_decay": 0.02, "decay_norm_and_bias": False, "label_smoothing": 0.3},
+    "epochs": 1,
+    "lr": 0.05,
+    "warmup": 0.34,
+    "lr_start": 0.4,
+    "momentum": 0.8,
+    "weight_decay": 0.02,
+    "decay_norm_and_bias": False,
+    "label_smoothing": 0.3,
 }
 
 
