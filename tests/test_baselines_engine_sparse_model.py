@@ -661,3 +661,14 @@ def test_a_gradient_that_is_not_finite_is_found_in_weights_that_stay_dense_too()
     assert net.has_finite_gradients()
     model.bias.grad[1] = float("inf")
     assert not net.has_finite_gradients()
+
+
+def test_masked_entries_of_latents_of_full_size_stay_zero_when_they_are_split_again():
+    model = nn.Linear(6, 4)
+    net = SparseModel(model, Product(), dense_latents=True)
+    mask = random_mask((4, 6), 10, 0, "a")
+    net.set_masks({"weight": mask})
+    net.attach(torch.optim.SGD(model.parameters(), 0.1))
+    net.rescale()
+    for latent in net.layers["weight"].latents.values():
+        assert not latent[~mask].any() and latent[mask].all()

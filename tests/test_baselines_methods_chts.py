@@ -45,6 +45,14 @@ def test_ties_are_drawn_among_missing_links():
     assert len(rows) == 3 and max(max(r) for r in rows) > 10
 
 
+def test_the_first_links_are_between_near_units_at_a_locality_of_zero():
+    nearest = torch.arange(6), 2 * torch.arange(6)  # six outputs on a ring of twelve inputs
+    for locality, all_near in ((0.0, True), (1.0, False)):
+        method = Chts(Plan(0.8, 100, 1), ChtsOptions(locality=locality))
+        mask = method.first("a", (6, 12), 14)
+        assert int(mask.sum()) == 14 and bool(mask[nearest].all()) is all_near
+
+
 @pytest.mark.parametrize("start", ["receptive-field", "random"])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_masks_change_at_updates_only_and_keep_their_sizes(start, storage):

@@ -219,6 +219,7 @@ def test_a_random_mask_can_be_trained_in_cycles_alone():
     assert sparsifier.total_steps == 9
     schedule = [sparsifier.method.schedule(step) for step in (0, 2, 3, 8)]
     assert schedule == [(0, 3), (2, 3), (0, 3), (2, 3)]
+    assert sparsifier.lr_factor(9) == sparsifier.lr_factor(8)  # schedulers ask after the last step
 
 
 @pytest.mark.parametrize(

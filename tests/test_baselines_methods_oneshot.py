@@ -115,6 +115,19 @@ def test_wanda_takes_the_inputs_from_the_pruned_layers_before():
         assert torch.equal(weight, model.get_parameter(name))
 
 
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_all_batches_count_by_their_examples(name):
+    (x, y), (x2, y2) = batches(2, torch.float64)
+    parts, found = [(x, y), (5 * x2[:4], y2[:4])], []
+    for data in (parts, [tuple(map(torch.cat, zip(*parts, strict=True)))]):
+        model = tiny_net().double().eval()
+        masks = pruned(name, model, samples=lambda n, d=data: d, sample_batch_size=0)[0].masks
+        found.append((masks, model.state_dict()))
+    for split, joined in zip(*found, strict=True):
+        for key, value in split.items():
+            torch.testing.assert_close(value, joined[key], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("choices", "kept"), [({}, [2, 6]), ({"scope": "layer"}, [4, 4])])
 def test_the_smallest_weights_are_those_of_the_network_or_of_each_layer(choices, kept):
     """Of 1 to 8 and 5 to 12 the eight largest are 7, 8 and 7 to 12."""

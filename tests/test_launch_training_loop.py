@@ -14,6 +14,7 @@ from baselines.engine.sparse_model import SparseModel
 from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.ranks import Ranks
+from launch.training import build
 from launch.training.build import build_loop, build_optimizer, lr_integral
 
 # of nine steps the first three lead from 0.4 to 1, and the others to 0
@@ -30,9 +31,20 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _with_normalisation(monkeypatch):
+    """Train a network that computes otherwise in evaluation."""
+
+    def make(*_):
+        hidden = nn.Conv2d(1, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()
+        return nn.Sequential(*hidden, nn.Linear(54, 10))
+
+    monkeypatch.setattr(build, "make_model", make)
+
+
 def loop_of(folder, **choices):
     """Return the loop of a run with a random mask, and a copy of its model before the start."""
-    run = Run.make("digits", "random", sparsity=0.5, **small_digits(**SETTINGS, **choices))
+    run = Run.make("digits", "random", sparsity=0.5, **small_digits(**{**SETTINGS, **choices}))
     ranks = Ranks(0, 1, torch.device("cpu"))
     loop = build_loop(run, digits(run, folder), ranks, bar=False)
     return loop, copy.deepcopy(loop.plain_model)
@@ -96,6 +108,26 @@ def test_an_epoch_is_that_of_a_plain_loop(tmp_path, optimizer, nesterov, clip_no
         loss = nn.functional.cross_entropy(model(x), y).item()
         accuracy = int((model(x).argmax(1) == y).sum()) / TEST
     assert loop.evaluate() == pytest.approx((loss, accuracy), rel=1e-3)
+
+
+def test_the_seed_and_the_epoch_decide_what_is_drawn(tmp_path, monkeypatch):
+    weights, numbers = [], []
+    for seed in (0, 1, 1):
+        loop, model = loop_of(tmp_path, seed=seed, epochs=2)
+        loop.start()
+        weights.append(float(model[0].weight[0, 0, 0, 0]))
+        draws, step = [], loop.step
+
+        def drawing(*args, draws=draws, step=step):
+            draws.append(float(torch.rand(())))
+            step(*args)
+
+        monkeypatch.setattr(loop, "step", drawing)
+        for epoch in (0, 1):
+            loop.train_epoch(epoch)
+        numbers.append(draws)
+    assert weights[0] != weights[1] == weights[2] and numbers[1] == numbers[2]
+    assert len({*numbers[0], *numbers[1]}) == 2 * 2 * STEPS
 
 
 def test_the_sum_of_the_learning_rates():
