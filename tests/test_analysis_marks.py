@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.gains import intervals
-from analysis.marks import compare_with, rows_like
-from analysis.simulation import CASES, TESTS, coverage, own_intervals, share_marked
+from analysis.marks import compare_with, mark_best, rows_like
+from analysis.simulation import (
+    CASES,
+    TESTS,
+    coverage,
+    own_intervals,
+    share_marked,
+    welch_with_holm,
+)
 from analysis.variance import is_homogeneous, squares, without_noisier, without_outliers
 
 NAN = float("nan")
@@ -97,6 +105,37 @@ def test_an_unstable_best_row_is_compared_by_its_own_variance():
     values = np.vstack([ALIKE[1:], [[99.9, 80.0, 99.0]]])
     p = compare_with(values, 5)
     assert p[0] == pytest.approx(stats.ttest_rel(values[5], values[0]).pvalue)
+
+
+def test_rows_are_compared_with_the_best_wherever_it_is():
+    index = pd.MultiIndex.from_product([["a", "b"], range(3)], names=["recipe", "row"])
+    rows = ALIKE[[3, 0, 1]]  # 88, 92 and 91.6
+    values = pd.DataFrame(np.vstack([rows, rows[::-1]]), index)
+    found = mark_best(values, pd.Series([True] * 6, index), ["recipe"])
+    assert found["best"].tolist() == [False, True, False] * 2
+    assert found["tied"].tolist() == [False, False, True, True, False, False]
+    without = mark_best(values, pd.Series([True, False, True] * 2, index), ["recipe"])
+    assert without["best"].tolist() == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("ratio", "left_out"), [(6.0, False), (10.0, True)])
+def test_a_row_of_larger_variance_is_an_outlier_at_five_percent_of_all_rows(ratio, left_out):
+    """F(2, 10) above 6 and 10 has p = 0.019 and 0.0041; for six rows they must be below 0.0083."""
+    values = np.tile([-1.0, 0.0, 1.0], (6, 1))
+    values[2] *= np.sqrt(ratio)
+    kept = without_outliers(values, ALL, paired=False)
+    assert kept.tolist() == [True, True, not left_out, True, True, True]
+
+
+def test_holms_method_multiplies_by_the_number_of_tests_that_are_left():
+    values = ALIKE[[5, 0, 3, 2, 1]] + np.array([[0], [0], [0], [-2.4], [0]])  # two near 88
+    p = {i: stats.ttest_ind(values[1], values[i], equal_var=False).pvalue for i in (0, 2, 3, 4)}
+    order = sorted(p, key=p.__getitem__)
+    multiples = [(4 - i) * p[row] for i, row in enumerate(order)]
+    assert multiples[2] < multiples[1] and multiples[3] < 1  # a later one is not below an earlier
+    expected = {row: max(multiples[: i + 1]) for i, row in enumerate(order)}
+    found = welch_with_holm(values, 1)
+    assert {row: found[row] for row in p} == pytest.approx(expected)
 
 
 def test_fewer_than_three_seeds_give_no_mark():

@@ -106,6 +106,8 @@ def test_a_gain_that_rounds_to_zero_has_no_minus():
     row = {"gain": -0.004, "gain_low": -0.5, "gain_high": 0.0}
     assert gain_text(row) == "+0.00 [-0.50, +0.00]"
     assert gain_text({**row, "gain_low": float("nan")}) == "+0.00"
+    narrow = {"gain": 0.5, "gain_low": 0.4951, "gain_high": 0.5049}
+    assert gain_text(narrow) == "+0.50 [+0.4951, +0.5049]"
     assert gain_text({**row, "gain": -0.006}) == "-0.01 [-0.50, +0.00]"
 
 
@@ -400,6 +402,7 @@ def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
             root = tmp_path / f"{beta}"
             write_run(root, "random", 0.8 + beta / 100, seed, True, settings=settings)
             write_run(root, "mw", 0.7 + beta / 100, seed, settings=settings)
+            write_run(root, "mw", 0.7 + 1.5 * beta / 100, seed, True, settings=settings)
     for seed in (0, 1):
         write_run(tmp_path / "plain", "random", 0.8, seed, settings={"sign_in": {"beta": 1.0}})
     folders = [folder for root in sorted(tmp_path.iterdir()) for folder in list_runs(root)]
@@ -411,6 +414,8 @@ def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     expected = {
         ("mw", False, 1.0): (71, -1),
         ("mw", False, 2.0): (72, -1),
+        ("mw", True, 1.0): (71.5, 0.5),
+        ("mw", True, 2.0): (73, 1),
         ("random", False, -1): (80, -1),
         ("random", True, 1.0): (81, 1),
         ("random", True, 2.0): (82, 2),

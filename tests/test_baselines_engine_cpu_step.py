@@ -84,7 +84,8 @@ def test_latents_stepped_in_pieces_need_no_gradients(monkeypatch):
         lambda ps: torch.optim.RMSprop(ps, 1e-2),
     ],
 )
-def test_other_optimizers_step_themselves(make_optimizer):
+def test_other_optimizers_step_themselves(make_optimizer, monkeypatch):
+    monkeypatch.setattr(cpu_step, "PIECE", 64)
     model = tiny_net()
     net = SparseModel(model, Product())
     optimizer = make_optimizer(model.parameters())

@@ -652,3 +652,41 @@ def test_masks_are_made_where_the_weights_are():
 
     layer.index = Elsewhere()
     assert torch.equal(layer.mask, mask) and asked == [layer.weight.device]
+
+
+def test_a_gradient_that_is_not_finite_is_found_in_weights_that_stay_dense_too():
+    model = nn.Linear(3, 2)
+    net = SparseModel(model).attach(torch.optim.SGD(model.parameters(), 0.1))
+    model(torch.ones(1, 3)).sum().backward()
+    assert net.has_finite_gradients()
+    model.bias.grad[1] = float("inf")
+    assert not net.has_finite_gradients()
+
+
+def test_masked_entries_of_latents_of_full_size_stay_zero_when_they_are_split_again():
+    model = nn.Linear(6, 4)
+    net = SparseModel(model, Product(), dense_latents=True)
+    mask = random_mask((4, 6), 10, 0, "a")
+    net.set_masks({"weight": mask})
+    net.attach(torch.optim.SGD(model.parameters(), 0.1))
+    net.rescale()
+    for latent in net.layers["weight"].latents.values():
+        assert not latent[~mask].any() and latent[mask].all()
+
+
+def test_momentum_that_does_not_fit_a_loaded_mask_is_dropped():
+    def attached(count):
+        model = nn.Linear(6, 4)
+        net = SparseModel(model)
+        net.set_masks({"weight": random_mask((4, 6), count, 0, "a")})
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        return model, net.attach(optimizer), optimizer
+
+    (model, net, optimizer), (_, other, _) = attached(10), attached(15)
+    for state in (None, other.state_dict()):
+        if state is not None:
+            net.load_state_dict(state)
+        model(torch.ones(1, 6)).sum().backward()
+        optimizer.step()
+    (latent,) = net.layers["weight"].latents.values()
+    assert optimizer.state[latent]["momentum_buffer"].shape == (15,)

@@ -16,8 +16,11 @@ from baselines.methods.chts import Chts, ChtsOptions
 from baselines.tools.link_prediction import ch2_l3
 
 
-def test_an_update_keeps_what_is_large_and_grows_the_best_scores():
-    method = Chts(Plan(0.8, 100, 1), ChtsOptions(drop_fraction=0.5, start_power=400, end_power=400))
+@pytest.mark.parametrize("start, end", [(400, 400), (0, 1200), (600, 0)])
+def test_an_update_keeps_what_is_large_and_grows_the_best_scores(start, end):
+    """The power is 400 at step 25, which is a third of the steps with updates."""
+    options = ChtsOptions(drop_fraction=0.5, start_power=start, end_power=end)
+    method = Chts(Plan(0.8, 100, 1), options)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 5, 3, 3, generator=generator)
     mask = torch.rand(12, 5, 3, 3, generator=generator) < 0.3
@@ -40,6 +43,14 @@ def test_ties_are_drawn_among_missing_links():
     assert all(int(new.sum()) == 20 for new in found)
     rows = {tuple(new.nonzero()[:, 0].tolist()) for new in found}
     assert len(rows) == 3 and max(max(r) for r in rows) > 10
+
+
+def test_the_first_links_are_between_near_units_at_a_locality_of_zero():
+    nearest = torch.arange(6), 2 * torch.arange(6)  # six outputs on a ring of twelve inputs
+    for locality, all_near in ((0.0, True), (1.0, False)):
+        method = Chts(Plan(0.8, 100, 1), ChtsOptions(locality=locality))
+        mask = method.first("a", (6, 12), 14)
+        assert int(mask.sum()) == 14 and bool(mask[nearest].all()) is all_near
 
 
 @pytest.mark.parametrize("start", ["receptive-field", "random"])

@@ -28,6 +28,9 @@ def test_schedules():
     updates = [step for step in range(360) if short.is_update(step)]
     assert updates == [25 * i - 1 for i in range(1, 15)]
     assert not GraNet(Plan(0.9, 100, 10)).is_update(99)
+    early = GraNet(Plan(0.9, 1000, 10), GraNetOptions(updates=40, prune_until=0.2))
+    assert early.period == 25 and early.prunings == 8  # the last one after 200 steps
+    assert early.sparsity(4) == pytest.approx(0.5 + 0.4 * 7 / 8)
 
 
 def expected(weights, masks, grads, sparsity, fraction):

@@ -188,6 +188,27 @@ def test_cycles_restart_the_rate_and_momentum_under_one_mask(method):
     assert net.nnz == net.numel - round(0.9 * net.numel)
 
 
+@pytest.mark.parametrize("reset", [True, False])
+def test_momentum_is_cleared_at_a_level_unless_kept(reset):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    options = {"keep": 0.5, "reset_optimizer": reset, "manual_begin": True}
+    sparsifier = sparsify(
+        model, optimizer, "lrr", sparsity=0.5, steps=1, steps_per_epoch=1, **options
+    )
+    sparsifier.begin_step()
+    ((x, y),) = batches(1)
+    loss_of(model(x), y).backward()
+    optimizer.step()
+    before = optimizer.state[model[7].bias]["momentum_buffer"].clone()
+    sparsifier.begin_step()
+    assert sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)
+    if reset:
+        assert not optimizer.state
+    else:
+        assert torch.equal(optimizer.state[model[7].bias]["momentum_buffer"], before)
+
+
 def test_a_random_mask_can_be_trained_in_cycles_alone():
     model = tiny_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
@@ -198,6 +219,7 @@ def test_a_random_mask_can_be_trained_in_cycles_alone():
     assert sparsifier.total_steps == 9
     schedule = [sparsifier.method.schedule(step) for step in (0, 2, 3, 8)]
     assert schedule == [(0, 3), (2, 3), (0, 3), (2, 3)]
+    assert sparsifier.lr_factor(9) == sparsifier.lr_factor(8)  # schedulers ask after the last step
 
 
 @pytest.mark.parametrize(

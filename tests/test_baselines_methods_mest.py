@@ -35,7 +35,7 @@ def test_weights_with_the_largest_scores_stay(gradient_weight, kept):
     net.set_weights({"weight": w})
     options = MestOptions(mutation=0.25, gradient_weight=gradient_weight, updates=1000)
     method = Mest(Plan(0.6, 100, 10), options)
-    layer.weight.grad = torch.tensor([[0, 1.0, 9, 9, 0.5, 9, 0, 9, 9, 9]]).double()
+    layer.weight.grad = torch.tensor([[0, -1.0, 9, 9, 0.5, 9, 0, 9, 9, 9]]).double()
     step = next(step for step in range(100) if method.is_update(step))
     assert not method.after_backward(net, step)
     method.after_step(net, step)

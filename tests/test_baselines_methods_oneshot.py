@@ -115,6 +115,31 @@ def test_wanda_takes_the_inputs_from_the_pruned_layers_before():
         assert torch.equal(weight, model.get_parameter(name))
 
 
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_all_batches_count_by_their_examples(name):
+    (x, y), (x2, y2) = batches(2, torch.float64)
+    parts, found = [(x, y), (5 * x2[:4], y2[:4])], []
+    for data in (parts, [tuple(map(torch.cat, zip(*parts, strict=True)))]):
+        model = tiny_net().double().eval()
+        masks = pruned(name, model, samples=lambda n, d=data: d, sample_batch_size=0)[0].masks
+        found.append((masks, model.state_dict()))
+    for split, joined in zip(*found, strict=True):
+        for key, value in split.items():
+            torch.testing.assert_close(value, joined[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("choices", "kept"), [({}, [2, 6]), ({"scope": "layer"}, [4, 4])])
+def test_the_smallest_weights_are_those_of_the_network_or_of_each_layer(choices, kept):
+    """Of 1 to 8 and 5 to 12 the eight largest are 7, 8 and 7 to 12."""
+    model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)).double()
+    with torch.no_grad():
+        for layer, least in zip(model, (1.0, 5.0), strict=True):
+            layer.weight.copy_(torch.arange(least, least + 8).view_as(layer.weight))
+    masks = pruned("oneshot", model, **choices)[0].masks
+    for mask, count in zip(masks.values(), kept, strict=True):
+        assert mask.flatten().tolist() == [False] * (8 - count) + [True] * count
+
+
 @pytest.mark.parametrize("name", ["oneshot", "wanda", "sparsegpt"])
 def test_without_fine_tuning_weights_stay(name):
     model = tiny_net().double()

@@ -11,9 +11,11 @@ from torch import nn
 from torch.func import functional_call
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.methods.grasp import grasp_scores
-from baselines.methods.snip import snip_scores
+from baselines.method import Plan
+from baselines.methods.grasp import Grasp, grasp_scores
+from baselines.methods.snip import SampleOptions, Snip, snip_scores
 from baselines.methods.synflow import synflow_masks
+from baselines.samples import Samples
 from baselines.tools.flow import Flow, synflow_scores
 from launch.models import build_model
 
@@ -33,16 +35,16 @@ def double_net():
     return SparseModel(model)
 
 
-def whole_loss(model, weights):
-    x, y = (torch.cat(parts) for parts in zip(*two_batches(), strict=True))
-    return nn.functional.cross_entropy(functional_call(model, weights, (x,)), y)
-
-
 def test_snip_is_the_sensitivity_to_gates():
-    net = double_net()
+    net = SparseModel(tiny_net().double())  # normalises by the statistics of each batch
     gates = {k: torch.ones_like(w, requires_grad=True) for k, w in net.weights.items()}
-    loss = whole_loss(net.model, {k: w.detach() * gates[k] for k, w in net.weights.items()})
-    grads = torch.autograd.grad(loss, list(gates.values()))
+    gated = {k: w.detach() * gates[k] for k, w in net.weights.items()}
+    losses = [
+        nn.functional.cross_entropy(functional_call(net.model, gated, (x,)), y, reduction="sum")
+        for x, y in two_batches()
+    ]
+    grads = torch.autograd.grad(sum(losses) / 20, list(gates.values()))
+    net.model.eval()  # also if the model comes in evaluation mode
     scores = snip_scores(net, *SAMPLE)
     for got, expected in zip(scores.values(), grads, strict=True):
         torch.testing.assert_close(got, expected.abs(), rtol=1e-9, atol=1e-12)
@@ -50,24 +52,57 @@ def test_snip_is_the_sensitivity_to_gates():
 
 def test_grasp_is_theta_times_the_dense_hessian_times_the_gradient():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.Tanh(), nn.Linear(3, 5)).double()
+    hidden = nn.Sequential(nn.Linear(108, 3), nn.BatchNorm1d(3), nn.Tanh())
+    model = nn.Sequential(nn.Flatten(), hidden, nn.Linear(3, 5)).double().eval()
     net = SparseModel(model)
     names = list(net.weights)
     sizes = [w.numel() for w in net.weights.values()]
-    x, y = (torch.cat(parts) for parts in zip(*two_batches(), strict=True))
+    sample = two_batches()
 
     def loss(flat):
-        parts = {
-            name: part.view(net.shapes[name])
-            for name, part in zip(names, flat.split(sizes), strict=True)
-        }
-        return nn.functional.cross_entropy(functional_call(model, parts, (x,)) / 200, y)
+        first, last = (
+            part.view(net.shapes[name]) for name, part in zip(names, flat.split(sizes), strict=True)
+        )
+        total = 0.0
+        for x, y in sample:
+            h = nn.functional.linear(x.flatten(1), first, hidden[0].bias)
+            h = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt()  # of the batch
+            logits = nn.functional.linear(h.tanh(), last, model[2].bias) / 200
+            total = total + nn.functional.cross_entropy(logits, y) * len(y) / 20
+        return total
 
     theta = torch.cat([w.detach().flatten() for w in net.weights.values()])
     g, h = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
     expected = -theta * (h @ g)
     got = torch.cat([s.flatten() for s in grasp_scores(net, *SAMPLE).values()])
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-15)
+
+
+def test_snip_removes_the_smallest_scores_and_grasp_the_largest():
+    """A weight's removal raises the squared norm of the gradient by about 2·(−θ ⊙ Hg)."""
+    for method, scores_of, sign in ((Snip, snip_scores, 1), (Grasp, grasp_scores, -1)):
+        net = double_net()
+        scores = scores_of(net, *SAMPLE)
+        samples = Samples(lambda n: two_batches(), nn.functional.cross_entropy)
+        method(Plan(0.3, 10, 10), SampleOptions(sample_batch_size=0)).prepare(net, samples)
+        assert net.nnz == net.numel - round(0.3 * net.numel)
+        kept, removed = (
+            torch.cat([sign * scores[name][mask == on] for name, mask in net.masks.items()])
+            for on in (True, False)
+        )
+        assert kept.min() >= removed.max()
+
+
+def test_the_masks_of_grasp_keep_more_gradient_than_their_opposites():
+    def squared_norm(net):
+        losses = [nn.functional.cross_entropy(net.model(x), y) * len(y) for x, y in two_batches()]
+        grads = torch.autograd.grad(sum(losses) / 20, list(net.weights.values()))
+        return float(sum(grad.square().sum() for grad in grads))
+
+    net, samples = double_net(), Samples(lambda n: two_batches(), nn.functional.cross_entropy)
+    dense = squared_norm(net)
+    Grasp(Plan(0.02, 10, 10), SampleOptions(sample_batch_size=0)).prepare(net, samples)
+    assert squared_norm(net) > dense
 
 
 def test_scoring_leaves_no_trace():

@@ -6,12 +6,17 @@ import itertools
 
 import pytest
 import torch
-from literal import batches, loss_of, tiny_net
+from literal import batches, loss_of, parts_of, tiny_net
+from torch.func import functional_call
 
 from baselines import sparsify
+from baselines.engine.sparse_model import SparseModel
+from baselines.engine.storage import DecayedLatents
 from baselines.errors import UserError
 from baselines.method import Plan
+from baselines.methods.pilot import Pilot, PilotOptions
 from baselines.methods.spred import Spred, SpredOptions
+from signin import Product, SignIn
 
 
 def history_of(name, sparsity=0.8, **options):
@@ -63,3 +68,48 @@ def test_pruning_starts_at_the_latest_when_it_is_complete():
     assert Spred(Plan(0.8, 40, 4), SpredOptions(prune_at=0.1)).events == (4,)
     with pytest.raises(UserError, match="prune_from must be in"):
         SpredOptions(prune_from=1.0)
+
+
+def test_the_decay_of_factors_is_the_gradient_of_half_their_squares():
+    model, decay = tiny_net().double(), 0.3
+    parts = parts_of(model, beta=0.5)
+    slow = torch.optim.SGD([p for ps in parts.values() for p in ps], 0.05, 0.9)
+    net = SparseModel(model, DecayedLatents(Product(0.5), decay))
+    fast = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    net.attach(fast)
+    other = tiny_net().double()
+    for x, y in batches(3, torch.float64):
+        factors = [p for name in net.layers for p in parts[name]]
+        loss = loss_of(functional_call(other, {k: ps[0] * ps[-1] if len(ps) > 1 else ps[0]
+                                               for k, ps in parts.items()}, (x,)), y)  # fmt: skip
+        (loss + decay / 2 * sum(factor.square().sum() for factor in factors)).backward()
+        loss_of(model(x), y).backward()
+        for optimizer in (slow, fast):
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, weight in net.weights.items():
+            m, w = parts[name]
+            torch.testing.assert_close(weight.detach(), (m * w).detach())
+
+
+@pytest.mark.parametrize(
+    "name, options, beta",
+    [
+        ("spred", {"balance": 0.25}, 0.25),
+        ("spred", {"sign_in": SignIn(beta=2.0)}, 2.0),
+        ("pilot", {}, 1.0),
+    ],
+)
+def test_factors_start_with_the_balance_of_the_method(name, options, beta):
+    model = tiny_net().double()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    sparsifier = sparsify(model, optimizer, name, sparsity=0.8, steps=40, **options)
+    for layer in sparsifier.net:
+        m, w = layer.latents["m"], layer.latents["w"]
+        torch.testing.assert_close(m**2 - w**2, torch.full_like(m, beta))
+
+
+def test_the_decay_of_pilot_rises_to_the_middle_of_the_training_and_falls():
+    method = Pilot(Plan(0.8, 200, 4), PilotOptions(factor_decay=2.0, growth=1.01))
+    found = [method.factor_decay(step) for step in (0, 1, 2, 100, 138)]  # 0, 0, 1, 50, 69 %
+    assert found == pytest.approx([2, 2, 2.02, 2 * 1.644632, 2 * 1.361327], rel=1e-6)

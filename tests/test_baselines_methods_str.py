@@ -146,6 +146,21 @@ def test_sparsity_follows_a_cubic_and_every_epoch_reports_s(machine):
     )
 
 
+def test_the_weights_left_after_each_move_of_the_thresholds():
+    """640·(0.1 + 0.9·(1 − i/4)³) at quarters of the way from a tenth to 0.7 of the steps."""
+    model = nn.Linear(64, 10)
+    with torch.no_grad():  # none is close to another, which a threshold could not tell apart
+        model.weight.copy_(0.01 * 1.005 ** torch.arange(640.0).view(10, 64))
+    net, method = SparseModel(model), StrTarget(Plan(0.9, 20, 5))
+    method.setup(net)
+    net.attach(torch.optim.SGD(model.parameters(), 0.1))
+    found = []
+    for step in (1, 5, 8, 11, 14, 19):
+        method.before_step(net, step)
+        found.append(int(model.weight.count_nonzero()))
+    assert found == [640, 307, 136, 73, 64, 64]
+
+
 def test_the_constants_decide_the_sparsity(machine):
     choices = {"s_init": -8.0, "threshold_decay": 3e-3, "epochs": 4}
     result = train(Run.make("digits", "str", **choices), machine)

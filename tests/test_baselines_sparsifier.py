@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from torch import nn
 
 from baselines import Method, Options, Plan, Samples, SignRule, SparseModel, Sparsifier, sparsify
 from baselines.errors import UserError
-from baselines.registry import find_method
+from baselines.registry import find_method, methods
+from baselines.tools.density import layer_counts
 from signin import HAM, SignIn
 
 # ---- resuming
@@ -512,3 +514,45 @@ def test_a_sibling_of_sign_in_changes_each_step(method):
     again = Shrinking()
     again.load_state_dict(sparsifier.state_dict()["rule"])
     assert again.calls == rule.calls
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("random", "mw", "phew", "set", "rigl", "srigl", "rigl_nm"),
+        *("chts", "mest", "granet", "svite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*updates replace")
+def test_masks_that_are_drawn_depend_on_the_seed(name):
+    def masks(seed):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        choices = {"sparsity": 0.5, "steps": 100, "samples": lambda n: batches(1)}
+        sparsifier = sparsify(model, optimizer, name, seed=seed, **choices)
+        return torch.cat([mask.flatten() for mask in sparsifier.masks.values()])
+
+    first = masks(0)
+    assert torch.equal(first, masks(0)) and not torch.equal(first, masks(1))
+
+
+def densities(name):
+    """Return the kinds of layer-wise densities that a method offers."""
+    found = [spec for spec in fields(methods()[name].options_class) if spec.name == "density"]
+    return get_args(get_type_hints(methods()[name].options_class)["density"]) if found else ()
+
+
+@pytest.mark.parametrize("name", [name for name in methods() if len(densities(name)) > 1])
+@pytest.mark.filterwarnings("ignore:.*updates replace")
+def test_first_masks_have_the_densities_that_are_asked_for(name):
+    seen = {}
+    for kind in densities(name):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        choices = {"sparsity": 0.3, "steps": 100, "samples": lambda n: batches(1)}
+        sparsifier = sparsify(model, optimizer, name, density=kind, **choices)
+        seen[kind] = {name: int(mask.sum()) for name, mask in sparsifier.masks.items()}
+        if name not in ("npb", "srigl"):
+            assert seen[kind] == layer_counts(kind, sparsifier.net.shapes, 0.3)
+    if name in ("npb", "srigl"):  # these replace weights, or round to whole neurons
+        assert len({tuple(counts.values()) for counts in seen.values()}) == len(seen)

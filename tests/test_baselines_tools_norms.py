@@ -9,7 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from baselines import sparsify
+from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.method import Plan
+from baselines.methods.iterative import LevelOptions
+from baselines.methods.lrr_wr_imp import Lrr
 from baselines.tools.norms import InterpolatedNorms
 
 
@@ -126,6 +130,24 @@ def test_a_training_resumes_bit_identically_and_ends_plain(method):
         assert torch.equal(value, models[2].state_dict()[key]), key
     assert not torch.equal(models[0][0].weight, plain[0].weight)
     assert not models[0][1]._forward_pre_hooks and not models[0][1]._forward_hooks
+
+
+def shares(seed):
+    """Return the number that each of 200 steps draws."""
+    method = Lrr(Plan(0.2, 200, 200, seed), LevelOptions(interpolate_norms=True))
+    method.setup(net := SparseModel(tiny_net()))
+    found = []
+    for step in range(200):
+        method.before_step(net, step)
+        found.append(method.norms.share)
+    return found
+
+
+def test_each_step_draws_a_number_of_its_own():
+    found = shares(seed=0)
+    assert found == shares(seed=0) != shares(seed=1) and len({*found}) == 200
+    assert 0 <= min(found) < 0.05 and 0.95 < max(found) < 1
+    assert sum(found) / 200 == pytest.approx(0.5, abs=0.06)
 
 
 def test_a_training_that_ends_early_leaves_a_plain_model():

@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literal import tiny_net
+from literal import batches, tiny_net
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.methods.npb import NpbOptions, balanced_masks, choose_kernels, place
+from baselines.method import Plan
+from baselines.methods.npb import Npb, NpbOptions, balanced_masks, choose_kernels, place
+from baselines.samples import Samples
 from baselines.tools.density import keep_count, layer_counts
 from baselines.tools.flow import synflow_scores
 from baselines.tools.masks import random_masks, seeded
@@ -107,6 +109,14 @@ def test_no_kernel_is_filled_beyond_its_limit():
         fill_live(paths, masks, sizes, net.numel // 2, 2)
 
 
+def test_npb_fills_no_kernel_beyond_its_limit():
+    net = SparseModel(tiny_net())
+    samples = Samples(lambda n: batches(1))
+    Npb(Plan(0.7, 10, 10), NpbOptions(max_kernel=3)).prepare(net, samples)
+    assert net.nnz == net.numel - round(0.7 * net.numel)
+    assert max(mask[..., None].flatten(2).sum(2).max() for mask in net.masks.values()) == 3
+
+
 @pytest.mark.parametrize("name", ["tiny", "branches", "densenet"])
 @pytest.mark.parametrize("direction", ["from_input", "from_output"])
 def test_each_walk_is_a_path_of_its_own(name, direction):
@@ -135,6 +145,15 @@ def test_walks_follow_magnitudes():
     by_column, by_row = size / size.sum(0), size / size.sum(1, keepdim=True)
     torch.testing.assert_close(forward.view(3, 2) / 40 / WALKS * 2, by_column, atol=0.03, rtol=0)
     torch.testing.assert_close(backward.view(3, 2) / 40 / WALKS * 3, by_row, atol=0.03, rtol=0)
+
+
+def test_walks_start_from_both_ends():
+    """From the input they lead to the first output; the others are reached from the output only."""
+    size = torch.tensor([[1.0], [1e-9], [1e-12]]).expand(3, WALKS)
+    paths = Paths((Op("input", WALKS), Op("layer", 3, (0,), "w")), {})
+    mask = walked_masks(paths, {"w": size}, WALKS + 20, seeded(0))["w"]
+    first, second, third = mask.sum(1).tolist()
+    assert first == WALKS and second + third == 20 and abs(second - third) <= 2
 
 
 def test_excluded_layers_are_walked_through():

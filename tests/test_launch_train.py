@@ -22,7 +22,7 @@ import pytest
 import torch
 from needs import on_gpu
 from safetensors.torch import load_file
-from small_digits import small_digits
+from small_digits import BATCH, STEPS, small_digits
 from torch import nn
 
 import launch.training.loop
@@ -397,6 +397,8 @@ def test_costs_follow_the_densities(machine):
     by_hand = 2 * (64 * 216 + 16 * 10368 + 16 * 20736 + 1920)
     assert dense["dense_flops"] == dense["flops"] == by_hand
     assert dense["dense_epochs"] == 2
+    short = train(Run.make("digits", "dense", **small_digits(epochs=2)), machine)
+    assert short["training_flops"] == 2 * (STEPS * BATCH) * 3 * by_hand  # backward counts twice
     sparse_run = Run.make("digits", "random", density="uniform", sparsity=0.75, epochs=2)
     sparse = train(sparse_run, machine)
     assert sparse["flops"] == pytest.approx(by_hand / 4, rel=1e-3)
@@ -413,7 +415,11 @@ def test_methods_without_masks_cost_what_their_nonzero_weights_do(machine, metho
     rows = read_layers(machine.runs / run.name)
     early = [row["nonzero"] / row["weights"] for row in rows if row["epoch"] == 1]
     assert min(early) < 0.9 and {row["density"] for row in rows if row["epoch"] == 1} == {1.0}
-    assert result["dense_epochs"] < 2.8
+    outputs = {216: 64, 10368: 16, 20736: 16, 1920: 1}  # of the layers of digits-cnn, by size
+    spent = sum(row["nonzero"] * outputs[row["weights"]] for row in rows)
+    assert result["dense_epochs"] == pytest.approx(
+        spent / sum(size * n for size, n in outputs.items())
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", on_gpu("cuda")])

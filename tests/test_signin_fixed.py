@@ -24,7 +24,11 @@ from baselines.method import Plan
 from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.snapshots import read_source
+<<<<<<< HEAD
 from signin.fixed import Fixed
+=======
+from signin.fixed import Fixed, FixedOptions
+>>>>>>> fix-e
 from signin.signs import agreement
 from signin.transplant import masks_of, transplant_weights
 
@@ -243,3 +247,28 @@ def test_a_larger_share_reverses_the_signs_of_a_smaller_one_and_more():
     assert not (reversed_[0] & ~reversed_[1]).any() and not (reversed_[1] & ~reversed_[2]).any()
     counts = [int(r.sum()) for r in reversed_]
     assert counts == pytest.approx([90, 315, 450], abs=45)
+
+
+def test_signs_that_are_not_known_are_drawn_evenly():
+    ones = torch.ones(100, 100)
+    g = torch.Generator().manual_seed(0)
+    weights, drawn = transplant_weights(
+        {"a": ones.bool()}, {"a": torch.zeros(100, 100)}, {"a": ones}, g
+    )
+    assert drawn == {"a": 10_000} and weights["a"].mean() == pytest.approx(0.0, abs=0.05)
+
+
+@pytest.mark.parametrize("choices", [{"signs": "zeros"}, {"flip_signs": 0.5}])
+def test_the_seed_decides_which_signs_are_drawn_and_reversed(choices):
+    def start(seed):
+        layer = nn.Linear(20, 10, bias=False)
+
+        def read(source, **_):
+            values = torch.zeros(10, 20) if "zeros" in source else torch.ones(10, 20)
+            return Checkpoint({"weight": values}, {"weight": torch.ones(10, 20).bool()})
+
+        options = FixedOptions(init="ones", **choices)
+        Fixed(Plan(0.0, 10, 10, seed, read=read), options).prepare(SparseModel(layer), None)
+        return layer.weight.detach()
+
+    assert torch.equal(start(0), start(0)) and not torch.equal(start(0), start(1))

@@ -45,6 +45,7 @@ def hyperbolic_step(value, grad, lr, alpha, beta):
 def by_hand(model, optimizer, masks, alpha, beta, steps):
     """Train with zeros multiplied in, and HAM written as a loop over weights."""
     prunable = dict(model.named_parameters())
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for x, y in batches(steps):
         with torch.no_grad():
             for name, mask in masks.items():
@@ -56,18 +57,21 @@ def by_hand(model, optimizer, masks, alpha, beta, steps):
         optimizer.step()
         for parameter, found in zip(model.parameters(), gradients, strict=True):
             if parameter.ndim >= 2:
-                flat, lr = parameter.data.view(-1), optimizer.param_groups[0]["lr"]
+                flat, lr = parameter.data.view(-1), rates[id(parameter)]
                 for i, grad in enumerate(found):
                     flat[i] = hyperbolic_step(flat[i].item(), grad, lr, alpha, beta)
         optimizer.zero_grad()
 
 
 def optimizer_of(kind, model):
+    """Return an optimizer with another learning rate for the last layer than for the others."""
+    last = {"params": model[4].parameters(), "lr": 0.004}
+    groups = [{"params": model[:4].parameters()}, last]
     if kind == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        return torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=1e-3)
     if kind == "nesterov":  # with foreach, the momentum is added to the gradients in place
-        return torch.optim.SGD(model.parameters(), 0.05, 0.9, nesterov=True, foreach=True)
-    return torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+        return torch.optim.SGD(groups, 0.05, 0.9, nesterov=True, foreach=True)
+    return torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "nesterov"])

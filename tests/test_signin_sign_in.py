@@ -78,6 +78,27 @@ def test_only_the_periodic_rescales(monkeypatch):
     assert not rescales(monkeypatch, rescale_period=0, rescale_masks_late=True)
 
 
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize("period", [1, 3])
+def test_a_rescale_clears_the_momentum_of_the_factors_if_asked_to(resets, period):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9)
+    rule = SignIn(rescale_period=period, rescale_resets_state=resets)
+    choices = {"sparsity": 0.5, "steps": 20, "steps_per_epoch": 2, "manual_begin": True}
+    sparsifier = sparsify(model, optimizer, "random", sign_in=rule, **choices)
+    for x, y in batches(2):
+        sparsifier.begin_step()
+        loss_of(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if period > 1:  # no rescale is due but the one after a change of masks
+        sparsifier.net.set_masks(sparsifier.masks)
+    sparsifier.begin_step()
+    factors = [latent for layer in sparsifier.net for latent in layer.latents.values()]
+    assert {bool(optimizer.state.get(factor)) for factor in factors} == {not resets}
+    assert optimizer.state[model[7].bias]
+
+
 # ---- β by layer
 
 
