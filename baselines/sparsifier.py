@@ -139,7 +139,9 @@ class Sparsifier(PlannedSteps):
             self._looked = True
 
     def mask_gradients(self) -> None:
-        """Set gradients to zero where masked. Call it before clipping gradients by their norm.
+        """Set unused gradients to zero. Call it before clipping gradients by their norm.
+
+        Unused are those where masked, and under STR and Top-KAST those that reach no weight.
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
         """

@@ -223,6 +223,30 @@ def test_clipping_shows_dense_gradients_to_the_method_first():
     ends = []
     for clip in (False, True):
         model, optimizer, sparsifier = small("rigl", update_every=2)
+@pytest.mark.parametrize("sign_in", [False, True])
+@pytest.mark.parametrize("method", ["str-target", "topkast"])
+def test_clipping_leaves_out_gradients_that_reach_no_weight(method, sign_in):
+    ends = []
+    for clip in (False, True):
+        model, optimizer, sparsifier = small(method, sign_in=sign_in)
+        for x, y in batches(8):
+            loss_of(model(x), y).backward()
+            if clip:
+                sparsifier.mask_gradients()
+                for layer in sparsifier.net:
+                    reached = layer.weight.grad != 0
+                    if method == "topkast":  # twice as many as compute
+                        assert int(reached.sum()) <= 2 * int(layer.weight.count_nonzero())
+                    else:
+                        assert not (reached & (layer.weight == 0)).any()
+                    assert reached.any()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append([p.detach() for p in model.parameters()])
+    assert any(bool((p == 0).any()) for p in ends[0])
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+
+
         for x, y in batches(8):
             loss_of(model(x), y).backward()
             if clip:
