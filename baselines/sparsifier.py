@@ -94,6 +94,7 @@ class Sparsifier(PlannedSteps):
         """Do the same whatever has been written to the weights. Restore the weight decays."""
         self.method.finalize(self.net)
         self.restore_decays()
+        self.restore_decays = list  # once: the user may change them
         return self.net.detach()
 
     # ---- what the loop may ask
@@ -204,7 +205,7 @@ class Sparsifier(PlannedSteps):
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method, sparsity, sign_in, or of other layers.
+            UserError: it is of another method, sparsity, sign_in, steps, or of other layers.
         """
         check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it

@@ -128,6 +128,17 @@ def test_a_training_resumes_bit_identically_and_ends_plain(method):
     assert not models[0][1]._forward_pre_hooks and not models[0][1]._forward_hooks
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_state_of_other_normalisation_is_refused(saved):
+    model = tiny_net().double()
+    options = {"steps": 6, "until": 1}
+    sparsifier, optimizer = trained("lrr", model, interpolate_norms=saved, **options)
+    state = [part.state_dict() for part in (model, optimizer, sparsifier)]
+    message = f"the state has interpolate_norms={saved}, not {not saved}"
+    with pytest.raises(UserError, match=message):
+        trained("lrr", tiny_net().double(), state=state, interpolate_norms=not saved, **options)
+
+
 def test_a_training_that_ends_early_leaves_a_plain_model():
     model = tiny_net().double()
     sparsifier, _ = trained("lrr", model, 6, until=3, interpolate_norms=True)
