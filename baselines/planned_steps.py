@@ -85,8 +85,8 @@ class PlannedSteps:
         if self.may_go_on:
             return
         self._warn_once(
-            f"the training goes on after the {self.step} planned steps: the masks stay as they "
-            "are, and Sign-In's rescaling and HAM have ended."
+            f"the training goes on after the {self.method.total_steps} planned steps: the masks "
+            "stay as they are, and Sign-In's rescaling and HAM have ended."
         )
 
     def _warn_once(self, message: str) -> None:

@@ -94,6 +94,7 @@ class Sparsifier(PlannedSteps):
         """Do the same whatever has been written to the weights. Restore the weight decays."""
         self.method.finalize(self.net)
         self.restore_decays()
+        self.restore_decays = list  # once: the user may change them
         return self.net.detach()
 
     # ---- what the loop may ask
@@ -139,7 +140,9 @@ class Sparsifier(PlannedSteps):
             self._looked = True
 
     def mask_gradients(self) -> None:
-        """Set gradients to zero where masked. Call it before clipping gradients by their norm.
+        """Set unused gradients to zero. Call it before clipping gradients by their norm.
+
+        Unused are those where masked, and under STR and Top-KAST those that reach no weight.
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
         """
@@ -202,7 +205,7 @@ class Sparsifier(PlannedSteps):
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method, sparsity, sign_in, or of other layers.
+            UserError: it is of another method, sparsity, sign_in, steps, or of other layers.
         """
         check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it

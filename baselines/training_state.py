@@ -13,9 +13,12 @@ from baselines.sign_rule import SignRule
 def training_of(method: Method[Options], rule: SignRule) -> dict[str, str]:
     """Return what must be equal where a state is loaded."""
     name = None if type(rule) is SignRule else type(rule).__name__
+    plan = method.plan
     return {
-        "training": f"{method.name} to sparsity {method.plan.sparsity}",
+        "training": f"{method.name} to sparsity {plan.sparsity}",
         "sign_rule": f"sign_in={name}",
+        "steps": f"steps={plan.steps}",
+        "steps_per_epoch": f"steps_per_epoch={plan.steps_per_epoch}",
     }
 
 
@@ -27,4 +30,5 @@ def check_training(state: Mapping[str, Any], own: Mapping[str, str]) -> None:
     """
     for key, value in own.items():
         if (saved := state.get(key, value)) != value:
-            raise UserError(f"the state is of a training with {saved}, not {value}.")
+            hint = ": give the number of the whole training" if key == "steps" else ""
+            raise UserError(f"the state is of a training with {saved}, not {value}{hint}.")

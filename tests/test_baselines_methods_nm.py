@@ -75,6 +75,30 @@ def test_sign_in_rescales_without_a_change_of_pruned_weights():
 
 
 @pytest.mark.parametrize("sign_in", [False, True])
+@pytest.mark.parametrize("name", ["srste", "topkast"])
+@pytest.mark.parametrize(
+    "written, x, theta",
+    [
+        ([0, 0.5, 0.4, 0], [0, 0.5, 0.4, 0], [0, 0.5, 0.4, 0]),  # not 0.5 and the 0.7 of before
+        ([0.95, 0.85, 0, 0], [0.95, 0.85, 0.8, 0.7], [0.95, 0.85, 0, 0]),
+        ([0.95, 0.85, 0.9, 0], [0.95, 0.85, 0.9, 0], [0.95, 0, 0.9, 0]),
+    ],
+)
+def test_weights_that_are_written_are_computed_with(name, sign_in, written, x, theta):
+    layer = nn.Linear(4, 1, bias=False).double()
+    layer.weight.data = torch.tensor([[1.0, 0.9, 0.8, 0.7]], dtype=torch.float64)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    sparsifier = sparsify(layer, optimizer, name, sparsity=0.5, steps=9, sign_in=sign_in)
+    net = sparsifier.net
+    assert layer.weight[0].tolist() == pytest.approx([1, 0.9, 0, 0])
+    net.set_weights({"weight": torch.tensor([written], dtype=torch.float64)})
+    assert layer.weight[0].tolist() == pytest.approx(theta)
+    latents = net.layers["weight"].latents.values()
+    (found,) = net.storage.inner.merge(tuple([latent] for latent in latents))
+    assert found[0].tolist() == pytest.approx(x)
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
 @pytest.mark.parametrize("name", ["srste", "rigl_nm"])
 def test_every_group_has_n_weights(name, sign_in):
     model = tiny_net().double()
@@ -107,6 +131,19 @@ def test_rigl_nm_drops_the_smallest_of_the_layer_and_grows_in_their_groups():
     layer.weight.grad = torch.zeros_like(layer.weight)
     method.update(net, 0)  # without gradients all stay
     assert net.masks["weight"].tolist() == [[False, True, True, False, True, False, True, False]]
+
+
+@pytest.mark.parametrize("name", ["rigl_nm", "srigl"])
+def test_a_gradient_that_is_not_a_number_is_refused(name):
+    layer = nn.Linear(8, 2, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    sparsifier = sparsify(layer, optimizer, name, sparsity=0.5, steps=1000)
+    masks = sparsifier.masks
+    layer.weight.grad = torch.ones_like(layer.weight)
+    layer.weight.grad[0, 0] = torch.nan
+    with pytest.raises(UserError, match="a score is NaN"):
+        sparsifier.method.update(sparsifier.net, 0)
+    assert torch.equal(sparsifier.masks["weight"], masks["weight"])
 
 
 @pytest.mark.parametrize("name", ["srste", "rigl_nm"])

@@ -17,7 +17,7 @@ from baselines.methods.oneshot import OneShot, OneShotOptions
 from baselines.methods.wanda_sparsegpt import CalibratedOptions
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
-from baselines.tools.calibration import columns, reconstructed, row_masks
+from baselines.tools.calibration import columns, layer_inputs, reconstructed, row_masks
 from baselines.tools.masks import top_k_mask
 
 
@@ -187,6 +187,18 @@ def test_the_network_can_be_read_from_a_source():
     plan = Plan(0.5, 4, 4, read=lambda _, **__: Checkpoint({}, {}, "runs/b"))
     with pytest.raises(UserError, match=r"runs/b has no 0.weight"):
         OneShot(plan, options).prepare(SparseModel(tiny_net()), None)
+
+
+def test_a_weight_that_modules_share_has_the_inputs_of_all():
+    first, a, b = nn.Linear(108, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+    b.weight = a.weight
+    net = SparseModel(nn.Sequential(nn.Flatten(), first, a, nn.ReLU(), b).double())
+    data = batches(2, torch.float64)
+    x = first(torch.cat([x for x, _ in data]).flatten(1))
+    expected = torch.cat([x, a(x).relu()]).square().sum(0)
+    found = sum(x.square().sum(1) for x in layer_inputs(net, "2.weight", data))
+    assert torch.allclose(found[0], expected, rtol=1e-12)
+    assert not a._forward_pre_hooks and not b._forward_pre_hooks
 
 
 def test_layers_without_inputs_are_refused():

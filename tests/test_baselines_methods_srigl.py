@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given
@@ -174,6 +176,15 @@ def test_initial_weights_have_the_variance_of_their_fan_in(sparse_init):
         factor = (weight[0].numel() / method.fan_ins[name]) ** 0.5 if sparse_init else 1.0
         assert factor == 1 or factor > 1.1
         torch.testing.assert_close(weight.detach(), dense[name] * net.masks[name] * factor)
+
+
+def test_more_weights_than_wanted_are_warned_of():
+    model = nn.Sequential(nn.Linear(10, 8, bias=False), nn.Linear(8, 4, bias=False))
+    with pytest.warns(UserWarning, match="srigl: 12 weights instead of 6: each neuron has at"):
+        SRigL(Plan(0.95, 1000, 10)).prepare(SparseModel(model), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SRigL(Plan(0.8, 1000, 10)).prepare(SparseModel(model), None)
 
 
 def test_what_rounding_adds_is_taken_from_the_next_layer():

@@ -198,6 +198,10 @@ def test_finalize_gives_the_optimizer_its_decays_back(sign_in):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "weight_decay": 0.5})
         sparsifier.finalize()
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.5]
+        optimizer.param_groups[0]["weight_decay"] = 0.02
+        sparsifier.finalize()  # gives back no more
+        assert optimizer.param_groups[0]["weight_decay"] == 0.02
+        optimizer.param_groups[0]["weight_decay"] = 0.01
         del optimizer.param_groups[1]
     assert rules[0] == rules[1] or not sign_in  # the second one follows the same decay
 
@@ -219,6 +223,30 @@ def test_a_method_sees_loaded_weights():
     steps_of(model, optimizer, 1)
     for layer in sparsifier.net:
         assert torch.equal(sparsifier.method.storage.values(layer), loaded[layer.name])
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+@pytest.mark.parametrize("method", ["str-target", "topkast"])
+def test_clipping_leaves_out_gradients_that_reach_no_weight(method, sign_in):
+    ends = []
+    for clip in (False, True):
+        model, optimizer, sparsifier = small(method, sign_in=sign_in)
+        for x, y in batches(8):
+            loss_of(model(x), y).backward()
+            if clip:
+                sparsifier.mask_gradients()
+                for layer in sparsifier.net:
+                    reached = layer.weight.grad != 0
+                    if method == "topkast":  # twice as many as compute
+                        assert int(reached.sum()) <= 2 * int(layer.weight.count_nonzero())
+                    else:
+                        assert not (reached & (layer.weight == 0)).any()
+                    assert reached.any()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append([p.detach() for p in model.parameters()])
+    assert any(bool((p == 0).any()) for p in ends[0])
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
 
 
 def test_clipping_shows_dense_gradients_to_the_method_first():
@@ -389,6 +417,21 @@ def test_a_state_of_another_training_is_refused(change):
         other.load_state_dict(saved.state_dict())
     old = {key: value for key, value in saved.state_dict().items() if key != "training"}
     small("rigl")[2].load_state_dict(old)
+
+
+def test_a_state_of_a_training_of_another_length_is_refused():
+    state = small("gmp")[2].state_dict()
+    for change, message in (
+        ({"steps": 8}, "steps=20, not steps=8: give the number of the whole training"),
+        ({"steps_per_epoch": 5}, "steps_per_epoch=1, not steps_per_epoch=5"),
+    ):
+        with pytest.raises(UserError, match=f"the state is of a training with {message}."):
+            small("gmp", resume=True, **change)[2].load_state_dict(state)
+    old = {key: value for key, value in state.items() if not key.startswith("steps")}
+    model, optimizer, sparsifier = small("gmp", steps=8, resume=True)
+    sparsifier.load_state_dict({**old, "step": 10})
+    with pytest.warns(UserWarning, match="goes on after the 8 planned steps"):
+        steps_of(model, optimizer, 1)
 
 
 @pytest.mark.parametrize("manual_begin", [False, True])

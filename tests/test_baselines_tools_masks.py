@@ -11,6 +11,7 @@ from baselines.tools.masks import (
     global_top_k_masks,
     layer_masks,
     random_mask,
+    ranking,
     top_k_mask,
 )
 
@@ -65,3 +66,11 @@ def test_layer_masks_prune_every_layer_alike_and_never_what_is_masked():
     found = layer_masks({**scores, "a": torch.tensor([5.0, -1, -1, -1])}, 0.6)
     assert found["a"].tolist() == [True, False, False, False]  # the other layer keeps what is left
     assert found["b"].tolist() == [True, True, True, False, False, False]
+
+
+def test_a_ranking_has_kept_weights_above_1_and_no_new_ties_in_bfloat16():
+    weight = torch.tensor([-1.0, 0.5, -(0.5 + 2**-8), 0.25, 0, 0], dtype=torch.bfloat16)
+    mask = torch.tensor([1, 1, 1, 1, 0, 0]).bool()
+    growth = torch.tensor([0, 0, 0, 0.5, 0.25, 2], dtype=torch.bfloat16)
+    found = ranking(weight, mask, growth, 0.25)  # of four, 0.25 is dropped
+    assert found.tolist() == [2, 1.5, 1.5 + 2**-8, 0.25, 0.125, 1]

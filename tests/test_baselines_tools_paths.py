@@ -43,7 +43,19 @@ class Branches(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
 
 
+class Twice(nn.Module):
+    """A layer that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Linear(5, 9), nn.Linear(9, 9), nn.Linear(9, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.shared(torch.relu(self.shared(self.first(x))))))
+
+
 NETS = {
+    "twice": (Twice, (1, 5)),
     "tiny": (tiny_net, (1, 3, 6, 6)),
     "branches": (Branches, (1, 3, 8, 8)),
     "resnet20": (lambda: build_model("resnet20", 10, 3, 32), (1, 3, 32, 32)),
@@ -84,7 +96,7 @@ def test_what_is_live_carries_flow_in_the_real_network(name, sparsity):
         assert torch.equal(live[key] & mask, scores[key] > 0), key
 
 
-@pytest.mark.parametrize("name", ["tiny", "branches", "resnet20"])
+@pytest.mark.parametrize("name", ["tiny", "branches", "twice", "resnet20"])
 @pytest.mark.parametrize("sparsity", [0.3, 0.9])
 def test_every_kept_weight_is_on_a_path_and_the_count_is_exact(name, sparsity):
     net, paths, sizes = make(name)
@@ -117,7 +129,7 @@ def test_npb_fills_no_kernel_beyond_its_limit():
     assert max(mask[..., None].flatten(2).sum(2).max() for mask in net.masks.values()) == 3
 
 
-@pytest.mark.parametrize("name", ["tiny", "branches", "densenet"])
+@pytest.mark.parametrize("name", ["tiny", "branches", "twice", "densenet"])
 @pytest.mark.parametrize("direction", ["from_input", "from_output"])
 def test_each_walk_is_a_path_of_its_own(name, direction):
     _, paths, sizes = make(name)
@@ -126,9 +138,9 @@ def test_each_walk_is_a_path_of_its_own(name, direction):
     walks = getattr(walker, direction)(torch.arange(WALKS) % ends)
     for walk in range(0, WALKS, 16):
         masks = {key: torch.zeros_like(size, dtype=torch.bool) for key, size in sizes.items()}
-        for key, edges in walks.items():
+        for i, edges in walks.items():
             if edges[walk] >= 0:
-                masks[key].view(-1)[edges[walk]] = True
+                masks[paths.ops[i].layer].view(-1)[edges[walk]] = True
         assert count(masks) > 0
         live = paths.live(masks)
         assert not any((mask & ~live[key]).any() for key, mask in masks.items())
@@ -140,8 +152,8 @@ def test_walks_follow_magnitudes():
     walker = Walker(paths, {"w": size}, seeded(0))
     forward, backward = torch.zeros(6), torch.zeros(6)
     for _ in range(40):
-        forward += walker.from_input(torch.arange(WALKS) % 2)["w"].bincount(minlength=6)
-        backward += walker.from_output(torch.arange(WALKS) % 3)["w"].bincount(minlength=6)
+        forward += walker.from_input(torch.arange(WALKS) % 2)[1].bincount(minlength=6)
+        backward += walker.from_output(torch.arange(WALKS) % 3)[1].bincount(minlength=6)
     by_column, by_row = size / size.sum(0), size / size.sum(1, keepdim=True)
     torch.testing.assert_close(forward.view(3, 2) / 40 / WALKS * 2, by_column, atol=0.03, rtol=0)
     torch.testing.assert_close(backward.view(3, 2) / 40 / WALKS * 3, by_row, atol=0.03, rtol=0)
@@ -230,6 +242,14 @@ def test_npb_finds_what_the_integer_program_finds(data):
         / n
     )
     assert got == pytest.approx(solve(reached, outs, n, most, options), abs=1e-6)
+
+
+def test_npb_places_a_layer_that_is_called_twice_once():
+    torch.manual_seed(0)
+    size, options = torch.rand(5, 5, 1), NpbOptions()
+    ops = (Op("input", 5), Op("layer", 5, (0,), "w"), Op("layer", 5, (1,), "w"))
+    found = balanced_masks(Paths(ops, {}), {"w": size[..., 0]}, {"w": 7}, options)
+    assert torch.equal(found["w"], place(size, torch.ones(5), 7, options)[..., 0])
 
 
 def test_weights_are_placed_as_chosen():

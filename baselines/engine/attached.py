@@ -104,8 +104,7 @@ class AttachedLatents(Latents):
         self._show_weights()  # they are there unless saving or loading a state failed
         self._is_stepping = True
         for layer in self.masked_in_place:
-            if layer.weight.grad is not None:
-                layer.clear_masked(layer.weight.grad)
+            layer.mask_gradient()
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         waiting = []
         for layer in stepped:

@@ -147,6 +147,13 @@ class Latents:
         self.push(self.stepped)
         self.mark_in_place()
 
+    def clear_unused(self) -> None:
+        """Set the weights' gradients to zero where they reach no latent."""
+        for layer in self.stepped:
+            grad, unused = layer.weight.grad, self.storage.unused(columns([layer]))
+            if grad is not None and unused is not None:
+                layer.put(layer.take(grad).masked_fill(unused[0], 0.0), grad)
+
     def push(self, layers: list[Layer]) -> None:
         """Write the merged latents to the weights."""
         for block in blocks([layer for layer in layers if not self._merge_now(layer)]):

@@ -143,3 +143,8 @@ class Layer:
         if self.index is not None:
             active = self.gather(dense)
             self.scatter(active, dense.zero_())
+
+    def mask_gradient(self) -> None:
+        """Set the weight's gradient, if there is one, to zero where masked."""
+        if self.weight.grad is not None:
+            self.clear_masked(self.weight.grad)

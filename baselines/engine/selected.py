@@ -30,13 +30,15 @@ class Selected(Wrapped):
     def split_again(
         self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
     ) -> tuple[Tensors, ...]:
-        """Return latents of θ. x stays where it yields θ already."""
+        """Return latents of θ. x stays where it yields θ already, if θ results with what stays."""
         xs = self.inner.merge(latents)
-        moved = [
-            torch.where(x * self.mask(x) == theta, x, theta)
-            for x, theta in zip(xs, thetas, strict=True)
-        ]
+        moved = [self._moved(x, theta) for x, theta in zip(xs, thetas, strict=True)]
         return self.inner.split_again(moved, latents, names)
+
+    def _moved(self, x: Tensor, theta: Tensor) -> Tensor:
+        moved = torch.where(x * self.mask(x) == theta, x, theta)
+        # values that stay where θ is zero may be larger than what was written elsewhere
+        return torch.where((moved * self.mask(moved) == theta).all(), moved, theta)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         return [x * self.mask(x) for x in self.inner.merge(latents)]

@@ -84,6 +84,9 @@ class SoftThreshold(Storage):
             [dt * self.slope(t) for (_, dt), t in zip(pulled, thresholds, strict=True)],
         )
 
+    def unused(self, latents: tuple[Tensors, ...]) -> Tensors:
+        return [theta == 0 for theta in self.merge(latents)]
+
     def margin(self, layer: Layer) -> Tensor:
         """Return how far s can rise before each weight becomes zero: log|x| − s, for exp(s)."""
         *inner, s = layer.latents.values()

@@ -166,10 +166,11 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set gradients to zero where masked. Needed only before clipping by a norm."""
+        """Set unused gradients to zero. Needed only before clipping by a norm."""
         for layer in self:
-            if layer.weight.grad is not None:
-                layer.clear_masked(layer.weight.grad)
+            layer.mask_gradient()
+        if self._latents is not None:
+            self._latents.clear_unused()
 
     # ---- the optimizer
 

@@ -64,6 +64,10 @@ class Storage(ABC):
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         """Return the gradients of the latents, given those of θ."""
 
+    def unused(self, latents: tuple[Tensors, ...]) -> Tensors | None:
+        """Return where the gradient of θ reaches no latent, boolean; None if there is no such."""
+        return None
+
 
 class Plain(Storage):
     """θ is stepped as it is."""
@@ -106,6 +110,9 @@ class Wrapped(Storage):
 
     def pull_back(self, grads: Tensors, latents: tuple[Tensors, ...]) -> tuple[Tensors, ...]:
         return self.inner.pull_back(grads, latents)
+
+    def unused(self, latents: tuple[Tensors, ...]) -> Tensors | None:
+        return self.inner.unused(latents)
 
 
 class DecayedLatents(Wrapped):

@@ -116,5 +116,7 @@ class IterativePruning(Method[L]):
         return {} if self.norms is None else {"norms": self.norms.share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved, own = "norms" in state, self.norms is not None
+        require(saved == own, f"the state has interpolate_norms={saved}, not {own}.")
         if self.norms is not None:
             self.norms.share = state["norms"]

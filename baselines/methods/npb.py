@@ -84,8 +84,8 @@ def balanced_masks(
     """
     masks = {name: torch.zeros_like(size, dtype=torch.bool) for name, size in sizes.items()}
     for op in paths.ops:
-        if op.kind != "layer" or op.layer in paths.fixed:
-            continue
+        if op.kind != "layer" or op.layer in paths.fixed or masks[op.layer].any():
+            continue  # a layer that is called several times is placed once
         kernels = {name: connections(mask) for name, mask in masks.items()}
         reached = paths.counts(kernels)[op.sources[0]].view(op.groups, -1)
         size = by_group(sizes[op.layer], op.groups)

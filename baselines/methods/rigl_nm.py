@@ -18,10 +18,9 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import require
 from baselines.method import Options, Plan
 from baselines.methods.set_rigl import GradientGrowth, RigLOptions
-from baselines.methods.srigl import TINY, ranking
 from baselines.registry import register
 from baselines.samples import Samples
-from baselines.tools.masks import seeded
+from baselines.tools.masks import TINY, ranking, seeded
 from baselines.tools.nm import nm_mask, nm_pattern
 
 

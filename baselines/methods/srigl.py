@@ -9,7 +9,8 @@ ablated is decided again at each update. Initial weights are scaled to the spars
 
 With a constant fan-in, a layer's number of weights is a multiple of its number of neurons. The
 initial fan-ins are chosen such that the network has the requested sparsity up to half the neurons
-of the last layer. From then on each layer has its own budget, met up to half its neurons.
+of the last layer; a warning says if it is denser, as each neuron has at least one weight. From then
+on each layer has its own budget, met up to half its neurons.
 
 The neurons of the last layer, the classes, are never ablated, and a layer keeps enough neurons for
 its weights. Differs from the official code: gradients of weights that are kept do not make others
@@ -19,6 +20,7 @@ ablated; budgets are rounded to nearest; initial weights are scaled by √(dense
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +36,7 @@ from baselines.methods.set_rigl import GradientGrowth, RigLOptions
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.density import Shapes, layer_counts
-from baselines.tools.masks import seeded, strongest, top_k_mask
-
-TINY = 1e-30
+from baselines.tools.masks import ranking, seeded, top_k_mask
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class SRigL(GradientGrowth[SRigLOptions]):
         net.require_ordinary("srigl")
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         self.fan_ins = fan_ins(counts, net.shapes)
+        warn_if_denser(self.fan_ins, counts, net.shapes)
         masks = {}
         for name, shape in net.shapes.items():
             ranks = torch.rand(shape, generator=seeded(self.plan.seed, name))
@@ -114,15 +115,13 @@ def fan_ins(counts: Mapping[str, int], shapes: Shapes) -> dict[str, int]:
     return found
 
 
-def ranking(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Tensor:
-    """Return the scores of one layer, of the weight's shape.
-
-    They are above 1 for weights that RigL keeps, by magnitude; in [0, 1] for all others, by growth.
-    """
-    n = int(mask.sum())
-    kept = strongest(weight, mask, n - int(n * fraction))
-    by_magnitude = 1 + weight.abs() / weight.abs().max().clamp_min(TINY)
-    return torch.where(kept, by_magnitude, growth / growth.max().clamp_min(TINY))
+def warn_if_denser(chosen: Mapping[str, int], counts: Mapping[str, int], shapes: Shapes) -> None:
+    """Warn if the chosen fan-ins give more weights than wanted, by more than rounding."""
+    wanted, given = sum(counts.values()), sum(k * shapes[name][0] for name, k in chosen.items())
+    *_, last = chosen
+    if given > wanted + shapes[last][0] / 2:
+        text = f"srigl: {given} weights instead of {wanted}: each neuron has at least one."
+        warnings.warn(text, stacklevel=2)
 
 
 def surviving(ranks: Tensor, active: int, least: int, fan_in: int) -> Tensor:

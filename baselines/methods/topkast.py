@@ -10,9 +10,8 @@ The recipe's weight decay acts on A and B. `exploration` is the λ of what B has
 x receives λ·(1/D − 1)·x there. With λ equal to the weight decay, this is the paper's loss.
 
 All layers have the same density, as in the paper; after the last step masks have the exact number
-of ones. C is restored after each step, so that neither momentum nor weight decay moves it. Differs
-from the paper: layers stay dense only if they are excluded (theirs: the first and the last one).
-There is no official code.
+of ones. C is restored after each step, so that neither momentum nor weight decay moves it. Layers
+stay dense only if they are excluded (in the paper: first and last). There is no official code.
 """
 
 from __future__ import annotations
@@ -76,6 +75,9 @@ class Explored(Selected):
         ]
         return self.inner.pull_back(explored, latents)
 
+    def unused(self, latents: tuple[Tensors, ...]) -> Tensors:
+        return [~self.updated(x) for x in self.inner.merge(latents)]
+
     def values(self, layer: Layer) -> Tensor:
         """Return x of a layer."""
         (x,) = self.inner.merge(tuple([latent.detach()] for latent in layer.latents.values()))
@@ -98,9 +100,8 @@ class TopKastOptions(Options):
     """λ: decay of the weights in B that are not in A, times 1/D − 1, on top of the recipe's."""
 
     def __post_init__(self) -> None:
-        multiple, decay = self.superset, self.exploration
-        require(1 <= multiple < math.inf, f"superset must be at least 1, not {multiple}.")
-        require(decay >= 0, f"exploration must not be negative, not {decay}.")
+        require(1 <= self.superset < math.inf, f"superset must be at least 1, not {self.superset}.")
+        require(self.exploration >= 0, f"exploration must not be negative, not {self.exploration}.")
 
 
 @register

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.engine.kinds import is_transposed_linear
+from baselines.engine.kinds import is_transposed_linear, slots
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.forward import call
@@ -22,13 +22,20 @@ from baselines.tools.masks import top_k_mask
 
 def check_layers(net: SparseModel, what: str) -> None:
     """Raise UserError unless all prunable weights are those of Linear, Conv2d and Conv1D layers."""
-    for name, slot in net.slots.items():
-        module = slot.module
-        if not (isinstance(module, nn.Linear | nn.Conv2d) or is_transposed_linear(module)):
-            raise UserError(
-                f"{what} serves Linear, Conv2d and Hugging Face's Conv1D: exclude {name!r} of a "
-                f"{type(module).__name__}."
-            )
+    for name in net.slots:
+        for module in modules_of(net, name):
+            if not (isinstance(module, nn.Linear | nn.Conv2d) or is_transposed_linear(module)):
+                raise UserError(
+                    f"{what} serves Linear, Conv2d and Hugging Face's Conv1D: exclude {name!r} of "
+                    f"a {type(module).__name__}."
+                )
+
+
+def modules_of(net: SparseModel, name: str) -> list[nn.Module]:
+    """Return the modules that compute a linear map with a layer's weight."""
+    own = net.slots[name]
+    shared = [slot for slot in slots(net.model) if slot.is_known and slot.key == own.key]
+    return list(dict.fromkeys(slot.module for slot in (own, *shared)))
 
 
 def rows_first(module: nn.Module, weight: Tensor) -> Tensor:
@@ -40,19 +47,22 @@ def layer_inputs(net: SparseModel, name: str, batches: Iterable[Batch]) -> Itera
     """Yield what a layer is given, (groups, examples and positions, columns), call by call.
 
     Raises:
-        UserError: the layer's module is never called.
+        UserError: none of the layer's modules is called.
     """
-    module, found = net.slots[name].module, 0
-    held: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: held.append(inputs[0]))
+    found, held = 0, list[tuple[nn.Module, Tensor]]()
+    handles = [
+        module.register_forward_pre_hook(lambda called, inputs: held.append((called, inputs[0])))
+        for module in modules_of(net, name)
+    ]
     try:
         for x, _ in batches:
             call(net.model, x)
             found += len(held)
             while held:
-                yield columns(module, held.pop())
+                yield columns(*held.pop())
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not found:
         raise UserError(f"{name}: its layer is not called in the forward pass: exclude it.")
 

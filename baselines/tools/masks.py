@@ -14,6 +14,8 @@ from baselines.errors import UserError
 from baselines.tools.density import Shapes, capped, keep_count, layer_counts
 from baselines.tools.selection import largest
 
+TINY = 1e-30  # below all scores that are not zero
+
 
 def seeded(*parts: int | str) -> torch.Generator:
     """Return a generator that depends on numbers and names only, unlike one seeded by hash()."""
@@ -45,8 +47,7 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
         UserError: a score is NaN.
     """
     flat = scores.detach().flatten()
-    if flat.numel() and bool(flat.min().isnan()):
-        raise UserError("a score is NaN.")
+    _check_scores(flat)
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     if device.on_cpu(flat):  # where numpy is ten times as fast as torch
@@ -126,6 +127,29 @@ def replaced(weight: Tensor, mask: Tensor, growth: Tensor, count: int) -> Tensor
     """Return a mask that drops `count` weights and grows as many (see `drop_and_grow`)."""
     kept = strongest(weight, mask, int(mask.sum()) - count)
     return kept | top_k_mask(growth.masked_fill(kept, -1.0), count)
+
+
+def ranking(weight: Tensor, mask: Tensor, growth: Tensor, fraction: float) -> Tensor:
+    """Return scores of the weights that `drop_and_grow` keeps, above 1, and of all others.
+
+    The former are ordered by magnitude; the others have scores in [0, 1] and are ordered by growth.
+
+    Raises:
+        UserError: a score is NaN.
+    """
+    n = int(mask.sum())
+    kept = strongest(weight, mask, n - int(n * fraction))
+    precise = torch.promote_types(weight.dtype, torch.float32)  # 1 + |w| has ties in bfloat16
+    size, growth = weight.abs().to(precise), growth.to(precise)
+    by_magnitude = 1 + size / size.max().clamp_min(TINY)
+    scores = torch.where(kept, by_magnitude, growth / growth.max().clamp_min(TINY))
+    _check_scores(scores)
+    return scores
+
+
+def _check_scores(scores: Tensor) -> None:
+    if scores.numel() and bool(scores.min().isnan()):
+        raise UserError("a score is NaN.")
 
 
 def count_ones(masks: Mapping[str, Tensor]) -> int:

@@ -32,11 +32,11 @@ def walked_masks(
     kept = 0
     for walks in _batches(Walker(paths, sizes, generator)):
         union = {name: mask.clone() for name, mask in masks.items()}
-        for name, edges in walks.items():
-            union[name].view(-1)[edges[edges >= 0]] = True
+        for i, edges in walks.items():
+            union[paths.ops[i].layer].view(-1)[edges[edges >= 0]] = True
         now = count_ones(union)
         if now > k:
-            _add_while_they_fit(masks, walks, k - kept)
+            _add_while_they_fit(paths, masks, walks, k - kept)
             break
         steps = sum(int((edges >= 0).sum()) for edges in walks.values())
         little = now - kept < LITTLE_NEW * steps
@@ -49,8 +49,8 @@ def walked_masks(
 class Walker:
     """Makes random walks, many at once.
 
-    A walk is described by the weights that it uses: by layer, the offset of the weight, or −1 if
-    the walk does not pass through the layer.
+    A walk is described by the weights that it uses: by the index of an operation of kind "layer",
+    the offset of the weight, or −1 if the walk does not pass through it.
 
     Args:
         paths: paths of the network.
@@ -75,31 +75,31 @@ class Walker:
             n: w.transpose(1, 2).flatten(2).flatten(0, 1).cumsum(1) for n, w in self.weights.items()
         }
 
-    def from_input(self, starts: Tensor) -> dict[str, Tensor]:
+    def from_input(self, starts: Tensor) -> dict[int, Tensor]:
         """Return walks that start from the given units of the input."""
         here = self._nowhere(len(starts))
         here[0] = starts
-        edges: dict[str, Tensor] = {}
+        edges: dict[int, Tensor] = {}
         for i in range(len(self.paths.ops) - 1):
             for j, walks in self._choose(here[i], self.consumers[i]):
                 op, units = self.paths.ops[j], here[i][walks]
                 if op.kind == "layer":
                     units, used = self._step_forward(op, units)
-                    self._record(edges, op, walks, used)
+                    self._record(edges, j, walks, used)
                 here[j][walks] = self._into(op, op.sources.index(i), units)
         return self._arrived(edges, here[-1] >= 0)
 
-    def from_output(self, starts: Tensor) -> dict[str, Tensor]:
+    def from_output(self, starts: Tensor) -> dict[int, Tensor]:
         """Return walks that start from the given units of the output."""
         here = self._nowhere(len(starts))
         here[-1] = starts
-        edges: dict[str, Tensor] = {}
+        edges: dict[int, Tensor] = {}
         for i in reversed(range(1, len(self.paths.ops))):
             op = self.paths.ops[i]
             for slot, walks, units in self._out_of(op, here[i]):
                 if op.kind == "layer":
                     units, used = self._step_backward(op, units)
-                    self._record(edges, op, walks, used)
+                    self._record(edges, i, walks, used)
                 here[op.sources[slot]][walks] = units
         return self._arrived(edges, here[0] >= 0)
 
@@ -157,15 +157,15 @@ class Walker:
     def _nowhere(self, n: int) -> list[Tensor]:
         return [torch.full((n,), -1) for _ in self.paths.ops]
 
-    def _record(self, edges: dict[str, Tensor], op: Op, walks: Tensor, used: Tensor) -> None:
-        if op.layer not in self.paths.fixed:
-            edges.setdefault(op.layer, torch.full((WALKS,), -1))[walks] = used
+    def _record(self, edges: dict[int, Tensor], i: int, walks: Tensor, used: Tensor) -> None:
+        if self.paths.ops[i].layer not in self.paths.fixed:
+            edges.setdefault(i, torch.full((WALKS,), -1))[walks] = used
 
-    def _arrived(self, edges: dict[str, Tensor], arrived: Tensor) -> dict[str, Tensor]:
-        return {name: used.masked_fill(~arrived, -1) for name, used in edges.items()}
+    def _arrived(self, edges: dict[int, Tensor], arrived: Tensor) -> dict[int, Tensor]:
+        return {i: used.masked_fill(~arrived, -1) for i, used in edges.items()}
 
 
-def _batches(walker: Walker) -> Iterator[dict[str, Tensor]]:
+def _batches(walker: Walker) -> Iterator[dict[int, Tensor]]:
     """Yield walks from both ends in turn, starting from all units in turn."""
     first = 0
     while True:
@@ -175,15 +175,14 @@ def _batches(walker: Walker) -> Iterator[dict[str, Tensor]]:
         first += WALKS
 
 
-def _add_while_they_fit(masks: dict[str, Tensor], walks: dict[str, Tensor], room: int) -> None:
+def _add_while_they_fit(
+    paths: Paths, masks: dict[str, Tensor], walks: dict[int, Tensor], room: int
+) -> None:
     """Add walk by walk to the masks, leaving out those with more than `room` new weights."""
     for walk in range(WALKS):
-        new = {
-            name: int(edges[walk])
-            for name, edges in walks.items()
-            if edges[walk] >= 0 and not masks[name].view(-1)[edges[walk]]
-        }
+        steps = ((paths.ops[i].layer, int(edges[walk])) for i, edges in walks.items())
+        new = {(name, at) for name, at in steps if at >= 0 and not masks[name].view(-1)[at]}
         if len(new) <= room:
             room -= len(new)
-            for name, edge in new.items():
+            for name, edge in new:
                 masks[name].view(-1)[edge] = True
