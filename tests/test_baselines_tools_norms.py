@@ -132,7 +132,6 @@ def test_a_training_resumes_bit_identically_and_ends_plain(method):
     assert not models[0][1]._forward_pre_hooks and not models[0][1]._forward_hooks
 
 
-<<<<<<< HEAD
 def shares(seed):
     """Return the number that each of 200 steps draws."""
     method = Lrr(Plan(0.2, 200, 200, seed), LevelOptions(interpolate_norms=True))
@@ -149,7 +148,8 @@ def test_each_step_draws_a_number_of_its_own():
     assert found == shares(seed=0) != shares(seed=1) and len({*found}) == 200
     assert 0 <= min(found) < 0.05 and 0.95 < max(found) < 1
     assert sum(found) / 200 == pytest.approx(0.5, abs=0.06)
-=======
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_state_of_other_normalisation_is_refused(saved):
     model = tiny_net().double()
@@ -159,7 +159,6 @@ def test_a_state_of_other_normalisation_is_refused(saved):
     message = f"the state has interpolate_norms={saved}, not {not saved}"
     with pytest.raises(UserError, match=message):
         trained("lrr", tiny_net().double(), state=state, interpolate_norms=not saved, **options)
->>>>>>> fix-d
 
 
 def test_a_training_that_ends_early_leaves_a_plain_model():

@@ -24,11 +24,7 @@ from baselines.method import Plan
 from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.snapshots import read_source
-<<<<<<< HEAD
-from signin.fixed import Fixed
-=======
 from signin.fixed import Fixed, FixedOptions
->>>>>>> fix-e
 from signin.signs import agreement
 from signin.transplant import masks_of, transplant_weights
 
