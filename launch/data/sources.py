@@ -48,14 +48,14 @@ class Splits(NamedTuple):
         assert not any(isinstance(split, Dataset) for split in splits)
         return splits  # type: ignore[return-value]
 
-    def holding_out(self, fraction: float, seed: int) -> Splits:
+    def holding_out(self, fraction: float) -> Splits:
         """Return the splits with a fraction of the training examples held out for validation."""
         if isinstance(self.train, Dataset):
-            kept, held = hold_out(read_labels(self.train).numpy(), fraction, seed)
+            kept, held = hold_out(read_labels(self.train).numpy(), fraction)
             validation: Split = Subset(without_augmentation(self.train), held.tolist())
             return self._replace(train=Subset(self.train, kept.tolist()), validation=validation)
         x, y = self.train
-        kept, held = hold_out(y, fraction, seed)
+        kept, held = hold_out(y, fraction)
         return self._replace(train=(x[kept], y[kept]), validation=(x[held], y[held]))
 
 

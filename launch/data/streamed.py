@@ -143,7 +143,6 @@ def load_streamed(
     seed: int,
     share: Share,
     workers: int,
-    split_seed: int,
 ) -> Data:
     """Return the splits of an image folder. Arguments as of `load_data`."""
     size, skip = recipe.image_size, recipe.bad_images == "skip"
@@ -153,7 +152,7 @@ def load_streamed(
     digest = digest_of_files(folder, train, test)
     held_out = None
     if recipe.validation:
-        train, held_out = map(train.part, hold_out(train.labels, recipe.validation, split_seed))
+        train, held_out = map(train.part, hold_out(train.labels, recipe.validation))
     check_batch_size(recipe.batch_size, len(train.paths))
 
     def split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from launch.data.order import mix
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
-from launch.runs.snapshots import read_source
+from launch.runs.network import read_run
+from launch.runs.snapshots import read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop
 
@@ -54,6 +56,8 @@ def build_loop(
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
     check_image_size(run, data.inputs)
+    for source in run.options.sources:
+        check_held_out(run, source, runs)
     method = build_method(run, len(data.train), runs)
     rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
@@ -80,6 +84,31 @@ def check_image_size(run: Run, inputs: Inputs) -> None:
         raise UserError(
             f"image_size {size}: the images of {data} have {height}×{width} pixels and are not "
             "resized; leave it out."
+        )
+
+
+def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -> None:
+    """Refuse a source that was trained on images that the run holds out.
+
+    Args:
+        base: the run that the source is of, if it has no folder yet.
+
+    Raises:
+        UserError: the accuracy on these images would not be that on unseen ones.
+    """
+    if not run.settings.validation or source.endswith(("@init", "@0")):
+        return
+    if base is None:
+        with suppress(UserError):  # a missing source is an error when it is read
+            folder = run_folder_of(source, runs)
+            base = read_run(folder) if folder else None
+    if base is None or base.settings.data != run.settings.data:
+        return
+    own, others = run.settings.validation, base.settings.validation
+    if others < own:  # a larger fraction holds out the images of a smaller one, too
+        raise UserError(
+            f"{source} was trained with validation {others:g}, on images that this run holds out: "
+            f"train it with --validation {own:g}, or give this run --validation {others:g}."
         )
 
 

@@ -25,7 +25,12 @@ from launch.ranks import choose_device
 from launch.runs.snapshots import find_source
 from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
-from launch.training.build import build_method, build_sign_rule, check_image_size
+from launch.training.build import (
+    build_method,
+    build_sign_rule,
+    check_held_out,
+    check_image_size,
+)
 
 MOST_GPUS = 1024  # of a machine that is not known
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +112,7 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
         elsewhere: whether it is trained on a cluster, where runs that it needs may be in the queue.
 
     Raises:
-        UserError: a run, snapshot or file is missing.
+        UserError: a run, snapshot or file is missing, or was trained on what the run holds out.
     """
     for source in run.options.sources:
         base = others.get(run_of(source))
@@ -115,6 +120,7 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
             _check_source(source, root, elsewhere)
         else:
             _check_kept(base, source)
+        check_held_out(run, source, root, base)
 
 
 def _check_kept(base: Run, source: str) -> None:
