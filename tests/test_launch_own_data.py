@@ -207,6 +207,25 @@ def test_a_file_without_a_test_split_holds_out_a_fifth_of_each_class(tmp_path):
     assert torch.equal(test, torch.cat([y for _, y in load("set.npz").test.epoch(0)]))
 
 
+def test_data_that_a_function_makes_are_read_again_once_it_is_another(monkeypatch):
+    module = types.ModuleType("changing_data")
+    monkeypatch.setitem(sys.modules, "changing_data", module)
+    calls = []
+
+    def make(n):
+        calls.append(n)
+        return features(n), features(21)
+
+    for n in (48, 60):
+        module.make = partial(make, n)
+        for _ in range(2):
+            assert len(load("changing_data:make", batch_size=1).train) == n
+    assert calls == [48, 60]
+    for n in (48, 60):
+        module.pair = (features(n), features(21))
+        assert len(load("changing_data:pair", batch_size=1).train) == n
+
+
 def rows_of(split):
     return Counter(tuple(row) for x, _ in split.epoch(0) for row in x.tolist())
 

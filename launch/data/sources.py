@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out
 from launch.data.own import Split, read_own
 from launch.inputs import Inputs
+from launch.plugins import import_attribute
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 RESIDENT_MAX_SIZE = 64  # larger images are read while training
@@ -79,16 +80,26 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
     Raises:
         UserError: the data set is not there, or cannot be read.
     """
-    return _read_splits(data, root, image_size, workers, flip, _version(data, root))
+    version = _version(data, root)
+    read = _read_splits.__wrapped__ if version is None else _read_splits
+    return read(data, root, image_size, workers, flip, version)
 
 
 def _version(data: str, root: Path) -> object:
-    """Return what differs once data of a name have changed, as far as that is known."""
+    """Return what differs once data of a name have changed; None if nothing tells."""
     if data in SOURCES:
         return SOURCES[data]
+    if is_folder(data):
+        return None
+    if data.startswith(PREFIX):
+        name = data.removeprefix(PREFIX)
+        return None if Path(name).expanduser().is_dir() else name
+    if ":" in data:
+        found = import_attribute(data, "data")
+        return found if callable(found) and isinstance(found, Hashable) else None
     with suppress(OSError):
-        about = _data_file(data, root).stat()
-        return about.st_mtime_ns, about.st_size
+        file = _data_file(data, root).resolve()
+        return file, file.stat().st_mtime_ns, file.stat().st_size
     return None
 
 
