@@ -298,6 +298,23 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
         load("set.npz")
 
 
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind):
+    module = types.ModuleType("float_data")
+    monkeypatch.setitem(sys.modules, "float_data", module)
+
+    def give(*shape):
+        pair = torch.rand(N, *shape), torch.arange(N) % 3
+        module.pair = [TensorDataset(*pair) if kind == "dataset" else pair] * 2
+        return load("float_data:pair", batch_size=8).inputs.shape
+
+    for shape in ((3, 9, 8), (1, 4, 4), (4, 7, 1), (7, 8, 5), (28, 3)):
+        assert give(*shape) == shape
+    for shape in ((9, 8, 3), (9, 8, 1), (9, 8, 4)):
+        with pytest.raises(UserError, match=r"seem to be images \(H, W, C\): give float images as"):
+            give(*shape)
+
+
 def test_classes_without_training_examples_are_named(tmp_path):
     write(tmp_path / "set.npz", {**splits(), "y_train": 1 + 7 * (np.arange(N) % 2)})
     with pytest.warns(UserWarning, match=r"set.npz.*: no training example is of class 0, 2, 3"):

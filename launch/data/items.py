@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from baselines.errors import UserError
 from launch.data.order import choose, mix
 from launch.data.streamed import Order
-from launch.inputs import Inputs
+from launch.inputs import Inputs, float_inputs
 
 Key = tuple[int, int]  # epoch and index
 
@@ -113,7 +113,8 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
     else counted in the labels.
 
     Raises:
-        UserError: the items are no pairs of a tensor and a label, or of different shapes.
+        UserError: the items are no pairs of a tensor and a label, of different shapes, or images
+            that models cannot take.
     """
     firsts = []
     for split in (train, test):
@@ -126,7 +127,7 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
         raise UserError(f"{source}: items of the splits have shapes {shapes}.")
     classes = _classes(train) or int(max(read_labels(s).max() for s in (train, test))) + 1
     if firsts[0].is_floating_point():
-        return classes, Inputs(tuple(firsts[0].shape))
+        return classes, float_inputs(firsts[0].shape, source)
     vocabulary = getattr(train, "vocabulary", None)
     if not isinstance(vocabulary, int):
         raise UserError(
