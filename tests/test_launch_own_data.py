@@ -29,6 +29,7 @@ from launch.data.arrays import as_arrays
 from launch.data.items import read_labels
 from launch.inputs import Inputs
 from launch.ranks import Share
+from launch.training.build import check_image_size
 
 CPU = torch.device("cpu")
 N = 60
@@ -296,6 +297,30 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
     write(tmp_path / "set.npz", arrays)
     with pytest.raises(UserError, match=message):
         load("set.npz")
+
+
+def test_an_image_size_without_effect_is_refused(monkeypatch):
+    module = types.ModuleType("sized_data")
+    monkeypatch.setitem(sys.modules, "sized_data", module)
+    monkeypatch.setattr(launch.data.sources, "_version", lambda *_: None)
+
+    def check(make, image_size=16):
+        module.make = make
+        run = Run.make("digits", "dense", data="sized_data:make", image_size=image_size)
+        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs)
+
+    def images(size):
+        pair = np.zeros((9, size, size, 1), np.uint8), np.arange(9) % 3
+        return pair, pair
+
+    check(lambda image_size: images(image_size))
+    check(lambda img_size: images(9))  # the function knows why
+    check(lambda: images(16))
+    check(lambda: images(9), image_size=8)  # that of the recipe
+    with pytest.raises(UserError, match="image_size 16: the images of sized_data:make have 9×9"):
+        check(lambda: images(9))
+    with pytest.raises(UserError, match="image_size 16: sized_data:make has no images; leave it"):
+        check(lambda: (features(), features()))
 
 
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])

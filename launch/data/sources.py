@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,14 @@ def is_folder(data: str) -> bool:
     if data in SOURCES or Path(data).suffix in ENDINGS or data.startswith(PREFIX):
         return False
     return ":" not in data or Path(data).expanduser().is_dir()
+
+
+def takes_image_size(data: str) -> bool:
+    """Return whether data are made by a user's function or class with a parameter for the size."""
+    if is_folder(data) or data.startswith(PREFIX) or ":" not in data:
+        return False
+    found = import_attribute(data, "data")
+    return callable(found) and bool({"image_size", "img_size"} & signature(found).parameters.keys())
 
 
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:

@@ -24,6 +24,7 @@ from launch.config.recipes import known_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
+from launch.data.sources import takes_image_size
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
@@ -55,6 +56,7 @@ def build_loop(
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
+    check_optimizer(run)
     check_image_size(run, data.inputs)
     for source in run.options.sources:
         check_held_out(run, source, runs)
@@ -68,23 +70,34 @@ def build_loop(
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
 
 
+def check_optimizer(run: Run) -> None:
+    """Refuse settings of SGD that are not the recipe's, for another optimizer.
+
+    Raises:
+        UserError: they would have no effect.
+    """
+    own, recipe = run.settings, known_recipe(run.recipe)
+    for name in ("momentum", "nesterov") if recipe and own.optimizer != "sgd" else ():
+        if getattr(own, name) != getattr(recipe, name):
+            raise UserError(f"{name} has no effect with {own.optimizer}: leave it out.")
+
+
 def check_image_size(run: Run, inputs: Inputs) -> None:
-    """Refuse a size that is not the recipe's for images that have another and are not resized.
+    """Refuse a size that is not the recipe's for data that have another and are not resized.
 
     Raises:
         UserError: it would have no effect.
     """
     data, size = run.settings.data, run.settings.image_size
-    gets_size = ":" in data  # a user's function, or Hugging Face images, which are resized
     recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
-    if recipe is None or gets_size or size == recipe.image_size or not inputs.is_image:
+    fits = inputs.is_image and inputs.shape[1:] == (size, size)
+    if recipe is None or size == recipe.image_size or fits or takes_image_size(data):
         return
-    _, height, width = inputs.shape
-    if (height, width) != (size, size):
-        raise UserError(
-            f"image_size {size}: the images of {data} have {height}×{width} pixels and are not "
-            "resized; leave it out."
-        )
+    what = f"{data} has no images"
+    if inputs.is_image:
+        height, width = inputs.shape[1:]
+        what = f"the images of {data} have {height}×{width} pixels and are not resized"
+    raise UserError(f"image_size {size}: {what}; leave it out.")
 
 
 def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -> None:

@@ -30,6 +30,7 @@ from launch.training.build import (
     build_sign_rule,
     check_held_out,
     check_image_size,
+    check_optimizer,
 )
 
 MOST_GPUS = 1024  # of a machine that is not known
@@ -88,6 +89,7 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
     def check(run: Run) -> None:
         recipe = run.settings
         find_model(recipe.model)
+        check_optimizer(run)
         found = contents(_data_of(recipe))
         if found is not None:
             check_image_size(run, found.inputs)
