@@ -31,7 +31,7 @@ from launch.ranks import Ranks, is_first
 from launch.runs.network import read_run
 from launch.runs.snapshots import read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
-from launch.training.loop import Loop
+from launch.training.loop import Loop, memory_format
 
 
 def build_loop(
@@ -154,8 +154,7 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
     model = make_model(recipe.model, data.classes, data.inputs)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(device=device, memory_format=memory_format(recipe))  # type: ignore[call-overload]
     dense = not find_method(run.method).is_sparse
     return SparseModel(model, exclude=run.exclude, stays_dense=dense)
 
