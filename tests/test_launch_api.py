@@ -84,6 +84,7 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
         (lambda: run(spasity=0.9), "unknown field 'spasity', did you mean sparsity"),
         (lambda: grid(method=["random"], model="resnt"), "unknown model.*Nothing was started"),
         (lambda: grid("table3", recipe="digits", nonsense=1), "unknown field 'nonsense'"),
+        (lambda: grid("quick", validation=0.0001), "1198 images holds out none.*Nothing was start"),
         (lambda: grid("tabel3"), "unknown grid 'tabel3'"),
         (lambda: results("nowhere"), "there is no folder nowhere"),
         (lambda: run(image_size=32), "the images of digits have 8×8 pixels and are not resized"),

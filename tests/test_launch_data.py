@@ -404,10 +404,11 @@ def test_folders_that_cannot_be_used_are_named(image_folder, what, message):
 def test_a_truncated_image_in_a_stream_is_named(image_folder):
     broken(image_folder, "truncated image")
     for workers in (0, 2):
-        data = load(small(image_folder, image_size=96), workers=workers)
-        with pytest.raises(UserError, match="^cannot read image .*bee/3.jpg") as error:
-            list(data.train.epoch(0))
-        assert "\n" not in str(error.value)
+        train = load(small(image_folder, image_size=96), workers=workers).train
+        for batches in (train.epoch(0), train.sample(8)):
+            with pytest.raises(UserError, match="^cannot read image .*bee/3.jpg") as error:
+                list(batches)
+            assert "\n" not in str(error.value)
 
 
 def test_sizes_that_do_not_fit_are_named(image_folder):

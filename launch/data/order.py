@@ -45,8 +45,13 @@ def hold_out(labels: Sequence[int] | np.ndarray, fraction: float) -> tuple[np.nd
     parts = [own[: min(n, len(own) - 1)] for own, n in zip(by_class, numbers, strict=True)]
     held_out = np.sort(np.concatenate(parts))
     if not len(held_out):
-        raise UserError(f"validation {fraction:g} of {len(labels)} images holds out none.")
+        raise holds_out_none(fraction, len(labels))
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def holds_out_none(fraction: float, images: int) -> UserError:
+    """Return the error of a fraction that is too small."""
+    return UserError(f"validation {fraction:g} of {images} images holds out none.")
 
 
 def mix(*numbers: int) -> int:

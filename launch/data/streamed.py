@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
 
 
 class Streamed:
-    """A split read from files, by worker processes that live as long as the run."""
+    """A split read from files, by worker processes of its own that live as long as the run."""
 
     def __init__(
         self,
@@ -110,10 +111,7 @@ class Streamed:
     def raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield batches as the workers make them: uint8 (B, H, W, C), labels, files skipped."""
         self._order.epoch = epoch
-        try:
-            yield from self._loader
-        except UserError as error:  # from a worker, its traceback is in the message
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        return batches_of(self._loader)
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order
@@ -126,7 +124,7 @@ class Streamed:
             num_workers=self._workers,
             generator=torch.Generator(),
         )
-        yield from map(self._ready, loader)
+        yield from map(self._ready, batches_of(loader))
 
     def _ready(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels, skipped = batch
@@ -134,6 +132,14 @@ class Streamed:
             images, labels = images[skipped == 0], labels[skipped == 0]
         x = self._normalise(images.to(self._device, non_blocking=True))
         return x, labels.to(self._device, non_blocking=True)
+
+
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield a loader's batches. Errors of a user in its workers are raised in one line."""
+    try:
+        yield from loader
+    except UserError as error:  # from a worker, its traceback is in the message
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def load_streamed(

@@ -20,6 +20,7 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size, check_ranks
+from launch.data.order import holds_out_none
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
 from launch.runs.snapshots import find_source
@@ -95,7 +96,10 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
             check_image_size(run, found.inputs)
             model(recipe.model, found, run.exclude)
         examples = (found.examples if found else None) or 0
-        examples -= round(recipe.validation * examples)
+        held_out = round(recipe.validation * examples)
+        if examples and recipe.validation and not held_out:
+            raise holds_out_none(recipe.validation, examples)
+        examples -= held_out
         if examples:
             check_batch_size(recipe.batch_size, examples)
         examples = max(examples, recipe.batch_size)
