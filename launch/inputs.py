@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from baselines.errors import UserError
+
+CHANNELS = (1, 3, 4)  # of images
 OF_IMAGES = ("channels", "in_chans", "image_size", "img_size")  # facts that only images have
 OF_TOKENS = ("vocabulary", "vocab_size", "length")
 
@@ -80,3 +83,17 @@ class Inputs:
         if self.vocabulary:
             return f"tokens of shape {shape}"
         return f"images of {shape}" if self.is_image else f"features of shape {shape}"
+
+
+def float_inputs(shape: tuple[int, ...], source: str) -> Inputs:
+    """Return inputs that are floats of a shape.
+
+    Raises:
+        UserError: they are images (H, W, C), which models would take as (C, H, W).
+    """
+    if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
+        raise UserError(
+            f"{source}: floats of shape {tuple(shape)} seem to be images (H, W, C): give float "
+            "images as (C, H, W), or as uint8."
+        )
+    return Inputs(tuple(shape))

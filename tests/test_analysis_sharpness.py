@@ -215,7 +215,6 @@ def test_masks_without_zeros_do_not_change_the_sharpness_of_a_sparse_network(mac
 
 
 def test_images_that_a_run_held_out_are_not_measured(machine, monkeypatch):
-    """The run's seed draws what is held out, and not seed 0, which chooses the images."""
     run = Run.make("digits", "random", validation=0.5, batch_size=1, seed=3)
     where = (machine.data_dir, torch.device("cpu"))
     trained = load_data(run.settings, *where, run.seed, Share(), 0).train

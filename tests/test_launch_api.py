@@ -8,12 +8,14 @@ import sys
 from functools import partial
 
 import pytest
+import torch
 
 import launch
 import launch.executors.progress
 from baselines.errors import UserError
 from launch import Run, grid, results, run
 from launch.config import calibration
+from launch.executors.main_module import uses_main
 from launch.executors.progress import Display
 from launch.packages import root as code
 from launch.runs.files import write_json
@@ -28,7 +30,9 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_run_is_a_row_of_the_results(here, capsys):
-    row = run("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, **QUICK)
+    before = torch.get_num_threads()
+    row = run("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, **{**QUICK, "threads": 2})
+    assert torch.get_num_threads() == before
     assert capsys.readouterr().out == ""
     assert row["result.sparsity"] == pytest.approx(0.8, abs=1e-3) and row["settings.lr"] == 0.1
     assert row["state"] == "finished" and row["folder"].parent.name == "runs"
@@ -80,10 +84,12 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
         (lambda: run(spasity=0.9), "unknown field 'spasity', did you mean sparsity"),
         (lambda: grid(method=["random"], model="resnt"), "unknown model.*Nothing was started"),
         (lambda: grid("table3", recipe="digits", nonsense=1), "unknown field 'nonsense'"),
+        (lambda: grid("quick", validation=0.0001), "1198 images holds out none.*Nothing was start"),
         (lambda: grid("tabel3"), "unknown grid 'tabel3'"),
         (lambda: results("nowhere"), "there is no folder nowhere"),
         (lambda: run(image_size=32), "the images of digits have 8×8 pixels and are not resized"),
         (lambda: grid(method="dense", image_size=32), "image_size 32: .* Nothing was started"),
+        (lambda: grid(optimizer="adamw", momentum=0.95), "momentum has no .* Nothing was started"),
         (lambda: grid(method=["random", "str"], epochs=1), "str has no constants"),
     ],
 )
@@ -117,6 +123,7 @@ def python(folder, *arguments, text=None):
 OWN = """
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from baselines.method import Method, Options
@@ -138,8 +145,16 @@ class Own(Method[OwnOptions]):
 MODELS["tiny"] = lambda classes, features: nn.Sequential(
     nn.Flatten(), nn.Linear(features, classes)
 )
+
+
+def data():
+    x, y = torch.rand(64, 5), torch.arange(64) % 2
+    return (x, y), (x, y)
+
+
 print("executed")
-frame = grid(method="own", knob=2, model="tiny", epochs=1, slots=1, threads=1, device="cpu")
+where = dict(model="tiny", data="__main__:data", slots=1, threads=1, device="cpu")
+frame = grid(method="own", knob=2, epochs=1, **where)
 print(*frame["state"])
 """
 
@@ -150,6 +165,16 @@ def test_a_script_needs_no_guard_and_can_define_what_it_trains(tmp_path, how):
     done = python(tmp_path, how, text=OWN)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "executed\nfinished\n" and "Traceback" not in done.stderr
+
+
+def test_runs_that_name_the_main_module_use_it():
+    for choices, expected in (
+        ({}, False),
+        ({"model": "module:net"}, False),
+        ({"model": "__main__:net"}, True),
+        ({"data": "__main__:data"}, True),
+    ):
+        assert uses_main(Run.make("digits", "dense", **choices)) == expected
 
 
 def test_progress_in_a_notebook_is_one_bar(monkeypatch, capsys):

@@ -58,6 +58,7 @@ def test_flags_become_a_run():
     assert run.options.density == "erk" and run.settings.sign_in.beta == 2.0
     assert run.keep_epochs == (0, 2) and run.exclude == ("fc", "conv1")
     assert machine.workers == 7
+    assert parse_run(["--method", "mw", "--beta", "4"]).run.settings.sign_in.beta == 4.0
 
 
 def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
@@ -117,6 +118,12 @@ def help_of(capsys, *command):
         ("--device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
         ("--batch-size 99999", "above the 1198 training examples"),
         ("--exclude nothing", "'nothing' matches none of"),
+        ("--method random --beta 4", "beta has no effect without --sign-in: add it, or leave beta"),
+        ("--method rigl --ham --beta 4", "beta has no effect without --sign-in"),
+        ("--method random --ham-alpha 3", "ham_alpha has no effect without --ham"),
+        ("--method mw --rescale-until 0.3", "rescale_until has no effect without --sign-in"),
+        ("--method spred --beta 4", "beta has no effect without --sign-in"),
+        ("--optimizer adamw --nesterov", "nesterov has no effect with adamw: leave it out"),
         ("--runs /proc/no", "cannot write to /proc/no"),
     ],
 )

@@ -11,6 +11,16 @@ from baselines.errors import UserError
 from baselines.fields import changed
 from launch.config.recipe import Recipe
 from launch.config.run import Run
+from launch.config.shell import run_command
+
+
+def test_a_command_line_leaves_out_settings_without_effect():
+    """A grid has plain runs with settings of Sign-In; `signbench run` refuses those."""
+    plain = Run.make("digits", "random", beta=2.0, ham_alpha=3.0)
+    assert run_command(plain) == "signbench run --recipe digits --method random"
+    assert plain.name == Run.make("digits", "random").name
+    for rule, flag in (("sign_in", "--beta 2.0"), ("ham", "--ham-alpha 3.0")):
+        assert flag in run_command(dataclasses.replace(plain, **{rule: True}))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from launch.data import load_data
 from launch.data.images import read_image, scan
 from launch.data.load import describe_data
 from launch.data.order import mix
-from launch.data.resident import Resident
+from launch.data.resident import Resident, pixel_statistics
 from launch.inputs import Inputs
 from launch.ranks import Share
 
@@ -61,6 +61,21 @@ def resident(n=50, batch_size=8, seed=0, share=None, **augmentation):
 def images_of(n=50):
     values = np.arange(n * 6 * 6 * 3, dtype=np.int64).reshape(n, 6, 6, 3) * 7 % 251
     return values.astype(np.uint8)
+
+
+def test_images_are_normalised_by_all_pixels():
+    """Also those of large sets, where every second pixel would be of the same columns."""
+    images = np.zeros((26_000, 28, 28, 2), np.uint8)
+    images[:, :, 1::2, 0] = 255
+    images[:, :, :, 1] = 51
+    mean, std = pixel_statistics(images)
+    torch.testing.assert_close(mean, torch.tensor([0.5, 0.2]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(std, torch.tensor([0.5, 0.0]), rtol=1e-6, atol=1e-9)
+    few = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), dtype=np.uint8)
+    for found, exact in zip(
+        pixel_statistics(few), (few.mean((0, 1, 2)), few.std((0, 1, 2), ddof=1)), strict=True
+    ):
+        np.testing.assert_allclose(found, exact / 255, rtol=1e-6)
 
 
 def test_augmentation_equals_slow_crops_and_flips():
@@ -227,7 +242,6 @@ def test_image_folders_are_told_apart_by_the_names_of_their_files(image_folder, 
     with pytest.warns(UserWarning, match="ignored"):
         assert load(replace(recipe, data=str(copy), validation=0.3)).digest == first
     (copy / "train" / "ant" / "notes.txt").unlink()
-    launch.data.sources._read_splits.cache_clear()
     (copy / "train" / "ant" / "0.jpg").rename(copy / "train" / "bee" / "new.jpg")
     assert load(replace(recipe, data=str(copy))).digest != first
 
@@ -415,10 +429,11 @@ def test_folders_that_cannot_be_used_are_named(image_folder, what, message):
 def test_a_truncated_image_in_a_stream_is_named(image_folder):
     broken(image_folder, "truncated image")
     for workers in (0, 2):
-        data = load(small(image_folder, image_size=96), workers=workers)
-        with pytest.raises(UserError, match="^cannot read image .*bee/3.jpg") as error:
-            list(data.train.epoch(0))
-        assert "\n" not in str(error.value)
+        train = load(small(image_folder, image_size=96), workers=workers).train
+        for batches in (train.epoch(0), train.sample(8)):
+            with pytest.raises(UserError, match="^cannot read image .*bee/3.jpg") as error:
+                list(batches)
+            assert "\n" not in str(error.value)
 
 
 def test_sizes_that_do_not_fit_are_named(image_folder):

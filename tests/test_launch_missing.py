@@ -22,8 +22,8 @@ SETTINGS = "--batch-size 512 --lr 0.02 --exclude 8.weight --flip --threads 1"
 @pytest.mark.parametrize(
     "number, method",
     [
-        ("9", "snip --epochs 1 --sign-in"),
-        ("10", "random --epochs 1 --sign-in"),
+        ("9", "snip --epochs 1 --sign-in --beta 0.5"),
+        ("10", "random --epochs 1 --sign-in --beta 0.5"),
         ("1", "str --epochs 2"),
     ],
 )
@@ -33,7 +33,7 @@ def test_the_command_completes_the_table(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch.config.run, "find_constants", lambda _: Constants(-8.0, 0.1))
     root = ["--runs", "my runs"]
-    flags = f"run --method {method} --sparsity 0.8 --seed 3 {SETTINGS} --beta 0.5"
+    flags = f"run --method {method} --sparsity 0.8 --seed 3 {SETTINGS}"
     assert main([*flags.split(), *root]) == 0
     capsys.readouterr()
     assert main(["table", number, *root, "--where", "recipe=digits"]) == 0

@@ -29,6 +29,7 @@ from launch.data.arrays import as_arrays
 from launch.data.items import read_labels
 from launch.inputs import Inputs
 from launch.ranks import Share
+from launch.training.build import check_image_size
 
 CPU = torch.device("cpu")
 N = 60
@@ -209,6 +210,25 @@ def test_a_file_without_a_test_split_holds_out_a_fifth_of_each_class(tmp_path):
     assert torch.equal(test, torch.cat([y for _, y in load("set.npz").test.epoch(0)]))
 
 
+def test_data_that_a_function_makes_are_read_again_once_it_is_another(monkeypatch):
+    module = types.ModuleType("changing_data")
+    monkeypatch.setitem(sys.modules, "changing_data", module)
+    calls = []
+
+    def make(n):
+        calls.append(n)
+        return features(n), features(21)
+
+    for n in (48, 60):
+        module.make = partial(make, n)
+        for _ in range(2):
+            assert len(load("changing_data:make", batch_size=1).train) == n
+    assert calls == [48, 60]
+    for n in (48, 60):
+        module.pair = (features(n), features(21))
+        assert len(load("changing_data:pair", batch_size=1).train) == n
+
+
 def rows_of(split):
     return Counter(tuple(row) for x, _ in split.epoch(0) for row in x.tolist())
 
@@ -279,6 +299,47 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
     write(tmp_path / "set.npz", arrays)
     with pytest.raises(UserError, match=message):
         load("set.npz")
+
+
+def test_an_image_size_without_effect_is_refused(monkeypatch):
+    module = types.ModuleType("sized_data")
+    monkeypatch.setitem(sys.modules, "sized_data", module)
+    monkeypatch.setattr(launch.data.sources, "_version", lambda *_: None)
+
+    def check(make, image_size=16):
+        module.make = make
+        run = Run.make("digits", "dense", data="sized_data:make", image_size=image_size)
+        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs)
+
+    def images(size):
+        pair = np.zeros((9, size, size, 1), np.uint8), np.arange(9) % 3
+        return pair, pair
+
+    check(lambda image_size: images(image_size))
+    check(lambda img_size: images(9))  # the function knows why
+    check(lambda: images(16))
+    check(lambda: images(9), image_size=8)  # that of the recipe
+    with pytest.raises(UserError, match="image_size 16: the images of sized_data:make have 9×9"):
+        check(lambda: images(9))
+    with pytest.raises(UserError, match="image_size 16: sized_data:make has no images; leave it"):
+        check(lambda: (features(), features()))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind):
+    module = types.ModuleType("float_data")
+    monkeypatch.setitem(sys.modules, "float_data", module)
+
+    def give(*shape):
+        pair = torch.rand(N, *shape), torch.arange(N) % 3
+        module.pair = [TensorDataset(*pair) if kind == "dataset" else pair] * 2
+        return load("float_data:pair", batch_size=8).inputs.shape
+
+    for shape in ((3, 9, 8), (1, 4, 4), (4, 7, 1), (7, 8, 5), (28, 3)):
+        assert give(*shape) == shape
+    for shape in ((9, 8, 3), (9, 8, 1), (9, 8, 4)):
+        with pytest.raises(UserError, match=r"seem to be images \(H, W, C\): give float images as"):
+            give(*shape)
 
 
 def test_classes_without_training_examples_are_named(tmp_path):

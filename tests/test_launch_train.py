@@ -18,6 +18,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from needs import on_gpu
@@ -40,7 +41,7 @@ from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop
 from launch.training.collapse import Collapsed
-from launch.training.loop import Diverged, Loop
+from launch.training.loop import Diverged, Loop, memory_format
 from launch.training.run import run_training
 from signin.signs import count_flips, signs
 
@@ -335,6 +336,25 @@ def test_settings_are_honoured_in_plain_and_sign_in_runs(machine, image_folder, 
         epochs = {0, 1, result["epochs"], *run.keep_epochs}
         kept = {f"epoch-{e}.safetensors" for e in epochs}
         assert {p.name for p in (machine.runs / run.name / "snapshots").iterdir()} == kept
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_images_have_the_memory_format_in_training_and_evaluation(machine, tmp_path, kind):
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8)).astype(kind)
+    arrays = {"x_train": images, "y_train": np.arange(64) % 10, "x_test": images[:9]}
+    np.savez(tmp_path / "set.npz", y_test=np.arange(9), **arrays)
+    choices = {"data": str(tmp_path / "set.npz"), "model": "resnet20"}
+    for last in (False, True):
+        run, cpu = Run.make("digits", "random", channels_last=last, **choices), torch.device("cpu")
+        data = load_data(run.settings, machine.data_dir, cpu, 0, Share(), 0)
+        loop = build_loop(run, data, Ranks(0, 1, cpu), bar=False)
+        loop.start()
+        seen = []
+        loop.plain_model.register_forward_pre_hook(lambda _, given, seen=seen: seen.extend(given))
+        loop.train_epoch(0)
+        loop.evaluate()
+        assert [len(x) for x in seen] == [64, 9]
+        assert all(x.is_contiguous(memory_format=memory_format(run.settings)) for x in seen)
 
 
 def test_snapshots_hold_the_effective_network_and_its_masks(machine):

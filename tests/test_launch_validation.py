@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 
@@ -19,13 +20,15 @@ from launch.config.run import Run
 from launch.data.order import hold_out
 from launch.runs.network import load_network
 from launch.runs.snapshots import read_source
+from launch.training.build import check_held_out
+from launch.training.check import check_sources
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 1 / 3])
 def test_each_class_gives_its_share(fraction):
     labels = np.repeat([0, 1, 2, 5], [100, 37, 9, 1])
     np.random.default_rng(0).shuffle(labels)
-    kept, held = hold_out(labels, fraction, seed=3)
+    kept, held = hold_out(labels, fraction)
     assert sorted([*kept, *held]) == list(range(147))
     assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
     found = Counter(labels[held].tolist())
@@ -35,14 +38,40 @@ def test_each_class_gives_its_share(fraction):
     assert found[5] == 0  # its only image is trained on
 
 
-def test_the_split_is_a_function_of_the_seed():
+def test_a_larger_fraction_holds_out_what_a_smaller_one_does():
     labels = np.arange(200) % 4
-    one, again, other = (hold_out(labels, 0.2, seed)[1].tolist() for seed in (0, 0, 1))
-    assert one == again != other
-    overlap = len(set(one) & set(other))
-    assert overlap < 20  # 8 of 40 in the mean
+    small, again, large = (hold_out(labels, part)[1].tolist() for part in (0.2, 0.2, 0.3))
+    assert small == again and set(small) < set(large)
+    assert abs(np.mean(small) - 99.5) < 30  # not the first or the last ones
     with pytest.raises(UserError, match=r"validation 0.001 of 200 images holds out none"):
-        hold_out(labels, 0.001, 0)
+        hold_out(labels, 0.001)
+
+
+def test_runs_of_all_seeds_hold_out_the_same_images():
+    """A mask of one seed is trained with another."""
+    recipe = replace(RECIPES["digits"], validation=0.1)
+    one, other = (load(recipe, seed=seed).validation for seed in (0, 1000))
+    assert rows_of(one) == rows_of(other)
+
+
+def test_a_source_must_not_be_trained_on_held_out_images(tmp_path):
+    def check(own, others, **data):
+        base = Run.make("digits", "rigl", validation=others, **data)
+        source = f"{base.name}@{'init' if at_init else 'final'}"
+        run = Run.make("digits", "fixed", mask=source, validation=own, seed=1000)
+        check_sources(run, {base.name: base}, tmp_path, elsewhere=False)
+
+    for at_init in (False, True):
+        for own, others in ((0.0, 0.0), (0.0, 0.2), (0.1, 0.1), (0.1, 0.2)):
+            check(own, others)
+        check(0.2, 0.1, data="other.npz")
+        if at_init:
+            check(0.2, 0.1)
+            continue
+        for own, others in ((0.1, 0.0), (0.2, 0.1)):
+            what = rf"@final was trained with validation {others:g}, on images that this run holds"
+            with pytest.raises(UserError, match=what):
+                check(own, others)
 
 
 def rows_of(batches, epoch=0):
@@ -83,7 +112,7 @@ def test_images_of_a_folder_are_held_out(image_folder, size):
     first, again = ([x for x, _ in data.validation.epoch(e)] for e in (0, 1))
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))  # no augmentation
     other = load(small(image_folder, image_size=size, validation=0.25), seed=1)
-    assert rows_of(other.validation) != rows_of(data.validation)
+    assert rows_of(other.validation) == rows_of(data.validation)
 
 
 def test_a_run_records_validation_and_test(machine):
@@ -97,6 +126,10 @@ def test_a_run_records_validation_and_test(machine):
     net = load_network(run, snapshot, data.classes, data.inputs, torch.device("cpu"))
     hits = sum(int((net.model(x).argmax(1) == y).sum()) for x, y in data.validation.epoch(0))
     assert Fraction(hits, 120) == Fraction(result["validation_accuracy"]).limit_denominator(1000)
+    for fraction, fits in ((0.1, True), (0.2, False)):
+        later = Run.make("digits", "oneshot", init_from=run.name, validation=fraction)
+        with nullcontext() if fits else pytest.raises(UserError, match="holds out"):
+            check_held_out(later, f"{run.name}@final", machine.runs)
     assert "validation_accuracy" not in train(Run.make("digits", "random", epochs=1), machine)
     assert run.name != Run.make("digits", "random", epochs=2).name
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from launch.config.recipe import Recipe
 from launch.models import build_model
-from launch.training.loop import autocast
+from launch.training.loop import autocast, memory_format
 
 
 class BareLoop:
@@ -22,7 +22,7 @@ class BareLoop:
         torch.manual_seed(0)
         self.recipe, self.device = recipe, device
         model = build_model(recipe.model, classes, 3, recipe.image_size)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        layout = memory_format(recipe)
         self.model: nn.Module = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         shape = (recipe.batch_size, 3, recipe.image_size, recipe.image_size)
         self.x = torch.randn(shape, device=device).contiguous(memory_format=layout)

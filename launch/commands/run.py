@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, replace
 
+from baselines.errors import UserError
 from launch.commands.submission import print_scripts, submit_runs
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
+from launch.config.recipes import find_recipe
 from launch.config.run import Run
 from launch.flags import parse, values
 from launch.plugins import import_plugins
@@ -60,9 +62,24 @@ def parse_run(args: list[str]) -> RunCommand:
     default = RunCommand(Run.defaults(recipe[-1], method[-1]))
     given = parse(RunCommand, args, "signbench run", default)
     add_calibrations(given.machine.runs)
+    _check_used(given.run)
     run = given.run.calibrated()
     require_constants([run])
     return replace(given, run=run)
+
+
+def _check_used(run: Run) -> None:
+    """Refuse settings of sign rules that have no effect. Runs of a grid with other rules have them.
+
+    Raises:
+        UserError: a setting that the run does not use is not the recipe's.
+    """
+    recipe = find_recipe(run.recipe)
+    for name, rule in run.unused_settings.items():
+        given, usual = (getattr(getattr(s, rule), name) for s in (run.settings, recipe))
+        if given != usual:
+            flag = f"--{rule.replace('_', '-')}"
+            raise UserError(f"{name} has no effect without {flag}: add it, or leave {name} out.")
 
 
 def train(run: Run, machine: Machine) -> int:

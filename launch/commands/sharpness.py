@@ -174,8 +174,7 @@ def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
     folder, run = task.folder, read_run(task.folder)
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
-        where = (given.data_dir, r.device, 0, Share(0, 1))
-        data = load_data(run.settings, *where, workers=2, split_seed=run.seed)
+        data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
         found = _row(run, data, folder, task.epoch, r.device, given)
     _write(folder, task.epoch, found)
     return found

@@ -26,7 +26,8 @@ class Machine:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N. auto uses a GPU if there is one."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Processes (or threads) per rank that read image files."""
+    """Processes (or threads) per rank that read image files, for each split that is read while
+    training."""
     threads: int = 0
     """CPU threads of the computation; 0: torch's default."""
     compile: bool = False

@@ -15,7 +15,7 @@ from baselines.fields import first_default_of, typed
 from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
-from baselines.sign_rule import SignRule, factors_of
+from baselines.sign_rule import Factors, SignRule, factors_of
 from launch.config.calibration import find_constants
 from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import (
@@ -185,6 +185,17 @@ class Run:
         """Fields of the settings with a sign rule that the run uses."""
         used = {"sign_in": self.factorised, "ham": self.ham}
         return tuple(name for name in RULES if used[name])
+
+    @property
+    def unused_settings(self) -> dict[str, str]:
+        """Settings of sign rules that have no effect on the run, and the field that they need."""
+        used = field_names(self.settings.sign_in) if self.sign_in else set[str]()
+        if self.factorised and not self.sign_in:  # methods that train factors do not rescale
+            method = self._method(steps_per_epoch=1)
+            used = field_names(Factors) - ({"beta", "beta_last"} if method.inner_scaling else set())
+        used |= field_names(self.settings.ham) if self.ham else set()
+        rules = {name: field_names(getattr(self.settings, name)) - used for name in RULES}
+        return {name: rule for rule, names in rules.items() for name in sorted(names)}
 
     @property
     def label(self) -> str:

@@ -19,7 +19,7 @@ def run_command(run: Run) -> str:
 
 
 def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
-    """Return recipe, method, and every field that differs from their defaults, as words.
+    """Return recipe, method, and every field in use that differs from their defaults, as words.
 
     Args:
         leave_out: names of fields.
@@ -28,7 +28,8 @@ def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
     own, usual = (_flags_of(asdict(r)) for r in (run, Run.defaults(base, run.method)))
     chosen = {"recipe": recipe_argument(run.recipe), "method": run.method}
     chosen |= {k: v for k, v in own.items() if k != "recipe" and v != usual[k]}
-    return [word for k, v in chosen.items() if k not in leave_out for word in _flag(k, v)]
+    unused = {*leave_out, *run.unused_settings}
+    return [word for k, v in chosen.items() if k not in unused for word in _flag(k, v)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from baselines.errors import UserError
 from launch.data.order import choose, mix
-from launch.inputs import Inputs
+from launch.inputs import CHANNELS, Inputs, float_inputs
 from launch.ranks import Share
 
 Arrays = tuple[np.ndarray, np.ndarray]  # inputs (N, …), labels (N,)
-CHANNELS = (1, 3, 4)
 
 
 def as_arrays(inputs: Any, labels: Any, source: str) -> Arrays:
@@ -66,7 +65,7 @@ def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inpu
     """Return the number of classes, and what the inputs are.
 
     Raises:
-        UserError: the splits differ in shape or type.
+        UserError: the splits differ in shape or type, or are images that models cannot take.
     """
     (x, y), (x_test, y_test) = train, test
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
@@ -82,7 +81,7 @@ def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inpu
         return classes, Inputs((x.shape[3], *x.shape[1:3]))
     if x.dtype == np.int64:
         return classes, Inputs(x.shape[1:], "int64", int(max(x.max(), x_test.max())) + 1)
-    return classes, Inputs(x.shape[1:])
+    return classes, float_inputs(x.shape[1:], source)
 
 
 def digest_of_arrays(*arrays: np.ndarray) -> str:

@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from baselines.errors import UserError
 from launch.data.order import choose, mix
-from launch.data.streamed import Order
-from launch.inputs import Inputs
+from launch.data.streamed import Order, batches_of
+from launch.inputs import Inputs, float_inputs
 
 Key = tuple[int, int]  # epoch and index
 
 
 class Items:
-    """A split of a dataset, read by worker processes that live as long as the run.
+    """A split of a dataset, read by worker processes of its own that live as long as the run.
 
     Args:
         dataset: of pairs of a tensor, all of one shape, and a label.
@@ -73,11 +73,8 @@ class Items:
         )
 
     def _ready(self, loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        try:
-            for x, y in loader:
-                yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
-        except UserError as error:  # from a worker, its traceback is in the message
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        for x, y in batches_of(loader):
+            yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
 
 
 class _Seeded(Dataset[tuple[Tensor, int]]):
@@ -113,7 +110,8 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
     else counted in the labels.
 
     Raises:
-        UserError: the items are no pairs of a tensor and a label, or of different shapes.
+        UserError: the items are no pairs of a tensor and a label, of different shapes, or images
+            that models cannot take.
     """
     firsts = []
     for split in (train, test):
@@ -126,7 +124,7 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
         raise UserError(f"{source}: items of the splits have shapes {shapes}.")
     classes = _classes(train) or int(max(read_labels(s).max() for s in (train, test))) + 1
     if firsts[0].is_floating_point():
-        return classes, Inputs(tuple(firsts[0].shape))
+        return classes, float_inputs(firsts[0].shape, source)
     vocabulary = getattr(train, "vocabulary", None)
     if not isinstance(vocabulary, int):
         raise UserError(

@@ -32,7 +32,6 @@ def load_data(
     seed: int,
     share: Share,
     workers: int,
-    split_seed: int | None = None,
 ) -> Data:
     """Return the splits of the recipe's data.
 
@@ -41,7 +40,6 @@ def load_data(
         seed: of order, augmentation and samples.
         share: which part of every batch to return.
         workers: processes (read while training) or threads (while loading) that decode images.
-        split_seed: draws the training images that are held out; None: `seed` does.
 
     Raises:
         UserError: missing or empty folders, classes without images, unreadable images, or a
@@ -49,13 +47,12 @@ def load_data(
     """
     check_ranks(recipe.batch_size, share.world)
     _check_padding(recipe)
-    split_seed = seed if split_seed is None else split_seed
     if is_folder(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         folder = find_folder(recipe.data, root)
-        return load_streamed(recipe, folder, device, seed, share, workers, split_seed)
+        return load_streamed(recipe, folder, device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     if recipe.validation:
-        splits = splits.holding_out(recipe.validation, split_seed)
+        splits = splits.holding_out(recipe.validation)
     _check_augmentation(recipe, splits.train)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)

@@ -1,4 +1,4 @@
-"""Random choices of images, each a function of its seeds alone."""
+"""Random choices of images, each a function of its seeds, or the same for all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.errors import UserError
 
-HELD_OUT = 0x76616C  # mixed with the seed that draws the held-out images
+HELD_OUT = 0x76616C  # mixed into the seed that draws the held-out images
 
 
 def choose(labels: Tensor, per_class: int, seed: int) -> Tensor:
@@ -22,10 +22,12 @@ def choose(labels: Tensor, per_class: int, seed: int) -> Tensor:
     return torch.cat(chosen)
 
 
-def hold_out(
-    labels: Sequence[int] | np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: Sequence[int] | np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the images to train on, and of those that are held out, in order.
+
+    They are the same for all seeds: a run that trains another's mask has another seed, and must
+    not hold out what that one trained on. A larger fraction holds out those of a smaller one,
+    too, but for one image of a class where rounding differs.
 
     Each class gives the fraction of its images, rounded such that the total is right too, but not
     its last image.
@@ -38,13 +40,18 @@ def hold_out(
     numbers = np.floor(exact).astype(int)
     missing = round(fraction * len(labels)) - numbers.sum()
     numbers[np.argsort(numbers - exact, kind="stable")[:missing]] += 1  # largest remainders
-    order = np.random.Generator(np.random.PCG64(mix(seed, HELD_OUT))).permutation(len(labels))
+    order = np.random.Generator(np.random.PCG64(mix(0, HELD_OUT))).permutation(len(labels))
     by_class = [order[np.asarray(labels)[order] == label] for label in classes]
     parts = [own[: min(n, len(own) - 1)] for own, n in zip(by_class, numbers, strict=True)]
     held_out = np.sort(np.concatenate(parts))
     if not len(held_out):
-        raise UserError(f"validation {fraction:g} of {len(labels)} images holds out none.")
+        raise holds_out_none(fraction, len(labels))
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def holds_out_none(fraction: float, images: int) -> UserError:
+    """Return the error of a fraction that is too small."""
+    return UserError(f"validation {fraction:g} of {images} images holds out none.")
 
 
 def mix(*numbers: int) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out
 from launch.data.own import Split, read_own
 from launch.inputs import Inputs
+from launch.plugins import import_attribute
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 RESIDENT_MAX_SIZE = 64  # larger images are read while training
@@ -48,14 +50,14 @@ class Splits(NamedTuple):
         assert not any(isinstance(split, Dataset) for split in splits)
         return splits  # type: ignore[return-value]
 
-    def holding_out(self, fraction: float, seed: int) -> Splits:
+    def holding_out(self, fraction: float) -> Splits:
         """Return the splits with a fraction of the training examples held out for validation."""
         if isinstance(self.train, Dataset):
-            kept, held = hold_out(read_labels(self.train).numpy(), fraction, seed)
+            kept, held = hold_out(read_labels(self.train).numpy(), fraction)
             validation: Split = Subset(without_augmentation(self.train), held.tolist())
             return self._replace(train=Subset(self.train, kept.tolist()), validation=validation)
         x, y = self.train
-        kept, held = hold_out(y, fraction, seed)
+        kept, held = hold_out(y, fraction)
         return self._replace(train=(x[kept], y[kept]), validation=(x[held], y[held]))
 
 
@@ -71,6 +73,14 @@ def are_files(data: str) -> bool:
     return is_folder(data) or data.startswith(PREFIX)
 
 
+def takes_image_size(data: str) -> bool:
+    """Return whether data are made by a user's function or class with a parameter for the size."""
+    if are_files(data) or ":" not in data:
+        return False
+    found = import_attribute(data, "data")
+    return callable(found) and bool({"image_size", "img_size"} & signature(found).parameters.keys())
+
+
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
     """Return the splits of data that fit in memory, or that are a user's Dataset.
 
@@ -84,16 +94,26 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
     Raises:
         UserError: the data set is not there, or cannot be read.
     """
-    return _read_splits(data, root, image_size, workers, flip, _version(data, root))
+    version = _version(data, root)
+    read = _read_splits.__wrapped__ if version is None else _read_splits
+    return read(data, root, image_size, workers, flip, version)
 
 
 def _version(data: str, root: Path) -> object:
-    """Return what differs once data of a name have changed, as far as that is known."""
+    """Return what differs once data of a name have changed; None if nothing tells."""
     if data in SOURCES:
         return SOURCES[data]
+    if is_folder(data):
+        return None
+    if data.startswith(PREFIX):
+        name = data.removeprefix(PREFIX)
+        return None if Path(name).expanduser().is_dir() else name
+    if ":" in data:
+        found = import_attribute(data, "data")
+        return found if callable(found) and isinstance(found, Hashable) else None
     with suppress(OSError):
-        about = _data_file(data, root).stat()
-        return about.st_mtime_ns, about.st_size
+        file = _data_file(data, root).resolve()
+        return file, file.stat().st_mtime_ns, file.stat().st_size
     return None
 
 

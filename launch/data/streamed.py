@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
 
 
 class Streamed:
-    """A split read from files, by worker processes that live as long as the run."""
+    """A split read from files, by worker processes of its own that live as long as the run."""
 
     def __init__(
         self,
@@ -110,10 +111,7 @@ class Streamed:
     def raw(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield batches as the workers make them: uint8 (B, H, W, C), labels, files skipped."""
         self._order.epoch = epoch
-        try:
-            yield from self._loader
-        except UserError as error:  # from a worker, its traceback is in the message
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        return batches_of(self._loader)
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order
@@ -126,7 +124,7 @@ class Streamed:
             num_workers=self._workers,
             generator=torch.Generator(),
         )
-        yield from map(self._ready, loader)
+        yield from map(self._ready, batches_of(loader))
 
     def _ready(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels, skipped = batch
@@ -136,6 +134,14 @@ class Streamed:
         return x, labels.to(self._device, non_blocking=True)
 
 
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield a loader's batches. Errors of a user in its workers are raised in one line."""
+    try:
+        yield from loader
+    except UserError as error:  # from a worker, its traceback is in the message
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+
+
 def load_streamed(
     recipe: Recipe,
     folder: Path,
@@ -143,7 +149,6 @@ def load_streamed(
     seed: int,
     share: Share,
     workers: int,
-    split_seed: int,
 ) -> Data:
     """Return the splits of an image folder. Arguments as of `load_data`."""
     size, skip = recipe.image_size, recipe.bad_images == "skip"
@@ -153,7 +158,7 @@ def load_streamed(
     digest = digest_of_files(folder, train, test)
     held_out = None
     if recipe.validation:
-        train, held_out = map(train.part, hold_out(train.labels, recipe.validation, split_seed))
+        train, held_out = map(train.part, hold_out(train.labels, recipe.validation))
     check_batch_size(recipe.batch_size, len(train.paths))
 
     def split(

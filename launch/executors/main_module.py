@@ -86,5 +86,8 @@ def stop_in_worker() -> None:
 
 def uses_main(run: Run) -> bool:
     """Return whether a run's method, model or data are defined in the main module."""
-    made = (find_method(run.method), MODELS.get(run.settings.model), SOURCES.get(run.settings.data))
+    model, data = run.settings.model, run.settings.data
+    if any(name.startswith("__main__:") for name in (model, data)):
+        return True
+    made = (find_method(run.method), MODELS.get(model), SOURCES.get(data))
     return any(getattr(getattr(m, "func", m), "__module__", "") == "__main__" for m in made)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from launch.data.batches import Batches
 
@@ -16,12 +16,15 @@ Context = Callable[[], AbstractContextManager[object]]
 
 @torch.no_grad()
 def evaluation_sums(
-    model: nn.Module, batches: Batches, device: torch.device, context: Context = nullcontext
+    model: Callable[[Tensor], Tensor],
+    batches: Batches,
+    device: torch.device,
+    context: Context = nullcontext,
 ) -> Tensor:
     """Return the sum of the cross entropies, the number of correct answers, and that of images.
 
     Args:
-        model: in evaluation mode.
+        model: a network in evaluation mode, or a function that calls one.
         context: makes the context of each forward pass, such as autocast.
 
     Returns:

@@ -90,10 +90,12 @@ def wait_for(device: torch.device) -> None:
 
 @contextmanager
 def threads_set(number: int) -> Iterator[None]:
-    """Let torch use that number of CPU threads in the block."""
+    """Let torch use that number of CPU threads in the block; 0: as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    if number:
+        torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if number:
+            torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from launch.config.recipes import known_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
 from launch.data.order import mix
+from launch.data.sources import takes_image_size
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
-from launch.runs.snapshots import read_source
+from launch.runs.network import read_run
+from launch.runs.snapshots import read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
-from launch.training.loop import Loop
+from launch.training.loop import Loop, memory_format
 
 
 def build_loop(
@@ -53,7 +56,10 @@ def build_loop(
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
+    check_optimizer(run)
     check_image_size(run, data.inputs)
+    for source in run.options.sources:
+        check_held_out(run, source, runs)
     method = build_method(run, len(data.train), runs)
     rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
@@ -64,22 +70,58 @@ def build_loop(
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
 
 
+def check_optimizer(run: Run) -> None:
+    """Refuse settings of SGD that are not the recipe's, for another optimizer.
+
+    Raises:
+        UserError: they would have no effect.
+    """
+    own, recipe = run.settings, known_recipe(run.recipe)
+    for name in ("momentum", "nesterov") if recipe and own.optimizer != "sgd" else ():
+        if getattr(own, name) != getattr(recipe, name):
+            raise UserError(f"{name} has no effect with {own.optimizer}: leave it out.")
+
+
 def check_image_size(run: Run, inputs: Inputs) -> None:
-    """Refuse a size that is not the recipe's for images that have another and are not resized.
+    """Refuse a size that is not the recipe's for data that have another and are not resized.
 
     Raises:
         UserError: it would have no effect.
     """
     data, size = run.settings.data, run.settings.image_size
-    gets_size = ":" in data  # a user's function, or Hugging Face images, which are resized
     recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
-    if recipe is None or gets_size or size == recipe.image_size or not inputs.is_image:
+    fits = inputs.is_image and inputs.shape[1:] == (size, size)
+    if recipe is None or size == recipe.image_size or fits or takes_image_size(data):
         return
-    _, height, width = inputs.shape
-    if (height, width) != (size, size):
+    what = f"{data} has no images"
+    if inputs.is_image:
+        height, width = inputs.shape[1:]
+        what = f"the images of {data} have {height}×{width} pixels and are not resized"
+    raise UserError(f"image_size {size}: {what}; leave it out.")
+
+
+def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -> None:
+    """Refuse a source that was trained on images that the run holds out.
+
+    Args:
+        base: the run that the source is of, if it has no folder yet.
+
+    Raises:
+        UserError: the accuracy on these images would not be that on unseen ones.
+    """
+    if not run.settings.validation or source.endswith(("@init", "@0")):
+        return
+    if base is None:
+        with suppress(UserError):  # a missing source is an error when it is read
+            folder = run_folder_of(source, runs)
+            base = read_run(folder) if folder else None
+    if base is None or base.settings.data != run.settings.data:
+        return
+    own, others = run.settings.validation, base.settings.validation
+    if others < own:  # a larger fraction holds out the images of a smaller one, too
         raise UserError(
-            f"image_size {size}: the images of {data} have {height}×{width} pixels and are not "
-            "resized; leave it out."
+            f"{source} was trained with validation {others:g}, on images that this run holds out: "
+            f"train it with --validation {own:g}, or give this run --validation {others:g}."
         )
 
 
@@ -112,8 +154,7 @@ def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:
     recipe = run.settings
     torch.manual_seed(mix(run.seed))
     model = make_model(recipe.model, data.classes, data.inputs)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model = model.to(device=device, memory_format=memory_format(recipe))  # type: ignore[call-overload]
     dense = not find_method(run.method).is_sparse
     return SparseModel(model, exclude=run.exclude, stays_dense=dense)
 

@@ -20,12 +20,19 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size, check_ranks
+from launch.data.order import holds_out_none
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
 from launch.runs.snapshots import find_source
 from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
-from launch.training.build import build_method, build_sign_rule, check_image_size
+from launch.training.build import (
+    build_method,
+    build_sign_rule,
+    check_held_out,
+    check_image_size,
+    check_optimizer,
+)
 
 MOST_GPUS = 1024  # of a machine that is not known
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,12 +90,16 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
     def check(run: Run) -> None:
         recipe = run.settings
         find_model(recipe.model)
+        check_optimizer(run)
         found = contents(_data_of(recipe))
         if found is not None:
             check_image_size(run, found.inputs)
             model(recipe.model, found, run.exclude)
         examples = (found.examples if found else None) or 0
-        examples -= round(recipe.validation * examples)
+        held_out = round(recipe.validation * examples)
+        if examples and recipe.validation and not held_out:
+            raise holds_out_none(recipe.validation, examples)
+        examples -= held_out
         if examples:
             check_batch_size(recipe.batch_size, examples)
         examples = max(examples, recipe.batch_size)
@@ -107,7 +118,7 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
         elsewhere: whether it is trained on a cluster, where runs that it needs may be in the queue.
 
     Raises:
-        UserError: a run, snapshot or file is missing.
+        UserError: a run, snapshot or file is missing, or was trained on what the run holds out.
     """
     for source in run.options.sources:
         base = others.get(run_of(source))
@@ -115,6 +126,7 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
             _check_source(source, root, elsewhere)
         else:
             _check_kept(base, source)
+        check_held_out(run, source, root, base)
 
 
 def _check_kept(base: Run, source: str) -> None:

@@ -149,7 +149,7 @@ class Loop:
         model = self.plain_model if self.ranks.world > 1 else self.model
         model.eval()
         totals = evaluation_sums(
-            model,
+            lambda x: model(laid_out(x, self.recipe)),
             batches or self.data.test,
             self.ranks.device,
             partial(autocast, self.recipe, self.ranks.device),
@@ -190,10 +190,18 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
+def memory_format(recipe: Recipe) -> torch.memory_format:
+    """Return the recipe's memory format of model and images."""
+    return torch.channels_last if recipe.channels_last else torch.contiguous_format
+
+
+def laid_out(x: Tensor, recipe: Recipe) -> Tensor:
+    """Return inputs; images in the recipe's memory format."""
+    return x.contiguous(memory_format=memory_format(recipe)) if x.ndim == 4 else x
+
+
 def forward(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return logits and the mean loss of a training batch."""
-    if recipe.channels_last and x.ndim == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
     with autocast(recipe, x.device):
-        output = model(x)
+        output = model(laid_out(x, recipe))
         return output, F.cross_entropy(output, y, label_smoothing=recipe.label_smoothing)

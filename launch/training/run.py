@@ -9,8 +9,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from analysis.contents import EpochRow, LayerRow, Result
 from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
@@ -19,6 +17,7 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import FlipTracker
+from launch.measures.rounds import threads_set
 from launch.ranks import Ranks, join_ranks
 from launch.runs.files import CsvText, one_sync
 from launch.runs.folder import STATES, RowTexts, RunFolder
@@ -63,9 +62,7 @@ def run_training(
         report(finished_text(run, machine, folder.path, result))
         complete_if_needed(run, machine, folder, result)
         return result
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    with join_ranks(machine.device) as r:
+    with threads_set(machine.threads), join_ranks(machine.device) as r:
         make = partial(Training, run, machine, r, folder, report, bar)
         # what cannot be trained leaves no folder
         training = None if r.from_first(folder.path.exists()) else make().prepare()
