@@ -60,7 +60,8 @@ class HAM(SignRule):
                 pulled = net.storage.pull_back([layer.gather(grad)], latents)
                 found[id(layer.weight)] = pulled[0][0]
             elif copies:
-                found[id(layer.weight)] = layer.take(grad).clone()
+                taken = layer.take(grad)
+                found[id(layer.weight)] = grad.clone() if taken is grad else taken
         if copies:
             others = _others(net, optimizer)
             found |= {id(p): p.grad.clone() for p, _ in others if p.grad is not None}

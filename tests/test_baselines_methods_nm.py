@@ -99,6 +99,30 @@ def test_weights_that_are_written_are_computed_with(name, sign_in, written, x, t
 
 
 @pytest.mark.parametrize("sign_in", [False, True])
+@pytest.mark.parametrize(
+    "name, x, factor, cleared",
+    [
+        ("topkast", [1 - i / 100 for i in range(40)], 0.95, [20, 21, 22, 23]),  # 0.77 to 0.8
+        ("srste", [1.0, 0.9, 0.8, 0.1, 0.5, 0.4, 0.3, 0.2], 0.85, [2]),  # 0.8, not 0.3
+    ],
+)
+def test_values_that_do_not_displace_written_weights_stay(name, x, factor, cleared, sign_in):
+    layer = nn.Linear(len(x), 1, bias=False).double()
+    layer.weight.data = torch.tensor([x], dtype=torch.float64)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    sparsifier = sparsify(layer, optimizer, name, sparsity=0.5, steps=9, sign_in=sign_in)
+    net = sparsifier.net
+    written = layer.weight.detach() * factor
+    net.set_weights({"weight": written})
+    torch.testing.assert_close(layer.weight.detach(), written)
+    latents = net.layers["weight"].latents.values()
+    (found,) = net.storage.inner.merge(tuple([latent] for latent in latents))
+    hidden = [0.0 if i in cleared else v for i, v in enumerate(x)]
+    expected = torch.where(written == 0, torch.tensor([hidden], dtype=torch.float64), written)
+    torch.testing.assert_close(found.detach(), expected)
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
 @pytest.mark.parametrize("name", ["srste", "rigl_nm"])
 def test_every_group_has_n_weights(name, sign_in):
     model = tiny_net().double()

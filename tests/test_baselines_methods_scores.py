@@ -93,7 +93,7 @@ def test_snip_removes_the_smallest_scores_and_grasp_the_largest():
         assert kept.min() >= removed.max()
 
 
-def test_the_masks_of_grasp_keep_more_gradient_than_their_opposites():
+def test_the_masks_of_grasp_raise_the_norm_of_the_gradient():
     def squared_norm(net):
         losses = [nn.functional.cross_entropy(net.model(x), y) * len(y) for x, y in two_batches()]
         grads = torch.autograd.grad(sum(losses) / 20, list(net.weights.values()))

@@ -69,12 +69,14 @@ def optimizer_of(kind, model):
     groups = [{"params": model[:4].parameters()}, last]
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=1e-3)
+    if kind == "fused":  # as in the suite's runs
+        return torch.optim.SGD(groups, 0.05, 0.9, nesterov=True, fused=True)
     if kind == "nesterov":  # with foreach, the momentum is added to the gradients in place
         return torch.optim.SGD(groups, 0.05, 0.9, nesterov=True, foreach=True)
     return torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw", "nesterov"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "nesterov", "fused"])
 @pytest.mark.parametrize(("exclude", "sparsity"), [((), 0.7), (("4.*",), 0.5), ((), 0.0)])
 def test_a_step_is_its_formula_entry_by_entry(kind, exclude, sparsity):
     model, other = net(), net()

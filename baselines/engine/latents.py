@@ -150,9 +150,11 @@ class Latents:
     def clear_unused(self) -> None:
         """Set the weights' gradients to zero where they reach no latent."""
         for layer in self.stepped:
-            grad, unused = layer.weight.grad, self.storage.unused(columns([layer]))
-            if grad is not None and unused is not None:
-                layer.put(layer.take(grad).masked_fill(unused[0], 0.0), grad)
+            if (grad := layer.weight.grad) is None:
+                continue
+            if (unused := self.storage.unused(columns([layer]))) is None:
+                return
+            layer.put(layer.take(grad).masked_fill(unused[0], 0.0), grad)
 
     def push(self, layers: list[Layer]) -> None:
         """Write the merged latents to the weights."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from baselines.engine.storage import Names, Storage, Tensors, Wrapped
 
+MOST_ROUNDS = 16  # of clearing values; more are needed only if θ has far more zeros than S(x)
+
 
 class Selected(Wrapped):
     """θ = S(x) ⊙ x, with x kept by another storage and a mask S(x). The base of two methods.
@@ -37,8 +39,13 @@ class Selected(Wrapped):
 
     def _moved(self, x: Tensor, theta: Tensor) -> Tensor:
         moved = torch.where(x * self.mask(x) == theta, x, theta)
-        # values that stay where θ is zero may be larger than what was written elsewhere
-        return torch.where((moved * self.mask(moved) == theta).all(), moved, theta)
+        for _ in range(MOST_ROUNDS):
+            selected = moved * self.mask(moved)
+            if torch.equal(selected, theta):
+                return moved
+            # values that stay may be larger than what was written elsewhere: they are cleared
+            moved = moved.masked_fill((theta == 0) & (selected != 0), 0.0)
+        return theta
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         return [x * self.mask(x) for x in self.inner.merge(latents)]

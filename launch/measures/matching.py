@@ -48,7 +48,9 @@ def match_units(
             gains = _inner_products(source, target, groups, found, int(g), compared)
             _, chosen = linear_sum_assignment(gains.numpy(), maximize=True)
             tried = [*found[:g], torch.from_numpy(chosen), *found[g + 1 :]]
-            own = {axis.name for axis in groups[g]} & compared
+            if torch.equal(tried[g], found[g]):
+                continue
+            own = list(dict.fromkeys(a.name for a in groups[g] if a.name in compared))
             before, after = (
                 _inner_product(source, target, groups, orders, own) for orders in (found, tried)
             )
@@ -85,7 +87,11 @@ def _permuted(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
 
 
 def _inner_product(
-    source: Named, target: Named, groups: Sequence[Group], found: Sequence[Tensor], names: set[str]
+    source: Named,
+    target: Named,
+    groups: Sequence[Group],
+    found: Sequence[Tensor],
+    names: Sequence[str],
 ) -> float:
     """Return the inner product of the named tensors of the target and the permuted source."""
     permuted = permute_units({name: source[name] for name in names}, groups, found)
