@@ -582,6 +582,10 @@ def test_table_one_finds_its_rows(tmp_path):
         "kept weights with a sign drawn at random, as the source has a zero: "
         "GMP, Epoch 2 of 20 (10 %) sign + learned mask 12.5%"
     )
+    (tmp_path / "fixed1" / "layers.csv").write_text("epoch,layer\nnone,a\n")
+    with pytest.warns(UserWarning, match="not counted in the notes on kept weights: .*fixed1"):
+        damaged = paper_cells(runs, "1")
+    pd.testing.assert_frame_equal(damaged, cells)  # the table is shown, without that run's share
 
 
 def test_a_run_under_two_labels_is_counted_once(tmp_path):

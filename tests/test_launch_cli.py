@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.grids import find_grid
 from launch.config.recipes import RECIPES
+from launch.config.shell import run_command
 
 
 def test_help_needs_none_of_the_heavy_libraries():
@@ -59,6 +61,19 @@ def test_flags_become_a_run():
     assert run.keep_epochs == (0, 2) and run.exclude == ("fc", "conv1")
     assert machine.workers == 7
     assert parse_run(["--method", "mw", "--beta", "4"]).run.settings.sign_in.beta == 4.0
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [("--method mw --rescale-until 0.3", "rescale_until"), ("--method spred --beta 4", "beta")],
+)
+def test_settings_without_effect_that_are_part_of_the_name_are_a_warning(flags, name):
+    """Grids train such runs; the command that makes one again names the same folder."""
+    with pytest.warns(UserWarning, match=f"^{name} has no effect without --sign-in: add it, or"):
+        run = parse_run(flags.split()).run
+    assert run.name != parse_run(flags.split()[:2]).run.name
+    with pytest.warns(UserWarning, match=name):
+        assert parse_run(shlex.split(run_command(run))[2:]).run.name == run.name
 
 
 def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
@@ -121,8 +136,6 @@ def help_of(capsys, *command):
         ("--method random --beta 4", "beta has no effect without --sign-in: add it, or leave beta"),
         ("--method rigl --ham --beta 4", "beta has no effect without --sign-in"),
         ("--method random --ham-alpha 3", "ham_alpha has no effect without --ham"),
-        ("--method mw --rescale-until 0.3", "rescale_until has no effect without --sign-in"),
-        ("--method spred --beta 4", "beta has no effect without --sign-in"),
         ("--optimizer adamw --nesterov", "nesterov has no effect with adamw: leave it out"),
         ("--runs /proc/no", "cannot write to /proc/no"),
     ],

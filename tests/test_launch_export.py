@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from test_launch_train import train
 import launch.commands.export
 from baselines.errors import UserError
 from launch.cli import main
+from launch.commands.export import INCOMPLETE
 from launch.commands.run import parse_run
 from launch.config.run import Run
 from launch.config.shell import run_command
@@ -228,13 +230,37 @@ def test_a_second_export_leaves_nothing_of_the_first(exporting, tmp_path, monkey
 
     monkeypatch.setattr(launch.commands.export, "write_checkpoint", stop)
     assert main(exporting) == 2
-    assert not (out / "README.md").exists()  # it would describe other weights
+    assert (out / "README.md").read_text() == INCOMPLETE  # it would describe other weights
+
+
+def test_an_export_that_was_interrupted_is_made_again(exporting, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.commands.export, "_onnx", lambda *_: b"onnx")
+    written = []
+
+    def stop(path, target):
+        move(path, target)
+        written.append(target.name)
+        if len(written) == last:
+            raise KeyboardInterrupt
+
+    move = Path.replace
+    for last in range(1, 5):
+        written.clear()
+        given = [*exporting[:-1], str(tmp_path / f"{last}"), "--onnx"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", stop)
+            assert main(given) == 130
+        assert len(written) == last
+        assert main(given) == 0
+        assert "| method | random + HAM |" in (tmp_path / f"{last}" / "README.md").read_text()
+    assert written[-1] == "model.onnx"
 
 
 def test_files_of_others_are_not_removed(exporting, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    for file in ("README.md", "model.onnx", "sparse.pt2"):
+    names = ("README.md", "model.safetensors", "masks.safetensors", "model.onnx", "sparse.pt2")
+    for file in names:
         (out / file).write_text("of a project")
         assert main(exporting) == 2
         error = capsys.readouterr().err

@@ -29,6 +29,9 @@ from launch.sparse_inference.export import SparseNetwork, sparse_network
 from signin.transplant import masks_of
 
 CARD_FILE, ONNX_FILE, SPARSE_FILE = "README.md", "model.onnx", "sparse.pt2"
+WEIGHTS_FILE, MASKS_FILE = "model.safetensors", "masks.safetensors"
+#: The model card until all files are written: it tells that they are of an export.
+INCOMPLETE = f"This export is not complete: run it again. {SENTENCE}.\n"
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,10 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     with _made(given.output):
         sparse = _sparse(run, snapshot, shape, given.batch or 1) if given.sparse else None
         onnx = _onnx(run, snapshot, shape) if given.onnx else None
-    for file in (ONNX_FILE, SPARSE_FILE, CARD_FILE):  # of another network's export
+    write_text(given.output / CARD_FILE, INCOMPLETE)
+    for file in (ONNX_FILE, SPARSE_FILE):  # of another network's export
         remove_file(given.output / file)
-    weights, masks = given.output / "model.safetensors", given.output / "masks.safetensors"
+    weights, masks = given.output / WEIGHTS_FILE, given.output / MASKS_FILE
     write_checkpoint(weights, Checkpoint(snapshot.weights, masks={}))
     write_checkpoint(masks, Checkpoint(found, masks={}))
     files = [weights, masks]
@@ -109,11 +113,11 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
 
 
 def _check_files(folder: Path) -> None:
-    """Raise UserError if what an export removes is not of an earlier export."""
+    """Raise UserError if what an export removes or replaces is not of an earlier export."""
     card = folder / CARD_FILE
     if card.is_file() and SENTENCE in read_text(card):
         return
-    for file in (CARD_FILE, ONNX_FILE, SPARSE_FILE):
+    for file in (CARD_FILE, WEIGHTS_FILE, MASKS_FILE, ONNX_FILE, SPARSE_FILE):
         require(
             not (folder / file).exists(),
             f"{folder} has a {file} that is of no earlier export: remove it, or name another "

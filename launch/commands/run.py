@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass, field, replace
 
 from baselines.errors import UserError
@@ -71,6 +72,8 @@ def parse_run(args: list[str]) -> RunCommand:
 def _check_used(run: Run) -> None:
     """Refuse settings of sign rules that have no effect. Runs of a grid with other rules have them.
 
+    Warn if they are part of the run's name, so that the commands of such runs can be repeated.
+
     Raises:
         UserError: a setting that the run does not use is not the recipe's.
     """
@@ -79,7 +82,10 @@ def _check_used(run: Run) -> None:
         given, usual = (getattr(getattr(s, rule), name) for s in (run.settings, recipe))
         if given != usual:
             flag = f"--{rule.replace('_', '-')}"
-            raise UserError(f"{name} has no effect without {flag}: add it, or leave {name} out.")
+            message = f"{name} has no effect without {flag}: add it, or leave {name} out."
+            if rule not in run.used_rules:
+                raise UserError(message)
+            warnings.warn(message, stacklevel=2)
 
 
 def train(run: Run, machine: Machine) -> int:

@@ -28,7 +28,8 @@ def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
     own, usual = (_flags_of(asdict(r)) for r in (run, Run.defaults(base, run.method)))
     chosen = {"recipe": recipe_argument(run.recipe), "method": run.method}
     chosen |= {k: v for k, v in own.items() if k != "recipe" and v != usual[k]}
-    unused = {*leave_out, *run.unused_settings}
+    unused = {*leave_out}  # and settings that are no part of the name
+    unused |= {k for k, rule in run.unused_settings.items() if rule not in run.used_rules}
     return [word for k, v in chosen.items() if k not in unused for word in _flag(k, v)]
 
 

@@ -56,14 +56,18 @@ class Data:
     """How images of files are brought to the inputs' size for evaluation, in words."""
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What config.json has of the data."""
-        facts = {
-            "data_digest": self.digest,
+    def shape(self) -> dict[str, Any]:
+        """What config.json and result.json have of the classes and inputs."""
+        return {
             "classes": self.classes,
             "input_shape": list(self.inputs.shape),
             "vocabulary": self.inputs.vocabulary,
         }
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What config.json has of the data."""
+        facts = {"data_digest": self.digest, **self.shape}
         if self.normalise is None:
             return facts
         facts |= {"mean": self.normalise.mean.tolist(), "std": self.normalise.std.tolist()}

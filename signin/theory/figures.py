@@ -73,14 +73,15 @@ def figure_sweeps(table: pd.DataFrame) -> Figure:
     Args:
         table: from `sweeps.sweep`.
     """
-    drawn, panels = figure(1, 4, PAGE, 1.9)
+    drawn, panels = figure(1, 4, PAGE, 2.1)
     for axes, (varied, cells) in zip(panels, table.groupby("varied", sort=False), strict=True):
         _lines(axes, cells, str(varied))
         axes.axvline(_position(cells, DEFAULTS[str(varied)]), color="0.8", linewidth=3, zorder=0)
     for axes in panels[1:]:
         axes.set_yticklabels([])
     panels[0].set_ylabel("runs that learn, %")
-    panels[0].legend(loc="center left", handlelength=1.5, edgecolor="none", framealpha=1)
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return drawn
 
 

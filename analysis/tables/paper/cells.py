@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.checked import BrokenFile
 from analysis.decay import decay_notes
 from analysis.folder import LAYERS
 from analysis.frame import load_rows
@@ -171,7 +172,11 @@ def _lost(done: pd.DataFrame) -> pd.DataFrame:
     """Return for each transplant the share of its kept weights that have lost each part."""
     rows = []
     for _, run in done[done["method"] == "fixed"].iterrows():
-        layers = load_rows(run["folder"], LAYERS)
+        try:
+            layers = load_rows(run["folder"], LAYERS)
+        except BrokenFile as error:
+            warnings.warn(f"not counted in the notes on kept weights: {error}", stacklevel=2)
+            continue
         shares = {
             part: layers[part].sum() / layers["active"].sum() for part in LOST if part in layers
         }
