@@ -326,7 +326,7 @@ def test_an_image_size_without_effect_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
-def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind):
+def test_float_images_with_channels_last_are_warned_of(tmp_path, monkeypatch, kind):
     module = types.ModuleType("float_data")
     monkeypatch.setitem(sys.modules, "float_data", module)
 
@@ -338,8 +338,9 @@ def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind
     for shape in ((3, 9, 8), (1, 4, 4), (4, 7, 1), (7, 8, 5), (28, 3)):
         assert give(*shape) == shape
     for shape in ((9, 8, 3), (9, 8, 1), (9, 8, 4)):
-        with pytest.raises(UserError, match=r"seem to be images \(H, W, C\): give float images as"):
-            give(*shape)
+        with pytest.warns(UserWarning, match=r"float_data.*: .* are taken as \(C, H, W\)") as found:
+            assert give(*shape) == shape
+        assert len(found) == 1
 
 
 def test_classes_without_training_examples_are_named(tmp_path):
