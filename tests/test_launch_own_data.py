@@ -19,7 +19,7 @@ from test_launch_train import interrupt_after, train
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import launch.data.sources
-from analysis.folder import read_config
+from analysis.folder import LAST_STATE, read_config
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.recipe import Recipe
@@ -301,7 +301,7 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
         load("set.npz")
 
 
-def test_an_image_size_without_effect_is_refused(monkeypatch):
+def test_an_image_size_without_effect_is_refused(monkeypatch, tmp_path):
     module = types.ModuleType("sized_data")
     monkeypatch.setitem(sys.modules, "sized_data", module)
     monkeypatch.setattr(launch.data.sources, "_version", lambda *_: None)
@@ -309,13 +309,14 @@ def test_an_image_size_without_effect_is_refused(monkeypatch):
     def check(make, image_size=16):
         module.make = make
         run = Run.make("digits", "dense", data="sized_data:make", image_size=image_size)
-        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs)
+        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs, tmp_path)
+        return run
 
     def images(size):
         pair = np.zeros((9, size, size, 1), np.uint8), np.arange(9) % 3
         return pair, pair
 
-    check(lambda image_size: images(image_size))
+    run = check(lambda image_size: images(image_size))
     check(lambda img_size: images(9))  # the function knows why
     check(lambda: images(16))
     check(lambda: images(9), image_size=8)  # that of the recipe
@@ -323,6 +324,11 @@ def test_an_image_size_without_effect_is_refused(monkeypatch):
         check(lambda: images(9))
     with pytest.raises(UserError, match="image_size 16: sized_data:make has no images; leave it"):
         check(lambda: (features(), features()))
+    (tmp_path / run.name).mkdir()
+    with pytest.raises(UserError, match="image_size 16"):
+        check(lambda: images(9))
+    (tmp_path / run.name / LAST_STATE).touch()
+    check(lambda: images(9))  # an earlier version has begun it
 
 
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])

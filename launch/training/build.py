@@ -29,6 +29,7 @@ from launch.data.sources import takes_image_size
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
+from launch.runs.folder import RunFolder
 from launch.runs.network import held_out_by_seed, read_run
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
@@ -57,8 +58,7 @@ def build_loop(
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
-    check_optimizer(run)
-    check_image_size(run, data.inputs)
+    check_image_size(run, data.inputs, runs)
     for source in run.options.sources:
         check_held_out(run, source, runs)
     method = build_method(run, len(data.train), runs)
@@ -71,20 +71,10 @@ def build_loop(
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
 
 
-def check_optimizer(run: Run) -> None:
-    """Refuse settings of SGD that are not the recipe's, for another optimizer.
-
-    Raises:
-        UserError: they would have no effect.
-    """
-    own, recipe = run.settings, known_recipe(run.recipe)
-    for name in ("momentum", "nesterov") if recipe and own.optimizer != "sgd" else ():
-        if getattr(own, name) != getattr(recipe, name):
-            raise UserError(f"{name} has no effect with {own.optimizer}: leave it out.")
-
-
-def check_image_size(run: Run, inputs: Inputs) -> None:
+def check_image_size(run: Run, inputs: Inputs, runs: Path) -> None:
     """Refuse a size that is not the recipe's for data that have another and are not resized.
+
+    Earlier versions did not: runs that have begun are finished.
 
     Raises:
         UserError: it would have no effect.
@@ -93,6 +83,8 @@ def check_image_size(run: Run, inputs: Inputs) -> None:
     recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
     fits = inputs.is_image and inputs.shape[1:] == (size, size)
     if recipe is None or size == recipe.image_size or fits or takes_image_size(data):
+        return
+    if not RunFolder(run, runs).is_tidy:  # it has states
         return
     what = f"{data} has no images"
     if inputs.is_image:
