@@ -658,6 +658,24 @@ def test_numbers_and_tokens_of_hugging_face(hub, tmp_path):
         load("hf:raw")
 
 
+@pytest.mark.parametrize("data", ["hf:set", "hf:set:default"])
+def test_a_folder_of_hugging_face_is_read_again_once_it_is_another(monkeypatch, data):
+    reads = []
+
+    def read(*_):
+        reads.append(1)
+        return features(), features(21)
+
+    monkeypatch.setattr(launch.data.sources, "read_huggingface", read)
+    file = Path("set", "train", "data.arrow")
+    file.parent.mkdir(parents=True)
+    for n, contents in enumerate(("one", "other"), start=1):
+        file.write_text(contents)
+        for _ in range(2):
+            load(data)
+            assert len(reads) == n
+
+
 @pytest.mark.parametrize("size", [8, 72])
 def test_images_of_hugging_face(hub, tmp_path, size):
     from PIL import Image
