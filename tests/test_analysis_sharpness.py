@@ -236,5 +236,5 @@ def test_images_that_a_run_held_out_are_not_measured(machine, monkeypatch):
     monkeypatch.setattr(launch.commands.sharpness, "_row", note)
     monkeypatch.setattr(launch.commands.sharpness, "_write", lambda *_: None)
     given = SharpnessCommand(data_dir=machine.data_dir, device="cpu")
-    launch.commands.sharpness._measure(Task(machine.runs, 0), given)
+    launch.commands.sharpness._measure(Task(machine.runs, 0), given, load_data)
     assert len(measured) == 50 and set(measured) <= known
