@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-
-from baselines.errors import UserError
 
 CHANNELS = (1, 3, 4)  # of images
 OF_IMAGES = ("channels", "in_chans", "image_size", "img_size")  # facts that only images have
@@ -86,14 +85,11 @@ class Inputs:
 
 
 def float_inputs(shape: tuple[int, ...], source: str) -> Inputs:
-    """Return inputs that are floats of a shape.
-
-    Raises:
-        UserError: they are images (H, W, C), which models would take as (C, H, W).
-    """
+    """Return inputs that are floats of a shape. Warn if they seem to be images (H, W, C)."""
     if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
-        raise UserError(
-            f"{source}: floats of shape {tuple(shape)} seem to be images (H, W, C): give float "
-            "images as (C, H, W), or as uint8."
+        warnings.warn(
+            f"{source}: floats of shape {tuple(shape)} are taken as (C, H, W). If they are images "
+            "(H, W, C), give them as (C, H, W), or as uint8.",
+            stacklevel=2,
         )
     return Inputs(tuple(shape))

@@ -105,7 +105,14 @@ def test_products_of_another_library(tiny):
     np.testing.assert_allclose(ours @ vectors, expected.numpy(), atol=1e-10)
 
 
-def test_sharpness_of_a_runs_snapshots(machine, capsys):
+def test_sharpness_of_a_runs_snapshots(machine, capsys, monkeypatch):
+    loads = []
+
+    def counted(*args, **kwargs):
+        loads.append(args)
+        return load_data(*args, **kwargs)
+
+    monkeypatch.setattr(launch.commands.sharpness, "load_data", counted)
     run = Run.make("digits", "random", epochs=2, sign_in=True)
     train(run, machine)
     where = ["--runs", str(machine.runs), "--data-dir", str(machine.data_dir), "--device", "cpu"]
@@ -113,6 +120,7 @@ def test_sharpness_of_a_runs_snapshots(machine, capsys):
     assert (
         main(["sharpness", run.name, "--epochs", "0,2", "--top", "2", "--probes", "3", *flags]) == 0
     )
+    assert len(loads) == 1  # for both snapshots
     assert main(["sharpness", run.name, "--epochs", "2", "--relative", *flags]) == 0
     assert main(["sharpness", "--epochs", "1", *flags]) == 0
     assert main(["sharpness", "--epochs", "0", "--again", *flags]) == 0  # keeps what it leaves out
@@ -228,5 +236,5 @@ def test_images_that_a_run_held_out_are_not_measured(machine, monkeypatch):
     monkeypatch.setattr(launch.commands.sharpness, "_row", note)
     monkeypatch.setattr(launch.commands.sharpness, "_write", lambda *_: None)
     given = SharpnessCommand(data_dir=machine.data_dir, device="cpu")
-    launch.commands.sharpness._measure(Task(machine.runs, 0), given)
+    launch.commands.sharpness._measure(Task(machine.runs, 0), given, load_data)
     assert len(measured) == 50 and set(measured) <= known

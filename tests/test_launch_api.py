@@ -89,7 +89,6 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
         (lambda: results("nowhere"), "there is no folder nowhere"),
         (lambda: run(image_size=32), "the images of digits have 8×8 pixels and are not resized"),
         (lambda: grid(method="dense", image_size=32), "image_size 32: .* Nothing was started"),
-        (lambda: grid(optimizer="adamw", momentum=0.95), "momentum has no .* Nothing was started"),
         (lambda: grid(method=["random", "str"], epochs=1), "str has no constants"),
     ],
 )

@@ -15,12 +15,15 @@ import torch
 from small_digits import small_digits
 
 from analysis.names import name_of
+from baselines.errors import UserError
 from baselines.registry import methods
 from launch.cli import main
 from launch.commands.run import parse_run
 from launch.config.grids import find_grid
 from launch.config.recipes import RECIPES
+from launch.config.run import Run
 from launch.config.shell import run_command
+from launch.training.check import check_runs
 
 
 def test_help_needs_none_of_the_heavy_libraries():
@@ -74,6 +77,16 @@ def test_settings_without_effect_that_are_part_of_the_name_are_a_warning(flags, 
     assert run.name != parse_run(flags.split()[:2]).run.name
     with pytest.warns(UserWarning, match=name):
         assert parse_run(shlex.split(run_command(run))[2:]).run.name == run.name
+
+
+def test_a_grid_and_begun_runs_may_have_a_momentum_without_effect(machine):
+    run = Run.make("digits", "dense", optimizer="adamw", momentum=0.95)
+    flags = ["--optimizer", "adamw", "--momentum", "0.95", "--runs", str(machine.runs)]
+    check_runs([run], machine)
+    with pytest.raises(UserError, match="momentum has no effect with adamw: leave it out"):
+        parse_run(flags)
+    (machine.runs / run.name).mkdir()
+    assert parse_run(flags).run == run
 
 
 def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):

@@ -19,7 +19,7 @@ from test_launch_train import interrupt_after, train
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import launch.data.sources
-from analysis.folder import read_config
+from analysis.folder import LAST_STATE, read_config
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.recipe import Recipe
@@ -301,7 +301,7 @@ def test_arrays_of_other_forms_are_named(tmp_path, change, message):
         load("set.npz")
 
 
-def test_an_image_size_without_effect_is_refused(monkeypatch):
+def test_an_image_size_without_effect_is_refused(monkeypatch, tmp_path):
     module = types.ModuleType("sized_data")
     monkeypatch.setitem(sys.modules, "sized_data", module)
     monkeypatch.setattr(launch.data.sources, "_version", lambda *_: None)
@@ -309,13 +309,14 @@ def test_an_image_size_without_effect_is_refused(monkeypatch):
     def check(make, image_size=16):
         module.make = make
         run = Run.make("digits", "dense", data="sized_data:make", image_size=image_size)
-        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs)
+        check_image_size(run, describe_data(run.settings, Path("data"), 0).inputs, tmp_path)
+        return run
 
     def images(size):
         pair = np.zeros((9, size, size, 1), np.uint8), np.arange(9) % 3
         return pair, pair
 
-    check(lambda image_size: images(image_size))
+    run = check(lambda image_size: images(image_size))
     check(lambda img_size: images(9))  # the function knows why
     check(lambda: images(16))
     check(lambda: images(9), image_size=8)  # that of the recipe
@@ -323,10 +324,15 @@ def test_an_image_size_without_effect_is_refused(monkeypatch):
         check(lambda: images(9))
     with pytest.raises(UserError, match="image_size 16: sized_data:make has no images; leave it"):
         check(lambda: (features(), features()))
+    (tmp_path / run.name).mkdir()
+    with pytest.raises(UserError, match="image_size 16"):
+        check(lambda: images(9))
+    (tmp_path / run.name / LAST_STATE).touch()
+    check(lambda: images(9))  # an earlier version has begun it
 
 
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
-def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind):
+def test_float_images_with_channels_last_are_warned_of(tmp_path, monkeypatch, kind):
     module = types.ModuleType("float_data")
     monkeypatch.setitem(sys.modules, "float_data", module)
 
@@ -338,8 +344,9 @@ def test_float_images_with_channels_last_are_refused(tmp_path, monkeypatch, kind
     for shape in ((3, 9, 8), (1, 4, 4), (4, 7, 1), (7, 8, 5), (28, 3)):
         assert give(*shape) == shape
     for shape in ((9, 8, 3), (9, 8, 1), (9, 8, 4)):
-        with pytest.raises(UserError, match=r"seem to be images \(H, W, C\): give float images as"):
-            give(*shape)
+        with pytest.warns(UserWarning, match=r"float_data.*: .* are taken as \(C, H, W\)") as found:
+            assert give(*shape) == shape
+        assert len(found) == 1
 
 
 def test_classes_without_training_examples_are_named(tmp_path):
@@ -649,6 +656,24 @@ def test_numbers_and_tokens_of_hugging_face(hub, tmp_path):
     save(hub, tmp_path / "raw", *({"text": ["a", "b"], "label": [0, 1]} for _ in range(2)))
     with pytest.raises(UserError, match="column text is no number"):
         load("hf:raw")
+
+
+@pytest.mark.parametrize("data", ["hf:set", "hf:set:default"])
+def test_a_folder_of_hugging_face_is_read_again_once_it_is_another(monkeypatch, data):
+    reads = []
+
+    def read(*_):
+        reads.append(1)
+        return features(), features(21)
+
+    monkeypatch.setattr(launch.data.sources, "read_huggingface", read)
+    file = Path("set", "train", "data.arrow")
+    file.parent.mkdir(parents=True)
+    for n, contents in enumerate(("one", "other"), start=1):
+        file.write_text(contents)
+        for _ in range(2):
+            load(data)
+            assert len(reads) == n
 
 
 @pytest.mark.parametrize("size", [8, 72])

@@ -65,6 +65,8 @@ def parse_run(args: list[str]) -> RunCommand:
     add_calibrations(given.machine.runs)
     _check_used(given.run)
     run = given.run.calibrated()
+    if not (given.machine.runs / run.name).exists():  # earlier versions trained it
+        _check_optimizer(run)
     require_constants([run])
     return replace(given, run=run)
 
@@ -86,6 +88,18 @@ def _check_used(run: Run) -> None:
             if rule not in run.used_rules:
                 raise UserError(message)
             warnings.warn(message, stacklevel=2)
+
+
+def _check_optimizer(run: Run) -> None:
+    """Refuse settings of SGD that are not the recipe's, for another optimizer. Grids combine them.
+
+    Raises:
+        UserError: they would have no effect.
+    """
+    own, recipe = run.settings, find_recipe(run.recipe)
+    for name in ("momentum", "nesterov") if own.optimizer != "sgd" else ():
+        if getattr(own, name) != getattr(recipe, name):
+            raise UserError(f"{name} has no effect with {own.optimizer}: leave it out.")
 
 
 def train(run: Run, machine: Machine) -> int:

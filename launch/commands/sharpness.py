@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,11 +112,12 @@ def measure(tasks: Sequence[Task], given: SharpnessCommand) -> None:
     """
     from launch.measures.hessian import NotConverged
 
+    load = lru_cache(maxsize=1)(load_data)  # consecutive snapshots are of one run
     began, failed = time.perf_counter(), 0
     for i, task in enumerate(tasks, start=1):
         where = f"[{i}/{len(tasks)}] {task.folder.name} epoch {task.epoch}:"
         try:
-            found = _measure(task, given)
+            found = _measure(task, given, load)
         except NotConverged as error:
             failed += 1
             print(f"{where} not measured. {one_line(error)}", file=sys.stderr, flush=True)
@@ -169,12 +171,16 @@ def _residuals(given: SharpnessCommand) -> list[str]:
     return ["residual", *further, *(["relative_residual"] if given.relative else [])]
 
 
-def _measure(task: Task, given: SharpnessCommand) -> SharpnessRow:
-    """Measure one snapshot and write its row."""
+def _measure(task: Task, given: SharpnessCommand, load: Callable[..., Data]) -> SharpnessRow:
+    """Measure one snapshot and write its row.
+
+    Args:
+        load: `load_data`, or a function that keeps what it gave.
+    """
     folder, run = task.folder, read_run(task.folder)
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
-        data = load_data(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
+        data = load(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
         found = _row(run, data, folder, task.epoch, r.device, given)
     _write(folder, task.epoch, found)
     return found

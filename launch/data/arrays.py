@@ -65,7 +65,7 @@ def describe_arrays(train: Arrays, test: Arrays, source: str) -> tuple[int, Inpu
     """Return the number of classes, and what the inputs are.
 
     Raises:
-        UserError: the splits differ in shape or type, or are images that models cannot take.
+        UserError: the splits differ in shape or type.
     """
     (x, y), (x_test, y_test) = train, test
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:

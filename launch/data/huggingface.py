@@ -99,17 +99,23 @@ class Images(Dataset[tuple[Tensor, int]]):
         return image, int(row[self.label])
 
 
+def find_saved(data: str) -> Path | None:
+    """Return the folder that data are in; None if they are of the hub."""
+    folder = Path(data.removeprefix(PREFIX).partition(":")[0]).expanduser()
+    return folder if folder.is_dir() else None
+
+
 def _load(data: str, root: Path) -> Mapping[str, Any]:
     try:
         import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise UserError(f"data {data} needs: pip install datasets.") from None
     name, _, config = data.removeprefix(PREFIX).partition(":")
-    folder = Path(name).expanduser()
+    folder = find_saved(data)
     try:
-        if (folder / "dataset_dict.json").is_file():
+        if folder and (folder / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(folder))  # type: ignore[no-any-return,unused-ignore]
-        path = str(folder) if folder.is_dir() else name
+        path = str(folder or name)
         cache = str(root / "huggingface")
         return datasets.load_dataset(path, config or None, cache_dir=cache)  # type: ignore[no-any-return,unused-ignore]
     except Exception as error:  # the library raises exceptions of many types

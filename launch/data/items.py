@@ -110,8 +110,7 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
     else counted in the labels.
 
     Raises:
-        UserError: the items are no pairs of a tensor and a label, of different shapes, or images
-            that models cannot take.
+        UserError: the items are no pairs of a tensor and a label, or of different shapes.
     """
     firsts = []
     for split in (train, test):

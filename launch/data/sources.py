@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Subset
 from baselines.errors import UserError
 from launch.data.arrays import Arrays, describe_arrays, digest_of_arrays
 from launch.data.files import ENDINGS, read_arrays
-from launch.data.huggingface import PREFIX, read_huggingface
+from launch.data.huggingface import PREFIX, find_saved, read_huggingface
 from launch.data.images import digest_of_files, find_folder, read_once, scan, test_folder
 from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out
@@ -105,16 +105,22 @@ def _version(data: str, root: Path) -> object:
         return SOURCES[data]
     if is_folder(data):
         return None
-    if data.startswith(PREFIX):
-        name = data.removeprefix(PREFIX)
-        return None if Path(name).expanduser().is_dir() else name
-    if ":" in data:
+    if ":" in data and not data.startswith(PREFIX):
         found = import_attribute(data, "data")
         return found if callable(found) and isinstance(found, Hashable) else None
     with suppress(OSError):
+        if data.startswith(PREFIX):
+            folder = find_saved(data)
+            return data if folder is None else _files_of(folder.resolve())
         file = _data_file(data, root).resolve()
         return file, file.stat().st_mtime_ns, file.stat().st_size
     return None
+
+
+def _files_of(folder: Path) -> frozenset[tuple[Path, int, int]]:
+    """Return paths, times and sizes of all that is in a folder. Raises OSError."""
+    found = ((path, path.stat()) for path in folder.rglob("*"))
+    return frozenset((path, stat.st_mtime_ns, stat.st_size) for path, stat in found)
 
 
 def _data_file(data: str, root: Path) -> Path:

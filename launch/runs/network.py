@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.folder import read_config, read_result
+from analysis.folder import CONFIG, read_config, read_json, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, one_line
@@ -50,6 +50,16 @@ def read_own_run(folder: Path) -> Run:
     if run.name != folder.name:
         raise UserError(f"this version names it {run.name}.")
     return run
+
+
+def held_out_by_seed(run: Run, folder: Path) -> bool:
+    """Return whether a version began a run that held out other images for each seed.
+
+    Its config.json lacks the classes. Raises BrokenFile.
+    """
+    config = read_json(folder / CONFIG) or {}
+    earlier = "versions" in config and "classes" not in config
+    return bool(run.settings.validation and run.seed and earlier)
 
 
 def _following(run: Run) -> Run:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from analysis.folder import snapshot_epoch
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
@@ -28,8 +29,9 @@ from launch.data.sources import takes_image_size
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
-from launch.runs.network import read_run
-from launch.runs.snapshots import read_source, run_folder_of
+from launch.runs.folder import RunFolder
+from launch.runs.network import held_out_by_seed, read_run
+from launch.runs.snapshots import find_source, read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop, memory_format
 
@@ -56,8 +58,7 @@ def build_loop(
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
-    check_optimizer(run)
-    check_image_size(run, data.inputs)
+    check_image_size(run, data.inputs, runs)
     for source in run.options.sources:
         check_held_out(run, source, runs)
     method = build_method(run, len(data.train), runs)
@@ -70,20 +71,10 @@ def build_loop(
     return Loop(model, optimizer, sparsifier, data, run.settings, run.seed, ranks, bar, products)
 
 
-def check_optimizer(run: Run) -> None:
-    """Refuse settings of SGD that are not the recipe's, for another optimizer.
-
-    Raises:
-        UserError: they would have no effect.
-    """
-    own, recipe = run.settings, known_recipe(run.recipe)
-    for name in ("momentum", "nesterov") if recipe and own.optimizer != "sgd" else ():
-        if getattr(own, name) != getattr(recipe, name):
-            raise UserError(f"{name} has no effect with {own.optimizer}: leave it out.")
-
-
-def check_image_size(run: Run, inputs: Inputs) -> None:
+def check_image_size(run: Run, inputs: Inputs, runs: Path) -> None:
     """Refuse a size that is not the recipe's for data that have another and are not resized.
+
+    Earlier versions did not: runs that have begun are finished.
 
     Raises:
         UserError: it would have no effect.
@@ -92,6 +83,8 @@ def check_image_size(run: Run, inputs: Inputs) -> None:
     recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
     fits = inputs.is_image and inputs.shape[1:] == (size, size)
     if recipe is None or size == recipe.image_size or fits or takes_image_size(data):
+        return
+    if not RunFolder(run, runs).is_tidy:  # it has states
         return
     what = f"{data} has no images"
     if inputs.is_image:
@@ -111,10 +104,15 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
     """
     if not run.settings.validation or source.endswith(("@init", "@0")):
         return
-    if base is None:
-        with suppress(UserError):  # a missing source is an error when it is read
-            folder = run_folder_of(source, runs)
-            base = read_run(folder) if folder else None
+    by_seed = False
+    with suppress(UserError):  # a missing source is an error when it is read
+        epoch = snapshot_epoch(find_source(source, runs)[0])
+        folder = run_folder_of(source, runs)
+        if epoch == 0:
+            return
+        if folder:
+            base = base or read_run(folder)
+            by_seed = held_out_by_seed(base, folder)
     if base is None or base.settings.data != run.settings.data:
         return
     own, others = run.settings.validation, base.settings.validation
@@ -122,6 +120,11 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
         raise UserError(
             f"{source} was trained with validation {others:g}, on images that this run holds out: "
             f"train it with --validation {own:g}, or give this run --validation {others:g}."
+        )
+    if by_seed:
+        raise UserError(
+            f"{source} was trained by an earlier version on images that this run holds out: "
+            f"remove {base.name}, and train it again."
         )
 
 

@@ -31,7 +31,6 @@ from launch.training.build import (
     build_sign_rule,
     check_held_out,
     check_image_size,
-    check_optimizer,
 )
 
 MOST_GPUS = 1024  # of a machine that is not known
@@ -90,10 +89,9 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
     def check(run: Run) -> None:
         recipe = run.settings
         find_model(recipe.model)
-        check_optimizer(run)
         found = contents(_data_of(recipe))
         if found is not None:
-            check_image_size(run, found.inputs)
+            check_image_size(run, found.inputs, machine.runs)
             model(recipe.model, found, run.exclude)
         examples = (found.examples if found else None) or 0
         held_out = round(recipe.validation * examples)
