@@ -14,6 +14,13 @@ from launch.data.arrays import Arrays, as_arrays
 from launch.plugins import call_with_known, import_attribute
 
 Split = Arrays | Dataset[Any]
+SIZES = ("image_size", "img_size")  # parameters for the size of images
+
+
+def takes_size(path: str) -> bool:
+    """Return whether what a user's module has is called with the size of images."""
+    found = import_attribute(path, "data")
+    return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 
 
 def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
@@ -28,7 +35,7 @@ def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
         UserError: it cannot be imported or called, or gives something else.
     """
     found = import_attribute(path, "data")
-    known = {"root": root, "data_dir": root, "image_size": image_size, "img_size": image_size}
+    known = {"root": root, "data_dir": root, **dict.fromkeys(SIZES, image_size)}
     try:
         splits = _splits(found, known, path)
     except UserError:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from launch.data.huggingface import PREFIX, find_saved, read_huggingface
 from launch.data.images import digest_of_files, find_folder, read_once, scan, test_folder
 from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out
-from launch.data.own import Split, read_own
+from launch.data.own import Split, read_own, takes_size
 from launch.inputs import Inputs
 from launch.plugins import import_attribute
 
@@ -75,10 +74,7 @@ def are_files(data: str) -> bool:
 
 def takes_image_size(data: str) -> bool:
     """Return whether data are made by a user's function or class with a parameter for the size."""
-    if are_files(data) or ":" not in data:
-        return False
-    found = import_attribute(data, "data")
-    return callable(found) and bool({"image_size", "img_size"} & signature(found).parameters.keys())
+    return not are_files(data) and ":" in data and takes_size(data)
 
 
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
