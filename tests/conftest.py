@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,7 @@ import torch_settings
 from hypothesis import settings
 from PIL import Image
 from torch_settings import THREADS
+from tqdm import tqdm
 
 import launch.executors.local
 import launch.runs.provenance
@@ -30,6 +32,9 @@ from launch.training.run import run_training
 
 settings.register_profile("default", deadline=None)  # slow machines do not fail
 settings.load_profile("default")
+# tqdm's own lock is shared with forks: one that is killed while it has it would stop all others
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0  # no thread that could have the lock at the moment of a fork
 torch_settings.apply()  # for what is trained before the first test, by fixtures of the session
 
 
