@@ -9,11 +9,11 @@ Elastic mutation (EM) has k·(1 − r) kept weights and the requested number k a
 `soft_bound` (EM&S) a layer keeps k and grows r·k more, also before the first step, so that it is
 denser than requested until the last update, which only prunes.
 
-Differs from the official code: layer-wise densities are ERK by default (theirs: given for each
-layer), the first k weights are random (theirs: the largest, of which EM replaces r·k at random
-before the first step), masks have exact numbers of ones, new weights start with cleared momentum
-(theirs keep it), and |∂L/∂θ| is that of the update's own step (theirs: of the last step of the
-epoch before).
+Differs from the official code: layer-wise densities are ERK by default (theirs: uniform, but for a
+dense first and last layer), the first k weights are random (theirs: the largest, of which EM
+replaces r·k at random before the first step), masks have exact numbers of ones, new weights start
+with cleared momentum (theirs keep it), and |∂L/∂θ| is that of the update's own step (theirs: zero,
+as gradients are cleared before).
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ F = λI + 1/n Σ g gᵀ, block-diagonal. Removing weight q costs θ_q²/(2·[F�
 layers, and moves the others of its block by −θ_q·F⁻¹e_q/[F⁻¹]_qq (moves add up if several weights
 of a block are removed at once). Sparsity follows GMP's cubic.
 
-Differs from the official code: g are the gradients of the training's own last `gradients` batches
-before each event (theirs runs separate ones, in the large experiments of batches, too); a block
-consists of consecutive *active* weights, so that pruned weights take no room in it; and F is
-accumulated, and inverted exactly by a Cholesky decomposition, instead of by Woodbury's recursion.
+Differs from the official code: a run prunes while it trains from scratch (theirs prunes a trained
+network: call `sparsify` on one); g are the gradients of its last `gradients` batches before each
+event (theirs: separate ones); a block consists of consecutive *active* weights; and F is inverted
+by a Cholesky decomposition instead of by Woodbury's recursion.
 """
 
 from __future__ import annotations
