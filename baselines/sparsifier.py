@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.broadcast import equal_on_ranks, has_ranks
+from baselines.engine.decay import warn_of_added_decay
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel
@@ -74,6 +75,8 @@ class Sparsifier(PlannedSteps):
         device = next(self.net.model.parameters()).device
         with kept_random_state(device), equal_on_ranks(self.net, share):
             self.method.prepare(self.net, samples)
+        if self.net.storage.adds_decay:
+            warn_of_added_decay(self.method.name, optimizer)
         self.attach(optimizer)
         self._lacks_state = False
         if not self.manual_begin:

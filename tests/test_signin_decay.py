@@ -82,6 +82,25 @@ def test_the_decay_of_an_unknown_optimizer_is_found_by_a_step(name, is_decoupled
     assert not optimizer.state and optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
+@pytest.mark.parametrize(
+    "method, option",
+    [("spred", "factor_decay"), ("pilot", "factor_decay"), ("topkast", "exploration")],
+)
+def test_a_decay_that_adamw_normalises_is_warned_of(method, option):
+    def warned(optimizer_class, decay):
+        model = tiny_net()
+        optimizer = optimizer_class(model.parameters(), 0.1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sparsify(model, optimizer, method, **{option: decay}, **KEYS)
+        return [str(warning.message) for warning in caught]
+
+    (text,) = warned(torch.optim.AdamW, 1e-4)
+    assert text.startswith(f"{method}: its decay is added to the gradients") and "AdamW" in text
+    assert not warned(torch.optim.AdamW, 0.0) and not warned(torch.optim.SGD, 1e-4)
+    assert not warned(torch.optim.Adam, 1e-4)
+
+
 def test_a_lion_under_another_name_decays_the_factors():
     model = tiny_net()
     optimizer = Signed(model.parameters(), 0.1, 0.3)

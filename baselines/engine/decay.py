@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -31,6 +32,17 @@ def decouples_decay(optimizer: Optimizer) -> bool:
     except Exception:  # whatever the optimizer raises for such a matrix
         return False
     return bool(without) and all(map(torch.equal, without, decayed))
+
+
+def warn_of_added_decay(method: str, optimizer: Optimizer) -> None:
+    """Warn if a method adds its decay to the gradients, and the optimizer decouples its own."""
+    if decouples_decay(optimizer):
+        warnings.warn(
+            f"{method}: its decay is added to the gradients, not subtracted from the weights as "
+            f"that of {type(optimizer).__name__}: where the gradients of the loss are small, "
+            "weights decay fast, and λ hardly matters. SGD has no such effect.",
+            stacklevel=4,
+        )
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any], decay: float) -> list[Tensor]:

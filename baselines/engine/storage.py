@@ -37,6 +37,8 @@ class Storage(ABC):
     in_pieces = True
     #: Weight decay of latents with no dimension; the weights' own decay does not apply to them.
     shared_decay = 0.0
+    #: True if `pull_back` adds the weight decay of a method to the gradients.
+    adds_decay = False
 
     @abstractmethod
     def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
@@ -117,6 +119,8 @@ class Wrapped(Storage):
 
 class DecayedLatents(Wrapped):
     """Adds λ·latent to the gradient of each latent, on top of the optimizer's own weight decay.
+
+    An optimizer that decouples its weight decay (AdamW) treats the two differently.
 
     Attributes:
         decay: λ; may be changed between steps.

@@ -8,7 +8,8 @@ pruned.
 α is multiplied by `growth` per epoch of 100 in the first half of the training, and divided by it in
 the second. Differs from the paper's Algorithm 1: there α grows only while training accuracy
 improves and ‖θ‖₁ is above a bound K that is not stated, and nothing is pruned. The first version of
-the paper keeps α constant (`growth=1`).
+the paper keeps α constant (`growth=1`). There, the weight decay of 1e-4 acts on the factors, too;
+here it acts on θ with SGD, unless `sign_in_decays` is "factors".
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ Then the rest is fine-tuned.
 
 Differs from the official code: the factors start (almost) balanced, m² − w² = `balance`, which is
 the code's "sqrt" initialisation (its default draws both at random), so that the initial network is
-that of dense training. Pruned weights stay pruned (theirs grow back until the next epoch, because
-only one factor is zeroed). λ is added to the recipe's decay of factors (`--sign-in-weight-decay`,
-`--frobenius-decay`), which replaces its weight decay.
+that of dense training. Pruned weights stay pruned (in theirs, gradual pruning zeroes one factor
+only, so that they grow back until the next epoch). λ ends with the last pruning (theirs: with the
+training). It is added to the gradients of the factors, on top of the recipe's decay of factors
+(`--sign-in-weight-decay`, `--frobenius-decay`), which replaces its weight decay; AdamW subtracts
+that one from the factors, but divides λ's part by the size of the gradients.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class FactorDecay(Method[F]):
 
     def setup(self, net: SparseModel) -> None:
         self.storage = DecayedLatents(net.storage)
+        self.storage.adds_decay = self.options.factor_decay > 0
         net.storage = self.storage
 
     @property

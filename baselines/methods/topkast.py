@@ -7,11 +7,11 @@ change at every step. The exploration loss pulls weights of B that are not in A 
 strongly than those of A, by the factor 1/D, and does not act on C.
 
 The recipe's weight decay acts on A and B. `exploration` is the λ of what B has on top of that:
-x receives λ·(1/D − 1)·x there. With λ equal to the weight decay, this is the paper's loss.
+∂L/∂x receives λ·(1/D − 1)·x there. With SGD, and λ equal to the weight decay, this is the paper's
+loss; AdamW decouples only the weight decay.
 
-All layers have the same density, as in the paper; after the last step masks have the exact number
-of ones. C is restored after each step, so that neither momentum nor weight decay moves it. Layers
-stay dense only if they are excluded (in the paper: first and last). There is no official code.
+Layers have one density unless excluded (in the paper: first and last), exact after the last step. C
+is restored after each step: neither momentum nor weight decay moves it. There is no official code.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Explored(Selected):
     def __init__(self, inner: Storage, sparsity: float, superset: float, decay: float) -> None:
         super().__init__(inner)
         self.sparsity, self.superset, self.decay = sparsity, superset, decay
-        self.is_final = False
+        self.is_final, self.adds_decay = False, decay > 0
 
     def mask(self, x: Tensor) -> Tensor:
         """Return A(x)."""
