@@ -12,10 +12,11 @@ initial fan-ins are chosen such that the network has the requested sparsity up t
 of the last layer; a warning says if it is denser, as each neuron has at least one weight. From then
 on each layer has its own budget, met up to half its neurons.
 
-The neurons of the last layer, the classes, are never ablated, and a layer keeps enough neurons for
-its weights. Differs from the official code: gradients of weights that are kept do not make others
-less salient, as in the paper's text; a weight that RigL drops does not stay because a neuron was
-ablated; budgets are rounded to nearest; initial weights are scaled by √(dense fan-in/k), not drawn.
+The neurons of the layer that is defined last, the classes, are never ablated, and a layer keeps
+enough neurons for its weights. Differs from the official code: gradients of kept weights do not
+make others less salient, as in the paper's text; they are those of one batch (theirs for ImageNet:
+of 8); weights that RigL drops do not stay because a neuron was ablated, and those of zero are not
+always dropped; budgets are rounded to nearest; initial weights are scaled by √(dense fan-in/k).
 """
 
 from __future__ import annotations

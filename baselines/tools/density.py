@@ -68,9 +68,10 @@ def balanced(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def erk_plus(shapes: Shapes, density: float) -> dict[str, float]:
-    """Return ERK densities with a dense classifier (the last layer); ERK+ of Liu et al. 2022.
+    """Return ERK densities with a dense classifier; ERK+ of Liu et al. 2022.
 
-    The other layers are sparser by as much, so that the whole keeps the density.
+    The classifier is the last of `shapes`, the layer that the model defines last. The other layers
+    are sparser by as much, so that the whole keeps the density.
 
     Raises:
         UserError: the classifier alone exceeds the density.
