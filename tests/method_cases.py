@@ -6,6 +6,7 @@ import torch
 from literal import batches, loss_of, tiny_net
 
 from baselines.engine.sparse_model import SparseModel
+from baselines.samples import Samples, no_samples
 from signin import Product
 
 STORAGES = [None, Product()]
@@ -16,7 +17,7 @@ def trained(method, storage=None, steps=40, sparsity=0.8, after=None):
     model = tiny_net().double()
     net = SparseModel(model, storage)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
-    method.prepare(net, None)
+    method.prepare(net, Samples(no_samples))
     net.attach(optimizer)
     data = batches(4, torch.float64)
     for step in range(steps):

@@ -13,6 +13,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.granet import GraNet, GraNetOptions
+from baselines.samples import Samples, no_samples
 
 
 def test_schedules():
@@ -56,7 +57,7 @@ def test_updates_are_those_of_a_slow_implementation(initial_sparsity):
     model = tiny_net().double()
     net = SparseModel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
-    method.prepare(net, None)
+    method.prepare(net, Samples(no_samples))
     net.attach(optimizer)
     assert net.sparsity() == pytest.approx(initial_sparsity, abs=1e-3)
     for step in range(20):
@@ -80,7 +81,7 @@ def test_updates_are_those_of_a_slow_implementation(initial_sparsity):
 @pytest.mark.parametrize("steps, sparsity", [(1, 0.9), (2, 0.5)])
 def test_without_a_step_for_an_update_the_first_mask_has_the_requested_sparsity(steps, sparsity):
     net = SparseModel(tiny_net())
-    GraNet(Plan(0.9, steps, steps)).prepare(net, None)
+    GraNet(Plan(0.9, steps, steps)).prepare(net, Samples(no_samples))
     assert net.sparsity() == pytest.approx(sparsity, abs=1e-3)
 
 

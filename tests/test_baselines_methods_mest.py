@@ -12,6 +12,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.mest import Mest, MestOptions
+from baselines.samples import Samples, no_samples
 from baselines.tools.density import layer_counts
 
 
@@ -53,7 +54,7 @@ def test_a_dense_layer_keeps_its_weights_and_momentum(storage, soft_bound):
     net = SparseModel(model, storage)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
     method = Mest(Plan(0.8, 40, 10), MestOptions(soft_bound=soft_bound, mutation=0.2))
-    method.prepare(net, None)
+    method.prepare(net, Samples(no_samples))
     net.attach(optimizer)
     step = next(step for step in range(40) if method.is_update(step))
     model(torch.randn(16, 64).double()).square().sum().backward()
@@ -90,8 +91,10 @@ def test_counts(storage, soft_bound):
 
 def test_a_softly_bound_training_starts_with_more_weights():
     first, soft = (SparseModel(tiny_net().double()) for _ in range(2))
-    Mest(Plan(0.9, 40, 10)).prepare(first, None)
-    Mest(Plan(0.9, 40, 10), MestOptions(soft_bound=True, mutation=0.5)).prepare(soft, None)
+    Mest(Plan(0.9, 40, 10)).prepare(first, Samples(no_samples))
+    Mest(Plan(0.9, 40, 10), MestOptions(soft_bound=True, mutation=0.5)).prepare(
+        soft, Samples(no_samples)
+    )
     for name, mask in first.masks.items():
         k, found = int(mask.sum()), soft.masks[name]
         assert int(found.sum()) == min(k + int(0.5 * k), mask.numel())

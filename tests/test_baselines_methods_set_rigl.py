@@ -16,6 +16,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.set_rigl import RigL, RigLOptions, Set, SetOptions
+from baselines.samples import Samples, no_samples
 
 
 def test_rigl_keeps_what_is_regrown_and_clears_what_is_new():
@@ -70,7 +71,7 @@ def test_rigl_replaces_the_step_and_set_does_not():
         model = tiny_net()
         net = SparseModel(model)
         chosen = method(plan, options)
-        chosen.prepare(net, None)
+        chosen.prepare(net, Samples(no_samples))
         net.attach(torch.optim.SGD(model.parameters(), 0.1))
         x, y = batches(1)[0]
         loss_of(model(x), y).backward()
@@ -87,7 +88,7 @@ def test_the_drop_fraction_of_set_is_constant_without_annealing():
     def replaced(method: Set, step: int) -> int:
         layer = nn.Linear(40, 25, bias=False)
         net = SparseModel(layer)
-        method.prepare(net, [])
+        method.prepare(net, Samples(no_samples))
         before = net.masks["weight"].clone()
         method.update(net, step)
         return int((before & ~net.masks["weight"]).sum())

@@ -12,6 +12,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.svite import Svite, SviteOptions
+from baselines.samples import Samples, no_samples
 
 
 def test_the_published_schedule():
@@ -26,7 +27,7 @@ def test_an_update_keeps_the_largest_and_grows_by_gradient():
     method = Svite(Plan(0.6, 30, 10), SviteOptions(updates=10))
     model = tiny_net().double()
     net = SparseModel(model)
-    method.prepare(net, None)
+    method.prepare(net, Samples(no_samples))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
     net.attach(optimizer)
     x, y = batches(1, torch.float64)[0]

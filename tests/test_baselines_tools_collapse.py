@@ -161,6 +161,21 @@ def test_every_method_at_initialisation_checks(name, monkeypatch):
     assert text == f"{name}: The output of the network does not depend on its input."
 
 
+@pytest.mark.parametrize("name", ["set", "rigl", "granet", "svite", "mest", "chts"])
+def test_dynamic_methods_warn_of_a_dead_start(name):
+    """Of 264,192 weights, 528 are left: 2, 524 and 2, on no path from an input to the output."""
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 256), nn.Linear(256, 1024), nn.Linear(1024, 1)
+    net = SparseModel(nn.Sequential(*layers))
+    options = {"initial_sparsity": 0.998} if name == "granet" else {}
+    x = Samples(lambda n: [(torch.randn(8, 4), torch.zeros(8))])
+    cls = find_method(name)
+    method = cls(Plan(0.998, 1000, 100), cls.options_class.make(density="uniform", **options))
+    with pytest.warns(UserWarning, match=f"{name}: The output .* does not depend on its input"):
+        method.prepare(net, x)
+    assert all(layer.nnz for layer in net)
+
+
 def test_a_broken_chain_without_an_empty_layer():
     model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))
     net, other = SparseModel(model), SparseModel(copy.deepcopy(model))

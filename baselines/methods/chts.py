@@ -32,6 +32,7 @@ from baselines.method import Method, Options
 from baselines.methods.dynamic import warn_of_replaced_steps
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import layer_counts
 from baselines.tools.link_prediction import ch2_l3, local_links, sample_links
 from baselines.tools.masks import random_mask, seeded, top_k_mask
@@ -81,7 +82,8 @@ class Chts(Method[ChtsOptions]):
         warn_of_replaced_steps(self.name, self.plan.steps, self.is_update, advice)
         net.require_ordinary("chts")
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
-        net.set_masks({name: self.first(name, net.shapes[name], k) for name, k in counts.items()})
+        masks = {name: self.first(name, net.shapes[name], k) for name, k in counts.items()}
+        set_initial_masks(self.name, net, masks, samples)
 
     def first(self, name: str, shape: tuple[int, ...], count: int) -> Tensor:
         """Return the first mask of a layer."""

@@ -16,6 +16,7 @@ from baselines.errors import require
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.masks import drop_and_grow, random_masks
 from baselines.tools.schedules import cosine_fraction, is_update
 
@@ -53,9 +54,9 @@ class DynamicMask(Method[D], ABC):
     family = "dynamic sparse"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        net.set_masks(
-            random_masks(self.options.density, net.shapes, self.plan.sparsity, self.plan.seed)
-        )
+        plan = self.plan
+        masks = random_masks(self.options.density, net.shapes, plan.sparsity, plan.seed)
+        set_initial_masks(self.name, net, masks, samples)
 
     @property
     def end(self) -> float:

@@ -3,16 +3,14 @@
 Liu et al. 2021 (arXiv 2106.10404). At an update, after the optimizer's step, the smallest weights
 of the whole network are pruned to the sparsity s_i + (s − s_i)·(1 − (1 − i/n)³) after the i-th of n
 prunings. Then each layer drops ⌈r·k⌉ of its k weights, the smallest, and grows as many elsewhere,
-where |∂L/∂θ| of this step is largest. r anneals along a cosine from `regrowth` to 0.005 at the end
-of the training; after the n-th pruning, updates regrow only. New weights start at zero with cleared
-momentum; a weight that is dropped and grown in one update keeps both.
+where |∂L/∂θ| is largest. r anneals along a cosine from `regrowth` to 0.005 at the end; after the
+n-th pruning, updates regrow only. Weights that were masked start at zero with cleared momentum.
 
 The paper has 62 updates, the first half of which prune (CIFAR: every 1,000 of 62,560 steps, to
 epoch 80 of 160), from a random ERK mask with s_i = 0.5, or a dense network (`initial_sparsity=0`).
 
-Differs from the official code: an n-th pruning reaches exactly the requested sparsity (theirs stops
-after n − 1), masks have exact numbers of ones (theirs drops all ties, and draws each weight of the
-initial mask independently), and no update follows the last step.
+Differs from the official code: an n-th pruning reaches the requested sparsity (theirs stops after
+n − 1), masks have exact numbers of ones, and no update follows the last step.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from baselines.errors import require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import check_initial_sparsity
 from baselines.tools.masks import global_masks, random_masks, replaced
 from baselines.tools.schedules import (
@@ -87,8 +86,9 @@ class Regrowth(Method[G]):
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if self.initial_sparsity:
-            kind, seed = self.options.density, self.plan.seed
-            net.set_masks(random_masks(kind, net.shapes, self.initial_sparsity, seed))
+            plan, shapes = self.plan, net.shapes
+            masks = random_masks(self.options.density, shapes, self.initial_sparsity, plan.seed)
+            set_initial_masks(self.name, net, masks, samples)
 
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)

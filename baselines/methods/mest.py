@@ -29,6 +29,7 @@ from baselines.errors import check_in_unit, require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
+from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import layer_counts
 from baselines.tools.masks import random_masks, seeded, top_k_mask
 from baselines.tools.schedules import is_update
@@ -72,8 +73,9 @@ class Mest(Method[MestOptions]):
         self.last = int(STOPPED * plan.steps)
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        kind, sparsity = self.options.density, self.plan.sparsity
-        net.set_masks(random_masks(kind, net.shapes, sparsity, self.plan.seed))
+        plan = self.plan
+        masks = random_masks(self.options.density, net.shapes, plan.sparsity, plan.seed)
+        set_initial_masks(self.name, net, masks, samples)
         if self.options.soft_bound:
             self.grow(net, self.changes(net, step=0), step=0)
 

@@ -30,7 +30,7 @@ def set_initial_masks(
     samples: Samples,
     scores: Scores | None = None,
 ) -> None:
-    """Set the masks of pruning at initialisation. Warn if the network is dead or partly arbitrary.
+    """Set the masks that a training starts with. Warn if the network is dead or partly arbitrary.
 
     One warning says which layers have no weights left, apart from shortcuts that are parallel to
     other layers; whether the output has become independent of the input; how many weights were
