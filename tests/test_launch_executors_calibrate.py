@@ -94,6 +94,23 @@ def test_collapsed_runs_count_as_empty_and_other_failures_stop_the_search(machin
         calibrate(run, Search((3, 4)), machine, report=lines.append)
 
 
+def test_seeds_that_tables_mark_are_named(machine, monkeypatch):
+    """The mean is 0.9, and 0.016 is more than STR's tolerance of 0.015."""
+    found = {5: 0.916, 0: 0.884, 2: 0.9}
+
+    def run_all(runs, *_):
+        return [Outcome(run, {"sparsity": found[run.seed]}) for run in runs]
+
+    monkeypatch.setattr(launch.executors.calibrate, "run_all", run_all)
+    lines = []
+    run = Run.make("digits", "str", threshold_decay=2.0)
+    calibrate(run, Search((5, 0, 2)), machine, report=lines.append)
+    assert len(lines) == 2 and lines[1].startswith("note: seeds 0, 5 are off by more than 0.015,")
+    found |= {5: 0.915, 0: 0.885}
+    calibrate(run, Search((5, 0, 2)), machine, report=lines.append)
+    assert len(lines) == 3
+
+
 def test_what_was_found_is_recorded_and_used(forked_workers, tmp_path, capsys, monkeypatch):
     """A search of two epochs, then a run that uses it; a second search trains nothing."""
     settings = ["--sparsity", "0.5", "--epochs", "2", "--threads", "1", "--runs", str(tmp_path)]

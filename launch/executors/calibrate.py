@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 
 from analysis.folder import SNAPSHOTS
+from analysis.target import largest_difference
 from baselines.errors import UserError
-from baselines.methods.str_ import StrOptions
+from baselines.methods.str_ import Str, StrOptions
 from launch.config.calibration import FILE, Constants, calibration_folder
 from launch.config.fields import check_positive
 from launch.config.machine import Machine
@@ -57,6 +58,11 @@ class Trial(NamedTuple):
     def sparsity(self) -> float:
         return sum(self.sparsities) / len(self.sparsities)
 
+    def seeds_beyond(self, seeds: Sequence[int], wanted: float, allowed: float) -> list[int]:
+        """Return the seeds whose sparsity differs from the wanted one by more than allowed."""
+        pairs = zip(sorted(seeds), self.sparsities, strict=True)
+        return [seed for seed, sparsity in pairs if abs(sparsity - wanted) > allowed]
+
 
 def calibrate(
     run: Run,
@@ -99,6 +105,12 @@ def calibrate(
 
     start = given.threshold_decay or first_guess(run, s_init, machine)
     decay = bisect(measure, run.sparsity, start, search.within, search.trials)
+    allowed = largest_difference(run.sparsity, Str.tolerance, math.inf)
+    if missed := trials[-1].seeds_beyond(search.seeds, run.sparsity, allowed):
+        report(
+            f"note: seeds {', '.join(map(str, missed))} are off by more than {allowed:g}, so that "
+            "tables mark their rows with ‡, and give them no gain and no rank."
+        )
     _write(folder / FILE, run, Constants(s_init, decay), search, trials)
     return folder / FILE
 
