@@ -40,8 +40,9 @@ class Ranks:
 def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> Ranks:
     """Rank the methods in each block by their mean accuracies.
 
-    Blocks with less than half of the methods of the most common block are left out (as that of
-    dense training, at sparsity 0), and so are then methods that are missing in a block.
+    The most common block shares most methods with the others. Blocks with less than half of its
+    methods are left out (as that of dense training, at sparsity 0), and so are then methods that
+    are missing in a block.
 
     Args:
         numbers: from `analysis.statistics.aggregate`, without rows that do not compete.

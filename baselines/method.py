@@ -93,9 +93,9 @@ class Method(Generic[O]):
     """Base class of all methods.
 
     A subclass names the class of its options in brackets (`class Gmp(Method[GmpOptions])`), sets
-    `name` and overrides hooks. Hooks are called in the order in which they are defined here. Masks
-    must be equal on all ranks: decide them from `plan.seed` or from what is equal on all ranks
-    (weights, and gradients once DDP has averaged them).
+    `name` and overrides hooks (docs/guide/own-method.md says when each is called). Masks must be
+    equal on all ranks: decide them from `plan.seed` or from what is equal on all ranks (weights,
+    and gradients once DDP has averaged them).
 
     Attributes:
         name: name of the method on the command line and in folder names.

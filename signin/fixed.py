@@ -5,10 +5,10 @@ from scratch? A source is a run (`RUN`: its last snapshot, `RUN@10`, `RUN@init`)
 (.safetensors, or a .pt/.pth/.ckpt file, of which no code is executed), or `random`: the
 initialisation of this run itself. `--init SOURCE` is the source of all parts that are not given.
 
-Biases, normalisation and all else that is not pruned are initialised afresh unless `others` or
-`init` is given, and so are batch statistics. Where the source of the signs has a zero, a sign is
-drawn at random; where that of the magnitudes has one, the weight starts at zero. layers.csv has
-their numbers.
+Biases, normalisation, batch statistics and all else that is not pruned start as this run
+initialises them, unless `others` or `init` is given. Where the source of the signs has a zero, a
+sign is drawn at random; where that of the magnitudes has one, the weight starts at zero. layers.csv
+has their numbers.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def clear_gradients(latents: Sequence[Tensor]) -> None:
 
 
 def set_gradients(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-    """Copy gradients into the memory of the step before: allocating it anew is slower."""
+    """Copy gradients into the memory of the step before: allocating it again is slower."""
     kept: list[Tensor] = []
     for latent in latents:
         if latent.grad is None:

@@ -5,7 +5,7 @@ descent on the factors, with g = ∂L/∂θ and rate η, moves θ by −η(m² +
 m² + w² = √(4θ² + β²), and takes the inner scaling β = m² − w² to β(1 − η²g²). (Eq. 1 of the paper
 writes the metric as √(θ² + β); the exact one is above. At θ = 0 and β = 1 it is 1: the learning
 rate need not be changed.) Gradient noise and weight decay shrink β, and with it the chance
-to flip a sign; splitting afresh resets it without changing θ.
+to flip a sign; splitting again resets it without changing θ.
 
 Differences from the paper's listing: factors exist only where the mask is one, the numerically
 stable form is used throughout, and nothing is done in the forward pass.

@@ -57,7 +57,7 @@ class Levels:
 
 
 def level_sparsities(target: float, keep: float, initial: float = 0.0) -> tuple[float, ...]:
-    """Return the sparsity of each level: `initial`, then ever denser by `keep`, then `target`.
+    """Return the sparsity of each level: `initial`, ever sparser by `keep`, then `target`.
 
     Args:
         target: sparsity of the last level, at least `initial`.

@@ -32,7 +32,7 @@ class BarrierCommand:
     worst of them exceeds the line between the values of the two ends. Name two runs before the
     options, as RUN or RUN@EPOCH; the second may be a checkpoint file (FILE@KEY for one of several
     networks). The batch statistics of each
-    network are computed anew, in one pass over the training images."""
+    network are computed again, in one pass over the training images."""
 
     points: int = 11
     """Number of networks that are measured, the two ends included."""

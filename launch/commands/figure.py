@@ -54,9 +54,9 @@ class Drawing:
 class FigureCommand:
     """Draw a figure. NAME is one of the paper's (1, 5, 8, 9), `ranking` (methods by accuracy),
     `compare` (accuracy against sparsity), `curves` (loss and accuracy by epoch), `gains` (of
-    Sign-In, for each pair of runs), `ranks` (averages over recipes and sparsities), or `signs`
-    (accuracy against the share of reversed signs). `speed FILE…` draws what `signbench bench
-    sparse` has measured."""
+    Sign-In and HAM, for each pair of runs), `ranks` (averages over recipes and sparsities), or
+    `signs` (accuracy against the share of reversed signs). `speed FILE…` draws what `signbench
+    bench sparse` has measured."""
 
     selection: Selection = field(default_factory=Selection)
     methods: tuple[str, ...] = ()

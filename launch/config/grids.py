@@ -54,7 +54,8 @@ def quick(
 ) -> list[Run]:
     """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits.
 
-    STR is left out with a warning if its constants are not known, unless it is among `methods`.
+    Methods that need a trained network or a mask are left out. So is STR, with a warning, if its
+    constants are not known, unless it is among `methods`.
     """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
     if recipe is None:

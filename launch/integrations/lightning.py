@@ -99,7 +99,7 @@ class Sparsify(SparsifyCallback, Callback):
             raise UserError(f"{name} shards the weights: use DDP or one device.")
         if self._steps_taken and not self._loaded:
             raise UserError(
-                "the checkpoint was saved without Sparsify: load its weights only, and fit anew."
+                "the checkpoint was saved without Sparsify: load its weights only, and fit again."
             )
         if self.optimizer >= len(trainer.optimizers):
             count = len(trainer.optimizers)

@@ -1,6 +1,6 @@
 """Networks on the line between two networks, and how much worse they are: the barrier.
 
-The batch statistics of each network are computed anew, since those of the two ends fit no network
+The batch statistics of each network are computed again, since those of the two ends fit no network
 between them (Jordan et al. 2023). Pruned weights are zero, so a network between two different masks
 keeps the weights of both.
 """

@@ -2,7 +2,7 @@
 
 They are computed by Lanczos' method (ARPACK, in scipy) from products of the Hessian with vectors,
 which need no matrix. A product costs about as much as two gradients, or three if the graph of the
-gradient does not fit into memory and is made anew.
+gradient does not fit into memory and is computed again.
 """
 
 from __future__ import annotations
