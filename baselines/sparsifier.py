@@ -86,9 +86,13 @@ class Sparsifier(PlannedSteps):
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
-        self.warn_if_unfinished(self.sparsity())
-        self.net.warn_if_denser()
+        self.warn_at_end()
         return self.detach()
+
+    def warn_at_end(self) -> None:
+        """Warn if the training ends early, or its network is not as sparse as planned."""
+        self.warn_of_end(self.net.masked if self.is_done else self.sparsity(), self.net.numel)
+        self.net.warn_if_denser()
 
     def detach(self) -> nn.Module:
         """Do the same whatever has been written to the weights. Restore the weight decays."""

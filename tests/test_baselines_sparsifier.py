@@ -146,6 +146,37 @@ def test_a_training_that_ends_early_is_warned_of_once():
         sparsifier.finalize()
 
 
+@pytest.mark.parametrize("s_init, reached", [(-100.0, "0"), (-1e-4, "1")])
+def test_a_training_that_ends_at_another_sparsity_is_warned_of(s_init, reached):
+    """STR's sparsity is an outcome of its constants: these prune nothing, or everything."""
+    model, optimizer, sparsifier = small("str", s_init=s_init, threshold_decay=5e-4)
+    with pytest.warns(UserWarning) as caught:
+        steps_of(model, optimizer, 21)
+        sparsifier.finalize()
+    goes_on, ended = [str(warning.message) for warning in caught]
+    assert "goes on after" in goes_on
+    assert ended == f"the training ended at sparsity {reached}, not 0.8."
+    assert caught[1].filename == __file__
+
+
+def test_a_finished_training_of_the_planned_sparsity_is_not_warned_of():
+    model, optimizer, sparsifier = small("gmp")
+    steps_of(model, optimizer, 20)
+    with torch.no_grad():
+        for weight in sparsifier.net.weights.values():
+            weight.zero_()  # by a constraint, say: the masks are what the method has reached
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsifier.finalize()
+    model, optimizer, sparsifier = small("gmp")
+    steps_of(model, optimizer, 20)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    with pytest.warns(UserWarning, match="weights have been replaced") as caught:
+        sparsifier.finalize()
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
 def test_levels_without_their_schedule_are_warned_of():
     model, optimizer, sparsifier = small("lrr", steps_per_epoch=5)
     with pytest.warns(UserWarning, match=r"lrr trains in levels, \d+ steps in all"):

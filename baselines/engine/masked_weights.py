@@ -66,6 +66,11 @@ class MaskedWeights:
         """Number of prunable weights."""
         return sum(layer.weight.numel() for layer in self)
 
+    @property
+    def masked(self) -> float:
+        """Fraction of the prunable weights that are masked."""
+        return 1 - self.nnz / self.numel
+
     def sparsity(self) -> float:
         """Return the fraction of the prunable weights that are exactly zero, in [0, 1].
 
@@ -77,13 +82,13 @@ class MaskedWeights:
 
     def warn_if_denser(self) -> None:
         """Warn if the weights are denser than their masks: somebody has written them."""
-        sparsity, masked = self.sparsity(), 1 - self.nnz / self.numel
+        sparsity, masked = self.sparsity(), self.masked
         if sparsity < masked - 1e-6:
             warnings.warn(
                 "the weights have been replaced, by an average or a checkpoint, say: their "
                 f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
                 "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
-                stacklevel=3,
+                stacklevel=4,  # the line that ends the training
             )
 
     def sparsity_all(self) -> float:

@@ -207,6 +207,4 @@ class SparsifyCallback:
 
     def end(self) -> None:
         """Warn if the network that the training leaves is not as sparse as planned."""
-        sparsifier = self.sparsifier
-        sparsifier.warn_if_unfinished(sparsifier.sparsity())
-        sparsifier.net.warn_if_denser()
+        self.sparsifier.warn_at_end()
