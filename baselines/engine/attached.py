@@ -93,7 +93,10 @@ class AttachedLatents(Latents):
 
     def _before_step(self) -> None:
         if getattr(self.optimizer, "grad_scale", None) is not None:
-            raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+            raise UserError(
+                "call scaler.unscale_(optimizer) before scaler.step(optimizer), or make the "
+                "optimizer with fused=False."
+            )
         if self._skip_step():
             return
         self._before(self.optimizer)

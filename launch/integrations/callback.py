@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
@@ -181,6 +182,12 @@ class SparsifyCallback:
         """Do what comes before a step, if `manual_begin`."""
         if self.manual_begin:
             self.sparsifier.begin_step()
+
+    @staticmethod
+    def unscale(scaler: GradScaler, optimizer: Optimizer) -> None:
+        """Unscale the gradients of a fused optimizer ahead of its step, which would do it."""
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
 
     def begin_epoch(self) -> None:
         """Remember the signs that this epoch's flips are counted against."""
