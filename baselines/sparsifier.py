@@ -93,6 +93,7 @@ class Sparsifier(PlannedSteps):
         """Warn if the training ends early, or its network is not as sparse as planned."""
         self.warn_of_end(self.net.masked if self.is_done else self.sparsity(), self.net.numel)
         self.net.warn_if_denser()
+        self.net.warn_of_unfrozen(self.net.stepped_parameters)
 
     def detach(self) -> nn.Module:
         """Do the same whatever has been written to the weights. Restore the weight decays."""
@@ -130,6 +131,7 @@ class Sparsifier(PlannedSteps):
             return
         self.net.follow()
         if self.step % self.method.plan.steps_per_epoch == 0:
+            self.net.warn_of_unfrozen(self.net.stepped_parameters)
             self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
         self._follow_masks()

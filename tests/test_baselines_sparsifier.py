@@ -177,6 +177,33 @@ def test_a_finished_training_of_the_planned_sparsity_is_not_warned_of():
     assert len(caught) == 1 and caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_are_unfrozen_later_are_warned_of(late):
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
+    model[0].requires_grad_(False)
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[2].parameters(), 0.1)
+    choices = {"sparsity": 0.5, "steps": 20, "exclude": iter(["1"])}
+    sparsifier = sparsify(model, optimizer, "gmp", steps_per_epoch=10, **choices)
+
+    def steps(n):
+        for _ in range(n):
+            model(torch.ones(4, 8)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(15 if late else 5)
+        model.requires_grad_(True)  # no optimizer trains them yet
+        steps(1)
+    optimizer.add_param_group({"params": [*model[0].parameters(), *model[1].parameters()]})
+    with pytest.warns(UserWarning, match="^0.weight: frozen when the model was made sp") as caught:
+        steps(4 if late else 5)
+        sparsifier.finalize()
+    assert sum("frozen" in str(warning.message) for warning in caught) == 1
+
+
 def test_levels_without_their_schedule_are_warned_of():
     model, optimizer, sparsifier = small("lrr", steps_per_epoch=5)
     with pytest.warns(UserWarning, match=r"lrr trains in levels, \d+ steps in all"):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from baselines.engine.layer import Layer
 from baselines.engine.places import Places
-from baselines.engine.prunable import all_weights, prunable_slots
-from baselines.errors import UserError
+from baselines.engine.prunable import all_weights, frozen_weights, prunable_slots
+from baselines.errors import MOST_LISTED, UserError
 
 
 class MaskedWeights:
@@ -28,7 +28,9 @@ class MaskedWeights:
         self, model: nn.Module, exclude: Iterable[str], include: Iterable[str], full_size: bool
     ) -> None:
         self.model, self.full_size = model, full_size
+        exclude, include = (p if isinstance(p, str) else tuple(p) for p in (exclude, include))
         self.slots = prunable_slots(model, exclude, include)
+        self._frozen = frozen_weights(model, exclude, include)
         self.layers = {
             name: Layer(name, slot.parameter, full_size=full_size)
             for name, slot in self.slots.items()
@@ -89,6 +91,23 @@ class MaskedWeights:
                 f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
                 "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
                 stacklevel=4,  # the line that ends the training
+            )
+
+    def warn_of_unfrozen(self, held: Iterable[Tensor]) -> None:
+        """Warn, once, of weights that were frozen at first and are trained now: they stay dense.
+
+        Args:
+            held: parameters of the optimizer.
+        """
+        unfrozen = {id(w): name for name, w in self._frozen.items() if w.requires_grad}
+        names = [unfrozen[id(p)] for p in held if id(p) in unfrozen] if unfrozen else []
+        if names:
+            self._frozen = {}
+            more = ", …" if len(names) > MOST_LISTED else ""
+            warnings.warn(
+                f"{', '.join(names[:MOST_LISTED])}{more}: frozen when the model was made sparse, "
+                "trained now. They stay dense: unfreeze before, or name them in exclude.",
+                stacklevel=3,
             )
 
     def sparsity_all(self) -> float:
