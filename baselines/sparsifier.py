@@ -151,6 +151,7 @@ class Sparsifier(PlannedSteps):
         Unused are those where masked, and under STR and Top-KAST those that reach no weight.
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
+        It takes them as those of the coming step: call this only where `optimizer.step()` follows.
         """
         if not self.method.reads_gradients(self.step) or self.net.has_finite_gradients():
             self.look_at_gradients()

@@ -84,6 +84,21 @@ def test_states_are_loaded_in_any_order(references, name, rule, order):
 # ---- small nets
 
 
+@pytest.mark.parametrize("name, sign_in", [("rigl", True), ("lrr", True), ("str-target", None)])
+def test_a_copied_training_goes_on_as_the_original(name, sign_in):
+    whole = small(name, sign_in=sign_in, steps_per_epoch=5)
+    steps_of(*whole[:2], 7)
+    model, optimizer, sparsifier = copy.deepcopy(whole)
+    sparsifier.attach(optimizer)
+    optimizer.load_state_dict(copy.deepcopy(whole[1].state_dict()))
+    sparsifier.load_state_dict(copy.deepcopy(whole[2].state_dict()))
+    steps_of(model, optimizer, 9)
+    steps_of(*whole[:2], 9)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, whole[0].state_dict()[key]), key
+    assert sparsifier.step == whole[2].step == 16
+
+
 def small(method="rigl", steps=20, **choices):
     model = tiny_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
