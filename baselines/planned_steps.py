@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from baselines.method import Method, Options
 from baselines.tools.schedules import Factor, triangular
 
+SLACK = 0.01  # fraction of the density that is no difference; tables use the same
+
 
 class PlannedSteps:
     """The steps that a method plans, and those that a loop has taken. The base of `Sparsifier`.
@@ -23,7 +25,8 @@ class PlannedSteps:
 
     def __init__(self, method: Method[Options]) -> None:
         self.method, self.step, self.may_go_on = method, 0, False
-        self._knows_schedule = self._has_warned = False
+        self._knows_schedule = False
+        self._warned: set[str] = set()
 
     @property
     def total_steps(self) -> int:
@@ -64,17 +67,23 @@ class PlannedSteps:
                 stacklevel=2,
             )
 
-    def warn_if_unfinished(self, sparsity: float) -> None:
-        """Warn, once, if a training that has begun ends before all planned steps are taken.
+    def warn_of_end(self, sparsity: float, prunable: int) -> None:
+        """Warn, once, if a training that has begun ends early or at another sparsity than planned.
 
         Steps that a GradScaler skips are not taken: a hundredth may lack if the sparsity does not.
 
         Args:
             sparsity: what it has reached.
+            prunable: number of prunable weights; a number of zeros is a whole number.
         """
-        total, tolerance = self.method.total_steps, max(self.method.tolerance, 1e-3)
-        lacks = sparsity < self.method.plan.sparsity - tolerance or self.step < 0.99 * total
-        if self.step and not self.is_done and lacks:
+        total, planned = self.method.total_steps, self.method.plan.sparsity
+        allowed = max(self.method.tolerance, SLACK * (1 - planned), 1 / prunable) + 1e-9
+        if not self.step:
+            return
+        if self.is_done:
+            if abs(sparsity - planned) > allowed:
+                self._warn_once(f"the training ended at sparsity {sparsity:.4g}, not {planned:g}.")
+        elif sparsity < planned - allowed or self.step < 0.99 * total:
             self._warn_once(
                 f"the training ended after {self.step} of {total} planned steps, at sparsity "
                 f"{sparsity:.3f}."
@@ -90,6 +99,6 @@ class PlannedSteps:
         )
 
     def _warn_once(self, message: str) -> None:
-        if not self._has_warned:
-            warnings.warn(message, stacklevel=4)
-        self._has_warned = True
+        if message not in self._warned:
+            warnings.warn(message, stacklevel=5)
+        self._warned.add(message)

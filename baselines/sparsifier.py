@@ -89,9 +89,14 @@ class Sparsifier(PlannedSteps):
 
     def finalize(self) -> nn.Module:
         """Remove all hooks and latents, and return the plain model with its sparse weights."""
-        self.warn_if_unfinished(self.sparsity())
-        self.net.warn_if_denser()
+        self.warn_at_end()
         return self.detach()
+
+    def warn_at_end(self) -> None:
+        """Warn if the training ends early, or its network is not as sparse as planned."""
+        self.warn_of_end(self.net.masked if self.is_done else self.sparsity(), self.net.numel)
+        self.net.warn_if_denser()
+        self.net.warn_of_unfrozen(self.net.stepped_parameters)
 
     def detach(self) -> nn.Module:
         """Do the same whatever has been written to the weights. Restore the weight decays."""
@@ -129,6 +134,7 @@ class Sparsifier(PlannedSteps):
             return
         self.net.follow()
         if self.step % self.method.plan.steps_per_epoch == 0:
+            self.net.warn_of_unfrozen(self.net.stepped_parameters)
             self.rule.begin_epoch(self.net, *self.method.epoch_of(self.step))
         self.method.before_step(self.net, self.step)
         self._follow_masks()
@@ -148,6 +154,7 @@ class Sparsifier(PlannedSteps):
         Unused are those where masked, and under STR and Top-KAST those that reach no weight.
 
         The method sees finite dense gradients before; a GradScaler leaves out the step of others.
+        It takes them as those of the coming step: call this only where `optimizer.step()` follows.
         """
         if not self.method.reads_gradients(self.step) or self.net.has_finite_gradients():
             self.look_at_gradients()

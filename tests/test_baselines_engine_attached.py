@@ -247,3 +247,24 @@ def test_an_optimizer_that_steps_the_weights_themselves_is_refused(sign_in):
     with pytest.raises(UserError, match=r"Own.step writes to \d.weight itself"):
         optimizer.step()
     assert sparsifier.sparsity() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_weight_that_has_left_the_optimizer_is_named():
+    model = tiny_net()
+    groups = [{"params": [p]} for p in model.parameters()]
+    optimizer = torch.optim.SGD(groups, 0.1, 0.9)
+    sparsifier = sparsify(model, optimizer, "random", sparsity=0.5, steps=10, sign_in=True)
+    (x, y), name = batches(1)[0], next(iter(sparsifier.net.layers))
+    weight = model.get_parameter(name)
+    at = next(i for i, g in enumerate(optimizer.param_groups) if g["params"][0] is weight)
+    lost = optimizer.param_groups.pop(at)
+    loss_of(model(x), y).backward()
+    with pytest.raises(UserError, match=f"^{name} is no longer in the optimizer's param_groups"):
+        optimizer.step()
+    optimizer.param_groups.append(lost)
+    weight.requires_grad_(False)  # as the message says
+    optimizer.zero_grad()
+    before = weight.clone()
+    loss_of(model(x), y).backward()
+    optimizer.step()
+    assert sparsifier.step == 1 and torch.equal(weight, before)

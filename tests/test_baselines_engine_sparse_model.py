@@ -13,9 +13,11 @@ from literal import batches, loss_of, tiny_net, train_literally
 from needs import needs_compiler
 from torch import nn
 
+from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Plain
 from baselines.errors import UserError
+from baselines.methods.srste import Refined
 from baselines.tools.masks import random_mask
 from signin import Product
 
@@ -410,6 +412,44 @@ def test_weights_written_back_unchanged_leave_the_factors_alone():
     net.state_dict()
     after = [latent for layer in net for latent in layer.latents.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+WRAPPED = {
+    "product": lambda inner: inner,
+    "soft threshold": lambda inner: SoftThreshold(inner, "exp", -3.0),
+    "selected": lambda inner: Refined(inner, 2, 4, 1e-3),
+}
+
+
+@pytest.mark.parametrize("masked, full_size", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_only_weights_that_were_written_are_split_again(name, masked, full_size):
+    model = tiny_net().double()
+    net = SparseModel(model, WRAPPED[name](Product(0.7)), dense_latents=full_size)
+    if masked:
+        net.set_masks(masks_for(net))
+    opt = OPTIMIZERS["sgd"](model.parameters())
+    net.attach(opt)
+    for x, y in batches(3, torch.float64):
+        step(model, opt, x, y)
+    layer = next(iter(net))
+    before = [latent.detach().clone() for latent in layer.own_latents]
+    wanted = layer.weight.detach().clone()
+    written = torch.zeros_like(wanted, dtype=torch.bool)
+    written.view(-1)[wanted.abs().argmax()] = True
+    with torch.no_grad():
+        layer.weight[written] *= 1.5
+    net.follow()
+    here = layer.take(written)
+    for latent, old in zip(layer.own_latents, before, strict=True):
+        assert torch.equal(latent[~here], old[~here])
+    m, w = layer.own_latents
+    assert (m[here].square() - w[here].square()).item() == pytest.approx(0.7)
+    assert torch.equal(layer.weight[~written], wanted[~written])
+    torch.testing.assert_close(layer.weight[written].detach(), 1.5 * wanted[written])
+    net.set_weights({layer.name: wanted})  # splits the whole layer
+    betas = (m.square() - w.square())[m != 0].tolist()
+    assert betas == pytest.approx([0.7] * len(betas))
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -107,6 +107,23 @@ def test_a_layer_without_a_gradient_is_named():
             optimizer.step()
 
 
+@pytest.mark.parametrize("name", ["rigl", "srigl", "rigl_nm"])
+def test_a_step_without_any_gradient_is_no_update(name):
+    """As that of a batch that the loop leaves out, such as Lightning's without a loss."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = sparsify(model, optimizer, name, sparsity=0.5, steps=10, update_every=1)
+    masks = []
+    for x in (None, torch.ones(2, 8), None, torch.arange(16.0).view(2, 8)):
+        if x is not None:
+            model(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        masks.append(torch.stack(list(sparsifier.masks.values())))
+    assert sparsifier.step == 4
+    assert torch.equal(masks[1], masks[2]) and not torch.equal(masks[2], masks[3])
+
+
 @pytest.mark.parametrize(
     "name, fewer",
     [

@@ -84,6 +84,21 @@ def test_states_are_loaded_in_any_order(references, name, rule, order):
 # ---- small nets
 
 
+@pytest.mark.parametrize("name, sign_in", [("rigl", True), ("lrr", True), ("str-target", None)])
+def test_a_copied_training_goes_on_as_the_original(name, sign_in):
+    whole = small(name, sign_in=sign_in, steps_per_epoch=5)
+    steps_of(*whole[:2], 7)
+    model, optimizer, sparsifier = copy.deepcopy(whole)
+    sparsifier.attach(optimizer)
+    optimizer.load_state_dict(copy.deepcopy(whole[1].state_dict()))
+    sparsifier.load_state_dict(copy.deepcopy(whole[2].state_dict()))
+    steps_of(model, optimizer, 9)
+    steps_of(*whole[:2], 9)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, whole[0].state_dict()[key]), key
+    assert sparsifier.step == whole[2].step == 16
+
+
 def small(method="rigl", steps=20, **choices):
     model = tiny_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
@@ -144,6 +159,64 @@ def test_a_training_that_ends_early_is_warned_of_once():
         model, optimizer, sparsifier = small(steps=200)
         steps_of(model, optimizer, 198)  # a GradScaler has skipped two
         sparsifier.finalize()
+
+
+@pytest.mark.parametrize("s_init, reached", [(-100.0, "0"), (-1e-4, "1")])
+def test_a_training_that_ends_at_another_sparsity_is_warned_of(s_init, reached):
+    """STR's sparsity is an outcome of its constants: these prune nothing, or everything."""
+    model, optimizer, sparsifier = small("str", s_init=s_init, threshold_decay=5e-4)
+    with pytest.warns(UserWarning) as caught:
+        steps_of(model, optimizer, 21)
+        sparsifier.finalize()
+    goes_on, ended = [str(warning.message) for warning in caught]
+    assert "goes on after" in goes_on
+    assert ended == f"the training ended at sparsity {reached}, not 0.8."
+    assert caught[1].filename == __file__
+
+
+def test_a_finished_training_of_the_planned_sparsity_is_not_warned_of():
+    model, optimizer, sparsifier = small("gmp")
+    steps_of(model, optimizer, 20)
+    with torch.no_grad():
+        for weight in sparsifier.net.weights.values():
+            weight.zero_()  # by a constraint, say: the masks are what the method has reached
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsifier.finalize()
+    model, optimizer, sparsifier = small("gmp")
+    steps_of(model, optimizer, 20)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    with pytest.warns(UserWarning, match="weights have been replaced") as caught:
+        sparsifier.finalize()
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_are_unfrozen_later_are_warned_of(late):
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
+    model[0].requires_grad_(False)
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[2].parameters(), 0.1)
+    choices = {"sparsity": 0.5, "steps": 20, "exclude": iter(["1"])}
+    sparsifier = sparsify(model, optimizer, "gmp", steps_per_epoch=10, **choices)
+
+    def steps(n):
+        for _ in range(n):
+            model(torch.ones(4, 8)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(15 if late else 5)
+        model.requires_grad_(True)  # no optimizer trains them yet
+        steps(1)
+    optimizer.add_param_group({"params": [*model[0].parameters(), *model[1].parameters()]})
+    with pytest.warns(UserWarning, match="^0.weight: frozen when the model was made sp") as caught:
+        steps(4 if late else 5)
+        sparsifier.finalize()
+    assert sum("frozen" in str(warning.message) for warning in caught) == 1
 
 
 def test_levels_without_their_schedule_are_warned_of():

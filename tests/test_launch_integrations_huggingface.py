@@ -227,6 +227,20 @@ def test_what_the_trainer_does_around_a_step_is_exact(tmp_path, method, sign_in,
     assert_equal(trainer.model, by_hand(tiny_bert(), trainer, method, sign_in, **loop))
 
 
+@pytest.mark.parametrize("kind", [SparseTrainer, Trainer])
+def test_a_fused_optimizer_is_served_with_a_scaler(tmp_path, kind):
+    """The scale is a power of two, and the model computes in float32: no bit changes."""
+    model, data = tiny_bert(), dataset()
+    plain = trained(tmp_path, tiny_bert(), "rigl", True, optim="adamw_torch_fused")
+    args = arguments_of("rigl", tmp_path, optim="adamw_torch_fused")
+    callback = callback_of("rigl", True)
+    trainer = kind(model, args, train_dataset=data, callbacks=[callback])
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    trainer.train()
+    assert callback.sparsifier.is_done
+    assert_equal(model, plain.model)
+
+
 def test_clipping_by_the_norm_of_all_gradients_would_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(SparseTrainer, "_clip_grad_norm", Trainer._clip_grad_norm)
     trainer = trained(tmp_path, tiny_bert(), "rigl", None, max_grad_norm=0.05)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from trainer_cases import (
 
 from baselines import sparsify
 from baselines.errors import UserError
+from baselines.methods.set_rigl import RigL
 from baselines.tools.schedules import triangular
 
 pytest.importorskip("lightning", reason="no lightning (pip install signbench[lightning])")
@@ -31,6 +34,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.plugins import MixedPrecision
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -187,6 +191,54 @@ def test_what_lightning_does_around_a_step_is_exact(tmp_path, method, sign_in, l
     trainer.fit(module, Loader(batches(PER_EPOCH)))
     assert callback.sparsifier.is_done
     assert_equal(module.net, by_hand(method, sign_in, **loop))
+
+
+class Scaled(MixedPrecision):
+    """Scales the loss by a power of two; computes in float32, so that nothing else changes."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+    def autocast_context_manager(self):
+        return nullcontext()
+
+
+def make_fused_optimizer(net):
+    return torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=1e-3, fused=True)
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_fused_optimizer_is_served_with_a_scaler(tmp_path, monkeypatch, manual):
+    monkeypatch.setattr(sys.modules[__name__], "make_optimizer", make_fused_optimizer)
+    module, callback = Module(manual=manual), callback_of("rigl", True, manual_begin=True)
+    largest = []
+
+    def seen(self, net, step):
+        largest.append(max(float(layer.weight.grad.abs().max()) for layer in net))
+        return original(self, net, step)
+
+    with monkeypatch.context() as patch:
+        original = RigL.after_backward
+        patch.setattr(RigL, "after_backward", seen)
+        trainer_of(tmp_path, callback, 15, plugins=[Scaled()]).fit(
+            module, Loader(batches(PER_EPOCH))
+        )
+    assert len(largest) == 15 and max(largest) < 100  # of 65536 times as much if scaled
+    assert_equal(module.net, by_hand("rigl", True))
+
+
+def test_a_batch_without_a_loss_is_left_out_with_a_scaler(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "make_optimizer", make_fused_optimizer)
+
+    class Lacking(Module):
+        def training_step(self, batch, i):
+            loss = super().training_step(batch, i)
+            return None if len(self.batches) == 2 else loss
+
+    module, callback = Lacking(), callback_of("rigl", True)
+    trainer = trainer_of(tmp_path, callback, 15, accumulate_grad_batches=2, plugins=[Scaled()])
+    trainer.fit(module, Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.step == callback.sparsifier.total_steps - 1
 
 
 def test_clipping_by_the_norm_of_all_gradients_would_differ(tmp_path, monkeypatch):

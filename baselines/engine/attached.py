@@ -93,7 +93,10 @@ class AttachedLatents(Latents):
 
     def _before_step(self) -> None:
         if getattr(self.optimizer, "grad_scale", None) is not None:
-            raise UserError("call scaler.unscale_(optimizer) before scaler.step(optimizer).")
+            raise UserError(
+                "call scaler.unscale_(optimizer) before scaler.step(optimizer), or make the "
+                "optimizer with fused=False."
+            )
         if self._skip_step():
             return
         self._before(self.optimizer)
@@ -102,10 +105,10 @@ class AttachedLatents(Latents):
             layer.check_placement()
         self.follow()
         self._show_weights()  # they are there unless saving or loading a state failed
+        groups = self._groups()
         self._is_stepping = True
         for layer in self.masked_in_place:
             layer.mask_gradient()
-        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         waiting = []
         for layer in stepped:
             if layer.weight.grad is None:
@@ -120,6 +123,17 @@ class AttachedLatents(Latents):
         self._show_latents()
         for group in self.optimizer.param_groups:
             complete_momentum(self.optimizer, group)
+
+    def _groups(self) -> dict[int, dict[str, Any]]:
+        """Return the parameter group of each parameter, by the parameter's id."""
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        for layer in self.stepped:
+            if id(layer.weight) not in groups:
+                raise UserError(
+                    f"{layer.name} is no longer in the optimizer's param_groups: put it back, and "
+                    "freeze it with requires_grad_(False)."
+                )
+        return groups
 
     def _skip_step(self) -> bool:
         """Leave out a step that a fused optimizer takes although a GradScaler has found infinity.

@@ -23,7 +23,7 @@ def decouples_decay(optimizer: Optimizer) -> bool:
     """
     if _KNOWN & {base.__name__ for base in type(optimizer).__mro__}:
         return True
-    group = optimizer.param_groups[0]
+    group = next((group for group in optimizer.param_groups if group["params"]), {})
     if "weight_decay" not in group:
         return False
     try:

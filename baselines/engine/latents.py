@@ -108,8 +108,11 @@ class Latents:
             if kept := state if new.full_size else fitting_state(state, latent):
                 self.optimizer.state[latent] = kept
 
-    def follow(self) -> None:
+    def follow(self, keep: bool = True) -> None:
         """Take over weights that somebody else has written, and clear what is masked.
+
+        Args:
+            keep: only the weights that have changed are split again; else all of their layer.
 
         Raises:
             UserError: the model was moved before.
@@ -120,20 +123,25 @@ class Latents:
             layer.check_placement()
             layer.clear_masked(layer.weight)
             if not layer.is_in_place:
-                self._follow(layer)
+                self._follow(layer, keep)
             layer.mark_read()
 
-    def _follow(self, layer: Layer) -> None:
+    def _follow(self, layer: Layer, keep: bool) -> None:
         (value,) = self.storage.merge(columns([layer]))
         if not torch.equal(value, layer.take(layer.weight)):
-            self.split_again([layer])
+            self.split_again([layer], keep)
 
-    def split_again(self, layers: list[Layer]) -> None:
-        """Split the effective weights again; they do not change but for rounding."""
+    def split_again(self, layers: list[Layer], keep: bool = False) -> None:
+        """Split the effective weights again; they do not change but for rounding.
+
+        Args:
+            keep: keep the latents of weights that they yield already.
+        """
         for block in blocks(layers):
             latents = columns(block)
             thetas = [layer.take(layer.weight) for layer in block]
-            parts = self.storage.split_again(thetas, latents, [layer.name for layer in block])
+            names = [layer.name for layer in block]
+            parts = self.storage.split_again(thetas, latents, names, keep)
             for held, values in zip(latents, parts, strict=True):
                 torch._foreach_copy_(held, list(values))
         clear_masked_latents(layers)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from baselines.engine.layer import Layer
 from baselines.engine.places import Places
-from baselines.engine.prunable import all_weights, prunable_slots
-from baselines.errors import UserError
+from baselines.engine.prunable import all_weights, frozen_weights, prunable_slots
+from baselines.errors import MOST_LISTED, UserError
 
 
 class MaskedWeights:
@@ -28,7 +28,9 @@ class MaskedWeights:
         self, model: nn.Module, exclude: Iterable[str], include: Iterable[str], full_size: bool
     ) -> None:
         self.model, self.full_size = model, full_size
+        exclude, include = (p if isinstance(p, str) else tuple(p) for p in (exclude, include))
         self.slots = prunable_slots(model, exclude, include)
+        self._frozen = frozen_weights(model, exclude, include)
         self.layers = {
             name: Layer(name, slot.parameter, full_size=full_size)
             for name, slot in self.slots.items()
@@ -66,6 +68,11 @@ class MaskedWeights:
         """Number of prunable weights."""
         return sum(layer.weight.numel() for layer in self)
 
+    @property
+    def masked(self) -> float:
+        """Fraction of the prunable weights that are masked."""
+        return 1 - self.nnz / self.numel
+
     def sparsity(self) -> float:
         """Return the fraction of the prunable weights that are exactly zero, in [0, 1].
 
@@ -77,12 +84,29 @@ class MaskedWeights:
 
     def warn_if_denser(self) -> None:
         """Warn if the weights are denser than their masks: somebody has written them."""
-        sparsity, masked = self.sparsity(), 1 - self.nnz / self.numel
+        sparsity, masked = self.sparsity(), self.masked
         if sparsity < masked - 1e-6:
             warnings.warn(
                 "the weights have been replaced, by an average or a checkpoint, say: their "
                 f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
                 "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
+                stacklevel=4,  # the line that ends the training
+            )
+
+    def warn_of_unfrozen(self, held: Iterable[Tensor]) -> None:
+        """Warn, once, of weights that were frozen at first and are trained now: they stay dense.
+
+        Args:
+            held: parameters of the optimizer.
+        """
+        unfrozen = {id(w): name for name, w in self._frozen.items() if w.requires_grad}
+        names = [unfrozen[id(p)] for p in held if id(p) in unfrozen] if unfrozen else []
+        if names:
+            self._frozen = {}
+            more = ", …" if len(names) > MOST_LISTED else ""
+            warnings.warn(
+                f"{', '.join(names[:MOST_LISTED])}{more}: frozen when the model was made sparse, "
+                "trained now. They stay dense: unfreeze before, or name them in exclude.",
                 stacklevel=3,
             )
 

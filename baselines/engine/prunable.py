@@ -85,6 +85,21 @@ def prunable_slots(
     return {slot.name: slot for slot in chosen.values()}
 
 
+def frozen_weights(
+    model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return the weights that `prunable_slots` leaves out only because they are not trained."""
+    places = list(slots(model))
+    excluded = _matching("exclude", exclude, places)
+    included = _matching("include", include, places)
+    return {
+        slot.name: slot.weight
+        for key, slot in _by_weight(places).items()
+        if (slot.is_known or key in included) and key not in excluded
+        if not slot.is_computed and not slot.weight.requires_grad
+    }
+
+
 def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
     """Return one place of each weight by its key: the first one in a linear map, if any."""
     found: dict[object, Slot] = {}

@@ -30,12 +30,12 @@ class Selected(Wrapped):
         """Return S(x), a boolean tensor of x's shape."""
 
     def split_again(
-        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = (), keep: bool = False
     ) -> tuple[Tensors, ...]:
         """Return latents of θ. x stays where it yields θ already, if θ results with what stays."""
         xs = self.inner.merge(latents)
         moved = [self._moved(x, theta) for x, theta in zip(xs, thetas, strict=True)]
-        return self.inner.split_again(moved, latents, names)
+        return self.inner.split_again(moved, latents, names, keep)
 
     def _moved(self, x: Tensor, theta: Tensor) -> Tensor:
         moved = torch.where(x * self.mask(x) == theta, x, theta)

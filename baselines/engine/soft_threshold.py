@@ -46,7 +46,7 @@ class SoftThreshold(Storage):
         return (*self.inner.split(thetas, names), [x.new_tensor(self.s_init) for x in thetas])
 
     def split_again(
-        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = (), keep: bool = False
     ) -> tuple[Tensors, ...]:
         """Return latents of θ with the same s.
 
@@ -58,7 +58,7 @@ class SoftThreshold(Storage):
             torch.where(soft_threshold(x, t) == theta, x, theta + theta.sign() * t)
             for x, t, theta in zip(xs, map(self.threshold, s), thetas, strict=True)
         ]
-        return (*self.inner.split_again(moved, tuple(inner), names), s)
+        return (*self.inner.split_again(moved, tuple(inner), names, keep), s)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         *inner, s = latents

@@ -108,7 +108,7 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set effective weights (masked positions stay zero). Optimizer state is kept.
+        """Set effective weights (zero where masked), and with them Product's β. State is kept.
 
         Raises:
             UserError: an unknown layer, or a tensor of another shape. Nothing is changed then.
@@ -119,7 +119,7 @@ class SparseModel(MaskedWeights):
             self.layers[name].weight.copy_(value)
             self.layers[name].clear_masked(self.layers[name].weight)
         if self._latents is not None:
-            self._latents.follow()
+            self._latents.follow(keep=False)
 
     @torch.no_grad()
     def follow(self) -> None:

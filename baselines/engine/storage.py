@@ -49,10 +49,21 @@ class Storage(ABC):
         """
 
     def split_again(
-        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = (), keep: bool = False
     ) -> tuple[Tensors, ...]:
-        """Return latents of the given effective weights that replace the given latents."""
-        return self.split(thetas, names)
+        """Return latents of the given effective weights that replace the given latents.
+
+        Args:
+            keep: keep the latents of weights that they yield already.
+        """
+        parts = self.split(thetas, names)
+        if not keep:
+            return parts
+        same = [value == theta for value, theta in zip(self.merge(latents), thetas, strict=True)]
+        return tuple(
+            [torch.where(*each) for each in zip(same, held, new, strict=True)]
+            for held, new in zip(latents, parts, strict=True)
+        )
 
     @abstractmethod
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
@@ -100,9 +111,9 @@ class Wrapped(Storage):
         return self.inner.split(thetas, names)
 
     def split_again(
-        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = ()
+        self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = (), keep: bool = False
     ) -> tuple[Tensors, ...]:
-        return self.inner.split_again(thetas, latents, names)
+        return self.inner.split_again(thetas, latents, names, keep)
 
     def merge(self, latents: tuple[Tensors, ...]) -> Tensors:
         return self.inner.merge(latents)

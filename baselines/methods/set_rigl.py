@@ -70,8 +70,8 @@ class GradientGrowth(DynamicMask[R]):
         return self.is_update(step)
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
-        if not self.is_update(step):
-            return False
+        if not self.is_update(step) or all(layer.weight.grad is None for layer in net):
+            return False  # also where the loop has left out a backward pass
         self.update(net, step)
         return not self.options.keep_step
 

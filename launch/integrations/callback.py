@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from baselines.errors import UserError
@@ -182,6 +183,12 @@ class SparsifyCallback:
         if self.manual_begin:
             self.sparsifier.begin_step()
 
+    @staticmethod
+    def unscale(scaler: GradScaler, optimizer: Optimizer) -> None:
+        """Unscale the gradients of a fused optimizer ahead of its step, which would do it."""
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+
     def begin_epoch(self) -> None:
         """Remember the signs that this epoch's flips are counted against."""
         self._signs = signs(self.sparsifier.net.weights)
@@ -207,6 +214,4 @@ class SparsifyCallback:
 
     def end(self) -> None:
         """Warn if the network that the training leaves is not as sparse as planned."""
-        sparsifier = self.sparsifier
-        sparsifier.warn_if_unfinished(sparsifier.sparsity())
-        sparsifier.net.warn_if_denser()
+        self.sparsifier.warn_at_end()

@@ -67,6 +67,14 @@ class Sparsify(SparsifyCallback, TrainerCallback):
         """Do what comes before a step."""
         self.begin_step()
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Unscale gradients where clipping has not."""
+        optimizer = kwargs["optimizer"]
+        if not args.max_grad_norm and (scaler := getattr(optimizer, "scaler", None)) is not None:
+            self.unscale(scaler, optimizer.optimizer)
+
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -49,7 +49,7 @@ class Sparsify(SparsifyCallback, Callback):
         self._optimizer: Optimizer | None = None
         self._loaded: dict[str, Any] | None = None
         self._final: dict[str, Any] | None = None
-        self._is_fitting, self._steps_taken = False, 0
+        self._is_fitting, self._steps_taken, self._has_backward = False, 0, False
 
     # ---- state
 
@@ -155,6 +155,7 @@ class Sparsify(SparsifyCallback, Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Do what comes before a step; nothing at the further batches of an accumulated step."""
+        self._has_backward = False
         self.begin_step()
         if first := self._first_forward:
             first.begin(by_trainer=True)
@@ -163,6 +164,7 @@ class Sparsify(SparsifyCallback, Callback):
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         """End the check of the first forward pass."""
+        self._has_backward = True
         if first := self._first_forward:
             first.end()
 
@@ -172,8 +174,13 @@ class Sparsify(SparsifyCallback, Callback):
         """Set masked gradients to zero; clipping comes next."""
         if first := self._first_forward:
             first.end()  # there was no `manual_backward`
-        if optimizer is self._optimizer:
-            self.sparsifier.mask_gradients()
+        if optimizer is not self._optimizer:
+            return
+        if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
+            if pl_module.automatic_optimization and not self._has_backward:
+                return  # Lightning leaves out this step
+            self.unscale(scaler, optimizer)
+        self.sparsifier.mask_gradients()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
