@@ -27,7 +27,7 @@ from launch.cli import main
 from launch.config.cluster import Cluster
 from launch.config.run import Run
 from launch.executors import queue, resubmission
-from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
+from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled, queued_job
 from launch.executors.slurm import START, Job, master_port, own_modules, parameters, submit
 from launch.executors.status import statuses
 from launch.runs.files import write_json
@@ -167,9 +167,29 @@ def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
     (home / RESULT).write_text("no")
     monkeypatch.setattr(resubmission, "list_jobs", dict)
     monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
-    assert resubmission.resubmit(machine.runs) == [(run, "8")]
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == [(run, "8")]
     write_json(home / RESULT, {"accuracy": 0.5})
-    assert resubmission.resubmit(machine.runs) == []
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "RUNNING", "PENDING"])
+def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch, state):
+    run = digits()
+    home = machine.runs / run.name
+    home.mkdir(parents=True)
+    write_config(home, run)
+    given = {"machine": asdict(machine), "cluster": asdict(CLUSTER)}
+    write_json(home / JOB, {"job": "7", "log": "out", **given})
+    queue_now = {"7": (state, "None")}
+    assert queued_job(home, queue_now) == "7"  # a requeued job can be completing, too
+    note_cancelled(home)
+    assert queued_job(home, queue_now) == ("" if state == "COMPLETING" else "7")
+    assert queued_job(home, {}) == ""
+    monkeypatch.setattr(resubmission, "list_jobs", lambda: queue_now)
+    monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
+    again = [(run, "8")] if state == "COMPLETING" else []
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=True) == again
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
 
 
 def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):
@@ -376,17 +396,20 @@ def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
     flags = [str(grid), "--runs", str(here.runs)]
     slurm_flags = ["--executor", "slurm", "--timeout", "11m", "--cpus", "1", "--device", "cpu"]
     assert main(["grid", *flags, *slurm_flags]) == 0
+    wait_until(lambda: all(epochs_of(here, digits(seed, 2000)) for seed in (0, 1)))
     assert main(["cancel", "--runs", str(here.runs)]) == 0
-    wait_until(lambda: not list_jobs())
+    assert {state for state, _ in list_jobs().values()} == {"COMPLETING"}
     capsys.readouterr()
     assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out  # they were cancelled
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 2 runs again" in capsys.readouterr().out
-    limits = shell("squeue", "--noheader", "--me", "--array", "--format=%l").split()
-    assert limits == ["11:00", "11:00"]
+    new = ["--me", "--array", "--states=PENDING,RUNNING"]
+    assert shell("squeue", "--noheader", *new, "--format=%l").split() == ["11:00", "11:00"]
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out
+    done = epochs_of(here, digits(0, 2000))
+    wait_until(lambda: epochs_of(here, digits(0, 2000)) > done)  # it has waited for its folder
 
 
 ODD = """my $(touch x) `touch x`; 'it' "is" & ü#~*?[a]{b} |"""

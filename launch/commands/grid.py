@@ -98,7 +98,7 @@ def command(args: list[str]) -> int:
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
-        return resubmit_runs(given.machine.runs, {run.name for run in runs})
+        return resubmit_runs(given.machine.runs, {run.name for run in runs}, cancelled=True)
     check_runs(runs, given.machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)

@@ -29,8 +29,8 @@ def command(args: list[str]) -> int:
     given = parse(StatusCommand, args, "signbench status")
     found = chosen_statuses(given.selection, failed=given.failed)
     if given.resubmit:
-        ended = {status.name for status in found if status.state != "cancelled"}
-        return resubmit_runs(given.selection.runs, ended)
+        names = {status.name for status in found}
+        return resubmit_runs(given.selection.runs, names, cancelled=False)
     print(to_text(found))
     left = time_left(given.selection.runs, found)
     if left is not None:

@@ -15,7 +15,7 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.queue import list_jobs
+from launch.executors.queue import is_queued, list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
 from launch.runs.network import read_own_run
@@ -23,14 +23,15 @@ from launch.runs.network import read_own_run
 Settings = tuple[Machine, Cluster]
 
 
-def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run, str]]:
+def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[Run, str]]:
     """Submit again the runs in a folder that are neither finished nor queued.
 
     Each is submitted with the settings of its last submission. A run that cannot be submitted is
     left out with a warning.
 
     Args:
-        names: the runs to consider. By default all but those that were cancelled.
+        names: the runs to consider.
+        cancelled: whether to submit those that were cancelled.
 
     Returns:
         The runs that were submitted, with their job ids.
@@ -41,13 +42,13 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
     queued = list_jobs()
     settings_of: dict[Run, Settings] = {}
     for folder in list_runs(root, (JOB,)):
-        if names is not None and folder.name not in names:
+        if folder.name not in names:
             continue
         try:
             record = read_job(folder)
-            if record is None or is_finished(folder) or record["job"] in queued:
+            if record is None or is_finished(folder) or is_queued(record, queued):
                 continue
-            if names is None and record.get("cancelled"):
+            if record.get("cancelled") and not cancelled:
                 continue
             settings = _settings(record, root)
             import_plugins(settings[0].imports)
