@@ -182,7 +182,7 @@ class RunFolder:
     def write_rows(self, texts: RowTexts) -> None:
         """Write epochs.csv and layers.csv. Raises UserError."""
         for file, text in zip((EPOCHS, LAYERS), texts, strict=True):
-            write_text(self.path / file, text)
+            write_text(self.path / file, text, locked=True)
 
     # ---- states
 
@@ -192,7 +192,7 @@ class RunFolder:
         with one_sync():
             if last.exists():
                 move_file(last, self.path / PREVIOUS_STATE)
-            write_file(last, lambda path: save_archive(state, path, self._run.name))
+            write_file(last, lambda path: save_archive(state, path, self._run.name), locked=True)
 
     def read_state(self, file: str) -> tuple[State | None, str]:
         """Return one of the states in `STATES`, or why it is damaged. Both are empty if it is gone.
