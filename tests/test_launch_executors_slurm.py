@@ -21,6 +21,7 @@ from slurm_cluster import wait_until
 from test_launch_train import train
 
 import launch.executors.slurm as slurm_module
+import launch.executors.status
 from analysis.folder import EPOCHS, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
 from baselines.errors import UserError
 from launch.cli import main
@@ -185,6 +186,10 @@ def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch
     note_cancelled(home)
     assert queued_job(home, queue_now) == ("" if state == "COMPLETING" else "7")
     assert queued_job(home, {}) == ""
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue_now)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    shown = {"COMPLETING": "cancelled", "RUNNING": "running", "PENDING": "waiting"}
+    assert state_of(machine, run).state == shown[state]  # `runs retry` takes the cancelled ones
     monkeypatch.setattr(resubmission, "list_jobs", lambda: queue_now)
     monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
     again = [(run, "8")] if state == "COMPLETING" else []

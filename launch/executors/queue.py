@@ -64,14 +64,15 @@ def note_cancelled(folder: Path, cancelled: bool = True) -> None:
         write_json(folder / JOB, {**record, "cancelled": cancelled})
 
 
-def is_queued(record: JobRecord, queue: Queue) -> bool:
-    """Return whether a run's last job waits or runs.
+def is_ending(record: JobRecord, state: str) -> bool:
+    """Return whether a job was cancelled and is in the queue until its processes have ended."""
+    return bool(record.get("cancelled")) and state in _ENDING
 
-    One that was cancelled does not, but can stay in the queue until its processes have ended.
-    """
+
+def is_queued(record: JobRecord, queue: Queue) -> bool:
+    """Return whether a run's last job waits or runs, and does not end after it was cancelled."""
     state, _ = queue.get(record["job"], ("", ""))
-    is_ending = bool(record.get("cancelled")) and state in _ENDING
-    return bool(state) and not is_ending
+    return bool(state) and not is_ending(record, state)
 
 
 def queued_job(folder: Path, queue: Queue) -> str:
