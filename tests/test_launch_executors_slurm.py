@@ -26,6 +26,7 @@ from analysis.folder import EPOCHS, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, rea
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
+from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors import queue, resubmission
 from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled, queued_job
@@ -195,6 +196,35 @@ def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch
     again = [(run, "8")] if state == "COMPLETING" else []
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=True) == again
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
+
+
+def test_a_run_is_submitted_again_from_where_it_was(tmp_path, monkeypatch):
+    homes, submitted = [tmp_path / name for name in ("a", "b", "gone", "elsewhere")], []
+    for seed, home in enumerate(homes[:3]):
+        home.mkdir()
+        monkeypatch.chdir(home)
+        run = Run.make("digits", "dense", data="set.npz", seed=seed)  # a relative path
+        machine = Machine(runs=tmp_path / "runs")
+        folder = machine.runs / run.name
+        folder.mkdir(parents=True)
+        write_config(folder, run)
+        given = {"machine": asdict(machine), "cluster": asdict(CLUSTER), "cwd": str(home)}
+        write_json(folder / JOB, {"job": str(seed), "log": "out", **given})
+
+    def submit(runs, machine, cluster):
+        submitted.extend((run.seed, Path.cwd(), machine.runs) for run in runs)
+        return []
+
+    monkeypatch.setattr(resubmission, "list_jobs", dict)
+    monkeypatch.setattr(resubmission, "submit", submit)
+    homes[2].rmdir()
+    homes[3].mkdir()
+    monkeypatch.chdir(homes[3])
+    runs = Path("../runs")
+    with pytest.warns(UserWarning, match="is not submitted: it was submitted from .*gone: No such"):
+        resubmission.resubmit(runs, {path.name for path in runs.iterdir()}, cancelled=False)
+    assert submitted == [(seed, homes[seed], tmp_path / "runs") for seed in (0, 1)]
+    assert Path.cwd() == homes[3]
 
 
 def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):
@@ -395,8 +425,8 @@ def test_what_has_ended_without_a_result_is_submitted_again(here, capsys):
 
 
 @needs_slurm
-def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
-    grid = tmp_path / "grid.yaml"
+def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path, monkeypatch):
+    first, grid = Path.cwd(), tmp_path / "grid.yaml"
     grid.write_text("recipe: digits\nmethod: random\nsparsity: 0.8\nseed: [0, 1]\nepochs: 2000\n")
     flags = [str(grid), "--runs", str(here.runs)]
     slurm_flags = ["--executor", "slurm", "--timeout", "11m", "--cpus", "1", "--device", "cpu"]
@@ -405,12 +435,14 @@ def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
     assert main(["cancel", "--runs", str(here.runs)]) == 0
     assert {state for state, _ in list_jobs().values()} == {"COMPLETING"}
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
     assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out  # they were cancelled
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 2 runs again" in capsys.readouterr().out
     new = ["--me", "--array", "--states=PENDING,RUNNING"]
-    assert shell("squeue", "--noheader", *new, "--format=%l").split() == ["11:00", "11:00"]
+    shown = shell("squeue", "--noheader", *new, "--format=%l %Z").splitlines()
+    assert shown == [f"11:00 {first}"] * 2
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out
     done = epochs_of(here, digits(0, 2000))

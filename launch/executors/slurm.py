@@ -236,7 +236,7 @@ def _submit_array(
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     for run, job in zip(runs, jobs, strict=True):
         home = machine.runs / run.name
-        given = {"machine": asdict(machine), "cluster": asdict(cluster)}
+        given = {"machine": asdict(machine), "cluster": asdict(cluster), "cwd": os.getcwd()}
         write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr), **given})
     return [(run, str(job.job_id)) for run, job in zip(runs, jobs, strict=True)]
 
