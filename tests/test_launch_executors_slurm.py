@@ -22,7 +22,7 @@ from test_launch_train import train
 
 import launch.executors.slurm as slurm_module
 import launch.executors.status
-from analysis.folder import EPOCHS, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
+from analysis.folder import EPOCHS, FAILURE, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
@@ -196,6 +196,31 @@ def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch
     again = [(run, "8")] if state == "COMPLETING" else []
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=True) == again
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
+
+
+def test_runs_that_would_fail_again_are_only_submitted_if_they_are_chosen(
+    machine, monkeypatch, capsys
+):
+    reasons = ("UserError: no epoch ended", "Diverged: loss is nan", "RuntimeError: NCCL", "")
+    names = [digits(seed).name for seed in range(4)]
+    for seed, reason in enumerate(reasons):
+        (machine.runs / names[seed]).mkdir(parents=True)
+        write_config(machine.runs / names[seed], digits(seed))
+        write_json(machine.runs / names[seed] / JOB, {"job": str(seed), "log": "out"})
+        if reason:
+            write_json(machine.runs / names[seed] / FAILURE, {"reason": reason})
+    monkeypatch.setattr(launch.executors.status, "list_jobs", dict)
+    monkeypatch.setattr(resubmission, "resubmit", lambda _, n, __: submitted.append(n) or [])
+    for flags, expected in (
+        ([], names[2:]),
+        (["--failed"], names),
+        (["--where", "state=failed"], names),
+        (["--where", "seed=1,2"], names[2:3]),
+    ):
+        submitted = []
+        assert main(["status", "--resubmit", "--runs", str(machine.runs), *flags]) == 0
+        assert submitted == [set(expected)]
+        assert (" failed runs are left out" in capsys.readouterr().out) == (expected != names)
 
 
 def test_a_run_is_submitted_again_from_where_it_was(tmp_path, monkeypatch):
