@@ -20,9 +20,19 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
+import launch.commands.cancel
 import launch.executors.slurm as slurm_module
 import launch.executors.status
-from analysis.folder import EPOCHS, FAILURE, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
+from analysis.folder import (
+    EPOCHS,
+    FAILURE,
+    JOB,
+    LAST_STATE,
+    PREVIOUS_STATE,
+    RESULT,
+    read_job,
+    read_result,
+)
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
@@ -250,6 +260,26 @@ def test_a_run_is_submitted_again_from_where_it_was(tmp_path, monkeypatch):
         resubmission.resubmit(runs, {path.name for path in runs.iterdir()}, cancelled=False)
     assert submitted == [(seed, homes[seed], tmp_path / "runs") for seed in (0, 1)]
     assert Path.cwd() == homes[3]
+
+
+def test_jobs_that_are_ending_are_not_cancelled(machine, monkeypatch, capsys):
+    finished, cancelled, _ = runs = [digits(seed) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        home = machine.runs / run.name
+        home.mkdir(parents=True)
+        write_config(home, run)
+        write_json(home / JOB, {"job": str(seed), "log": "out"})
+    write_json(machine.runs / finished.name / RESULT, {"accuracy": 0.5})
+    note_cancelled(machine.runs / cancelled.name)
+    jobs = {"0": ("COMPLETING", ""), "1": ("COMPLETING", ""), "2": ("RUNNING", "")}
+    called = []
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: jobs)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(launch.commands.cancel, "cancel_jobs", called.extend)
+    assert main(["cancel", "--runs", str(machine.runs)]) == 0
+    assert called == ["2"] and "cancelled 1 jobs" in capsys.readouterr().out
+    noted = [read_job(machine.runs / run.name).get("cancelled", False) for run in runs]
+    assert noted == [False, True, True]
 
 
 def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):
