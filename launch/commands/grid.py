@@ -60,7 +60,7 @@ class GridCommand:
     code of the paper's group: one-shot SynFlow, and balanced masks sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs; with
-    --executor slurm also the scripts for sbatch."""
+    --executor slurm also the scripts for sbatch, of all runs that have not finished."""
     slots: int = 0
     """Runs at the same time; 0: one per CPU core, or --slots-per-gpu on each GPU."""
     slots_per_gpu: int = 1
