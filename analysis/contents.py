@@ -56,6 +56,7 @@ class Config(TypedDict):
     std: NotRequired[list[float]]
     resize: NotRequired[str]
     data_dir: NotRequired[str]
+    sparse_kernels: NotRequired[str]
     resumed: NotRequired[list[dict[str, Any]]]
 
 

@@ -219,6 +219,7 @@ class Training:
                 "device": device_name(self.ranks.device),
                 **self.loop.data.about,
                 "data_dir": str(self.machine.data_dir.resolve()),
+                "sparse_kernels": self.machine.sparse_kernels,
             }
             note_start(self.folder.path, epoch, with_what)
 
