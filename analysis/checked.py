@@ -9,6 +9,7 @@ Files without a digest are those of version 0.1, which are read unverified.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,10 +25,28 @@ VERSION = 2
 MOST_TEXT, MOST_ROWS = 2**25, 2**30  # bytes of a JSON file, and of a CSV file
 _LAST_LINE = re.compile(rb"\nsha256 (?:from (\d{1,18}) )?([0-9a-f]{64})(?: ([^\n]*))?\n\Z")
 _LONGEST_LINE = 600
+_OF_THE_PATH = {  # errors that say what is there, and stay
+    *(errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV),
+    *(errno.ENOENT, errno.ENOTDIR, errno.ENXIO),
+}
 
 
 class BrokenFile(UserError):
     """A file cannot be read, is damaged, or has other contents than expected."""
+
+
+class UnreadableFile(BrokenFile):
+    """The system fails to read a file, which may be whole: it must not be replaced."""
+
+
+def cannot_read(path: Path, error: Exception) -> BrokenFile:
+    """Return the error for a file whose reading has failed."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None or number in _OF_THE_PATH:
+        return BrokenFile(f"{path} cannot be read: {error}.")
+    return UnreadableFile(
+        f"{path} cannot be read ({os.strerror(number)}), but may be whole: try again."
+    )
 
 
 def digest_of(data: bytes) -> str:
@@ -163,4 +182,4 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
     except (FileNotFoundError, NotADirectoryError, BrokenFile):
         raise
     except (OSError, ValueError) as error:
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+        raise cannot_read(path, error) from None

@@ -56,6 +56,7 @@ class Config(TypedDict):
     std: NotRequired[list[float]]
     resize: NotRequired[str]
     data_dir: NotRequired[str]
+    sparse_kernels: NotRequired[str]
     resumed: NotRequired[list[dict[str, Any]]]
 
 
@@ -132,7 +133,7 @@ class JobRecord(TypedDict):
     """slurm.json: the last job of a run.
 
     `log` is the file of its standard error, `machine` and `cluster` the fields of the classes of
-    these names, with which it was submitted.
+    these names, with which it was submitted, and `cwd` the folder from which it was.
     """
 
     job: str
@@ -140,6 +141,7 @@ class JobRecord(TypedDict):
     cancelled: NotRequired[bool]
     machine: NotRequired[dict[str, Any]]
     cluster: NotRequired[dict[str, Any]]
+    cwd: NotRequired[str]
 
 
 class EpochRow(Validation):

@@ -60,7 +60,9 @@ def run(
     machine = _machine(choices)
     if isinstance(recipe, Run):
         _refuse_choices(choices if method == "dense" else {"method": method, **choices})
-    one = recipe if isinstance(recipe, Run) else Run.make(recipe, method, **choices)
+        one = recipe.calibrated()
+    else:
+        one = Run.make(recipe, method, **choices)
     run_training(one, machine, report=print if progress else _silent, bar=False)
     return load_runs([machine.runs / one.name]).iloc[0]
 
@@ -124,7 +126,7 @@ def results(runs: str | Path = "runs", where: str | Iterable[str] = ()) -> pd.Da
 def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
     if not isinstance(name, str):
         _refuse_choices(choices)
-        return list(name)
+        return [one.calibrated() for one in name]
     if not name:
         return runs_of(choices)
     fixed = {_GRID_LISTS.get(key, key): value for key, value in choices.items()}

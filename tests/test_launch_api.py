@@ -67,7 +67,13 @@ def test_calibrations_in_the_folder_of_the_runs_are_used(here, monkeypatch):
     folder = here / "runs" / "calibrations" / Run.make("digits", "str", epochs=1).conditions
     folder.mkdir(parents=True)
     write_json(folder / "calibration.json", {"s_init": -20.0, "threshold_decay": 0.01})
+    machine = {key: value for key, value in QUICK.items() if key != "epochs"}
+    early = Run.make("digits", "str", epochs=1)  # before the folder is known
     assert run("digits", "str", **QUICK)["options.calibrated"] == "[-20.0, 0.01]"
+    assert run(early, **machine)["options.calibrated"] == "[-20.0, 0.01]"
+    assert grid([early], **machine)["options.calibrated"].tolist() == ["[-20.0, 0.01]"]
+    with pytest.raises(UserError, match="no constants"):  # they are those of another folder
+        run("digits", "str", **QUICK, runs="others")
 
 
 def test_failures_are_rows_and_a_warning(forked_workers, here):

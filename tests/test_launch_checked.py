@@ -20,13 +20,14 @@ from torch_settings import THREADS
 
 import launch.runs.folder
 import launch.runs.provenance
-from analysis.checked import BrokenFile, is_sealed, seal_json, unseal_json
+from analysis.checked import BrokenFile, UnreadableFile, is_sealed, seal_json, unseal_json
 from analysis.folder import (
     CONFIG,
     EPOCHS,
     LAST_STATE,
     LAYERS,
     PREVIOUS_STATE,
+    RESULT,
     read_config,
     read_epochs,
     read_failure,
@@ -216,9 +217,9 @@ def test_a_file_in_the_place_of_another_one_is_refused(stopped):
     folder = machine.runs / run.name
     twin = replace(run, seed=1)
     train(twin, machine)
-    with pytest.raises(BrokenFile, match=rf"in the place of {run.name}: {twin.name}"):
-        save_archive({}, folder / LAST_STATE, twin.name)
-        RunFolder(run, machine.runs).read_state(LAST_STATE)
+    save_archive({}, folder / LAST_STATE, twin.name)
+    state, problem = RunFolder(run, machine.runs).read_state(LAST_STATE)
+    assert state is None and f"in the place of {run.name}: {twin.name}" in problem
     for epoch, place in ((0, 1), (1, 0)):
         path = snapshot_path(folder, place)
         path.write_bytes(snapshot_path(other.runs / run.name, epoch).read_bytes())
@@ -335,6 +336,46 @@ def test_an_error_of_the_gpu_sets_no_state_aside(stopped, monkeypatch):
     assert contents(machine.runs / run.name) == before
     train(run, machine)
     assert_same(run, machine, other)
+
+
+@pytest.mark.parametrize("file", [LAST_STATE, CONFIG, "signs/epoch-2.npy"])
+def test_a_file_that_the_system_fails_to_read_is_not_set_aside(stopped, monkeypatch, file):
+    run, machine, other = stopped
+    folder = machine.runs / run.name
+    before = {path: path.read_bytes() for path in (folder / CONFIG, folder / EPOCHS)}
+    with monkeypatch.context() as patch:
+        fail_to_read(folder / file, errno.ESTALE, patch)
+        with pytest.raises(UserError, match=rf"{file} cannot be read \(Stale file handle\), but"):
+            train(run, machine)
+    assert not list(folder.rglob("*.unreadable"))
+    assert file.startswith("signs") or before == {path: path.read_bytes() for path in before}
+    train(run, machine)
+    assert_same(run, machine, other)
+
+
+def test_a_finished_run_whose_result_the_system_fails_to_read_is_not_trained(machine, monkeypatch):
+    run = Run.make("digits", "dense", epochs=1)
+    result = train(run, machine)
+    path = machine.runs / run.name / RESULT
+    text = path.read_text()
+    with monkeypatch.context() as patch:
+        fail_to_read(path, errno.EACCES, patch)
+        with pytest.raises(UserError, match=r"result\.json cannot be read \(Permission denied\)"):
+            train(run, machine)
+        with pytest.raises(UnreadableFile), RunFolder(run, machine.runs).opened():
+            raise AssertionError("it is opened")
+    assert path.read_text() == text and train(run, machine) == result
+
+
+def fail_to_read(path, number, patch):
+    original = os.open
+
+    def fail(name, *arguments, **options):
+        if Path(name) == path:
+            raise OSError(number, os.strerror(number), str(name))
+        return original(name, *arguments, **options)
+
+    patch.setattr(os, "open", fail)
 
 
 def test_what_differs_where_a_run_resumes_is_noted(stopped, monkeypatch):

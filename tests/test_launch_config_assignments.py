@@ -8,6 +8,7 @@ import pytest
 
 from baselines.errors import UserError
 from launch.cli import main
+from launch.config import grid_file
 from launch.config.assignments import OPTIONS, assignment, parse_assignments
 from launch.config.grids import find_grid
 from launch.config.recipe import Recipe
@@ -75,6 +76,18 @@ def test_a_yaml_grid_can_be_set_too(tmp_path):
     assert {(r.method, r.settings.lr, r.sign_in, r.seed) for r in runs} == {
         (method, lr, True, 5) for method in ("random", "dense") for lr in (0.1, 0.2)
     }
+
+
+def test_the_limit_of_runs_holds_for_all_combinations_together(tmp_path, monkeypatch):
+    file = tmp_path / "grid.yaml"
+    file.write_text("recipe: digits\nmethod: [random, dense]\nseed: [0, 1]")
+    monkeypatch.setattr(grid_file, "MOST_RUNS", 11)
+    for name in (str(file), "table3"):
+        usual = len(find_grid(name, ["lr=0.1"], recipe="digits", seeds=(0,)))
+        values = ",".join(f"0.{i}" for i in range(1, 11 // usual + 1))
+        assert len(find_grid(name, [f"lr={values}"], recipe="digits", seeds=(0,))) <= 11
+        with pytest.raises(UserError, match=r"a grid has at most 11 runs, not 1\d"):
+            find_grid(name, [f"lr={values},1"], recipe="digits", seeds=(0,))
 
 
 @pytest.mark.parametrize(

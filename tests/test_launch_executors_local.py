@@ -25,6 +25,7 @@ from baselines.errors import UserError
 from launch.cli import main
 from launch.config.run import Run
 from launch.executors.local import run_all
+from launch.executors.worker import serve
 from launch.runs.folder import RunFolder
 
 WORK = launch.executors.worker.work
@@ -198,7 +199,14 @@ def test_a_run_that_may_have_lost_the_gpu_ends_its_worker(stood_in, monkeypatch,
 
     monkeypatch.setattr(launch.executors.worker, "work", WORK)
     monkeypatch.setattr(launch.training.run, "run_training", fails)
+
+    def ends_slowly(*arguments):  # as a process with a CUDA context
+        serve(*arguments)
+        time.sleep(0.3)
+
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: uses_gpu)
+    monkeypatch.setattr(launch.executors.local, "serve", ends_slowly)
+    monkeypatch.setattr(launch.executors.local, "MOST_DEATHS", 1)  # no run goes to one that ends
     outcomes = run_all(seeds(5, 6, 7), stood_in, slots=1)
     assert ["wrong" in o.error or "assert triggered" in o.error for o in outcomes] == [True] * 3
     first, second, third = (words[-1] for words in log(stood_in))

@@ -20,14 +20,26 @@ from slurm_cluster import run as shell
 from slurm_cluster import wait_until
 from test_launch_train import train
 
+import launch.commands.cancel
 import launch.executors.slurm as slurm_module
-from analysis.folder import EPOCHS, JOB, LAST_STATE, PREVIOUS_STATE, RESULT, read_result
+import launch.executors.status
+from analysis.folder import (
+    EPOCHS,
+    FAILURE,
+    JOB,
+    LAST_STATE,
+    PREVIOUS_STATE,
+    RESULT,
+    read_job,
+    read_result,
+)
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config.cluster import Cluster
+from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors import queue, resubmission
-from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled
+from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled, queued_job
 from launch.executors.slurm import START, Job, master_port, own_modules, parameters, submit
 from launch.executors.status import statuses
 from launch.runs.files import write_json
@@ -167,9 +179,107 @@ def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
     (home / RESULT).write_text("no")
     monkeypatch.setattr(resubmission, "list_jobs", dict)
     monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
-    assert resubmission.resubmit(machine.runs) == [(run, "8")]
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == [(run, "8")]
     write_json(home / RESULT, {"accuracy": 0.5})
-    assert resubmission.resubmit(machine.runs) == []
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "RUNNING", "PENDING"])
+def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch, state):
+    run = digits()
+    home = machine.runs / run.name
+    home.mkdir(parents=True)
+    write_config(home, run)
+    given = {"machine": asdict(machine), "cluster": asdict(CLUSTER)}
+    write_json(home / JOB, {"job": "7", "log": "out", **given})
+    queue_now = {"7": (state, "None")}
+    assert queued_job(home, queue_now) == "7"  # a requeued job can be completing, too
+    note_cancelled(home)
+    assert queued_job(home, queue_now) == ("" if state == "COMPLETING" else "7")
+    assert queued_job(home, {}) == ""
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: queue_now)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    shown = {"COMPLETING": "cancelled", "RUNNING": "running", "PENDING": "waiting"}
+    assert state_of(machine, run).state == shown[state]  # `runs retry` takes the cancelled ones
+    monkeypatch.setattr(resubmission, "list_jobs", lambda: queue_now)
+    monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
+    again = [(run, "8")] if state == "COMPLETING" else []
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=True) == again
+    assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
+
+
+def test_runs_that_would_fail_again_are_only_submitted_if_they_are_chosen(
+    machine, monkeypatch, capsys
+):
+    reasons = ("UserError: no epoch ended", "Diverged: loss is nan", "RuntimeError: NCCL", "")
+    names = [digits(seed).name for seed in range(4)]
+    for seed, reason in enumerate(reasons):
+        (machine.runs / names[seed]).mkdir(parents=True)
+        write_config(machine.runs / names[seed], digits(seed))
+        write_json(machine.runs / names[seed] / JOB, {"job": str(seed), "log": "out"})
+        if reason:
+            write_json(machine.runs / names[seed] / FAILURE, {"reason": reason})
+    monkeypatch.setattr(launch.executors.status, "list_jobs", dict)
+    monkeypatch.setattr(resubmission, "resubmit", lambda _, n, __: submitted.append(n) or [])
+    for flags, expected in (
+        ([], names[2:]),
+        (["--failed"], names),
+        (["--where", "state=failed"], names),
+        (["--where", "seed=1,2"], names[2:3]),
+    ):
+        submitted = []
+        assert main(["status", "--resubmit", "--runs", str(machine.runs), *flags]) == 0
+        assert submitted == [set(expected)]
+        assert (" failed runs are left out" in capsys.readouterr().out) == (expected != names)
+
+
+def test_a_run_is_submitted_again_from_where_it_was(tmp_path, monkeypatch):
+    homes, submitted = [tmp_path / name for name in ("a", "b", "gone", "elsewhere")], []
+    for seed, home in enumerate(homes[:3]):
+        home.mkdir()
+        monkeypatch.chdir(home)
+        run = Run.make("digits", "dense", data="set.npz", seed=seed)  # a relative path
+        machine = Machine(runs=tmp_path / "runs")
+        folder = machine.runs / run.name
+        folder.mkdir(parents=True)
+        write_config(folder, run)
+        given = {"machine": asdict(machine), "cluster": asdict(CLUSTER), "cwd": str(home)}
+        write_json(folder / JOB, {"job": str(seed), "log": "out", **given})
+
+    def submit(runs, machine, cluster):
+        submitted.extend((run.seed, Path.cwd(), machine.runs) for run in runs)
+        return []
+
+    monkeypatch.setattr(resubmission, "list_jobs", dict)
+    monkeypatch.setattr(resubmission, "submit", submit)
+    homes[2].rmdir()
+    homes[3].mkdir()
+    monkeypatch.chdir(homes[3])
+    runs = Path("../runs")
+    with pytest.warns(UserWarning, match="is not submitted: it was submitted from .*gone: No such"):
+        resubmission.resubmit(runs, {path.name for path in runs.iterdir()}, cancelled=False)
+    assert submitted == [(seed, homes[seed], tmp_path / "runs") for seed in (0, 1)]
+    assert Path.cwd() == homes[3]
+
+
+def test_jobs_that_are_ending_are_not_cancelled(machine, monkeypatch, capsys):
+    finished, cancelled, _ = runs = [digits(seed) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        home = machine.runs / run.name
+        home.mkdir(parents=True)
+        write_config(home, run)
+        write_json(home / JOB, {"job": str(seed), "log": "out"})
+    write_json(machine.runs / finished.name / RESULT, {"accuracy": 0.5})
+    note_cancelled(machine.runs / cancelled.name)
+    jobs = {"0": ("COMPLETING", ""), "1": ("COMPLETING", ""), "2": ("RUNNING", "")}
+    called = []
+    monkeypatch.setattr(launch.executors.status, "list_jobs", lambda: jobs)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(launch.commands.cancel, "cancel_jobs", called.extend)
+    assert main(["cancel", "--runs", str(machine.runs)]) == 0
+    assert called == ["2"] and "cancelled 1 jobs" in capsys.readouterr().out
+    noted = [read_job(machine.runs / run.name).get("cancelled", False) for run in runs]
+    assert noted == [False, True, True]
 
 
 def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):
@@ -370,23 +480,28 @@ def test_what_has_ended_without_a_result_is_submitted_again(here, capsys):
 
 
 @needs_slurm
-def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path):
-    grid = tmp_path / "grid.yaml"
+def test_a_grid_is_submitted_again_as_it_was(here, capsys, tmp_path, monkeypatch):
+    first, grid = Path.cwd(), tmp_path / "grid.yaml"
     grid.write_text("recipe: digits\nmethod: random\nsparsity: 0.8\nseed: [0, 1]\nepochs: 2000\n")
     flags = [str(grid), "--runs", str(here.runs)]
     slurm_flags = ["--executor", "slurm", "--timeout", "11m", "--cpus", "1", "--device", "cpu"]
     assert main(["grid", *flags, *slurm_flags]) == 0
+    wait_until(lambda: all(epochs_of(here, digits(seed, 2000)) for seed in (0, 1)))
     assert main(["cancel", "--runs", str(here.runs)]) == 0
-    wait_until(lambda: not list_jobs())
+    assert {state for state, _ in list_jobs().values()} == {"COMPLETING"}
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
     assert main(["status", "--resubmit", "--runs", str(here.runs)]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out  # they were cancelled
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 2 runs again" in capsys.readouterr().out
-    limits = shell("squeue", "--noheader", "--me", "--array", "--format=%l").split()
-    assert limits == ["11:00", "11:00"]
+    new = ["--me", "--array", "--states=PENDING,RUNNING"]
+    shown = shell("squeue", "--noheader", *new, "--format=%l %Z").splitlines()
+    assert shown == [f"11:00 {first}"] * 2
     assert main(["grid", *flags, "--resubmit"]) == 0
     assert "submitted 0 runs again" in capsys.readouterr().out
+    done = epochs_of(here, digits(0, 2000))
+    wait_until(lambda: epochs_of(here, digits(0, 2000)) > done)  # it has waited for its folder
 
 
 ODD = """my $(touch x) `touch x`; 'it' "is" & ü#~*?[a]{b} |"""

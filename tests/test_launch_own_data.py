@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
+import signal
 import sys
 import types
 from collections import Counter
@@ -464,6 +466,27 @@ def test_a_function_or_variable_gives_arrays(module, name):
     data = load(f"mine:{name}")
     assert data.inputs == Inputs((2,)) and data.classes == 2 and len(data.train) == 2
     assert len(torch.cat([y for _, y in data.test.epoch(0)])) == 6
+
+
+@pytest.mark.parametrize("kind", ["files", "items"])
+def test_readers_do_not_act_on_the_signal_before_the_end_of_a_job(
+    module, image_folder, tmp_path, kind
+):
+    heard = tmp_path / "heard"
+    before = {child.pid for child in multiprocessing.active_children()}
+    handler = signal.signal(signal.SIGUSR2, lambda *_: heard.touch())
+    try:
+        data = load("mine:Noisy" if kind == "items" else image_folder, image_size=96, workers=1)
+        next(data.train.epoch(0))
+        sampled = data.train.sample(1)
+        next(sampled)
+        readers = {child.pid for child in multiprocessing.active_children()} - before
+        for reader in readers:
+            os.kill(reader, signal.SIGUSR2)
+        assert len(list(data.train.epoch(1))) == len(data.train) and not list(sampled)
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
+    assert len(readers) == 2 and not heard.exists()
 
 
 @pytest.mark.parametrize("name", ["Noisy", "by_split"])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.folder import FAILURE, JOB, read_failure, read_job
+from analysis.folder import CONFIG, FAILURE, JOB, LOCK, read_failure, read_job
 from baselines.errors import UserError
 from launch.config.run import Run
 from launch.runs import files
-from launch.runs.files import LEFTOVER_AGE, one_sync, write_json, write_text
+from launch.runs.files import LEFTOVER_AGE, one_sync, write_file, write_json, write_text
 from launch.runs.folder import RunFolder
 
 RUN = Run.make("digits", "dense")
@@ -50,15 +50,43 @@ def test_ranks_that_fail_together_leave_one_whole_reason(tmp_path):
 def test_temporary_files_are_removed_if_old_or_written_under_the_lock_only(tmp_path):
     folder = RunFolder(RUN, tmp_path)
     (folder.path / "snapshots").mkdir(parents=True)
-    names = (".x.tmp", ".y.tmp", "snapshots/.z.tmp", "snapshots/.tmpAbC123")
-    old, new, inside, of_safetensors = (folder.path / name for name in names)
-    for file in (old, new, inside, of_safetensors):
+    names = (".x.tmp", ".y.tmp", ".z.locked.tmp", "snapshots/.z.tmp", "snapshots/.tmpAbC123")
+    old, new, *locked = (folder.path / name for name in names)
+    for file in (old, new, *locked):
         file.write_text("")
     then = time.time() - LEFTOVER_AGE - 1
     os.utime(old, (then, then))
     with folder.opened():
         assert not old.exists() and new.exists()
-        assert not inside.exists() and not of_safetensors.exists()
+        assert not any(map(Path.exists, locked))
+
+
+def test_what_a_kill_leaves_of_a_state_or_rows_is_removed_however_new(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    folder = RunFolder(RUN, tmp_path)
+    with folder.opened():
+        for write in (lambda: folder.save_state({}), lambda: folder.write_rows(("x", "y"))):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(files, "_sync", kill)
+                patch.setattr(Path, "unlink", lambda *_, **__: None)  # nor is anything cleaned up
+                write()
+    assert len(list(folder.path.glob(".*.tmp"))) == 2
+    with folder.opened():
+        assert {path.name for path in folder.path.iterdir()} == {CONFIG, LOCK}
+
+
+@pytest.mark.parametrize("stop", [SystemExit(-1), KeyboardInterrupt()])
+def test_a_write_that_is_stopped_leaves_nothing(tmp_path, stop):
+    def write(path):
+        path.write_text("half")
+        raise stop
+
+    (tmp_path / "file").write_text("whole")
+    with pytest.raises(type(stop)):
+        write_file(tmp_path / "file", write)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
 
 
 @pytest.mark.parametrize("target", ["no/such/folder.json", "there.json"])

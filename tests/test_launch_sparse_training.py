@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from two_ranks import default_dtype, train_loop
 
 import launch.sparse_training.products
 import launch.training.build
+from analysis.folder import read_config
 from baselines import sparsify
 from baselines.errors import UserError
 from baselines.registry import find_method
@@ -267,7 +269,11 @@ def test_a_state_serves_runs_with_and_without_the_option(machine, faster, monkey
         interrupt_after(2, patch)
         train(run, replace(machine, sparse_kernels=first))
     used = len(faster)
-    train(run, replace(machine, sparse_kernels=then))
+    warned = pytest.warns(UserWarning, match="goes on with dense") if used else nullcontext()
+    with warned:
+        train(run, replace(machine, sparse_kernels=then))
+    config = read_config(machine.runs / run.name)
+    assert (config["sparse_kernels"], config["resumed"][0]["sparse_kernels"]) == (first, then)
     assert (used > 0, len(faster) > used) == (first == "auto", then == "auto")
 
 

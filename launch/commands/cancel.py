@@ -29,7 +29,8 @@ def command(args: list[str]) -> int:
     list_runs(root)  # says so if there is no such folder
     if not shutil.which("squeue"):
         raise UserError("there is no squeue here: cancel jobs on a machine of their cluster.")
-    active = [status for status in statuses(root) if status.active]
+    ending = ("finished", "cancelled")  # their jobs can be in the queue for some seconds
+    active = [s for s in statuses(root) if s.active and s.state not in ending]
     _note(root, active, cancelled=True)  # first: a job that is cancelled may end at once
     jobs = [status.job for status in active]
     try:

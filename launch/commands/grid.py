@@ -60,7 +60,7 @@ class GridCommand:
     code of the paper's group: one-shot SynFlow, and balanced masks sparser than requested."""
     dry_run: bool = False
     """Only print the runs, their folders, which have finished, and the cost in epochs; with
-    --executor slurm also the scripts for sbatch."""
+    --executor slurm also the scripts for sbatch, of all runs that have not finished."""
     slots: int = 0
     """Runs at the same time; 0: one per CPU core, or --slots-per-gpu on each GPU."""
     slots_per_gpu: int = 1
@@ -98,7 +98,7 @@ def command(args: list[str]) -> int:
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
-        return resubmit_runs(given.machine.runs, {run.name for run in runs})
+        return resubmit_runs(given.machine.runs, {run.name for run in runs}, cancelled=True)
     check_runs(runs, given.machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from analysis.conditions import parse_conditions
 from launch.commands.selection import Selection
 from launch.commands.states import chosen_statuses
 from launch.commands.submission import resubmit_runs
 from launch.executors.estimate import time_left
 from launch.executors.progress import duration
-from launch.executors.status import to_text
+from launch.executors.status import Status, to_text
 from launch.flags import parse
+
+OWN_ERRORS = ("Diverged: ", "Collapsed: ", "UserError: ")  # come again with the same settings
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,9 @@ class StatusCommand:
     failed: bool = False
     """Show only runs that have failed; the same as --where state=failed,broken."""
     resubmit: bool = False
-    """Submit the runs again whose jobs have ended without a result, except cancelled ones."""
+    """Submit the runs again whose jobs have ended without a result, except cancelled ones, and
+    those with an error that would come again (a diverged training, wrong input) unless --failed or
+    a condition on the state chooses them."""
 
 
 def command(args: list[str]) -> int:
@@ -29,10 +35,31 @@ def command(args: list[str]) -> int:
     given = parse(StatusCommand, args, "signbench status")
     found = chosen_statuses(given.selection, failed=given.failed)
     if given.resubmit:
-        ended = {status.name for status in found if status.state != "cancelled"}
-        return resubmit_runs(given.selection.runs, ended)
+        chosen = found if _chooses_state(given) else list(_without_own_errors(found))
+        names = {status.name for status in chosen}
+        return resubmit_runs(given.selection.runs, names, cancelled=False)
     print(to_text(found))
     left = time_left(given.selection.runs, found)
     if left is not None:
         print(f"about {duration(left)} left")
     return 0
+
+
+def _chooses_state(given: StatusCommand) -> bool:
+    conditions = parse_conditions(given.selection.where)
+    return given.failed or any(condition.field == "state" for condition in conditions)
+
+
+def _without_own_errors(found: list[Status]) -> Iterator[Status]:
+    """Yield the runs without those that would fail again, and print how many these are."""
+    left = 0
+    for status in found:
+        if status.state == "failed" and status.detail.startswith(OWN_ERRORS):
+            left += 1
+        else:
+            yield status
+    if left:
+        print(
+            f"{left} failed runs are left out: see signbench status --failed, and add --resubmit "
+            "to submit them, too."
+        )

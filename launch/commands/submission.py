@@ -34,15 +34,16 @@ def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
     return 0
 
 
-def resubmit_runs(root: Path, names: Collection[str] | None = None) -> int:
+def resubmit_runs(root: Path, names: Collection[str], cancelled: bool) -> int:
     """Submit again what has ended without a result, and print the jobs. Return the exit code.
 
     Args:
-        names: the runs to consider; by default all in the folder.
+        names: the runs to consider.
+        cancelled: whether to submit those that were cancelled.
     """
     from launch.executors.resubmission import resubmit
 
-    submitted = resubmit(root, names)
+    submitted = resubmit(root, names, cancelled)
     for run, job in submitted:
         print(f"job {job}: {run.title}")
     print(f"submitted {len(submitted)} runs again.")

@@ -37,13 +37,14 @@ def calibration_folder(runs: Path, conditions: str) -> Path:
 
 
 def add_calibrations(runs: Path) -> None:
-    """Make the calibrations known that were made in a folder of runs.
+    """Make the calibrations known that were made in a folder of runs, in place of another's.
 
     Raises:
         UserError: one cannot be read.
     """
-    for path in sorted((runs / FOLDER).glob(f"*/{FILE}")):
-        _ADDED[path.parent.name] = _read(path)
+    found = {path.parent.name: _read(path) for path in (runs / FOLDER).glob(f"*/{FILE}")}
+    _ADDED.clear()
+    _ADDED.update(found)
 
 
 @cache

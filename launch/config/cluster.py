@@ -23,7 +23,7 @@ class Cluster:
     gpus: int = 0
     """GPUs per node of each run, with one process each; 0: one process per node, without GPU."""
     processes: int = 0
-    """Processes per node, if not one per GPU."""
+    """Processes per node of a run without GPUs; with GPUs there is one per GPU."""
     cpus: int = 4
     """CPU cores per process."""
     memory: str = ""
@@ -45,6 +45,8 @@ class Cluster:
                 raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
         if self.gpus < 0 or self.processes < 0:
             raise UserError("gpus and processes must not be negative.")
+        if self.gpus and self.processes not in (0, self.gpus):
+            raise UserError("with gpus there is one process per GPU: leave out processes.")
         if self.minutes < 5:
             raise UserError(f"timeout must be at least 5 minutes, not {self.timeout}.")
         for name in ("partition", "memory", "account"):

@@ -65,8 +65,7 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     entries = [rest, *({**rest, **entry} for entry in _entries(found, "add"))]
     entries = [{**entry, **choices} for entry in entries]
     number = sum(math.prod(len(_choices(*field)) for field in entry.items()) for entry in entries)
-    if number > MOST_RUNS:
-        raise UserError(f"a grid has at most {MOST_RUNS:,} runs, not {number:,}.")
+    check_number(number)
     without = _entries(found, "leave_out")
     combinations = [values for entry in entries for values in _product(entry)]
     known = {key for values in combinations for key in values}
@@ -82,6 +81,12 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     if not kept:
         raise UserError("the grid has no runs: a list is empty, or leave_out drops all of them.")
     return [run_of(values) for values in kept]
+
+
+def check_number(runs: int) -> None:
+    """Raise UserError if a grid has too many runs."""
+    if runs > MOST_RUNS:
+        raise UserError(f"a grid has at most {MOST_RUNS:,} runs, not {runs:,}.")
 
 
 def _matches(combinations: list[dict[str, Any]], wanted: dict[str, Any]) -> set[int]:

@@ -20,7 +20,7 @@ from baselines.registry import find_method
 from baselines.registry import methods as all_methods
 from launch.config.assignments import OPTIONS, apply_options, parse_assignments
 from launch.config.dependencies import in_order, with_constants
-from launch.config.grid_file import read_grid
+from launch.config.grid_file import check_number, read_grid
 from launch.config.grid_parts import (
     ALL,
     BOTH,
@@ -253,6 +253,7 @@ def find_grid(
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
         runs += apply_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
+        check_number(len(runs))
     if protocol == "paper":
         runs = _as_in_the_papers_code(name, runs)
     return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run

@@ -1,4 +1,4 @@
-"""Where and how a run is executed. None of it influences the result or the run's name."""
+"""Where and how a run is executed. It changes results by rounding at most, and no run's name."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from baselines.errors import UserError
 from launch.data.order import choose, mix
-from launch.data.streamed import Order, batches_of
+from launch.data.streamed import Order, batches_of, ignore_stop
 from launch.inputs import Inputs, float_inputs
 
 Key = tuple[int, int]  # epoch and index
@@ -69,6 +69,7 @@ class Items:
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # by default each epoch draws from the global one
+            worker_init_fn=ignore_stop,
             **how,
         )
 

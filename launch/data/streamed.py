@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ class Streamed:
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # by default each epoch draws from the global one
+            worker_init_fn=ignore_stop,
         )
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.normalise = Normalise(mean.to(device), std.to(device), size)
@@ -123,6 +125,7 @@ class Streamed:
             sampler=keys,
             num_workers=self._workers,
             generator=torch.Generator(),
+            worker_init_fn=ignore_stop,
         )
         yield from map(self._ready, batches_of(loader))
 
@@ -132,6 +135,14 @@ class Streamed:
             images, labels = images[skipped == 0], labels[skipped == 0]
         x = self.normalise(images.to(self._device, non_blocking=True))
         return x, labels.to(self._device, non_blocking=True)
+
+
+def ignore_stop(_: int) -> None:
+    """Ignore Slurm's signal before the end of a job in this process, which only reads data.
+
+    It is a fork of the training process, whose handler would requeue the job once more.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:

@@ -29,7 +29,7 @@ from launch.executors.main_module import (
 )
 from launch.executors.progress import Display
 from launch.executors.slots import slot_machines
-from launch.executors.worker import serve, work
+from launch.executors.worker import GpuLost, serve, work
 from launch.runs.folder import Busy
 
 MOST_DEATHS = 3  # of workers without an epoch in between, before their run is given up
@@ -55,6 +55,7 @@ class Worker:
     run: Run | None = None
     deaths: int = 0  # of earlier workers with this run
     moved: bool = False  # whether an epoch has ended since it took the run
+    leaving: bool = False  # whether it ends and takes no further run
 
 
 @dataclass
@@ -148,7 +149,8 @@ class _Queue:
         now = time.monotonic()
         ready = [e for e in self.waiting if now >= e.after and coming.isdisjoint(e.run.needs)]
         for entry in ready:
-            worker = next((w for w in self.workers if w.run is None), None) or self._start()
+            idle = (w for w in self.workers if w.run is None and not w.leaving)
+            worker = next(idle, None) or self._start()
             if worker is None:
                 return
             self.waiting.remove(entry)
@@ -199,7 +201,7 @@ class _Queue:
             worker.moved |= message.startswith("epoch ")
             self.show.message(worker.slot, run, message)
             return
-        worker.run = None
+        worker.run, worker.leaving = None, isinstance(message, GpuLost)
         self.show.idle(worker.slot)
         if isinstance(message, Busy):
             self.waiting.append(Waiting(run, after=time.monotonic() + RETRY_AFTER))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.checked import BrokenFile
+from analysis.contents import JobRecord
 from analysis.folder import JOB, read_job
 from baselines.errors import UserError
 from launch.runs.files import write_json
 
 _ENDING = ("CANCELLED", "COMPLETING")  # states of jobs that scancel has reached
+Queue = Mapping[str, tuple[str, str]]  # state and reason of jobs, by id
 
 
 def list_jobs() -> dict[str, tuple[str, str]]:
@@ -62,8 +64,19 @@ def note_cancelled(folder: Path, cancelled: bool = True) -> None:
         write_json(folder / JOB, {**record, "cancelled": cancelled})
 
 
-def job_of(folder: Path) -> str:
-    """Return the id of the job that a run was last submitted as; empty if it never was.
+def is_ending(record: JobRecord, state: str) -> bool:
+    """Return whether a job was cancelled and is in the queue until its processes have ended."""
+    return bool(record.get("cancelled")) and state in _ENDING
+
+
+def is_queued(record: JobRecord, queue: Queue) -> bool:
+    """Return whether a run's last job waits or runs, and does not end after it was cancelled."""
+    state, _ = queue.get(record["job"], ("", ""))
+    return bool(state) and not is_ending(record, state)
+
+
+def queued_job(folder: Path, queue: Queue) -> str:
+    """Return the id of a run's last job if that waits or runs; else an empty string.
 
     A record that cannot be read is ignored, with a warning.
     """
@@ -72,7 +85,7 @@ def job_of(folder: Path) -> str:
     except BrokenFile as error:
         warnings.warn(str(error), stacklevel=2)
         return ""
-    return record["job"] if record else ""
+    return record["job"] if record and is_queued(record, queue) else ""
 
 
 def max_array_size() -> int:

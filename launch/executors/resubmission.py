@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,24 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.queue import list_jobs
+from launch.executors.queue import is_queued, list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
 from launch.runs.network import read_own_run
 
-Settings = tuple[Machine, Cluster]
+Settings = tuple[Machine, Cluster, Path]  # and the folder to submit from
 
 
-def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run, str]]:
+def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[Run, str]]:
     """Submit again the runs in a folder that are neither finished nor queued.
 
-    Each is submitted with the settings of its last submission. A run that cannot be submitted is
+    Each is submitted with the settings of its last submission, and from the same folder, in which
+    its own modules and relative paths are. A run that cannot be submitted is
     left out with a warning.
 
     Args:
-        names: the runs to consider. By default all but those that were cancelled.
+        names: the runs to consider.
+        cancelled: whether to submit those that were cancelled.
 
     Returns:
         The runs that were submitted, with their job ids.
@@ -38,28 +42,45 @@ def resubmit(root: Path, names: Collection[str] | None = None) -> list[tuple[Run
     Raises:
         UserError: Slurm is not installed, or refuses the jobs.
     """
-    queued = list_jobs()
+    queued, root = list_jobs(), root.resolve()
     settings_of: dict[Run, Settings] = {}
     for folder in list_runs(root, (JOB,)):
-        if names is not None and folder.name not in names:
+        if folder.name not in names:
             continue
         try:
             record = read_job(folder)
-            if record is None or is_finished(folder) or record["job"] in queued:
+            if record is None or is_finished(folder) or is_queued(record, queued):
                 continue
-            if names is None and record.get("cancelled"):
+            if record.get("cancelled") and not cancelled:
                 continue
             settings = _settings(record, root)
-            import_plugins(settings[0].imports)
-            settings_of[read_own_run(folder)] = settings
+            with _inside(settings[2]):
+                import_plugins(settings[0].imports)
+                settings_of[read_own_run(folder)] = settings
         except UserError as error:
             warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
     submitted: list[tuple[Run, str]] = []
     for stage in stages(settings_of):  # a job can depend on those that are in the queue
         for settings in dict.fromkeys(settings_of[run] for run in stage):
             group = [run for run in stage if settings_of[run] == settings]
-            submitted += submit(group, *settings)
+            machine, cluster, home = settings
+            with _inside(home):
+                submitted += submit(group, machine, cluster)
     return submitted
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Make a folder the current one. Raises UserError."""
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(f"it was submitted from {folder}: {error.strerror}.") from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _settings(record: JobRecord, root: Path) -> Settings:
@@ -68,7 +89,8 @@ def _settings(record: JobRecord, root: Path) -> Settings:
         raise UserError("an earlier version submitted it; repeat the command.")
     try:
         machine = Machine(**_fields(record["machine"]))
-        return replace(machine, runs=root), Cluster(**_fields(record["cluster"]))
+        cluster, home = Cluster(**_fields(record["cluster"])), Path(record.get("cwd", "."))
+        return replace(machine, runs=root), cluster, home.resolve()
     except TypeError as error:
         raise UserError(f"its {JOB} is that of another version: {error}") from None
 

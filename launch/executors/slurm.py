@@ -30,7 +30,7 @@ from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.code_copy import copy_code
-from launch.executors.queue import job_of, list_jobs, max_array_size
+from launch.executors.queue import list_jobs, max_array_size, queued_job
 from launch.plugins import import_plugins
 from launch.runs.files import make_folder, remove_file, write_json
 from launch.runs.folder import RunFolder
@@ -39,7 +39,7 @@ from launch.runs.provenance import write_config
 NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
 EARLY = 90.0  # seconds: Slurm may signal 60 s early, and the script begins after the job
 START = "SIGNBENCH_JOB_START"  # environment variable: when a job's script began, in seconds
-PATIENCE = 120.0  # seconds that a requeued job waits for its predecessor to release the folder
+PATIENCE = 120.0  # seconds that a job waits for the one before it to release the folder
 
 
 @dataclass
@@ -190,8 +190,8 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
         code = copy_code(folder, own_modules(runs, machine))
         queued = list_jobs()
         concerned = {name for run in runs for name in (run.name, *run.needs)}
-        jobs = {name: job_of(machine.runs / name) for name in concerned}
-        active = {name: job for name, job in jobs.items() if job in queued}
+        jobs = {name: queued_job(machine.runs / name, queued) for name in concerned}
+        active = {name: job for name, job in jobs.items() if job}
         todo = [
             run
             for run in runs
@@ -236,7 +236,7 @@ def _submit_array(
         raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     for run, job in zip(runs, jobs, strict=True):
         home = machine.runs / run.name
-        given = {"machine": asdict(machine), "cluster": asdict(cluster)}
+        given = {"machine": asdict(machine), "cluster": asdict(cluster), "cwd": os.getcwd()}
         write_json(home / JOB, {"job": job.job_id, "log": str(job.paths.stderr), **given})
     return [(run, str(job.job_id)) for run, job in zip(runs, jobs, strict=True)]
 

@@ -27,7 +27,7 @@ from analysis.folder import (
 )
 from baselines.errors import one_line
 from launch.executors.progress import duration
-from launch.executors.queue import list_jobs
+from launch.executors.queue import is_ending, list_jobs
 
 STATES = ("running", "waiting", "stopped", "cancelled", "failed", "broken", "finished")
 
@@ -89,6 +89,8 @@ def _state(
     if (result := read_result(folder)) is not None:
         took = f", {duration(result['seconds'])}" if "seconds" in result else ""
         return "finished", f"accuracy {result['accuracy']:.2%}{took}"
+    if record and in_queue and is_ending(record, in_queue[0]):
+        return "cancelled", _resumable(folder)
     if (in_queue and in_queue[0] in ("RUNNING", "COMPLETING")) or _is_locked(folder):
         return "running", _progress(folder)
     if record and in_queue:
@@ -96,12 +98,16 @@ def _state(
     if (failure := read_failure(folder)) is not None:
         return "failed", failure["reason"]
     if record and record.get("cancelled"):
-        return "cancelled", f"{_progress(folder)}; it resumes from there when resubmitted"
+        return "cancelled", _resumable(folder)
     if record and not is_known:
         return "waiting", f"job {record['job']}, as far as is known: there is no squeue here"
     if record:
         return "failed", f"job {record['job']} exited without a result: see {record['log']}"
     return "stopped", f"{_progress(folder)}; the same command resumes from there"
+
+
+def _resumable(folder: Path) -> str:
+    return f"{_progress(folder)}; it resumes from there when resubmitted"
 
 
 def _progress(folder: Path) -> str:

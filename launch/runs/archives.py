@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from analysis.checked import BrokenFile, is_sealed, open_regular, seal_file
+from analysis.checked import BrokenFile, cannot_read, is_sealed, open_regular, seal_file
 from launch.runs.stubs import MOST_PICKLE, load_with_stubs
 
 _END_OF_ARCHIVE = b"PK\x05\x06"
@@ -59,7 +59,7 @@ def load_array(path: Path, label: str | None = None) -> np.ndarray:
     except BrokenFile:
         raise
     except Exception as error:  # numpy raises exceptions of many types for garbage
-        raise BrokenFile(f"{path} cannot be read: {error}.") from None
+        raise cannot_read(path, error) from None
 
 
 def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = False) -> Any:
@@ -72,8 +72,8 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         must_be_sealed: refuse a file without a digest.
 
     Raises:
-        BrokenFile: the file is damaged, compressed, or not plain tensors and values.
-        OSError: it cannot be opened.
+        BrokenFile: the file cannot be read, is damaged or compressed, or has other contents.
+        FileNotFoundError: there is no such file.
     """
     with _readable(path):
         sealed = is_sealed(path, label)
@@ -96,7 +96,7 @@ def load_objects(path: Path, label: str | None = None) -> Any:
         label: that of the file, if it is known.
 
     Raises:
-        BrokenFile, OSError: as `load_archive` does.
+        BrokenFile, FileNotFoundError: as `load_archive` does.
     """
     with _readable(path):
         sealed = is_sealed(path, label)
@@ -116,6 +116,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (BrokenFile, MemoryError, FileNotFoundError):
         raise
+    except OSError as error:
+        raise cannot_read(path, error) from None
     except pickle.UnpicklingError:  # torch's own message advises to execute what the file says
         raise BrokenFile(
             f"{path} has other contents than tensors and plain values. If you trust it, save its "

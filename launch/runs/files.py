@@ -23,6 +23,7 @@ from analysis.checked import seal_json
 from baselines.errors import UserError
 
 TEMPORARY = ".tmp"
+LOCKED = f".locked{TEMPORARY}"  # of files that are only written under the lock of their folder
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file is taken to be that of a dead process
 
 _unsynced: ContextVar[set[Path] | None] = ContextVar("unsynced", default=None)
@@ -37,26 +38,30 @@ def _file_mode() -> int:
 _FILE_MODE = _file_mode()
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
+def write_file(path: Path, write: Callable[[Path], object], locked: bool = False) -> None:
     """Write a file atomically.
 
     Args:
         write: called with a temporary path in the same folder, at which it writes the file.
+        locked: whether this file is only ever written under the lock of its folder. What a kill
+            leaves of it is then removed when the folder is next locked.
 
     Raises:
         UserError: the file cannot be written, for whatever reason. The file before is unharmed.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}{TEMPORARY}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{LOCKED if locked else TEMPORARY}")
     try:
         write(temporary)
         temporary.chmod(_FILE_MODE)  # some libraries make files that only their owner can read
         _sync(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
-    except Exception as error:  # libraries raise exceptions of their own when a disk is full
+    except BaseException as error:  # also Ctrl-C, and the exit of a job that is preempted
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        if isinstance(error, Exception):  # libraries raise their own when a disk is full
+            raise cannot_write(path, error) from error
+        raise
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
@@ -90,9 +95,9 @@ def remove_file(path: Path) -> None:
         raise UserError(f"cannot remove {path}: {error.strerror}.") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically. Raises UserError."""
-    write_file(path, lambda temporary: temporary.write_text(text, newline=""))
+def write_text(path: Path, text: str, locked: bool = False) -> None:
+    """Write a text file atomically, as `write_file` does. Raises UserError."""
+    write_file(path, lambda temporary: temporary.write_text(text, newline=""), locked)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -139,14 +144,15 @@ class CsvText:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that were killed from a folder that is locked.
 
-    Its own files may be written without the lock: there, leftovers are told by their age.
+    Some of its own files may be written without the lock: their leftovers are told by their age.
     """
     # those of `write_file`, and those that safetensors makes in turn
-    ours, theirs = (folder.rglob(pattern) for pattern in (f"*{TEMPORARY}", f"{TEMPORARY}??????"))
-    for leftover in (*ours, *theirs):
+    patterns = (f"*{TEMPORARY}", f"{TEMPORARY}??????")
+    for leftover in [path for pattern in patterns for path in folder.rglob(pattern)]:
         with contextlib.suppress(OSError):
             age = time.time() - leftover.stat().st_mtime
-            if leftover.parent != folder or age > LEFTOVER_AGE:
+            is_locked = leftover.parent != folder or leftover.name.endswith(LOCKED)
+            if is_locked or age > LEFTOVER_AGE:
                 leftover.unlink()
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from analysis.checked import BrokenFile, digest_of
+from analysis.checked import BrokenFile, UnreadableFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
     CONFIG,
@@ -86,9 +86,15 @@ class RunFolder:
 
     @property
     def result(self) -> Result | None:
-        """The result of a finished run; None for any other, and if it cannot be read."""
+        """The result of a finished run; None for any other, and if it is damaged.
+
+        Raises:
+            UnreadableFile: the system fails to read it.
+        """
         try:
             return read_result(self.path)
+        except UnreadableFile:
+            raise
         except BrokenFile:
             return None
 
@@ -101,7 +107,7 @@ class RunFolder:
 
         Raises:
             Busy: another process holds it.
-            UserError: it cannot be written, or it holds another run.
+            UserError: it cannot be written or read, or it holds another run.
         """
         lock = FileLock(self.path / LOCK)
         try:
@@ -122,6 +128,8 @@ class RunFolder:
     def _set_aside_if_broken(self, file: str, read: Callable[[], object]) -> None:
         try:
             read()
+        except UnreadableFile:
+            raise
         except BrokenFile as error:
             self.set_aside(file, str(error))
 
@@ -153,6 +161,8 @@ class RunFolder:
         try:
             for row in read(self.path):
                 by_epoch.setdefault(row["epoch"], []).append(row)
+        except UnreadableFile:
+            raise
         except BrokenFile as error:
             problem = f": {error}"
         whole = {
@@ -172,7 +182,7 @@ class RunFolder:
     def write_rows(self, texts: RowTexts) -> None:
         """Write epochs.csv and layers.csv. Raises UserError."""
         for file, text in zip((EPOCHS, LAYERS), texts, strict=True):
-            write_text(self.path / file, text)
+            write_text(self.path / file, text, locked=True)
 
     # ---- states
 
@@ -182,23 +192,25 @@ class RunFolder:
         with one_sync():
             if last.exists():
                 move_file(last, self.path / PREVIOUS_STATE)
-            write_file(last, lambda path: save_archive(state, path, self._run.name))
+            write_file(last, lambda path: save_archive(state, path, self._run.name), locked=True)
 
-    def read_state(self, file: str) -> State | None:
-        """Return one of the states in `STATES`; None if there is no such file.
+    def read_state(self, file: str) -> tuple[State | None, str]:
+        """Return one of the states in `STATES`, or why it is damaged. Both are empty if it is gone.
 
         Raises:
-            BrokenFile: it cannot be read, or is damaged.
+            UnreadableFile: the system fails to read it.
         """
         try:
             state = load_archive(self.path / file, self._run.name, has_digests(self.path))
         except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise BrokenFile(f"{self.path / file} cannot be read: {error.strerror}.") from None
+            return None, ""
+        except UnreadableFile:
+            raise
+        except BrokenFile as error:
+            return None, str(error)
         if not isinstance(state, dict):
-            raise BrokenFile(f"{self.path / file} holds no state.")
-        return state
+            return None, f"{self.path / file} holds no state."
+        return state, ""
 
     # ---- signs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from analysis.checked import DIGEST, BrokenFile, check_label, open_regular
+from analysis.checked import DIGEST, BrokenFile, cannot_read, check_label, open_regular
 
 _SEAL = re.compile(r"[0-9a-f]{64} ")
 
@@ -41,7 +41,7 @@ def load_tensors(path: Path, label: str | None = None) -> dict[str, Tensor]:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BrokenFile(f"{path} cannot be read: {error}") from None
+        raise cannot_read(path, error) from None
     if DIGEST in metadata or any(map(_SEAL.match, metadata.values())):  # or the key is damaged
         digest, _, own = metadata.get(DIGEST, "").partition(" ")
         if digest != digest_of_tensors(tensors, own):

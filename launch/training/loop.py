@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -177,6 +178,12 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.products:
             self.products.load_state_dict(state.get("products", {}))
+        elif state.get("products") and self.ranks.is_first:
+            warnings.warn(
+                "the training was begun with --sparse-kernels auto and goes on with dense "
+                "products, which differ by rounding.",
+                stacklevel=2,
+            )
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -171,7 +171,7 @@ class Training:
         """Load the newest state that fits, or prepare a new run. Return the first epoch to train.
 
         Raises:
-            UserError: there are states, but none fits.
+            UserError: there are states, but none fits, or the system fails to read one.
         """
         first = self._load_newest()
         if not first and not self.is_prepared:
@@ -191,7 +191,8 @@ class Training:
         """
         misfits: dict[str, str] = {}
         for file in STATES:
-            state, problem = self.ranks.from_first(self._read(file))
+            read = self.folder.read_state(file) if self.ranks.is_first else (None, "")
+            state, problem = self.ranks.from_first(read)
             if problem:
                 self._set_aside({file: problem})
             if state is None:
@@ -218,6 +219,7 @@ class Training:
                 "device": device_name(self.ranks.device),
                 **self.loop.data.about,
                 "data_dir": str(self.machine.data_dir.resolve()),
+                "sparse_kernels": self.machine.sparse_kernels,
             }
             note_start(self.folder.path, epoch, with_what)
 
@@ -225,13 +227,6 @@ class Training:
         if self.ranks.is_first:
             for file, problem in problems.items():
                 self.folder.set_aside(file, problem)
-
-    def _read(self, file: str) -> tuple[State | None, str]:
-        """Return a state, or why it cannot be read. Both are empty if there is none."""
-        try:
-            return self.folder.read_state(file) if self.ranks.is_first else None, ""
-        except UserError as error:
-            return None, str(error)
 
     def _load(self, state: State) -> str:
         """Load a state. Return why it does not fit, on any rank; empty if it does."""
