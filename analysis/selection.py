@@ -13,6 +13,9 @@ from analysis.names import legend_entry
 from baselines.errors import UserError
 
 VALIDATION = "result.validation_accuracy"
+# settings that run folders have as values, and which follow other settings unless they are given
+_DECAYS = ("settings.sign_in.frobenius_decay", "settings.sign_in.sign_in_weight_decay")
+_FOLLOWED_BY = {"settings.weight_decay": _DECAYS, "settings.optimizer": _DECAYS}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
 
     There is one choice for each method, plain and with Sign-In or HAM, at each recipe, sparsity
     and value of all other fields. Values at which fewer seeds have a result than at others
-    cannot be chosen.
+    cannot be chosen. The decays of Sign-In are chosen together with weight_decay or optimizer,
+    which they follow.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -47,7 +51,7 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     if not fields:
         return Choice(runs)
     ended = without_unused(ended_runs(runs))
-    columns = tuple(find_column(ended, name) for name in fields)
+    columns = _with_followers([find_column(ended, name) for name in fields], ended)
     names = compared_columns(ended)
     if any(column.startswith("options.") for column in columns):
         options = [c for c in map(str, ended.columns) if c.startswith("options.")]
@@ -61,13 +65,26 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
             best, left_out = _best(done, list(columns))
             incomplete |= left_out
             for column in columns:
-                considered.setdefault(column, set()).update(group[column].unique())
+                considered.setdefault(column, set()).update(_values(group, column))
             found = group[list(columns)].astype(object)
             both_missing = found.isna() & pd.Series(best, dtype=object).isna().to_numpy()
             group = group[((found == best) | both_missing).all(axis=1)]
         parts.append(group)
     chosen = pd.concat(parts) if parts else ended
     return Choice(runs.loc[chosen.index], columns, _notes(runs, considered, incomplete))
+
+
+def _with_followers(columns: Sequence[str], runs: pd.DataFrame) -> tuple[str, ...]:
+    """Return columns with those of the settings that follow them and of which runs have several."""
+    more = [name for column in columns for name in _FOLLOWED_BY.get(column, ())]
+    several = [name for name in more if name in runs and runs[name].nunique() > 1]
+    return tuple(dict.fromkeys([*columns, *several]))
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[object]:
+    """Return the values of a column, without those of settings that have no effect."""
+    values = runs[column]
+    return list((values.dropna() if column.startswith("settings.") else values).unique())
 
 
 def _best(done: pd.DataFrame, columns: list[str]) -> tuple[list[object], bool]:
@@ -97,6 +114,7 @@ def _notes(
         f"{column.rpartition('.')[2]} was chosen for each row among {_listed(values)}, by the mean "
         f"validation accuracy over seeds{of}"
         for column, values in considered.items()
+        if values
     ]
     if incomplete:
         notes.append("values at which seeds failed or are missing were not considered")
@@ -105,12 +123,15 @@ def _notes(
 
 def describe_choice(choice: Choice) -> list[str]:
     """Return a line for each method with its chosen values, for tables without such columns."""
+    if not choice.columns:
+        return []
     lines = []
-    keys = ["recipe", "label", "rule", "sparsity"]
-    for (_, label, rule, sparsity), group in choice.runs.groupby(keys) if choice.columns else ():
+    groups = without_unused(choice.runs).groupby(["recipe", "label", "rule", "sparsity"])
+    for (_, label, rule, sparsity), group in groups:
         values = ", ".join(
-            f"{column.rpartition('.')[2]} {_listed(group[column].unique())}"
+            f"{column.rpartition('.')[2]} {_listed(values)}"
             for column in choice.columns
+            if (values := _values(group, column))
         )
         lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
     return lines

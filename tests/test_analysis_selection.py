@@ -15,12 +15,16 @@ from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 
-def write_sweep(root, by_lr, sign_in=False, label="random", test=None, **fields):
-    """Write runs of several lr: `by_lr` has the validation accuracies of the seeds."""
+def write_sweep(root, by_lr, sign_in=False, label="random", test=None, own=None, **fields):
+    """Write runs of several lr: `by_lr` has the validation accuracies of the seeds.
+
+    Args:
+        own: settings of Sign-In.
+    """
     for lr, values in by_lr.items():
         for seed, value in enumerate(values):
             accuracy = None if value is None else (test or by_lr)[lr][seed]
-            settings = {"lr": lr, "validation": 0.1, **fields}
+            settings = {"lr": lr, "validation": 0.1, "sign_in": own or {}, **fields}
             folder = root / f"{lr}{label}{sign_in}"
             folder = write_run(folder, label, accuracy, seed, sign_in, settings=settings)
             if value is not None:
@@ -103,6 +107,27 @@ def test_several_fields_are_chosen_together(tmp_path):
         (0.2, 0.0),
         (0.1, 1e-3),
     }
+
+
+def test_decays_of_sign_in_are_chosen_with_the_weight_decay_that_they_follow(tmp_path):
+    # the folders of runs have the decays as values: SGD's acts on the product
+    for decay, value in ((1e-4, 0.90), (5e-4, 0.92)):
+        seeds = {0.1: [value, value + 0.01, value - 0.01]}
+        own = {"frobenius_decay": decay, "sign_in_weight_decay": 0.0}
+        for sign_in in (False, True):
+            root = tmp_path / f"{decay}{sign_in}"
+            write_sweep(root, seeds, sign_in, own=own, weight_decay=decay)
+    runs = load_runs([f for part in sorted(tmp_path.glob("*/*")) for f in list_runs(part)])
+    table = make_table("compare", runs, select=["weight_decay"])
+    found = table.numbers.set_index("rule")
+    assert found["settings.weight_decay"].to_dict() == {"": 5e-4, "Sign-In": 5e-4}
+    assert found["gain"]["Sign-In"] == pytest.approx(0)
+    notes = table.sheets[-1].notes
+    assert any(n.startswith("frobenius_decay was chosen for each row among 0.0001,") for n in notes)
+    assert not any("nan" in note for note in notes)
+    notes = make_table("3", runs, select=["lr", "weight_decay"]).sheets[0].notes
+    assert "Random at 0.9: lr 0.1, weight_decay 0.0005" in notes
+    assert "Random + Sign-In at 0.9: lr 0.1, weight_decay 0.0005, frobenius_decay 0.0005" in notes
 
 
 def test_options_of_methods_can_be_chosen(tmp_path):
