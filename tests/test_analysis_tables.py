@@ -509,6 +509,18 @@ def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
     assert len(compared) == 3 and set(compared["recipe"]) == {"digits", "cifar10-resnet20"}
 
 
+def test_a_run_that_has_only_begun_removes_no_recipe_from_a_numbered_table(tmp_path):
+    write_run(tmp_path, "random", 0.8, recipe="cifar10")
+    for recipe, model in (("cifar10", "other"), ("digits", "m")):
+        begun = write_run(tmp_path / "begun", "random", 0.9, recipe=recipe, epochs=1, model=model)
+        (begun / "result.json").unlink()
+    runs = load_runs([*list_runs(tmp_path), *list_runs(tmp_path / "begun")])
+    cells = paper_cells(runs, "3").set_index(["recipe", "row", "column"])
+    assert cells["accuracy"].dropna().to_dict() == {("cifar10", "Random", "s = 0.9"): 80}
+    assert set(cells["network"]) == {"m", ""}
+    assert set(cells.index.get_level_values("recipe")) == {"cifar10", "digits"}  # all missing
+
+
 def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     for seed, accuracy in enumerate([0.85, 0.87]):
         write_run(tmp_path, "random", accuracy, seed, recipe="cifar10-resnet20")

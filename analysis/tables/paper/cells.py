@@ -69,7 +69,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
         paper_recipe: the recipe of the paper's values; the first of the table for recipes that
             the paper does not have
 
-        Recipes of the paper without runs are left out, unless there are no runs at all.
+        Recipes of the paper without runs are left out, unless there are no runs at all. Runs that
+        have neither finished nor failed have no part in a cell.
 
     Raises:
         UserError: there is no such table, or the runs of no recipe can be compared. If those of
@@ -78,16 +79,18 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
     alike = ["label", "rule", LAYOUTS[number].column, *chosen]
-    placed = _comparable(_placed(runs, LAYOUTS[number]), alike)
-    recipes = sorted(set(placed["recipe"])) if len(placed) else own
+    placed = _placed(runs, LAYOUTS[number])
+    ended = placed[placed["state"].isin(("finished", "failed"))]
+    shown = _comparable(ended, alike)
+    recipes = set(placed["recipe"]) - (set(ended["recipe"]) - set(shown["recipe"]))
     parts = []
-    for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
+    for recipe in sorted(recipes or own, key=lambda r: (own.index(r) if r in own else len(own), r)):
         paper_recipe = recipe if recipe in own else own[0]
         theirs = values[values["recipe"] == paper_recipe].set_index(["row", "column"])
         theirs = theirs.drop(columns="recipe").rename(
             columns={"accuracy": "paper", "std": "paper_std", "runs": "paper_runs"}
         )
-        ours = placed[placed["recipe"] == recipe] if len(placed) else placed
+        ours = shown[shown["recipe"] == recipe]
         part = _statistics(ours).join(theirs, how="outer")
         order = [*theirs.index, *(key for key in part.index if key not in theirs.index)]
         part = part.reindex(order).reset_index(names=["row", "column"])
@@ -157,7 +160,6 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     columns += ["misses", "realised", "best", "tied", *LOST]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
-    placed = placed[placed["state"].isin(("finished", "failed"))]
     placed = placed.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
     placed = placed.drop_duplicates([*by, "seed"])  # also those of two labels
     done = placed[placed["state"] == "finished"]
