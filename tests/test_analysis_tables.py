@@ -18,7 +18,7 @@ from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
-from analysis.tables import make_table, render
+from analysis.tables import make_table, render, table_of_grid
 from analysis.tables.comparison import gain_text
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.cells import VALUES
@@ -569,6 +569,7 @@ def test_table_one_finds_its_rows(tmp_path):
         *runs["label"]
     }
     assert aggregate(runs)["accuracy"].round().tolist() == [50, 30, 40, 0, 10, 20, 90]
+    assert table_of_grid("table1", runs) == "1"
     cells = paper_cells(runs, "1")
     assert cells["paper"].notna().sum() == 21
     table = cells.set_index(["row", "column"])["accuracy"]
@@ -610,7 +611,9 @@ def test_a_run_under_two_labels_is_counted_once(tmp_path):
             options = fixed | {"mask": f"{base.name}@final", "magnitudes": magnitudes}
             label = f"fixed {magnitudes}"
             write_run(tmp_path, label, accuracy, 1000 + seed, options=options, method="fixed")
-    cells = paper_cells(load_runs(list_runs(tmp_path)), "1").set_index(["row", "column"])
+    runs = load_runs(list_runs(tmp_path))
+    assert table_of_grid("table10", runs) == "10"  # which has no place for the masks' own runs
+    cells = paper_cells(runs, "1").set_index(["row", "column"])
     cell = cells.loc[("Random init + learned mask", "GMP"), :]
     assert (cell["accuracy"], cell["runs"]) == (pytest.approx(92), 3)
     assert cell["std"] == pytest.approx(100 * statistics.stdev(accuracies))

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.alike import differing_fields
 from analysis.checked import BrokenFile
 from analysis.decay import decay_notes
 from analysis.folder import LAYERS
-from analysis.frame import load_rows
+from analysis.frame import ended_runs, load_rows
 from analysis.names import LEARNERS, network_name
 from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
@@ -78,7 +79,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    alike = ["label", "rule", LAYOUTS[number].column, *chosen]
+    alike = [*_alike(LAYOUTS[number]), *chosen]
     placed = _placed(runs, LAYOUTS[number])
     ended = placed[placed["state"].isin(("finished", "failed"))]
     shown = _comparable(ended, alike)
@@ -120,11 +121,33 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
+def fits_layout(runs: pd.DataFrame, number: str) -> bool:
+    """Return whether one of the paper's tables can show runs, all that have ended.
+
+    It has a place for each run, apart from those whose masks others train, and the runs differ in
+    nothing else.
+    """
+    layout, ended = LAYOUTS[number], ended_runs(runs)
+    placed = _placed(ended, layout)
+    others = ended[~ended["folder"].isin(placed["folder"])]
+    alike = not differing_fields(placed, _alike(layout))
+    return len(placed) > 0 and alike and bool(others["label"].isin(_learners(ended)).all())
+
+
+def _alike(layout: Layout) -> list[str]:
+    """Return the columns in which the runs of a table and recipe may differ."""
+    return ["label", "rule", layout.column]
+
+
+def _learners(runs: pd.DataFrame) -> set[str]:
+    """Return the labels of methods that learn masks: the paper's, and those that others train."""
+    masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
+    return {*LEARNERS, *masks_of} - {""}
+
+
 def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
-    masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
-    learners = {*LEARNERS, *masks_of} - {""}
-    found = []
+    learners, found = _learners(runs), []
     run: RunRow
     for run in runs.to_dict("records"):  # type: ignore[assignment]
         place = layout.place({**run, "learner": run["label"] in learners})
