@@ -93,6 +93,18 @@ def test_dense_training_is_left_out_where_it_has_as_many_rows_as_each_sparsity()
     assert found.table["blocks"].tolist() == [2, 2] and found.left_out == 2
 
 
+def test_recipes_are_averaged_over_however_they_are_named(tmp_path):
+    runs = pd.concat(write_runs(tmp_path / name, FEW, recipe=name) for name in ("a", "b"))
+    expected = make_table("ranks", runs).numbers
+    assert expected["blocks"].tolist() == [2] * 6
+    for columns in (["recipe"], ["recipe", "sparsity"]):
+        pd.testing.assert_frame_equal(make_table("ranks", runs, columns=columns).numbers, expected)
+    by_sparsity = make_table("ranks", runs, rows=["method", "sparsity"]).numbers
+    assert by_sparsity["blocks"].tolist() == [2] * 6
+    with pytest.raises(UserError, match="leave one out of the rows"):
+        make_table("ranks", runs, rows=["method", "sparsity", "recipe"])
+
+
 def test_the_table_of_ranks(tmp_path):
     runs = write_runs(tmp_path, FEW, (0.8, 0.9, 0.95, 0.98, 0.99))
     table = make_table("ranks", runs)
