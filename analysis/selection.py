@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.alike import compared_columns, without_unused
 from analysis.frame import ended_runs, find_column
-from analysis.names import legend_entry
+from analysis.names import common_label, is_fixed, legend_entry
 from baselines.errors import UserError
 
 VALIDATION = "result.validation_accuracy"
@@ -23,7 +23,8 @@ class Choice:
     """The runs that remain after a choice.
 
     Attributes:
-        runs: those with the chosen values, and those that nothing is chosen for.
+        runs: those with the chosen values, and those that nothing is chosen for. Labels do not have
+            options that were chosen, so that rows of several values are of one method.
         columns: of the fields that were chosen.
         notes: what was chosen by what.
     """
@@ -52,10 +53,9 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
         return Choice(runs)
     ended = without_unused(ended_runs(runs))
     columns = _with_followers([find_column(ended, name) for name in fields], ended)
-    names = compared_columns(ended)
-    if any(column.startswith("options.") for column in columns):
-        options = [c for c in map(str, ended.columns) if c.startswith("options.")]
-        names = ["method", *(name for name in names if name != "label"), *options]  # label has all
+    names, others = compared_columns(ended), _other_options(ended, columns)
+    if others:  # label has all options
+        names = [*others, *(name for name in names if name != "label")]
     keys = ["recipe", *(name for name in names if name not in columns)]
     parts, incomplete, considered = [], False, dict[str, set[object]]()
     for _, group in ended.groupby(keys, dropna=False, sort=False):
@@ -70,8 +70,23 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
             both_missing = found.isna() & pd.Series(best, dtype=object).isna().to_numpy()
             group = group[((found == best) | both_missing).all(axis=1)]
         parts.append(group)
-    chosen = pd.concat(parts) if parts else ended
-    return Choice(runs.loc[chosen.index], columns, _notes(runs, considered, incomplete))
+    notes = _notes(runs, considered, incomplete)
+    chosen = runs.loc[pd.concat(parts).index] if parts else ended
+    if others:
+        chosen = chosen.assign(label=_labels(ended, others))
+    return Choice(chosen, columns, notes)
+
+
+def _other_options(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return the columns of method and options without the chosen ones; none if none is chosen."""
+    options = [c for c in map(str, runs.columns) if c.startswith("options.")]
+    return ["method", *(c for c in options if c not in columns)] if {*options} & {*columns} else []
+
+
+def _labels(runs: pd.DataFrame, others: list[str]) -> pd.Series[str]:
+    """Return labels without the options in which runs that are alike in `others` differ."""
+    common = runs.groupby(others, dropna=False)["label"].transform(common_label)
+    return runs["label"].where(runs["label"].map(is_fixed).astype(bool), common)
 
 
 def _with_followers(columns: Sequence[str], runs: pd.DataFrame) -> tuple[str, ...]:
