@@ -394,6 +394,19 @@ def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
     assert len(details.cells) == 9 and {"model", "lr"} <= set(details.cells.columns)
 
 
+def test_runs_without_a_field_have_a_column_of_their_own(tmp_path):
+    write_run(tmp_path, "random", 0.8)
+    write_run(tmp_path, "rigl", 0.9, options={"drop_fraction": 0.3})
+    for columns, heads in (
+        (["drop_fraction"], ["drop_fraction = 0.3", "drop_fraction = none"]),
+        (["sparsity", "drop_fraction"], ["drop_fraction = 0.3", "drop_fraction = none"]),
+    ):
+        matrix, _ = make_table("compare", load_runs(list_runs(tmp_path)), columns=columns).sheets
+        assert [c for c in matrix.cells.columns if "=" in c] == heads
+        assert matrix.cells[heads].values.tolist() == [["90.00", ""], ["", "80.00"]]
+        assert matrix.bold[heads].values.tolist() == [[True, False], [False, True]]
+
+
 def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     """Plain runs pair with the runs of all settings of Sign-In; methods with factors have them."""
     for beta in (1.0, 2.0):
