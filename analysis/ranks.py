@@ -61,9 +61,9 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
     complete = wide.dropna()
     if min(complete.shape) < 2:
         raise UserError(
-            f"ranks need two methods or more at the same two recipes or sparsities or more; there "
-            f"are {len(wide)} at {wide.shape[1]}. Run a grid at another one: signbench grid NAME "
-            "--sparsity S, or --recipe."
+            "ranks need two methods or more at the same two recipes or sparsities or more; here, "
+            f"{len(complete)} share {complete.shape[1]}. Run the same methods at another one: "
+            "signbench grid NAME --sparsity S, or --recipe."
         )
     complete = (complete / ROUNDING).round()  # means that differ by rounding are equal
     ranks = complete.rank(ascending=False)

@@ -114,8 +114,11 @@ def test_the_table_of_ranks(tmp_path):
     assert sheet.bold["average rank"].tolist() == [True] + [False] * 5
     assert "Friedman" in sheet.notes[1] and "critical difference" in sheet.notes[1]
     assert "no test" in make_table("ranks", runs[runs["sparsity"] < 0.95]).sheets[0].notes[1]
-    with pytest.raises(UserError, match="are 6 at 1. Run .*: signbench grid NAME"):
+    with pytest.raises(UserError, match="6 share 1. Run .*: signbench grid NAME"):
         make_table("ranks", runs[runs["sparsity"] == 0.9])
+    other = runs["label"].map({"random": 0.8, "rigl": 0.8, "acdc": 0.9}) == runs["sparsity"]
+    with pytest.raises(UserError, match="4 share 1"):  # of six, two of which are at another one
+        make_table("ranks", runs[other])
 
 
 def test_runs_are_counted_in_the_comparisons_that_are_ranked():
