@@ -153,6 +153,15 @@ def test_notes_are_wrapped_to_the_terminal_only():
         assert note in render(sheet, form, 40)
 
 
+def test_stars_and_bars_of_texts_are_no_markdown(tmp_path):
+    for seed, (ours, other) in enumerate([(0.9, 0.8), (None, None)]):
+        write_run(tmp_path, "random", ours, seed)
+        write_run(tmp_path, "mine|your", other, seed)
+    text = make_table("compare", load_runs(list_runs(tmp_path))).render("markdown")
+    assert r"| **90.00\*** |" in text and r"| mine\|your | 80.00\* |" in text
+    assert "\n\n\\* some seeds failed and are not included" in text  # else an item of a list
+
+
 def test_latex_marks_the_best(folders):
     text = make_table("compare", load_runs(folders)).render("latex")
     assert check_latex(text) == 2
