@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
+from analysis.names import name_of
 from baselines.errors import UserError
 
 FORM = "FIELD=VALUE[,VALUE…], FIELD!=VALUE or FIELD<VALUE (also <=, >, >=)"
@@ -49,8 +50,8 @@ def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
     A value can be a pattern with `*`, `?` and `[…]`; upper and lower case are equal. Several values
     of one field are alternatives, whether they are separated by commas or given as several
-    conditions `FIELD=VALUE`. `method` is the method's label with its options, or its name if no
-    run has that label.
+    conditions `FIELD=VALUE`. `method` is the method's label with its options, as on the command
+    line or as in tables, or the method without options if no run has that label.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -111,11 +112,12 @@ def _parts(texts: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
 def _by_label(condition: Condition, runs: pd.DataFrame) -> Condition:
     """Return a condition on the method with labels as its values."""
     labels: list[str] = []
+    texts = [runs["label"], runs["label"].map(name_of), runs["method"], runs["method"].map(name_of)]
     for value in condition.values:
-        for column in ("label", "method"):
-            chosen = runs[runs[column].map(lambda found, value=value: _matches(found, value))]
+        for text in texts:
+            chosen = runs["label"][[_matches(found, value) for found in text]]
             if len(chosen):
-                labels += chosen["label"].tolist()
+                labels += chosen.tolist()
                 break
     return replace(condition, values=tuple(dict.fromkeys(labels)))
 

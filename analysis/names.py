@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -60,6 +61,7 @@ NAMES = {
 }
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 
+_BETWEEN_OPTIONS = re.compile(r", (?![^(\[]*[)\]])")  # not within the brackets of a value
 _NETWORKS = {
     "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
@@ -118,6 +120,14 @@ def short_names(labels: Iterable[str]) -> dict[str, str]:
 def method_of(label: str) -> str:
     """Return the method of a label, without its options; for a fixed mask, the mask's method."""
     return mask_of(label).split(" ")[0]
+
+
+def common_label(labels: Iterable[str]) -> str:
+    """Return the label of one method with the options that all of its labels have."""
+    parts = [label.removesuffix(")").partition(" (") for label in labels]
+    options = [_BETWEEN_OPTIONS.split(rest) for _, _, rest in parts]
+    common = [o for o in options[0] if o and all(o in others for others in options)]
+    return f"{parts[0][0]} ({', '.join(common)})" if common else parts[0][0]
 
 
 def mask_of(label: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.variance import LEVEL, ROUNDING
-from baselines.errors import UserError
+from baselines.errors import UserError, require
 
 LEAST_BLOCKS, LEAST_ROWS = 5, 3  # with fewer there is no test
 
@@ -49,18 +49,22 @@ def rank_summary(numbers: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
         rows, columns: names of its columns: the fields that define a method, and a block.
 
     Raises:
-        UserError: fewer than two blocks have the same two methods.
+        UserError: all fields are rows, or fewer than two blocks have the same two methods.
     """
-    methods, blocks = [*rows, "rule"], ["recipe", *columns]
+    methods = [*rows, "rule"]
+    blocks = [field for field in dict.fromkeys(["recipe", *columns]) if field not in methods]
+    require(
+        len(blocks) > 0, "ranks are averaged over columns or recipes: leave one out of the rows."
+    )
     accuracy = numbers.groupby([*methods, *blocks], dropna=False)["accuracy"].mean()
     wide = accuracy.unstack(blocks)
     wide = wide.loc[:, _comparable(wide.notna().to_numpy())]
     complete = wide.dropna()
     if min(complete.shape) < 2:
         raise UserError(
-            f"ranks need two methods or more at the same two recipes or sparsities or more; there "
-            f"are {len(wide)} at {wide.shape[1]}. Run a grid at another one: signbench grid NAME "
-            "--sparsity S, or --recipe."
+            "ranks need two methods or more at the same two recipes or sparsities or more; here, "
+            f"{len(complete)} share {complete.shape[1]}. Run the same methods at another one: "
+            "signbench grid NAME --sparsity S, or --recipe."
         )
     complete = (complete / ROUNDING).round()  # means that differ by rounding are equal
     ranks = complete.rank(ascending=False)

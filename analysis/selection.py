@@ -9,10 +9,13 @@ import pandas as pd
 
 from analysis.alike import compared_columns, without_unused
 from analysis.frame import ended_runs, find_column
-from analysis.names import legend_entry
+from analysis.names import common_label, is_fixed, legend_entry
 from baselines.errors import UserError
 
 VALIDATION = "result.validation_accuracy"
+# settings that run folders have as values, and which follow other settings unless they are given
+_DECAYS = ("settings.sign_in.frobenius_decay", "settings.sign_in.sign_in_weight_decay")
+_FOLLOWED_BY = {"settings.weight_decay": _DECAYS, "settings.optimizer": _DECAYS}
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Choice:
     """The runs that remain after a choice.
 
     Attributes:
-        runs: those with the chosen values, and those that nothing is chosen for.
+        runs: those with the chosen values, and those that nothing is chosen for. Labels do not have
+            options that were chosen, so that rows of several values are of one method.
         columns: of the fields that were chosen.
         notes: what was chosen by what.
     """
@@ -35,7 +39,8 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
 
     There is one choice for each method, plain and with Sign-In or HAM, at each recipe, sparsity
     and value of all other fields. Values at which fewer seeds have a result than at others
-    cannot be chosen.
+    cannot be chosen. The decays of Sign-In are chosen together with weight_decay or optimizer,
+    which they follow.
 
     Args:
         runs: from `analysis.frame.load_runs`.
@@ -47,11 +52,10 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     if not fields:
         return Choice(runs)
     ended = without_unused(ended_runs(runs))
-    columns = tuple(find_column(ended, name) for name in fields)
-    names = compared_columns(ended)
-    if any(column.startswith("options.") for column in columns):
-        options = [c for c in map(str, ended.columns) if c.startswith("options.")]
-        names = ["method", *(name for name in names if name != "label"), *options]  # label has all
+    columns = _with_followers([find_column(ended, name) for name in fields], ended)
+    names, others = compared_columns(ended), _other_options(ended, columns)
+    if others:  # label has all options
+        names = [*others, *(name for name in names if name != "label")]
     keys = ["recipe", *(name for name in names if name not in columns)]
     parts, incomplete, considered = [], False, dict[str, set[object]]()
     for _, group in ended.groupby(keys, dropna=False, sort=False):
@@ -61,13 +65,41 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
             best, left_out = _best(done, list(columns))
             incomplete |= left_out
             for column in columns:
-                considered.setdefault(column, set()).update(group[column].unique())
+                considered.setdefault(column, set()).update(_values(group, column))
             found = group[list(columns)].astype(object)
             both_missing = found.isna() & pd.Series(best, dtype=object).isna().to_numpy()
             group = group[((found == best) | both_missing).all(axis=1)]
         parts.append(group)
-    chosen = pd.concat(parts) if parts else ended
-    return Choice(runs.loc[chosen.index], columns, _notes(runs, considered, incomplete))
+    notes = _notes(runs, considered, incomplete)
+    chosen = runs.loc[pd.concat(parts).index] if parts else ended
+    if others:
+        chosen = chosen.assign(label=_labels(ended, others))
+    return Choice(chosen, columns, notes)
+
+
+def _other_options(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return the columns of method and options without the chosen ones; none if none is chosen."""
+    options = [c for c in map(str, runs.columns) if c.startswith("options.")]
+    return ["method", *(c for c in options if c not in columns)] if {*options} & {*columns} else []
+
+
+def _labels(runs: pd.DataFrame, others: list[str]) -> pd.Series[str]:
+    """Return labels without the options in which runs that are alike in `others` differ."""
+    common = runs.groupby(others, dropna=False)["label"].transform(common_label)
+    return runs["label"].where(runs["label"].map(is_fixed).astype(bool), common)
+
+
+def _with_followers(columns: Sequence[str], runs: pd.DataFrame) -> tuple[str, ...]:
+    """Return columns with those of the settings that follow them and of which runs have several."""
+    more = [name for column in columns for name in _FOLLOWED_BY.get(column, ())]
+    several = [name for name in more if name in runs and runs[name].nunique() > 1]
+    return tuple(dict.fromkeys([*columns, *several]))
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[object]:
+    """Return the values of a column, without those of settings that have no effect."""
+    values = runs[column]
+    return list((values.dropna() if column.startswith("settings.") else values).unique())
 
 
 def _best(done: pd.DataFrame, columns: list[str]) -> tuple[list[object], bool]:
@@ -97,6 +129,7 @@ def _notes(
         f"{column.rpartition('.')[2]} was chosen for each row among {_listed(values)}, by the mean "
         f"validation accuracy over seeds{of}"
         for column, values in considered.items()
+        if values
     ]
     if incomplete:
         notes.append("values at which seeds failed or are missing were not considered")
@@ -105,12 +138,15 @@ def _notes(
 
 def describe_choice(choice: Choice) -> list[str]:
     """Return a line for each method with its chosen values, for tables without such columns."""
+    if not choice.columns:
+        return []
     lines = []
-    keys = ["recipe", "label", "rule", "sparsity"]
-    for (_, label, rule, sparsity), group in choice.runs.groupby(keys) if choice.columns else ():
+    groups = without_unused(choice.runs).groupby(["recipe", "label", "rule", "sparsity"])
+    for (_, label, rule, sparsity), group in groups:
         values = ", ".join(
-            f"{column.rpartition('.')[2]} {_listed(group[column].unique())}"
+            f"{column.rpartition('.')[2]} {_listed(values)}"
             for column in choice.columns
+            if (values := _values(group, column))
         )
         lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
     return lines

@@ -76,17 +76,32 @@ def draw(case: Case, rows: int, seeds: int, rng: np.random.Generator) -> Rows:
     return spread[:, None] * (shared + own) - gaps[:, None], gaps
 
 
+def comparisons(
+    case: Case, rows: int, seeds: int, times: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yield accuracies, how far each row is below the best, and the row with the highest mean."""
+    rng = np.random.default_rng(seed)
+    for _ in range(times):
+        values, gaps = draw(case, rows, seeds, rng)
+        yield values, gaps, int(values.mean(axis=1).argmax())
+
+
+def share_right(case: Case, rows: int, seeds: int, times: int, seed: int = 0) -> float:
+    """Return the fraction of comparisons in which the row of highest mean is one of the best."""
+    found = comparisons(case, rows, seeds, times, seed)
+    return float(np.mean([gaps[best] == 0 for _, gaps, best in found]))
+
+
 def share_marked(
     test: Test, case: Case, rows: int, seeds: int, times: int, seed: int = 0
 ) -> dict[float, float]:
     """Return the fraction of rows marked as tied with the best, by their true difference from it.
 
-    Only comparisons count in which the best row by its mean is truly one of the best.
+    Only comparisons count in which the best row by its mean is truly one of the best
+    (`share_right`).
     """
-    rng, counts = np.random.default_rng(seed), dict[float, list[bool]]()
-    for _ in range(times):
-        values, gaps = draw(case, rows, seeds, rng)
-        best = int(values.mean(axis=1).argmax())
+    counts = dict[float, list[bool]]()
+    for values, gaps, best in comparisons(case, rows, seeds, times, seed):
         if gaps[best]:
             continue
         for gap, p, row in zip(gaps, test(values, best), range(rows), strict=True):
@@ -153,11 +168,17 @@ TESTS: dict[str, Test] = {
 }
 
 
-def mark_tables(times: int, rows: int = 20, seeds: int = 3) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield a title and the percentage of rows marked, by test and true difference."""
+def mark_tables(
+    times: int, rows: int = 20, seeds: int = 3
+) -> Iterator[tuple[str, pd.DataFrame, float]]:
+    """Yield a title, and the percentages of rows marked and of bold rows that are right.
+
+    The first ones are by test and true difference (`share_marked`), the last one is `share_right`.
+    """
     for case in CASES:
         found = {name: share_marked(t, case, rows, seeds, times) for name, t in TESTS.items()}
-        yield case.title, 100 * pd.DataFrame(found).T
+        right = share_right(case, rows, seeds, times)
+        yield case.title, 100 * pd.DataFrame(found).T, 100 * right
 
 
 def interval_table(times: int, rows: int = 10, seeds: int = 3) -> pd.DataFrame:
@@ -173,16 +194,19 @@ def interval_table(times: int, rows: int = 10, seeds: int = 3) -> pd.DataFrame:
 
 def main(times: int) -> None:
     """Print the tables of docs/guide/statistics.md."""
-    for title, table in mark_tables(times):
+    for title, table, right in mark_tables(times):
         names = ["equal" if not gap else f"{gap:g} below" for gap in table]
-        _print(title, table.set_axis(names, axis=1))
+        note = f"The bold row is truly one of the best in {right:.1f} % of the comparisons."
+        _print(title, table.set_axis(names, axis=1), note)
     _print("intervals", interval_table(times))
 
 
-def _print(title: str, table: pd.DataFrame) -> None:
+def _print(title: str, table: pd.DataFrame, *notes: str) -> None:
     cells = table.map("{:.1f}".format).reset_index(names="")
     plain = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    print(to_markdown(Sheet(f"### {title[0].upper()}{title[1:]}", cells, plain)) + "\n")
+    print(
+        to_markdown(Sheet(f"### {title[0].upper()}{title[1:]}", cells, plain, notes=notes)) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -83,6 +83,27 @@ def test_conditions(conditions, rows):
 
 
 @pytest.mark.parametrize(
+    "condition, rows",
+    [
+        ("method=AC/DC", [0, 1]),  # all, as none has this name
+        ("method=AC/DC (final_phase=0.2)", [0]),
+        ("method=Random + m ⊙ w,gmp mask", [2, 3]),
+        ("method!=AC/DC,STR (target)", [2, 3, 5, 6]),
+        ("method=Random", [5]),
+        ("method=random*", [5, 6]),  # patterns are of labels, if any has one
+        ("method=random +*", [2]),
+        ("method=fixed", [3]),
+    ],
+)
+def test_methods_are_found_by_their_names_in_tables(condition, rows):
+    labels = ["acdc (final_phase=0.2)", "acdc (x=1)", "mw", "fixed (gmp@final)", "str-target"]
+    labels += ["random", "random (uniform)"]
+    runs = pd.DataFrame({"label": labels, "method": [label.split(" ")[0] for label in labels]})
+    assert select_runs(runs, [condition]).index.tolist() == rows
+    assert not len(select_runs(runs[:0], [condition]))
+
+
+@pytest.mark.parametrize(
     "condition, message",
     [
         ("rigl", "--where takes FIELD=VALUE"),

@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from synthetic_runs import LAYER_NAMES, SOME, write_runs
 
 from analysis.figures import FIGURES, WIDTHS, Size
+from analysis.figures.cells import draw_cells
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel, rows_of
 from analysis.figures.style import MOST, choose_looks, in_style
@@ -71,6 +72,19 @@ def test_many_lines_have_a_cell_for_each_method(runs):
                 assert drawn.get_ydata() == pytest.approx(factor * (tables[0] + tables[1]) / 2)
     limits = {ax.get_ylim() for ax in figure.axes}
     assert len(limits) == 2  # of the loss, of the accuracy
+
+
+def test_the_range_behind_cells_is_of_methods_at_the_requested_sparsities():
+    values = table_of([(label, "") for label in LABELS], 3).assign(marked=False)
+    values["value"] += values["label"].map(LABELS.index)
+    missing = values[values["label"] == "gmp"].assign(label="str", marked=True)
+    missing = missing.assign(x=missing["x"] + 0.5)
+    with in_style():
+        panel = Panel(pd.concat([values, missing]), "", "x", "y", zoom=1.0)
+        ax = draw_cells([panel], Size()).axes[0]
+    (band,) = (c for c in ax.collections if to_rgb(c.get_facecolor()[0]) == to_rgb("#e2e2e2"))
+    ends = pd.DataFrame(band.get_paths()[0].vertices).groupby(0)[1].agg(["min", "max"])
+    assert ends.to_dict("split")["data"] == [[9, 13], [4, 8], [1, 5]]
 
 
 def test_a_mask_from_scratch_is_drawn_with_its_method():

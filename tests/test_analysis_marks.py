@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.integrate import quad
 
 from analysis.gains import intervals
 from analysis.marks import compare_with, mark_best, rows_like
@@ -15,6 +16,7 @@ from analysis.simulation import (
     coverage,
     own_intervals,
     share_marked,
+    share_right,
     welch_with_holm,
 )
 from analysis.variance import is_homogeneous, squares, without_noisier, without_outliers
@@ -209,6 +211,13 @@ def test_marks_are_right_more_often_than_by_other_tests():
             assert ours[gap] < 0.6 * holm[gap], (case.title, gap)
     equal = share_marked(compare_with, CASES[0], 12, 3, times=200)
     assert 0.9 < equal[0.0] < 0.99 and equal[3.0] < 0.05 and equal[6.0] < 0.02
+
+
+def test_the_share_of_right_bold_rows_is_that_of_normal_means():
+    """Of two equal rows and one that is 1 below them, with 2/3 of the variance of each its own."""
+    deviation = np.sqrt(2 / 3 / 3)  # of the means of three seeds
+    wrong, _ = quad(lambda z: stats.norm.pdf(z) * stats.norm.cdf(z - 1 / deviation) ** 2, -9, 9)
+    assert share_right(CASES[0], 3, 3, times=20_000) == pytest.approx(1 - wrong, abs=0.005)
 
 
 def test_intervals_contain_the_true_gain_and_are_narrower_than_those_of_single_rows():

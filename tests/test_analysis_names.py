@@ -12,6 +12,7 @@ from analysis.names import (
     FAMILIES,
     NAMES,
     OTHERS,
+    common_label,
     family_of,
     keeps_mask,
     name_of,
@@ -72,3 +73,10 @@ def test_short_names_have_the_options_that_distinguish():
 def test_methods_that_keep_their_masks():
     for name, method in methods().items():
         assert keeps_mask(name if name != "fixed" else "fixed (rigl@final)") == method.keeps_masks()
+
+
+def test_a_common_label_has_the_options_that_all_labels_have():
+    assert common_label(["rigl (a=1)"]) == "rigl (a=1)"
+    assert common_label(["rigl (a=1)", "rigl"]) == common_label(["rigl", "rigl (b=2)"]) == "rigl"
+    labels = ["rigl (a=1, uniform, b=[1, 2])", "rigl (uniform, b=[1, 2])"]
+    assert common_label(labels) == "rigl (uniform, b=[1, 2])"

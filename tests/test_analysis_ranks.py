@@ -93,6 +93,18 @@ def test_dense_training_is_left_out_where_it_has_as_many_rows_as_each_sparsity()
     assert found.table["blocks"].tolist() == [2, 2] and found.left_out == 2
 
 
+def test_recipes_are_averaged_over_however_they_are_named(tmp_path):
+    runs = pd.concat(write_runs(tmp_path / name, FEW, recipe=name) for name in ("a", "b"))
+    expected = make_table("ranks", runs).numbers
+    assert expected["blocks"].tolist() == [2] * 6
+    for columns in (["recipe"], ["recipe", "sparsity"]):
+        pd.testing.assert_frame_equal(make_table("ranks", runs, columns=columns).numbers, expected)
+    by_sparsity = make_table("ranks", runs, rows=["method", "sparsity"]).numbers
+    assert by_sparsity["blocks"].tolist() == [2] * 6
+    with pytest.raises(UserError, match="leave one out of the rows"):
+        make_table("ranks", runs, rows=["method", "sparsity", "recipe"])
+
+
 def test_the_table_of_ranks(tmp_path):
     runs = write_runs(tmp_path, FEW, (0.8, 0.9, 0.95, 0.98, 0.99))
     table = make_table("ranks", runs)
@@ -102,8 +114,11 @@ def test_the_table_of_ranks(tmp_path):
     assert sheet.bold["average rank"].tolist() == [True] + [False] * 5
     assert "Friedman" in sheet.notes[1] and "critical difference" in sheet.notes[1]
     assert "no test" in make_table("ranks", runs[runs["sparsity"] < 0.95]).sheets[0].notes[1]
-    with pytest.raises(UserError, match="are 6 at 1. Run .*: signbench grid NAME"):
+    with pytest.raises(UserError, match="6 share 1. Run .*: signbench grid NAME"):
         make_table("ranks", runs[runs["sparsity"] == 0.9])
+    other = runs["label"].map({"random": 0.8, "rigl": 0.8, "acdc": 0.9}) == runs["sparsity"]
+    with pytest.raises(UserError, match="4 share 1"):  # of six, two of which are at another one
+        make_table("ranks", runs[other])
 
 
 def test_runs_are_counted_in_the_comparisons_that_are_ranked():

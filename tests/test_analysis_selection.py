@@ -15,12 +15,16 @@ from analysis.tables.sheet import to_text
 from baselines.errors import UserError
 
 
-def write_sweep(root, by_lr, sign_in=False, label="random", test=None, **fields):
-    """Write runs of several lr: `by_lr` has the validation accuracies of the seeds."""
+def write_sweep(root, by_lr, sign_in=False, label="random", test=None, own=None, **fields):
+    """Write runs of several lr: `by_lr` has the validation accuracies of the seeds.
+
+    Args:
+        own: settings of Sign-In.
+    """
     for lr, values in by_lr.items():
         for seed, value in enumerate(values):
             accuracy = None if value is None else (test or by_lr)[lr][seed]
-            settings = {"lr": lr, "validation": 0.1, **fields}
+            settings = {"lr": lr, "validation": 0.1, "sign_in": own or {}, **fields}
             folder = root / f"{lr}{label}{sign_in}"
             folder = write_run(folder, label, accuracy, seed, sign_in, settings=settings)
             if value is not None:
@@ -105,27 +109,69 @@ def test_several_fields_are_chosen_together(tmp_path):
     }
 
 
+def test_decays_of_sign_in_are_chosen_with_the_weight_decay_that_they_follow(tmp_path):
+    # the folders of runs have the decays as values: SGD's acts on the product
+    for decay, value in ((1e-4, 0.90), (5e-4, 0.92)):
+        seeds = {0.1: [value, value + 0.01, value - 0.01]}
+        own = {"frobenius_decay": decay, "sign_in_weight_decay": 0.0}
+        for sign_in in (False, True):
+            root = tmp_path / f"{decay}{sign_in}"
+            write_sweep(root, seeds, sign_in, own=own, weight_decay=decay)
+    runs = load_runs([f for part in sorted(tmp_path.glob("*/*")) for f in list_runs(part)])
+    table = make_table("compare", runs, select=["weight_decay"])
+    found = table.numbers.set_index("rule")
+    assert found["settings.weight_decay"].to_dict() == {"": 5e-4, "Sign-In": 5e-4}
+    assert found["gain"]["Sign-In"] == pytest.approx(0)
+    notes = table.sheets[-1].notes
+    assert any(n.startswith("frobenius_decay was chosen for each row among 0.0001,") for n in notes)
+    assert not any("nan" in note for note in notes)
+    notes = make_table("3", runs, select=["lr", "weight_decay"]).sheets[0].notes
+    assert "Random at 0.9: lr 0.1, weight_decay 0.0005" in notes
+    assert "Random + Sign-In at 0.9: lr 0.1, weight_decay 0.0005, frobenius_decay 0.0005" in notes
+
+
+def write_validated(root, label, value, *args, **fields):
+    """Write runs of three seeds with the validation accuracy `value`."""
+    for seed in range(3):
+        folder = write_run(root / f"{label}{args}", label, value - 0.1, seed, *args, **fields)
+        result = json.loads((folder / "result.json").read_text()) | {"validation_accuracy": value}
+        (folder / "result.json").write_text(json.dumps(result))
+
+
 def test_options_of_methods_can_be_chosen(tmp_path):
     for drop, value in ((0.2, 0.9), (0.3, 0.95)):
-        for seed in range(3):
-            label, options = f"rigl (drop_fraction={drop})", {"drop_fraction": drop}
-            folder = write_run(tmp_path / label, label, 0.8, seed, options=options)
-            result = json.loads((folder / "result.json").read_text())
-            result["validation_accuracy"] = value
-            (folder / "result.json").write_text(json.dumps(result))
-    table = make_table("compare", load(tmp_path), select=["drop_fraction"])
-    assert table.numbers["label"].tolist() == ["rigl (drop_fraction=0.3)"]
+        options = {"drop_fraction": drop}
+        write_validated(tmp_path, f"rigl (drop_fraction={drop})", value, options=options)
+    numbers = make_table("compare", load(tmp_path), select=["drop_fraction"]).numbers
+    assert numbers["label"].tolist() == ["rigl"]
+    assert numbers["options.drop_fraction"].tolist() == [0.3]
+
+
+def test_other_options_with_sign_in_than_without_are_still_of_one_method(tmp_path):
+    for drop, accuracies in ((0.3, (0.95, 0.9)), (0.1, (0.9, 0.96))):
+        for rule, value in enumerate(accuracies):
+            for density in ("erk", "uniform"):
+                told = ["uniform"] * (density == "uniform")
+                told += ["drop_fraction=0.1"] * (drop == 0.1) + ["sizes=[1, 2]"]
+                options = {"drop_fraction": drop, "density": density}
+                label = f"rigl ({', '.join(told)})"
+                write_validated(tmp_path, label, value, bool(rule), options=options)
+    table = make_table("compare", load(tmp_path), select=["drop_fraction"]).numbers
+    found = table.set_index(["label", "rule"])
+    labels = ("rigl (sizes=[1, 2])", "rigl (uniform, sizes=[1, 2])")
+    assert found["options.drop_fraction"].to_dict() == {
+        (label, rule): drop for label in labels for rule, drop in (("", 0.3), ("Sign-In", 0.1))
+    }
+    assert found["gain"].dropna().tolist() == pytest.approx([1, 1])
 
 
 def test_the_value_none_can_be_chosen(tmp_path):
     for depth, value in ((None, 0.95), (2, 0.9)):
         label = f"mine (depth={depth})"
-        folder = write_run(tmp_path / label, label, 0.8, options={"depth": depth})
-        result = json.loads((folder / "result.json").read_text())
-        result["validation_accuracy"] = value
-        (folder / "result.json").write_text(json.dumps(result))
-    table = make_table("compare", load(tmp_path), select=["depth"])
-    assert table.numbers["label"].tolist() == ["mine (depth=None)"]
+        write_validated(tmp_path, label, value, options={"depth": depth})
+    numbers = make_table("compare", load(tmp_path), select=["depth"]).numbers
+    assert numbers["label"].tolist() == ["mine"] and numbers["options.depth"].isna().all()
+    assert numbers["validation"].tolist() == pytest.approx([95])
 
 
 def test_nothing_is_chosen_by_test_accuracy(tmp_path):

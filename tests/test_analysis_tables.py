@@ -18,7 +18,7 @@ from analysis.folder import list_runs
 from analysis.frame import load_runs
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
-from analysis.tables import make_table, render
+from analysis.tables import make_table, render, table_of_grid
 from analysis.tables.comparison import gain_text
 from analysis.tables.paper import LAYOUTS, paper_cells, paper_sheets, paper_values
 from analysis.tables.paper.cells import VALUES
@@ -151,6 +151,15 @@ def test_notes_are_wrapped_to_the_terminal_only():
     assert " ".join(line.strip() for line in lines[3:-1]) == note
     for form in ("markdown", "latex"):
         assert note in render(sheet, form, 40)
+
+
+def test_stars_and_bars_of_texts_are_no_markdown(tmp_path):
+    for seed, (ours, other) in enumerate([(0.9, 0.8), (None, None)]):
+        write_run(tmp_path, "random", ours, seed)
+        write_run(tmp_path, "mine|your", other, seed)
+    text = make_table("compare", load_runs(list_runs(tmp_path))).render("markdown")
+    assert r"| **90.00\*** |" in text and r"| mine\|your | 80.00\* |" in text
+    assert "\n\n\\* some seeds failed and are not included" in text  # else an item of a list
 
 
 def test_latex_marks_the_best(folders):
@@ -394,6 +403,19 @@ def test_what_a_grid_varies_becomes_rows_and_columns(tmp_path):
     assert len(details.cells) == 9 and {"model", "lr"} <= set(details.cells.columns)
 
 
+def test_runs_without_a_field_have_a_column_of_their_own(tmp_path):
+    write_run(tmp_path, "random", 0.8)
+    write_run(tmp_path, "rigl", 0.9, options={"drop_fraction": 0.3})
+    for columns, heads in (
+        (["drop_fraction"], ["drop_fraction = 0.3", "drop_fraction = none"]),
+        (["sparsity", "drop_fraction"], ["drop_fraction = 0.3", "drop_fraction = none"]),
+    ):
+        matrix, _ = make_table("compare", load_runs(list_runs(tmp_path)), columns=columns).sheets
+        assert [c for c in matrix.cells.columns if "=" in c] == heads
+        assert matrix.cells[heads].values.tolist() == [["90.00", ""], ["", "80.00"]]
+        assert matrix.bold[heads].values.tolist() == [[True, False], [False, True]]
+
+
 def test_settings_of_sign_in_are_no_rows_of_plain_runs(tmp_path):
     """Plain runs pair with the runs of all settings of Sign-In; methods with factors have them."""
     for beta in (1.0, 2.0):
@@ -509,6 +531,18 @@ def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
     assert len(compared) == 3 and set(compared["recipe"]) == {"digits", "cifar10-resnet20"}
 
 
+def test_a_run_that_has_only_begun_removes_no_recipe_from_a_numbered_table(tmp_path):
+    write_run(tmp_path, "random", 0.8, recipe="cifar10")
+    for recipe, model in (("cifar10", "other"), ("digits", "m")):
+        begun = write_run(tmp_path / "begun", "random", 0.9, recipe=recipe, epochs=1, model=model)
+        (begun / "result.json").unlink()
+    runs = load_runs([*list_runs(tmp_path), *list_runs(tmp_path / "begun")])
+    cells = paper_cells(runs, "3").set_index(["recipe", "row", "column"])
+    assert cells["accuracy"].dropna().to_dict() == {("cifar10", "Random", "s = 0.9"): 80}
+    assert set(cells["network"]) == {"m", ""}
+    assert set(cells.index.get_level_values("recipe")) == {"cifar10", "digits"}  # all missing
+
+
 def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     for seed, accuracy in enumerate([0.85, 0.87]):
         write_run(tmp_path, "random", accuracy, seed, recipe="cifar10-resnet20")
@@ -557,6 +591,7 @@ def test_table_one_finds_its_rows(tmp_path):
         *runs["label"]
     }
     assert aggregate(runs)["accuracy"].round().tolist() == [50, 30, 40, 0, 10, 20, 90]
+    assert table_of_grid("table1", runs) == "1"
     cells = paper_cells(runs, "1")
     assert cells["paper"].notna().sum() == 21
     table = cells.set_index(["row", "column"])["accuracy"]
@@ -598,7 +633,9 @@ def test_a_run_under_two_labels_is_counted_once(tmp_path):
             options = fixed | {"mask": f"{base.name}@final", "magnitudes": magnitudes}
             label = f"fixed {magnitudes}"
             write_run(tmp_path, label, accuracy, 1000 + seed, options=options, method="fixed")
-    cells = paper_cells(load_runs(list_runs(tmp_path)), "1").set_index(["row", "column"])
+    runs = load_runs(list_runs(tmp_path))
+    assert table_of_grid("table10", runs) == "10"  # which has no place for the masks' own runs
+    cells = paper_cells(runs, "1").set_index(["row", "column"])
     cell = cells.loc[("Random init + learned mask", "GMP"), :]
     assert (cell["accuracy"], cell["runs"]) == (pytest.approx(92), 3)
     assert cell["std"] == pytest.approx(100 * statistics.stdev(accuracies))

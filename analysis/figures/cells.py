@@ -1,6 +1,7 @@
 """Figures of many lines: each method has a cell of its own, and all cells have equal axes.
 
-Behind its lines, a cell shows the range of the sparse methods, and the dense network.
+Behind its lines, a cell shows the range of the sparse methods at the requested sparsities, and the
+dense network.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def _draw_block(drawn: Figure, top: float, panel: Panel, grid: _Grid) -> None:
     """Draw the cells of a panel below the height `top` in inches."""
     width, height = drawn.get_size_inches()
     _write(drawn, 0.1, top - grid.total / 2, panel.ylabel, rotation=90)
-    visible = panel.means[~panel.means["label"].isin({*panel.below, "dense"})]
+    others = panel.means["label"].isin({*panel.below, "dense"}) | panel.means["marked"]
+    visible = panel.means[~others]  # marked values are at sparsities of their own
     spread = visible.groupby("x")["mean"].agg(["min", "max"])
     y = top
     for i, (members, title) in enumerate(zip(grid.methods, grid.titles, strict=True)):

@@ -17,7 +17,7 @@ from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets
 from analysis.tables.flips import flip_sheets, flip_statistics
 from analysis.tables.latex import preamble, to_latex
-from analysis.tables.paper import LAYOUTS, Command, paper_cells, paper_sheets
+from analysis.tables.paper import LAYOUTS, Command, fits_layout, paper_cells, paper_sheets
 from analysis.tables.ranks import ranks_sheet
 from analysis.tables.sheet import Sheet, leave_out_constants, to_html, to_markdown, to_text
 from baselines.errors import require, unknown
@@ -154,10 +154,14 @@ def is_of_one_sparsity(name: str) -> bool:
     return name in LAYOUTS and LAYOUTS[name].column != "sparsity"
 
 
-def table_of_grid(grid: str) -> str:
-    """Return the name of the table that shows a grid: "9" for table9, else "compare"."""
+def table_of_grid(grid: str, runs: pd.DataFrame, protocol: Protocol = "suite") -> str:
+    """Return the name of the table that shows the runs of a grid.
+
+    "9" for table9, unless the runs differ in more than that table shows. For others "compare".
+    """
     number = grid.removeprefix("table")
-    return number if number in LAYOUTS else COMPARISON
+    fits = number in LAYOUTS and fits_layout(of_protocol(runs, protocol), number)
+    return number if fits else COMPARISON
 
 
 def swept_fields(runs: pd.DataFrame) -> list[str]:

@@ -43,9 +43,9 @@ def comparison_sheets(
 
 
 def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
-    across = [name for name in across if table[name].nunique() > 1]
+    across = [name for name in across if table[name].nunique(dropna=False) > 1]
     row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
-    row_of["column"] = row_of[across].agg(", ".join, axis=1)
+    row_of["column"] = row_of[across].replace("", "none").agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = [*down, "rule"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")

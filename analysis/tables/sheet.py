@@ -125,18 +125,17 @@ def _columns(frame: pd.DataFrame) -> list[list[Any]]:
 
 def to_markdown(sheet: Sheet) -> str:
     """Return the sheet as a pipe table."""
-    rows = [
-        [
-            f"**{cell}**" if b else cell.replace("|", r"\|")
-            for cell, b in zip(row, bold, strict=True)
-        ]
-        for row, bold in _rows(sheet)
-    ]
+
+    def text(cell: str, bold: bool = False) -> str:
+        escaped = re.sub(r"[*|]", r"\\\g<0>", cell)
+        return f"**{escaped}**" if bold else escaped
+
+    rows = [list(map(text, *row)) for row in _rows(sheet)]
     n = len(sheet.cells.columns)
     rule = ["---" if i < sheet.labels else "---:" for i in range(n)]
-    table = [list(sheet.cells.columns), rule, *rows]
+    table = [list(map(text, sheet.cells.columns)), rule, *rows]
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    return "\n\n".join([sheet.title, "\n".join(lines), *sheet.notes])
+    return "\n\n".join([text(sheet.title), "\n".join(lines), *map(text, sheet.notes)])
 
 
 def to_html(sheet: Sheet) -> str:

@@ -103,7 +103,7 @@ def command(args: list[str]) -> int:
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
     outcomes = run_all(runs, given.machine, given.slots, given.slots_per_gpu)
-    return show(Path(name).stem, outcomes, given.machine, given.protocol)
+    return show(name, outcomes, given.machine, given.protocol)
 
 
 def _parsed(args: list[str]) -> GridCommand:
@@ -152,24 +152,34 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
 
 def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol = "suite") -> int:
     """Print and write a grid's table, then print which runs failed and why."""
+    failed = [o for o in outcomes if o.result is None]
+    try:
+        if len(failed) < len(outcomes):
+            _show_table(name, outcomes, machine, protocol)
+    finally:
+        for outcome in failed:
+            print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _show_table(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol) -> None:
+    """Print and write the table of a grid's runs: the paper's, or else a comparison."""
     from analysis.folder import CONFIG
     from analysis.frame import load_runs
     from analysis.tables import COMPARISON, make_table, render, table_of_grid
 
     folders = [machine.runs / outcome.run.name for outcome in outcomes]
-    if any(outcome.result for outcome in outcomes):
-        runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
-        kind = table_of_grid(name)
+    runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
+    kind, stem = table_of_grid(name, runs, protocol), Path(name).stem
+    if kind == COMPARISON:
+        table = make_table(kind, runs)
+        shown = table.sheets[-1:]  # the details have all that is in the matrix
+    else:
         missing = missing_command(machine.runs, protocol)
         table = make_table(kind, runs, protocol=protocol, command=missing)
-        # the details of a comparison, its last sheet, have all that is in the matrix
-        shown = table.sheets[-1:] if kind == COMPARISON else table.sheets
-        print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
-        file = name if protocol == "suite" else f"{name}-{protocol}"
-        print("written:", *table.write(machine.runs / "tables", file))
-        if kind == COMPARISON:
-            show_choice(name, runs, machine)
-    failed = [o for o in outcomes if o.result is None]
-    for outcome in failed:
-        print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
-    return 1 if failed else 0
+        shown = table.sheets
+    print(*(render(s, "text", terminal_width()) for s in shown), sep="\n\n")
+    file = stem if protocol == "suite" else f"{stem}-{protocol}"
+    print("written:", *table.write(machine.runs / "tables", file))
+    if kind == COMPARISON:
+        show_choice(stem, runs, machine)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.alike import differing_fields
 from analysis.checked import BrokenFile
 from analysis.decay import decay_notes
 from analysis.folder import LAYERS
-from analysis.frame import load_rows
+from analysis.frame import ended_runs, load_rows
 from analysis.names import LEARNERS, network_name
 from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
@@ -69,7 +70,8 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
         paper_recipe: the recipe of the paper's values; the first of the table for recipes that
             the paper does not have
 
-        Recipes of the paper without runs are left out, unless there are no runs at all.
+        Recipes of the paper without runs are left out, unless there are no runs at all. Runs that
+        have neither finished nor failed have no part in a cell.
 
     Raises:
         UserError: there is no such table, or the runs of no recipe can be compared. If those of
@@ -77,17 +79,19 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     """
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
-    alike = ["label", "rule", LAYOUTS[number].column, *chosen]
-    placed = _comparable(_placed(runs, LAYOUTS[number]), alike)
-    recipes = sorted(set(placed["recipe"])) if len(placed) else own
+    alike = [*_alike(LAYOUTS[number]), *chosen]
+    placed = _placed(runs, LAYOUTS[number])
+    ended = placed[placed["state"].isin(("finished", "failed"))]
+    shown = _comparable(ended, alike)
+    recipes = set(placed["recipe"]) - (set(ended["recipe"]) - set(shown["recipe"]))
     parts = []
-    for recipe in sorted(recipes, key=lambda r: own.index(r) if r in own else len(own)):
+    for recipe in sorted(recipes or own, key=lambda r: (own.index(r) if r in own else len(own), r)):
         paper_recipe = recipe if recipe in own else own[0]
         theirs = values[values["recipe"] == paper_recipe].set_index(["row", "column"])
         theirs = theirs.drop(columns="recipe").rename(
             columns={"accuracy": "paper", "std": "paper_std", "runs": "paper_runs"}
         )
-        ours = placed[placed["recipe"] == recipe] if len(placed) else placed
+        ours = shown[shown["recipe"] == recipe]
         part = _statistics(ours).join(theirs, how="outer")
         order = [*theirs.index, *(key for key in part.index if key not in theirs.index)]
         part = part.reindex(order).reset_index(names=["row", "column"])
@@ -117,11 +121,33 @@ def _network(runs: pd.DataFrame) -> str:
     return " on ".join(part for part in parts if part)
 
 
+def fits_layout(runs: pd.DataFrame, number: str) -> bool:
+    """Return whether one of the paper's tables can show runs, all that have ended.
+
+    It has a place for each run, apart from those whose masks others train, and the runs differ in
+    nothing else.
+    """
+    layout, ended = LAYOUTS[number], ended_runs(runs)
+    placed = _placed(ended, layout)
+    others = ended[~ended["folder"].isin(placed["folder"])]
+    alike = not differing_fields(placed, _alike(layout))
+    return len(placed) > 0 and alike and bool(others["label"].isin(_learners(ended)).all())
+
+
+def _alike(layout: Layout) -> list[str]:
+    """Return the columns in which the runs of a table and recipe may differ."""
+    return ["label", "rule", layout.column]
+
+
+def _learners(runs: pd.DataFrame) -> set[str]:
+    """Return the labels of methods that learn masks: the paper's, and those that others train."""
+    masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
+    return {*LEARNERS, *masks_of} - {""}
+
+
 def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
-    masks_of = set(runs["mask.label"].dropna()) if "mask.label" in runs else set()
-    learners = {*LEARNERS, *masks_of} - {""}
-    found = []
+    learners, found = _learners(runs), []
     run: RunRow
     for run in runs.to_dict("records"):  # type: ignore[assignment]
         place = layout.place({**run, "learner": run["label"] in learners})
@@ -157,7 +183,6 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     columns += ["misses", "realised", "best", "tied", *LOST]
     if not len(placed):
         return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
-    placed = placed[placed["state"].isin(("finished", "failed"))]
     placed = placed.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
     placed = placed.drop_duplicates([*by, "seed"])  # also those of two labels
     done = placed[placed["state"] == "finished"]
