@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from baselines.target import largest_difference
+
 if TYPE_CHECKING:
     import pandas as pd
 
 UNRECORDED = 0.005  # tolerance of results of earlier versions: the largest that a method had
-SLACK = 0.01  # fraction of the density that is no difference for a reader
-
-
-def largest_difference(sparsity: float, tolerance: float, prunable: float) -> float:
-    """Return by how much a run's sparsity may differ from the requested one.
-
-    Args:
-        sparsity: the requested one.
-        tolerance: of the method (`baselines.method.Method.tolerance`).
-        prunable: number of prunable weights; a number of zeros is a whole number.
-    """
-    return max(tolerance, SLACK * (1 - sparsity), 1 / prunable) + 1e-9
 
 
 def misses_target(done: pd.DataFrame) -> pd.Series[bool]:

@@ -9,9 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.method import Method, Options
+from baselines.target import largest_difference
 from baselines.tools.schedules import Factor, triangular
-
-SLACK = 0.01  # fraction of the density that is no difference; tables use the same
 
 
 class PlannedSteps:
@@ -77,7 +76,7 @@ class PlannedSteps:
             prunable: number of prunable weights; a number of zeros is a whole number.
         """
         total, planned = self.method.total_steps, self.method.plan.sparsity
-        allowed = max(self.method.tolerance, SLACK * (1 - planned), 1 / prunable) + 1e-9
+        allowed = largest_difference(planned, self.method.tolerance, prunable)
         if not self.step:
             return
         if self.is_done:

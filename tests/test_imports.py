@@ -18,7 +18,7 @@ PACKAGES = ("baselines", "signin", "analysis", "launch")
 OURS = {
     "baselines": {"baselines"},
     "signin": {"baselines", "signin"},
-    "analysis": {"analysis", "baselines.errors"},
+    "analysis": {"analysis", "baselines.errors", "baselines.target"},
     "launch": set(PACKAGES),
 }
 THEIRS = {"baselines": {"torch", "numpy"}, "signin": {"torch", "numpy"}}
@@ -47,7 +47,7 @@ ROOMS = {
         ("__main__",),
     ),
     "baselines": (
-        ("errors", "finite"),
+        ("errors", "finite", "target"),
         ("checkpoint", "fields", "forward"),
         ("engine",),
         ("samples",),

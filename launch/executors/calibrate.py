@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from analysis.folder import SNAPSHOTS
-from analysis.target import largest_difference
 from baselines.errors import UserError
 from baselines.methods.str_ import Str, StrOptions
+from baselines.target import largest_difference
 from launch.config.calibration import FILE, Constants, calibration_folder
 from launch.config.fields import check_positive
 from launch.config.machine import Machine

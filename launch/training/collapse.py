@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.contents import Result
-from analysis.target import largest_difference
+from baselines.target import largest_difference
 from baselines.tools.collapse import depends_on_input, empty_layers
 from launch.training.loop import Loop
 
