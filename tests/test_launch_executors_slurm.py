@@ -169,13 +169,19 @@ def test_damaged_rows_are_no_epochs(machine, monkeypatch):
         job.checkpoint()
 
 
-def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
-    run = digits()
+def submitted_as_7(run, machine):
+    """Make the folder of a run that was submitted as job 7, and return it."""
     home = machine.runs / run.name
     home.mkdir(parents=True)
     write_config(home, run)
     given = {"machine": asdict(machine), "cluster": asdict(CLUSTER)}
     write_json(home / JOB, {"job": "7", "log": "out", **given})
+    return home
+
+
+def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
+    run = digits()
+    home = submitted_as_7(run, machine)
     (home / RESULT).write_text("no")
     monkeypatch.setattr(resubmission, "list_jobs", dict)
     monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
@@ -187,11 +193,7 @@ def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
 @pytest.mark.parametrize("state", ["COMPLETING", "RUNNING", "PENDING"])
 def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch, state):
     run = digits()
-    home = machine.runs / run.name
-    home.mkdir(parents=True)
-    write_config(home, run)
-    given = {"machine": asdict(machine), "cluster": asdict(CLUSTER)}
-    write_json(home / JOB, {"job": "7", "log": "out", **given})
+    home = submitted_as_7(run, machine)
     queue_now = {"7": (state, "None")}
     assert queued_job(home, queue_now) == "7"  # a requeued job can be completing, too
     note_cancelled(home)
