@@ -148,7 +148,8 @@ def describe_choice(choice: Choice) -> list[str]:
             for column in choice.columns
             if (values := _values(group, column))
         )
-        lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
+        if values:
+            lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
     return lines
 
 

@@ -268,3 +268,7 @@ def test_a_weight_that_has_left_the_optimizer_is_named():
     loss_of(model(x), y).backward()
     optimizer.step()
     assert sparsifier.step == 1 and torch.equal(weight, before)
+    optimizer.param_groups.pop()  # a frozen layer may leave
+    loss_of(model(x), y).backward()
+    optimizer.step()
+    assert sparsifier.step == 2 and torch.equal(weight, before)

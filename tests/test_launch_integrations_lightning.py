@@ -78,6 +78,9 @@ class Module(LightningModule):
         scheduler = make_scheduler(optimizer, self.level)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    def unscale(self):
+        """Unscale the gradients, as a loop with a GradScaler may."""
+
     def training_step(self, batch, _):
         x, y = batch
         self.batches.append(batch)
@@ -86,6 +89,7 @@ class Module(LightningModule):
             optimizer = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(loss)
+            self.unscale()
             if self.sparsify is not None:
                 self.sparsify.sparsifier.mask_gradients()
                 self.clip_gradients(optimizer, 0.05, "norm")
@@ -207,11 +211,13 @@ def make_fused_optimizer(net):
     return torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=1e-3, fused=True)
 
 
-@pytest.mark.parametrize("manual", [False, True])
-def test_a_fused_optimizer_is_served_with_a_scaler(tmp_path, monkeypatch, manual):
+@pytest.mark.parametrize("manual, unscaled", [(False, False), (True, False), (True, True)])
+def test_a_fused_optimizer_is_served_with_a_scaler(tmp_path, monkeypatch, manual, unscaled):
     monkeypatch.setattr(sys.modules[__name__], "make_optimizer", make_fused_optimizer)
     module, callback = Module(manual=manual), callback_of("rigl", True, manual_begin=True)
-    largest = []
+    plugin, largest = Scaled(), []
+    if unscaled:
+        module.unscale = lambda: plugin.scaler.unscale_(module.optimizers().optimizer)
 
     def seen(self, net, step):
         largest.append(max(float(layer.weight.grad.abs().max()) for layer in net))
@@ -220,9 +226,7 @@ def test_a_fused_optimizer_is_served_with_a_scaler(tmp_path, monkeypatch, manual
     with monkeypatch.context() as patch:
         original = RigL.after_backward
         patch.setattr(RigL, "after_backward", seen)
-        trainer_of(tmp_path, callback, 15, plugins=[Scaled()]).fit(
-            module, Loader(batches(PER_EPOCH))
-        )
+        trainer_of(tmp_path, callback, 15, plugins=[plugin]).fit(module, Loader(batches(PER_EPOCH)))
     assert len(largest) == 15 and max(largest) < 100  # of 65536 times as much if scaled
     assert_equal(module.net, by_hand("rigl", True))
 

@@ -128,7 +128,7 @@ class AttachedLatents(Latents):
         """Return the parameter group of each parameter, by the parameter's id."""
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for layer in self.stepped:
-            if id(layer.weight) not in groups:
+            if layer.weight.grad is not None and id(layer.weight) not in groups:
                 raise UserError(
                     f"{layer.name} is no longer in the optimizer's param_groups: put it back, and "
                     "freeze it with requires_grad_(False)."

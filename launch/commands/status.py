@@ -14,7 +14,7 @@ from launch.executors.progress import duration
 from launch.executors.status import Status, to_text
 from launch.flags import parse
 
-OWN_ERRORS = ("Diverged: ", "Collapsed: ", "UserError: ")  # come again with the same settings
+OWN_ERRORS = ("Diverged: ", "Collapsed: ")  # come again with the same settings
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class StatusCommand:
     """Show only runs that have failed; the same as --where state=failed,broken."""
     resubmit: bool = False
     """Submit the runs again whose jobs have ended without a result, except cancelled ones, and
-    those with an error that would come again (a diverged training, wrong input) unless --failed or
-    a condition on the state chooses them."""
+    those that diverged or collapsed, which they would again, unless --failed or a condition on the
+    state chooses them."""
 
 
 def command(args: list[str]) -> int:
@@ -60,6 +60,6 @@ def _without_own_errors(found: list[Status]) -> Iterator[Status]:
             yield status
     if left:
         print(
-            f"{left} failed runs are left out: see signbench status --failed, and add --resubmit "
-            "to submit them, too."
+            f"left out: {left} that diverged or collapsed, as they would again. Add --failed to "
+            "submit them, too."
         )

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.checked import BrokenFile
+from analysis.checked import BrokenFile, UnreadableFile
 from analysis.contents import JobRecord
 from analysis.folder import JOB, read_job
 from baselines.errors import UserError
@@ -78,10 +78,15 @@ def is_queued(record: JobRecord, queue: Queue) -> bool:
 def queued_job(folder: Path, queue: Queue) -> str:
     """Return the id of a run's last job if that waits or runs; else an empty string.
 
-    A record that cannot be read is ignored, with a warning.
+    A damaged record is ignored, with a warning.
+
+    Raises:
+        UnreadableFile: the system fails to read it.
     """
     try:
         record = read_job(folder)
+    except UnreadableFile:
+        raise
     except BrokenFile as error:
         warnings.warn(str(error), stacklevel=2)
         return ""

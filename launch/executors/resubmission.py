@@ -20,6 +20,7 @@ from launch.config.run import Run
 from launch.executors.queue import is_queued, list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
+from launch.runs.folder import RunFolder
 from launch.runs.network import read_own_run
 
 Settings = tuple[Machine, Cluster, Path]  # and the folder to submit from
@@ -29,8 +30,8 @@ def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[
     """Submit again the runs in a folder that are neither finished nor queued.
 
     Each is submitted with the settings of its last submission, and from the same folder, in which
-    its own modules and relative paths are. A run that cannot be submitted is
-    left out with a warning.
+    its own modules and relative paths are. A run that cannot be submitted is left out with a
+    warning.
 
     Args:
         names: the runs to consider.
@@ -56,7 +57,9 @@ def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[
             settings = _settings(record, root)
             with _inside(settings[2]):
                 import_plugins(settings[0].imports)
-                settings_of[read_own_run(folder)] = settings
+                run = read_own_run(folder)
+            if RunFolder(run, root).result is None:  # raises where the system fails to read it
+                settings_of[run] = settings
         except UserError as error:
             warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
     submitted: list[tuple[Run, str]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
 from inspect import signature
 from typing import Any
@@ -187,7 +188,8 @@ class SparsifyCallback:
     def unscale(scaler: GradScaler, optimizer: Optimizer) -> None:
         """Unscale the gradients of a fused optimizer ahead of its step, which would do it."""
         if getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
+            with suppress(RuntimeError):  # the user's loop has unscaled them
+                scaler.unscale_(optimizer)
 
     def begin_epoch(self) -> None:
         """Remember the signs that this epoch's flips are counted against."""

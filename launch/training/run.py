@@ -58,8 +58,8 @@ def run_training(
     require_constants([run])
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
-    result = folder.result
-    if result is not None and "RANK" not in os.environ:  # all ranks must agree, see below
+    result = None if "RANK" in os.environ else folder.result  # all ranks must agree, see below
+    if result is not None:
         report(finished_text(run, machine, folder.path, result))
         complete_if_needed(run, machine, folder, result)
         return result
