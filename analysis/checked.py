@@ -31,15 +31,19 @@ _OF_THE_PATH = {  # errors that say what is there, and stay
 }
 
 
-class BrokenFile(UserError):
-    """A file cannot be read, is damaged, or has other contents than expected."""
+class FileError(UserError):
+    """A file cannot be used: it is broken or unreadable."""
 
 
-class UnreadableFile(BrokenFile):
+class BrokenFile(FileError):
+    """A file is damaged, or has other contents than expected."""
+
+
+class UnreadableFile(FileError):
     """The system fails to read a file, which may be whole: it must not be replaced."""
 
 
-def cannot_read(path: Path, error: Exception) -> BrokenFile:
+def cannot_read(path: Path, error: Exception) -> FileError:
     """Return the error for a file whose reading has failed."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None or number in _OF_THE_PATH:
@@ -107,7 +111,7 @@ def is_sealed(path: Path, label: str | None = None) -> bool:
         label: that of the file, if it is known.
 
     Raises:
-        BrokenFile: the file is damaged, has another label, or cannot be read.
+        FileError: the file is damaged, has another label, or cannot be read.
     """
     with open_regular(path) as stream:
         tail = max(0, os.fstat(stream.fileno()).st_size - _LONGEST_LINE)
@@ -170,7 +174,7 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no file.
-        BrokenFile: it cannot be read.
+        FileError: it cannot be read.
     """
     try:
         with open_regular(path) as stream:
@@ -179,7 +183,7 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
                 raise BrokenFile(f"{path} has more than {most:,} bytes.")
             data: bytes = stream.read(size)
         return data.decode()
-    except (FileNotFoundError, NotADirectoryError, BrokenFile):
+    except (FileNotFoundError, NotADirectoryError, FileError):
         raise
     except (OSError, ValueError) as error:
         raise cannot_read(path, error) from None

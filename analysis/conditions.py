@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
-from analysis.names import name_of
+from analysis.names import COMMA, name_of
 from baselines.errors import UserError
 
 FORM = "FIELD=VALUE[,VALUE…], FIELD!=VALUE or FIELD<VALUE (also <=, >, >=)"
@@ -25,7 +25,6 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(!=|<=|>=|==|=|<|>)(?!\s*[<>=!])\s*(.*)", re.S)
-_COMMA = re.compile(r",(?![^(]*\))(?![^\[]*\])")  # outside of brackets, which labels have
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _parts(texts: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
     """Yield field, relation and values of each condition."""
     for text in texts:
         parts: list[tuple[str, str, list[str]]] = []
-        for piece in _COMMA.split(text):
+        for piece in COMMA.split(text):
             if match := _CONDITION.fullmatch(piece):
                 relation = "=" if match[2] == "==" else match[2]
                 parts.append((match[1], relation, [match[3].strip()]))

@@ -28,7 +28,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from analysis.checked import FORMAT, MOST_ROWS, BrokenFile, digest_of, read_text, unseal_json
+from analysis.checked import (
+    FORMAT,
+    MOST_ROWS,
+    BrokenFile,
+    FileError,
+    digest_of,
+    read_text,
+    unseal_json,
+)
 from analysis.contents import (
     Config,
     EpochRow,
@@ -101,7 +109,7 @@ def is_finished(folder: Path) -> bool:
     """Return whether a run has a result that can be read."""
     try:
         return read_result(folder) is not None
-    except BrokenFile:
+    except FileError:
         return False
 
 
@@ -132,7 +140,7 @@ def snapshot_epoch(path: Path) -> int | None:
 
 
 def read_config(folder: Path) -> Config | None:
-    """Return config.json. Raises BrokenFile."""
+    """Return config.json. Raises FileError."""
     config = _read_typed(folder / CONFIG, Config, ("run", "label"))
     if config is not None:
         needed = ("recipe", "method", "sparsity", "sign_in", "seed", "options", "settings")
@@ -141,7 +149,7 @@ def read_config(folder: Path) -> Config | None:
 
 
 def read_name(folder: Path) -> str | None:
-    """Return the name of a run from config.json; None if there is none. Raises BrokenFile."""
+    """Return the name of a run from config.json; None if there is none. Raises FileError."""
     name = (read_json(folder / CONFIG) or {}).get(NAME)
     return name if isinstance(name, str) else None
 
@@ -150,7 +158,7 @@ def read_result(folder: Path) -> Result | None:
     """Return result.json, without name and digests of files.
 
     Raises:
-        BrokenFile: it cannot be read, or is that of another run.
+        FileError: it cannot be read, or is that of another run.
     """
     result = read_json(folder / RESULT, must_be_sealed=has_digests(folder))
     if result is not None:
@@ -163,27 +171,27 @@ def read_result(folder: Path) -> Result | None:
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Return failure.json. Raises BrokenFile."""
+    """Return failure.json. Raises FileError."""
     return cast("Failure | None", _read_typed(folder / FAILURE, Failure, ("reason",)))
 
 
 def read_job(folder: Path) -> JobRecord | None:
-    """Return slurm.json. Raises BrokenFile."""
+    """Return slurm.json. Raises FileError."""
     return cast("JobRecord | None", _read_typed(folder / JOB, JobRecord, ("job", "log")))
 
 
 def read_epochs(folder: Path) -> list[EpochRow]:
-    """Return the rows of epochs.csv. Raises BrokenFile."""
+    """Return the rows of epochs.csv. Raises FileError."""
     return cast("list[EpochRow]", read_rows(folder, EPOCHS))
 
 
 def read_layers(folder: Path) -> list[LayerRow]:
-    """Return the rows of layers.csv. Raises BrokenFile."""
+    """Return the rows of layers.csv. Raises FileError."""
     return cast("list[LayerRow]", read_rows(folder, LAYERS))
 
 
 def read_sharpness(folder: Path) -> list[SharpnessRow]:
-    """Return the rows of sharpness.csv. Raises BrokenFile."""
+    """Return the rows of sharpness.csv. Raises FileError."""
     return cast("list[SharpnessRow]", read_rows(folder, SHARPNESS))
 
 
@@ -191,7 +199,7 @@ def read_rows(folder: Path, file: str) -> list[dict[str, Any]]:
     """Return the rows of a CSV file, numbers as numbers, without the empty cells.
 
     Raises:
-        BrokenFile: the file cannot be read, or has changed since the run has finished.
+        FileError: the file cannot be read, or has changed since the run has finished.
     """
     path = folder / file
     try:
@@ -220,7 +228,7 @@ def parse_rows(text: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return the digests of CSV files that result.json has. Raises BrokenFile."""
+    """Return the digests of CSV files that result.json has. Raises FileError."""
     digests = (read_json(folder / RESULT) or {}).get(DIGESTS)
     return digests if isinstance(digests, dict) else {}
 
@@ -240,13 +248,13 @@ def read_json(path: Path, must_be_sealed: bool = False) -> dict[str, Any] | None
         must_be_sealed: refuse a file without a digest.
 
     Raises:
-        BrokenFile: the file cannot be read, is damaged, or holds no object.
+        FileError: the file cannot be read, is damaged, or holds no object.
     """
     try:
         value = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except BrokenFile:
+    except FileError:
         raise
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.checked import BrokenFile
+from analysis.checked import BrokenFile, FileError
 from analysis.contents import Config
 from analysis.decay import decays_of, is_factorised
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
@@ -85,7 +85,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     for folder in folders:
         try:
             rows.append(_row(folder))
-        except BrokenFile as error:
+        except FileError as error:
             broken.append(one_line(f"{folder.name} ({error})"))
     _mark_earlier(rows)
     if broken:
@@ -114,7 +114,7 @@ def load_rows(folder: Path, file: str) -> pd.DataFrame:
     """Return the rows of one of a run's CSV files; an empty DataFrame if there is no such file.
 
     Raises:
-        BrokenFile: the file cannot be read.
+        FileError: the file cannot be read.
     """
     frames, room = _kept.get() or ({}, [0])
     path = folder / file

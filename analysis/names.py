@@ -61,7 +61,7 @@ NAMES = {
 }
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 
-_BETWEEN_OPTIONS = re.compile(r", (?![^(\[]*[)\]])")  # not within the brackets of a value
+COMMA = re.compile(r",\s*(?![^(]*\))(?![^\[]*\])")  # outside of brackets, which labels have
 _NETWORKS = {
     "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
@@ -125,7 +125,7 @@ def method_of(label: str) -> str:
 def common_label(labels: Iterable[str]) -> str:
     """Return the label of one method with the options that all of its labels have."""
     parts = [label.removesuffix(")").partition(" (") for label in labels]
-    options = [_BETWEEN_OPTIONS.split(rest) for _, _, rest in parts]
+    options = [COMMA.split(rest) for _, _, rest in parts]
     common = [o for o in options[0] if o and all(o in others for others in options)]
     return f"{parts[0][0]} ({', '.join(common)})" if common else parts[0][0]
 

@@ -82,6 +82,11 @@ class Slot:
         held = (self.module._parameters, self.module._buffers)
         return all(self.attribute not in names for names in held)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether gradients reach the weight; taken for granted if it is computed."""
+        return self.is_computed or self.weight.requires_grad
+
 
 def slots(model: nn.Module) -> Iterator[Slot]:
     """Yield the places of weights of linear maps and of other parameters of two or more dimensions.

@@ -63,15 +63,8 @@ def prunable_slots(
         if type(module).__name__ == "FullyShardedDataParallel":
             raise UserError(f"{path or 'the model'} is sharded by FSDP: use DDP.")
     places = list(slots(model))
-    excluded, included = (
-        _matching("exclude", exclude, places),
-        _matching("include", include, places),
-    )
-    trained = {
-        key: slot
-        for key, slot in _by_weight(places).items()
-        if key not in excluded and (slot.is_computed or slot.weight.requires_grad)
-    }
+    wanted, included = _wanted(places, exclude, include)
+    trained = {key: slot for key, slot in wanted.items() if slot.is_trained}
     chosen = {
         key: _checked(slot) for key, slot in trained.items() if slot.is_known or key in included
     }
@@ -89,15 +82,22 @@ def frozen_weights(
     model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
 ) -> dict[str, Tensor]:
     """Return the weights that `prunable_slots` leaves out only because they are not trained."""
-    places = list(slots(model))
-    excluded = _matching("exclude", exclude, places)
-    included = _matching("include", include, places)
+    wanted, included = _wanted(list(slots(model)), exclude, include)
     return {
         slot.name: slot.weight
-        for key, slot in _by_weight(places).items()
-        if (slot.is_known or key in included) and key not in excluded
-        if not slot.is_computed and not slot.weight.requires_grad
+        for key, slot in wanted.items()
+        if (slot.is_known or key in included) and not slot.is_trained
     }
+
+
+def _wanted(
+    places: list[Slot], exclude: Iterable[str], include: Iterable[str]
+) -> tuple[dict[object, Slot], set[object]]:
+    """Return a place of each weight that is not excluded by its key, and the keys included."""
+    excluded = _matching("exclude", exclude, places)
+    included = _matching("include", include, places)
+    weights = _by_weight(places).items()
+    return {key: slot for key, slot in weights if key not in excluded}, included
 
 
 def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:

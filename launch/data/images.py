@@ -18,7 +18,7 @@ import torch
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
-from analysis.checked import BrokenFile, open_regular
+from analysis.checked import FileError, open_regular
 from baselines.errors import UserError
 from launch.limits import IMAGE
 from launch.runs.archives import load_array, save_array
@@ -133,7 +133,7 @@ def read_image(path: Path) -> Tensor:
     try:
         with open_regular(path) as stream:
             data: bytes = stream.read(_MOST_BYTES + 1)
-    except (OSError, BrokenFile) as error:
+    except (OSError, FileError) as error:
         raise UserError(f"cannot read image {path}: {error}") from error
     if len(data) > _MOST_BYTES:
         raise UserError(f"cannot read image {path}: it has more than {_MOST_BYTES:,} bytes")
@@ -189,7 +189,7 @@ def read_once(paths: list[Path], cache: Path, size: int, workers: int) -> np.nda
         digest.update(os.fsencode(path.resolve()))
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     file = cache / f"{digest.hexdigest()[:32]}.npy"
-    with contextlib.suppress(BrokenFile):  # absent or damaged
+    with contextlib.suppress(FileError):  # absent or damaged
         found = load_array(file)
         if found.shape == (len(paths), size, size, 3) and found.dtype == np.uint8:
             return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.checked import BrokenFile
+from analysis.checked import FileError
 from analysis.folder import read_config, read_epochs
 from launch.executors.status import Status, epoch_seconds
 
@@ -61,7 +61,7 @@ def _work(folder: Path) -> Work | None:
     """Return what is known of a run; None if nothing is."""
     try:
         config, rows = read_config(folder), read_epochs(folder)
-    except BrokenFile:
+    except FileError:
         return None
     if config is None:
         return None

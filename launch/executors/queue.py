@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.checked import BrokenFile, UnreadableFile
+from analysis.checked import BrokenFile
 from analysis.contents import JobRecord
 from analysis.folder import JOB, read_job
 from baselines.errors import UserError
@@ -85,8 +85,6 @@ def queued_job(folder: Path, queue: Queue) -> str:
     """
     try:
         record = read_job(folder)
-    except UnreadableFile:
-        raise
     except BrokenFile as error:
         warnings.warn(str(error), stacklevel=2)
         return ""

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from analysis.checked import BrokenFile
+from analysis.checked import FileError
 from analysis.contents import Failure, Result
 from analysis.folder import CONFIG, FAILURE, JOB, read_epochs, read_failure
 from baselines.errors import UserError
@@ -90,7 +90,7 @@ class Job:
         """Return the number of epochs that have ended; 0 if the rows are damaged."""
         try:
             return len(read_epochs(self.machine.runs / self.run.name))
-        except BrokenFile:  # `RunFolder.opened` sets aside what has to be
+        except FileError:  # `RunFolder.opened` sets aside what has to be
             return 0
 
 
@@ -266,7 +266,7 @@ def _failure(home: Path) -> Failure | None:
     """Return why a run has failed, if that can be read."""
     try:
         return read_failure(home)
-    except BrokenFile:
+    except FileError:
         return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.checked import BrokenFile
+from analysis.checked import FileError
 from analysis.contents import EpochRow, JobRecord
 from analysis.folder import (
     CONFIG,
@@ -69,7 +69,7 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]] | None) -> Status:
         record = read_job(folder)
         in_queue = jobs.get(record["job"]) if record and jobs else None
         state, detail = _state(folder, record, in_queue, is_known=jobs is not None)
-    except BrokenFile as error:
+    except FileError as error:
         state, detail = "broken", str(error)
     except Exception as error:  # a folder from elsewhere can hold anything
         state, detail = "broken", f"it cannot be read: {type(error).__name__}: {error}"

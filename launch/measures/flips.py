@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.checked import BrokenFile, UnreadableFile
+from analysis.checked import BrokenFile
 from analysis.contents import LayerRow
 from baselines.engine.sparse_model import SparseModel
 from launch.runs.folder import RunFolder
@@ -69,8 +69,6 @@ class FlipTracker:
         for done in range(1, 2 + max(row["epoch"] for row in rows)):
             try:
                 now = self._kept(done)
-            except UnreadableFile:
-                raise
             except BrokenFile as error:
                 lost.append(str(error))
                 before.pop("previous", None)

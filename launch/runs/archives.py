@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from analysis.checked import BrokenFile, cannot_read, is_sealed, open_regular, seal_file
+from analysis.checked import BrokenFile, FileError, cannot_read, is_sealed, open_regular, seal_file
 from launch.runs.stubs import MOST_PICKLE, load_with_stubs
 
 _END_OF_ARCHIVE = b"PK\x05\x06"
@@ -47,7 +47,7 @@ def load_array(path: Path, label: str | None = None) -> np.ndarray:
         label: that of the file, if it is known.
 
     Raises:
-        BrokenFile: the file is gone, damaged, another one, or no array of numbers.
+        FileError: the file is gone, damaged, another one, or no array of numbers.
     """
     try:
         sealed = is_sealed(path, label)
@@ -56,7 +56,7 @@ def load_array(path: Path, label: str | None = None) -> np.ndarray:
             if not sealed and stream.read(1):
                 raise BrokenFile(f"{path} is damaged: it has bytes after its array.")
             return array
-    except BrokenFile:
+    except FileError:
         raise
     except Exception as error:  # numpy raises exceptions of many types for garbage
         raise cannot_read(path, error) from None
@@ -72,7 +72,7 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
         must_be_sealed: refuse a file without a digest.
 
     Raises:
-        BrokenFile: the file cannot be read, is damaged or compressed, or has other contents.
+        FileError: the file cannot be read, is damaged or compressed, or has other contents.
         FileNotFoundError: there is no such file.
     """
     with _readable(path):
@@ -96,7 +96,7 @@ def load_objects(path: Path, label: str | None = None) -> Any:
         label: that of the file, if it is known.
 
     Raises:
-        BrokenFile, FileNotFoundError: as `load_archive` does.
+        FileError, FileNotFoundError: as `load_archive` does.
     """
     with _readable(path):
         sealed = is_sealed(path, label)
@@ -111,10 +111,10 @@ def load_objects(path: Path, label: str | None = None) -> Any:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raise what fails in reading a file as BrokenFile."""
+    """Raise what fails in reading a file as FileError."""
     try:
         yield
-    except (BrokenFile, MemoryError, FileNotFoundError):
+    except (FileError, MemoryError, FileNotFoundError):
         raise
     except OSError as error:
         raise cannot_read(path, error) from None

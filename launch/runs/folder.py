@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from analysis.checked import BrokenFile, UnreadableFile, digest_of
+from analysis.checked import BrokenFile, digest_of
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
     CONFIG,
@@ -93,8 +93,6 @@ class RunFolder:
         """
         try:
             return read_result(self.path)
-        except UnreadableFile:
-            raise
         except BrokenFile:
             return None
 
@@ -128,8 +126,6 @@ class RunFolder:
     def _set_aside_if_broken(self, file: str, read: Callable[[], object]) -> None:
         try:
             read()
-        except UnreadableFile:
-            raise
         except BrokenFile as error:
             self.set_aside(file, str(error))
 
@@ -161,8 +157,6 @@ class RunFolder:
         try:
             for row in read(self.path):
                 by_epoch.setdefault(row["epoch"], []).append(row)
-        except UnreadableFile:
-            raise
         except BrokenFile as error:
             problem = f": {error}"
         whole = {
@@ -204,8 +198,6 @@ class RunFolder:
             state = load_archive(self.path / file, self._run.name, has_digests(self.path))
         except FileNotFoundError:
             return None, ""
-        except UnreadableFile:
-            raise
         except BrokenFile as error:
             return None, str(error)
         if not isinstance(state, dict):

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analysis.checked import BrokenFile, UnreadableFile
+from analysis.checked import BrokenFile
 from analysis.folder import CONFIG, NAME, RESUMED, read_json
 from analysis.nested import flatten
 from baselines.errors import UserError
@@ -116,8 +116,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return a JSON file's object; None also if it is damaged."""
     try:
         return read_json(path)
-    except UnreadableFile:
-        raise
     except BrokenFile:
         return None
 

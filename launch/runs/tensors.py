@@ -31,7 +31,7 @@ def load_tensors(path: Path, label: str | None = None) -> dict[str, Tensor]:
         label: that of the file, if it is known.
 
     Raises:
-        BrokenFile: the file cannot be read, is damaged, or is another one.
+        FileError: the file cannot be read, is damaged, or is another one.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from analysis.checked import BrokenFile
+from analysis.checked import FileError
 from analysis.contents import EpochRow, LayerRow
 from analysis.folder import TRACKER, read_epochs, read_json, read_layers
 from analysis.nested import flatten
@@ -115,7 +115,7 @@ def is_tracked(folder: Path, name: str) -> bool:
         return True
     try:
         noted = read_json(folder / TRACKER) or {}
-    except BrokenFile:
+    except FileError:
         return True
     return noted.get("tracker") != name or noted.get("closed") is not False
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.alike import differing_fields
-from analysis.checked import BrokenFile
+from analysis.checked import FileError
 from analysis.decay import decay_notes
 from analysis.folder import LAYERS
 from analysis.frame import ended_runs, load_rows
@@ -199,7 +199,7 @@ def _lost(done: pd.DataFrame) -> pd.DataFrame:
     for _, run in done[done["method"] == "fixed"].iterrows():
         try:
             layers = load_rows(run["folder"], LAYERS)
-        except BrokenFile as error:
+        except FileError as error:
             warnings.warn(f"not counted in the notes on kept weights: {error}", stacklevel=2)
             continue
         shares = {
