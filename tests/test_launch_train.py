@@ -553,9 +553,13 @@ def test_a_collapsed_run_is_a_failed_run(machine):
 
 
 def test_a_dead_network_at_the_requested_sparsity_is_a_result(machine):
-    run = Run.make("digits", "random", sparsity=0.9995, epochs=1)
-    with pytest.warns(UserWarning, match="does not depend on its input"):
+    run = Run.make("digits", "random", sparsity=0.9999, epochs=1)  # fewer weights than layers
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         result = train(run, machine)
+    first, *_, last = [str(warning.message) for warning in caught]
+    assert "does not depend on its input" in first
+    assert re.match(r"the output does not depend on the input: sparsity 0.9999, with no", last)
     assert result["accuracy"] < 0.2 and result["tolerance"] == 0.0
 
 
