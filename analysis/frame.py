@@ -237,9 +237,9 @@ def _mark_earlier(rows: list[dict[str, Any]]) -> None:
             row["label"] = f"{method} (earlier, {options}" if options else f"{method} (earlier)"
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of nested dictionaries by dotted names; lists become texts."""
-    flat = flatten(value, prefix)
+    flat = flatten(value)
     return {key: str(entry) if isinstance(entry, list) else entry for key, entry in flat.items()}
 
 

@@ -39,8 +39,9 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet of depth 6n + 2 for small images (He et al. 2016, §4.2), with 1×1 shortcuts."""
 
-    def __init__(self, blocks: int, classes: int, channels: int, width: int = 16) -> None:
+    def __init__(self, blocks: int, classes: int, channels: int) -> None:
         super().__init__()
+        width = 16
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = self._stage(blocks, width, width, 1)

@@ -215,10 +215,15 @@ def test_a_gpu_is_idle_when_the_clock_is_read(threads, monkeypatch):
 # ---- the speed in the result of a run
 
 
-def test_speeds_are_sums_over_the_measured_layers(gpu):
+def test_speeds_are_sums_over_the_measured_layers(gpu, monkeypatch):
+    def speed(**ratios):
+        choose = partial(choose_formats, measure=timings(**ratios))
+        monkeypatch.setattr(launch.training.kernel_speed, "choose_formats", choose)
+        return kernel_speed(net, Inputs((64,)), 5)
+
     net = SparseModel(net_of_linears().float())
     net.set_masks({name: weight != 0 for name, weight in net.weights.items()})
-    found = kernel_speed(net, Inputs((64,)), 5, timings(**{CUTLASS: 0.8}))
+    found = speed(**{CUTLASS: 0.8})
     assert found == {
         "layers": 2,
         "faster": 2,
@@ -232,12 +237,12 @@ def test_speeds_are_sums_over_the_measured_layers(gpu):
     assert speed_text(found) == (
         "2:4 kernels are 1.25 × as fast as dense ones in 2 linear layers at batch size 5"
     )
-    slower = kernel_speed(net, Inputs((64,)), 5, timings(**{CUTLASS: 2.0}))
+    slower = speed(**{CUTLASS: 2.0})
     assert slower["speed"] == 0.5 and slower["faster"] == 0
     net.set_masks({name: torch.ones_like(mask) for name, mask in net.masks.items()})
     with torch.no_grad():
         net.weights["0.weight"].fill_(1.0)[0, 0] = 0.0
-    assert kernel_speed(net, Inputs((64,)), 5, timings()) is None
+    assert speed() is None
 
 
 METHODS = [("srste", {}), ("rigl_nm", {}), ("rigl_nm", {"sign_in": True})]

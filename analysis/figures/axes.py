@@ -15,7 +15,7 @@ LONGEST_LEVEL = 5  # characters of labels of the x axis that are not upright
 _DODGE = 1.2  # points between lines that have a marker at each value
 
 
-def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bool = True) -> None:
+def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look]) -> None:
     """Plot the lines that have a look; markers of equal lines are not on top of each other."""
     for i, (group, look) in enumerate(looks.items()):
         if group not in panel.lines:
@@ -31,9 +31,8 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bo
         crosses = line[line["marked"]]
         if len(crosses):
             ax.plot(crosses["x"], crosses["mean"], color=look["color"], **place, **CROSS)
-        if has_bands:
-            low, high = panel.band(line)
-            ax.fill_between(line["x"], low, high, color=look["color"], alpha=0.12, linewidth=0)
+        low, high = panel.band(line)
+        ax.fill_between(line["x"], low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
 def _shifted(ax: Any, points: float) -> Any:

@@ -5,7 +5,7 @@ The file that is written is a state dict of the plain model, with zeros for prun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,16 +108,16 @@ def command(args: list[str]) -> int:
     return 0
 
 
-def write_transplant(given: TransplantCommand, report: Callable[[str], None] = print) -> None:
-    """Write the checkpoint, and report on every layer.
+def write_transplant(given: TransplantCommand) -> None:
+    """Write the checkpoint, and print a line on every layer.
 
     Raises:
         UserError: a source cannot be read or does not fit the others. Nothing is written then.
     """
     fresh = _fresh(given) if given.model else None
-    sources = _read_sources(given, fresh, report)
+    sources = _read_sources(given, fresh)
     if given.align and fresh is not None:
-        sources = _aligned(given, sources, fresh, report)
+        sources = _aligned(given, sources, fresh)
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
     masks = masks_of(sources["mask"], like)
     signs, magnitudes = (weights_of(sources[part], like) for part in ("signs", "magnitudes"))
@@ -132,9 +132,9 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     whole = {name: state[name].detach().to(tensor.dtype) for name, tensor in template.items()}
     write_checkpoint(given.output, Checkpoint(whole, masks={}))
     for line in _summary(masks, signs, magnitudes, weights, drawn):
-        report(line)
-    report(f"biases, normalisation and all else: from {given.source('others')}")
-    report(f"written: {given.output}")
+        print(line)
+    print(f"biases, normalisation and all else: from {given.source('others')}")
+    print(f"written: {given.output}")
 
 
 def _by_all_names(weights: Named, state: Named, is_file: bool) -> dict[str, Tensor]:
@@ -165,9 +165,7 @@ def _fresh(given: TransplantCommand) -> SparseModel:
     return SparseModel(build_model(given.model, *given.shape))
 
 
-def _read_sources(
-    given: TransplantCommand, fresh: SparseModel | None, report: Callable[[str], None]
-) -> dict[str, Checkpoint]:
+def _read_sources(given: TransplantCommand, fresh: SparseModel | None) -> dict[str, Checkpoint]:
     """Return the checkpoint of each part, each source read once."""
     texts = {given.source(part) for part in PARTS}
     if given.mask == RANDOM:
@@ -179,12 +177,12 @@ def _read_sources(
         if given.output.exists() and path.exists() and path.samefile(given.output):
             raise UserError(f"--output {given.output} is a source; write to another file.")
     own = None if fresh is None else fresh.model.state_dict()
-    found = {given.mask: _read(given.mask, given, own, report)}
+    found = {given.mask: _read(given.mask, given, own)}
     if own is not None:
         _check_shapes(given, found[given.mask], own)
     like = found[given.mask].weights if own is None else own
     for text in sorted(texts - {RANDOM, given.mask}):
-        found[text] = _read(text, given, like, report)
+        found[text] = _read(text, given, like)
     if own is not None:
         found[RANDOM] = Checkpoint(own, masks={})
     return {part: found[given.source(part)] for part in PARTS}
@@ -197,17 +195,14 @@ def _check_shapes(given: TransplantCommand, source: Checkpoint, own: Named) -> N
         check_shape(source, name, own[name], f" as in {given.model}: {flags}")
 
 
-def _read(
-    text: str, given: TransplantCommand, like: Named | None, report: Callable[[str], None]
-) -> Checkpoint:
-    return read_source(text, given.runs, given.key, like, report)
+def _read(text: str, given: TransplantCommand, like: Named | None) -> Checkpoint:
+    return read_source(text, given.runs, given.key, like, say=print)
 
 
 def _aligned(
     given: TransplantCommand,
     sources: dict[str, Checkpoint],
     fresh: SparseModel,
-    report: Callable[[str], None],
 ) -> dict[str, Checkpoint]:
     """Return the sources, with the units of those of the mask's network permuted."""
     from launch.measures.alignment import align
@@ -215,13 +210,13 @@ def _aligned(
     net = _fresh(given)
     own = fresh.model.state_dict()
     target, matched = (
-        Checkpoint(own, {}) if t == RANDOM else _read(t, given, own, report)
+        Checkpoint(own, {}) if t == RANDOM else _read(t, given, own)
         for t in (given.align, given.align_from or given.mask)
     )
     _, channels, size = given.shape
     x = torch.zeros(1, channels, size, size)
     found = align(matched, target, net, x)
-    report(
+    print(
         f"aligned: {len(found.groups)} permutations of units, cosine of the weights "
         f"{found.before:.3f} before, {found.after:.3f} after"
     )

@@ -7,12 +7,13 @@ gradient does not fit into memory and is computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import diags_array
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ from baselines.errors import UserError
 from baselines.tools.scores import TwiceDifferentiable
 
 LabelledBatches = Sequence[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 MOST_KEPT = 2**30  # bytes of the graph of the gradient that are kept between products
+SEED = 0  # of initial vectors and probes
 
 
 class NotConverged(UserError):
@@ -46,14 +47,13 @@ def without_tf32() -> Iterator[None]:
 
 
 class Hessian(LinearOperator):
-    """The Hessian of the mean loss over the active entries of some parameters.
+    """The Hessian of the mean cross-entropy over the active entries of some parameters.
 
     Args:
         model: in train or eval mode, as wanted; attention must be twice differentiable.
         weights: some of its parameters, by name.
         masks: True at the active entries; of parameters without a mask all entries are active.
         batches: inputs and labels; the loss is the mean over all of them.
-        loss: function of outputs and labels that returns their mean loss.
     """
 
     def __init__(
@@ -62,9 +62,8 @@ class Hessian(LinearOperator):
         weights: Mapping[str, nn.Parameter],
         masks: Mapping[str, Tensor],
         batches: LabelledBatches,
-        loss: Loss = nn.functional.cross_entropy,
     ) -> None:
-        self.model, self.batches, self.loss = model, batches, loss
+        self.model, self.batches = model, batches
         self.weights = list(weights.values())
         self.masks = [
             masks.get(name, torch.ones_like(weight, dtype=torch.bool)).to(weight.device)
@@ -110,7 +109,7 @@ class Hessian(LinearOperator):
         x, y = self.batches[i]
         with TwiceDifferentiable():
             output = self.model(x)
-        loss = self.loss(output, y) * (len(y) / self.images)
+        loss = F.cross_entropy(output, y) * (len(y) / self.images)
         return torch.autograd.grad(loss, self.weights, create_graph=True)
 
     def _bytes_of_graph(self) -> int:
@@ -150,20 +149,17 @@ class Spectrum:
     residuals: list[float]
 
 
-def largest_eigenvalues(
-    hessian: LinearOperator, k: int = 1, tolerance: float = 1e-3, seed: int = 0
-) -> Spectrum:
+def largest_eigenvalues(hessian: LinearOperator, k: int = 1, tolerance: float = 1e-3) -> Spectrum:
     """Return the k algebraically largest eigenvalues.
 
     Args:
         tolerance: relative tolerance of Lanczos' method.
-        seed: seed of the initial vector.
 
     Raises:
         NotConverged: not within ARPACK's default number of iterations.
     """
     n = hessian.shape[0]
-    start = np.random.default_rng(seed).standard_normal(n)
+    start = np.random.default_rng(SEED).standard_normal(n)
     if n <= k + 1:  # too small for ARPACK
         values, vectors = np.linalg.eigh(hessian @ np.eye(n))
     else:
@@ -179,9 +175,9 @@ def largest_eigenvalues(
     return Spectrum([float(values[i]) for i in order], residuals)
 
 
-def estimate_trace(hessian: LinearOperator, probes: int, seed: int = 0) -> tuple[float, float]:
+def estimate_trace(hessian: LinearOperator, probes: int) -> tuple[float, float]:
     """Return Hutchinson's estimate of the trace with random signs, and its standard error."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     samples = []
     for _ in range(probes):
         signs = rng.choice([-1.0, 1.0], hessian.shape[0])

@@ -18,10 +18,11 @@ from launch.measures.units import Axis
 Group = tuple[Axis, ...]
 Named = Mapping[str, Tensor]
 MAX_ROUNDS = 100
+SEED = 0  # of the order of groups in each round
 
 
 def match_units(
-    source: Named, target: Named, groups: Sequence[Group], parameters: Sequence[str], seed: int = 0
+    source: Named, target: Named, groups: Sequence[Group], parameters: Sequence[str]
 ) -> list[Tensor]:
     """Return a permutation of the units of each group.
 
@@ -34,14 +35,13 @@ def match_units(
         source: the state dict of the network whose units are to be permuted.
         target: that of the network to match.
         parameters: names of the tensors that are compared.
-        seed: of the orders.
 
     Returns:
         By group a tensor p: unit i of the permuted network is unit p[i] of the source.
     """
     compared = set(parameters)
     found = [torch.arange(_size(group, source)) for group in groups]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     for _ in range(MAX_ROUNDS):
         changed = False
         for g in rng.permutation(len(groups)):

@@ -12,21 +12,17 @@ from baselines.engine import device
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import one_line
 from launch.inputs import Inputs
-from launch.measures.rounds import Measure, measure
 from launch.sparse_inference.choice import DENSE, LayerFormat, choose_formats
 from launch.sparse_inference.semi_structured import is_semi_structured
 
 ROUNDS = 10
 
 
-def kernel_speed(
-    net: SparseModel, inputs: Inputs, batch: int, measure: Measure = measure
-) -> KernelSpeed | None:
+def kernel_speed(net: SparseModel, inputs: Inputs, batch: int) -> KernelSpeed | None:
     """Measure each linear layer in bfloat16 with the kernels and without, on random inputs.
 
     Args:
         batch: number of inputs.
-        measure: measures alternatives.
 
     Returns:
         The speed, or why there is none; None on a CPU, or if the weights are not 2:4.
@@ -38,7 +34,7 @@ def kernel_speed(
         model = copy.deepcopy(net.model).bfloat16().eval()
         like = next(model.parameters())
         x = inputs.random(batch, torch.Generator().manual_seed(0), like)
-        return _summary(choose_formats(model, x, ROUNDS, measure=measure), batch)
+        return _summary(choose_formats(model, x, ROUNDS), batch)
     except Exception as error:  # the run has been trained: its result must not depend on this
         return {"reason": one_line(error)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+import baselines.engine.device
 from launch.ranks import Ranks
 
 CHECK_EVERY = 50  # steps between looks at the loss on a GPU: each look waits for the device
@@ -15,14 +16,14 @@ class Meter:
 
     Args:
         steps: of the epoch.
-        device_type: the kind of device, which decides how often losses are checked.
+        device: of the losses, which decides how often they are checked.
     """
 
-    def __init__(self, steps: int, device: torch.device, device_type: str | None = None) -> None:
+    def __init__(self, steps: int, device: torch.device) -> None:
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = self.steps = 0
-        self.check_every = 1 if (device_type or device.type) == "cpu" else CHECK_EVERY
+        self.check_every = 1 if baselines.engine.device.on_cpu(self.losses) else CHECK_EVERY
 
     def add(self, loss: Tensor, output: Tensor, y: Tensor) -> None:
         """Add one step.

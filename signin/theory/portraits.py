@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EDGE, FAR = 2.0, 4.2
 GREY = "0.75"
+EVERY = 10  # steps from one drawn point of a path to the next
 
 
 @styled
@@ -81,17 +82,16 @@ def _path_legend(drawn: Figure, axes: Axes) -> None:
 
 
 @styled
-def figure7(settings: dict[str, Setting], every: int = 10) -> Figure:
+def figure7(settings: dict[str, Setting]) -> Figure:
     """Draw paths of a and w₁ with five inputs, from all four sign cases.
 
     Args:
         settings: by title of the panel.
-        every: number of steps from one drawn point to the next.
     """
     drawn, panels = figure(1, len(settings), PAGE, 3.1)
     for axes, (name, setting) in zip(panels, settings.items(), strict=True):
         _optimum(axes, FAR)
-        a, w, learned = descend(setting, every)
+        a, w, learned = descend(setting, EVERY)
         for run in range(a.shape[1]):
             _path(axes, w[:, run].numpy(), a[:, run].numpy(), bool(learned[run]))
         _plane(axes, name, "$w_1$")
