@@ -51,6 +51,16 @@ def parts_of(model: nn.Module, beta: float | None) -> dict[str, list[nn.Paramete
     return parts
 
 
+def flow_scores(model: nn.Module, names: Iterable[str], ones: Tensor) -> dict[str, Tensor]:
+    """Return |θ · ∂R/∂θ| by name, where R is the sum of a model's outputs in eval mode."""
+    weights = [model.get_parameter(name) for name in names]
+    grads = torch.autograd.grad(model.eval()(ones).sum(), weights)
+    return {
+        name: (weight.detach() * grad).abs()
+        for name, weight, grad in zip(names, weights, grads, strict=True)
+    }
+
+
 def batches(n: int, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [

@@ -265,7 +265,7 @@ def test_an_attach_that_is_interrupted_leaves_nothing_behind():
     with pytest.raises(KeyboardInterrupt):
         net.attach(opt)
     assert {p: dict(s) for p, s in opt.state.items()} == state
-    assert not net.is_attached and not any(layer.latents for layer in net)
+    assert not net.stepped_parameters and not any(layer.latents for layer in net)
     net.storage = Product()
     net.attach(opt)
     train(model, opt, 2)

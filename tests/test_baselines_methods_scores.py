@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from literal import batches, tiny_net
+from literal import batches, flow_scores, tiny_net
 from torch import nn
 from torch.func import functional_call
 
@@ -16,7 +16,7 @@ from baselines.methods.grasp import Grasp, grasp_scores
 from baselines.methods.snip import SampleOptions, Snip, snip_scores
 from baselines.methods.synflow import synflow_masks
 from baselines.samples import Samples
-from baselines.tools.flow import Flow, synflow_scores
+from baselines.tools.flow import Flow
 from launch.models import build_model
 
 
@@ -118,11 +118,12 @@ def test_scoring_leaves_no_trace():
 
 
 def test_synflow_worked():
-    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)).double()
-    model[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]]).double().abs()
-    model[1].weight.data = torch.tensor([[1.0, -1.0]]).double().abs()
-    ones = torch.ones(1, 2, dtype=torch.float64)
-    scores = synflow_scores(model, dict(model.named_parameters()), ones)
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    model[1].weight.data = torch.tensor([[1.0, -1.0]])
+    flow = Flow(SparseModel(model), torch.ones(1, 2))
+    flow.prune(6)  # keeps all
+    scores = flow.scores
     assert scores["0.weight"].tolist() == [[1, 2], [3, 4]]
     assert scores["1.weight"].tolist() == [[3, 7]]
     assert sum(float(s.sum()) for s in scores.values()) == 2 * 10
@@ -144,11 +145,10 @@ def test_synflow_prunes_as_the_obvious_loop_does():
     model = copy.deepcopy(net.model).double()
     for parameter in model.parameters():
         parameter.data.abs_()
-    weights = {name: model.get_parameter(name) for name in net.layers}
     ones = torch.ones(1, 3, 32, 32)
     masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in net.shapes.items()}
     for i in range(1, 6):
-        scores = synflow_scores(model, weights, ones.double())
+        scores = flow_scores(model, masks, ones.double())
         flat = torch.cat([scores[k].masked_fill(~m, -1.0).flatten() for k, m in masks.items()])
         k = round(0.05 ** (i / 5) * net.numel)
         kept = torch.zeros_like(flat, dtype=torch.bool)
@@ -156,7 +156,7 @@ def test_synflow_prunes_as_the_obvious_loop_does():
         parts = kept.split([m.numel() for m in masks.values()])
         masks = {n: part.view(m.shape) for part, (n, m) in zip(parts, masks.items(), strict=True)}
         for name, mask in masks.items():
-            weights[name].data.mul_(mask)
+            model.get_parameter(name).data.mul_(mask)
     got = synflow_masks(net, ones, 0.05, 5)
     assert all(torch.equal(got[name], mask) for name, mask in masks.items())
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from literal import batches, tiny_net
+from literal import batches, flow_scores, tiny_net
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
@@ -19,7 +19,6 @@ from baselines.method import Plan
 from baselines.methods.npb import Npb, NpbOptions, balanced_masks, choose_kernels, place
 from baselines.samples import Samples
 from baselines.tools.density import keep_count, layer_counts
-from baselines.tools.flow import synflow_scores
 from baselines.tools.masks import random_masks, seeded
 from baselines.tools.paths import Op, Paths, fill_live, trace
 from baselines.tools.walks import WALKS, Walker, walked_masks
@@ -89,8 +88,7 @@ def test_what_is_live_carries_flow_in_the_real_network(name, sparsity):
         for key, parameter in model.named_parameters():
             if "bias" in key:
                 parameter.zero_()
-    weights = {key: model.get_parameter(key) for key in masks}
-    scores = synflow_scores(model, weights, torch.ones(NETS[name][1], dtype=torch.float64))
+    scores = flow_scores(model, masks, torch.ones(NETS[name][1], dtype=torch.float64))
     live = paths.live(masks)
     for key, mask in masks.items():
         assert torch.equal(live[key] & mask, scores[key] > 0), key

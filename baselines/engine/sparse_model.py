@@ -175,11 +175,6 @@ class SparseModel(MaskedWeights):
     # ---- the optimizer
 
     @property
-    def is_attached(self) -> bool:
-        """Whether an optimizer is attached."""
-        return self._latents is not None
-
-    @property
     def stepped_parameters(self) -> list[nn.Parameter]:
         """All parameters that the attached optimizer holds, prunable or not."""
         groups = [] if self._latents is None else self._latents.optimizer.param_groups

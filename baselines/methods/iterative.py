@@ -82,7 +82,7 @@ class IterativePruning(Method[L]):
         return self.levels.steps
 
     def schedule(self, step: int) -> tuple[int, int]:
-        return self.levels.place(step)[1], self.levels.length
+        return self.levels.place(step), self.levels.length
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         if first := self.options.initial_sparsity:

@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.forward import call, logits_of, mapped
 from baselines.tools.masks import top_k_mask
-from baselines.tools.scores import Scores, gradients, scoring
+from baselines.tools.scores import Scores, gradients
 
 
 class Flow:
@@ -47,7 +47,7 @@ class Flow:
 
     def prune(self, k: int) -> None:
         """Keep the k weights with the largest scores."""
-        _write_scores(self.scores, self.model, self.weights, self.ones)
+        self._write_scores()
         gone = self._active ^ top_k_mask(self._scores, k)
         if int(gone.count_nonzero()) != self._left - k:  # scores of 0: active weights come first
             scores = self._scores.masked_fill(~self._active, -1.0)
@@ -56,27 +56,16 @@ class Flow:
         self._active ^= gone
         self._left = k
 
+    def _write_scores(self) -> None:
+        """Write |θ · ∂R/∂θ|, where R is the sum of the outputs."""
+        out = self.scores
+        grads = gradients(logits_of(call(self.model, self.ones)).sum(), self.weights)
+        for (name, weight), grad in zip(self.weights.items(), grads, strict=True):
+            torch.mul(weight.detach(), grad, out=out[name]).abs_()
+
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
         parts = torch.split(flat, [math.prod(shape) for shape in self._shapes.values()])
         return {
             name: part.view(shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
-
-
-def synflow_scores(
-    model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Any
-) -> Scores:
-    """Return |θ · ∂R/∂θ| by layer, for a model whose parameters are not negative."""
-    scores = {name: torch.empty_like(weight) for name, weight in weights.items()}
-    with scoring(model, train=False):
-        _write_scores(scores, model, weights, ones)
-    return scores
-
-
-def _write_scores(
-    out: Scores, model: nn.Module, weights: Scores | dict[str, nn.Parameter], ones: Any
-) -> None:
-    grads = gradients(logits_of(call(model, ones)).sum(), weights)
-    for (name, weight), grad in zip(weights.items(), grads, strict=True):
-        torch.mul(weight.detach(), grad, out=out[name]).abs_()

@@ -29,10 +29,10 @@ class Levels:
         later = len(self.sparsities) - 1
         return self._level + later * (self._level - self.skipped)
 
-    def place(self, step: int) -> tuple[int, int]:
-        """Return the level of a step, and its place in the schedule of its cycle."""
-        level, at = self._place(step)
-        return level, at % self.length
+    def place(self, step: int) -> int:
+        """Return the place of a step in the schedule of its cycle."""
+        _, at = self._place(step)
+        return at % self.length
 
     def pruned_before(self, step: int) -> float | None:
         """Return the sparsity to prune to before a step; None inside a level."""

@@ -11,13 +11,12 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 
 
-def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
-    """Print what a submission would give to sbatch. Return the exit code."""
+def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> None:
+    """Print what a submission would give to sbatch."""
     from launch.executors.script import sbatch_scripts
 
     for script in sbatch_scripts(runs, machine, cluster):
         print(script)
-    return 0
 
 
 def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
