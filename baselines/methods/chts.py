@@ -105,8 +105,7 @@ class Chts(Method[ChtsOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
-    def reads_gradients(self, step: int) -> bool:
-        return False
+    reads_gradients = needs_dense_gradients
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not self.is_update(step):

@@ -73,8 +73,7 @@ class Pretrained(Method[P], ABC):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
-    def reads_gradients(self, step: int) -> bool:
-        return False
+    reads_gradients = needs_dense_gradients
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         return not self.options.finetune

@@ -66,8 +66,7 @@ class GradientGrowth(DynamicMask[R]):
     def needs_dense_gradients(self, step: int) -> bool:
         return self.is_update(step)
 
-    def reads_gradients(self, step: int) -> bool:
-        return self.is_update(step)
+    reads_gradients = needs_dense_gradients
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if not self.is_update(step) or all(layer.weight.grad is None for layer in net):

@@ -120,8 +120,7 @@ class TopKast(Method[TopKastOptions]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False  # the masks are full
 
-    def reads_gradients(self, step: int) -> bool:
-        return False
+    reads_gradients = needs_dense_gradients
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         xs = {layer.name: self.storage.values(layer) for layer in net}

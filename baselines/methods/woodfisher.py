@@ -69,8 +69,7 @@ class FisherPruning(CubicPruning[F]):
     def needs_dense_gradients(self, step: int) -> bool:
         return False
 
-    def reads_gradients(self, step: int) -> bool:
-        return False  # Fisher counts those that are not finite as zero
+    reads_gradients = needs_dense_gradients  # Fisher counts those that are not finite as zero
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if any(step < event <= step + self.options.gradients for event in self.events):
