@@ -50,11 +50,6 @@ def mapped(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     return function(inputs) if isinstance(inputs, Tensor) else inputs
 
 
-def one_example(inputs: Any) -> Any:
-    """Return the first example of a batch of inputs, as a batch of size 1 without labels."""
-    return first_examples(inputs, 1)
-
-
 def first_examples(inputs: Any, most: int) -> Any:
     """Return the first examples of a batch of inputs, without labels."""
     if isinstance(inputs, Mapping):

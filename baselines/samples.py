@@ -48,6 +48,11 @@ class Samples:
             return balanced_batches(self.source, per_class, self.device)
         return self.source(per_class)
 
+    def one_example(self) -> Any:
+        """Return the inputs of one example, as a batch of size 1. Raises UserError as a call."""
+        inputs, _ = next(iter(self(1)))
+        return first_examples(inputs, 1)
+
     def example(self, most: int) -> Any:
         """Return the inputs of up to `most` examples; None if there is no data.
 

@@ -23,7 +23,7 @@ from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.density import check_initial_sparsity
-from baselines.tools.masks import global_masks, layer_masks, random_masks
+from baselines.tools.masks import random_masks, scope_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -98,5 +98,5 @@ class Gmp(CubicPruning[GmpOptions]):
             net.set_masks(random_masks("uniform", shapes, self.initial_sparsity, seed))
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
-        masks = global_masks if self.options.scope == "global" else layer_masks
-        net.set_masks(masks(net.magnitudes(), sparsity))  # −1 where masked: masks are nested
+        # magnitudes are −1 where masked: masks are nested
+        net.set_masks(scope_masks(net.magnitudes(), sparsity, self.options.scope))

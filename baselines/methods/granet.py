@@ -35,6 +35,7 @@ from baselines.tools.schedules import (
     cosine_fraction,
     cubic_sparsity,
 )
+from baselines.tools.scores import gradient_magnitudes
 
 LAST_REGROWTH = 0.005
 
@@ -97,8 +98,7 @@ class Regrowth(Method[G]):
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if self.is_update(step):
-            grads = {layer.name: layer.weight.grad for layer in net}
-            self.growth = {name: grad.abs() for name, grad in grads.items() if grad is not None}
+            self.growth = gradient_magnitudes(net.weights)
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:

@@ -33,6 +33,7 @@ from baselines.tools.collapse import set_initial_masks
 from baselines.tools.density import layer_counts
 from baselines.tools.masks import random_masks, seeded, top_k_mask
 from baselines.tools.schedules import is_update
+from baselines.tools.scores import gradient_magnitudes
 
 HALVED, STOPPED = 9 / 16, 3 / 4  # when the mutation ratio falls, as fractions of the steps
 
@@ -87,8 +88,7 @@ class Mest(Method[MestOptions]):
 
     def after_backward(self, net: SparseModel, step: int) -> bool:
         if self.reads_gradients(step):
-            grads = {layer.name: layer.weight.grad for layer in net}
-            self.gradients = {name: grad.abs() for name, grad in grads.items() if grad is not None}
+            self.gradients = gradient_magnitudes(net.weights)
         return False
 
     def after_step(self, net: SparseModel, step: int) -> None:

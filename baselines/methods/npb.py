@@ -23,7 +23,6 @@ from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
-from baselines.forward import one_example
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
@@ -61,8 +60,7 @@ class Npb(Method[NpbOptions]):
     paper = "Pham et al. 2023"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        x, _ = next(iter(samples(1)))
-        paths = trace(net, one_example(x))
+        paths = trace(net, samples.one_example())
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         counts = layer_counts(self.options.density, net.shapes, self.plan.sparsity)
         masks = balanced_masks(paths, sizes, counts, self.options)

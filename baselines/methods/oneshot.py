@@ -17,7 +17,7 @@ from baselines.errors import UserError
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
-from baselines.tools.masks import global_masks, layer_masks
+from baselines.tools.masks import scope_masks
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,4 @@ class OneShot(Pretrained[OneShotOptions]):
     paper = "Jaiswal et al. 2023"
 
     def prune(self, net: SparseModel, samples: Samples) -> None:
-        masks = global_masks if self.options.scope == "global" else layer_masks
-        net.set_masks(masks(net.magnitudes(), self.plan.sparsity))
+        net.set_masks(scope_masks(net.magnitudes(), self.plan.sparsity, self.options.scope))

@@ -14,7 +14,6 @@ also do so once nine of ten steps use known weights, which happens at densities 
 from __future__ import annotations
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.forward import one_example
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
@@ -34,8 +33,7 @@ class Phew(Method[Options]):
     paper = "Patil & Dovrolis 2021"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        x, _ = next(iter(samples(1)))
-        paths = trace(net, one_example(x))
+        paths = trace(net, samples.one_example())
         sizes = {layer.name: layer.weight.detach().abs().cpu() for layer in net}
         k = keep_count(net.numel, self.plan.sparsity)
         masks = walked_masks(paths, sizes, k, seeded(self.plan.seed, "phew"))

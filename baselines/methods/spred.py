@@ -25,7 +25,7 @@ from baselines.errors import require
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
-from baselines.tools.masks import global_masks, layer_masks
+from baselines.tools.masks import global_masks, scope_masks
 from baselines.tools.schedules import cubic_sparsity, events
 
 
@@ -120,5 +120,4 @@ class Spred(FactorDecay[SpredOptions]):
         return events(begin, end, epochs + 1, plan.steps)
 
     def prune(self, net: SparseModel, sparsity: float) -> None:
-        masks = global_masks if self.options.scope == "global" else layer_masks
-        net.set_masks(masks(net.magnitudes(), sparsity))
+        net.set_masks(scope_masks(net.magnitudes(), sparsity, self.options.scope))

@@ -37,7 +37,7 @@ from baselines.methods.set_rigl import GradientGrowth, RigLOptions
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.density import Shapes, layer_counts
-from baselines.tools.masks import ranking, seeded, top_k_mask
+from baselines.tools.masks import ranking, seeded, top_k_mask, top_k_of_rows
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,5 @@ def surviving(ranks: Tensor, active: int, least: int, fan_in: int) -> Tensor:
 
 def top_of_rows(ranks: Tensor, alive: Tensor, fan_in: int) -> Tensor:
     """Return a mask of the highest scores, equally many in each neuron that is alive."""
-    rows = ranks.flatten(1)
-    mask = torch.zeros_like(rows, dtype=torch.bool)
-    order = rows.sort(dim=1, descending=True, stable=True).indices
-    mask.scatter_(1, order[:, :fan_in], True)
+    mask = top_k_of_rows(ranks.flatten(1), fan_in)
     return (mask & alive.unsqueeze(1)).view(ranks.shape)

@@ -20,7 +20,7 @@ from torch import Tensor
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.finite import all_finite
-from baselines.forward import mapped, one_example
+from baselines.forward import mapped
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
@@ -49,9 +49,8 @@ class SynFlow(Method[SynFlowOptions]):
     paper = "Tanaka et al. 2020"
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
-        x, _ = next(iter(samples(1)))
         density = keep_count(net.numel, self.plan.sparsity) / net.numel
-        ones = mapped(_ones_like, one_example(x))
+        ones = mapped(_ones_like, samples.one_example())
         masks = synflow_masks(net, ones, density, self.options.iterations)
         set_initial_masks(self.name, net, masks, samples)
 

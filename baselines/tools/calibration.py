@@ -17,7 +17,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.forward import call
 from baselines.samples import Batch
-from baselines.tools.masks import top_k_mask
+from baselines.tools.masks import top_k_mask, top_k_of_rows
 
 
 def check_layers(net: SparseModel, what: str) -> None:
@@ -80,12 +80,9 @@ def columns(module: nn.Module, x: Tensor) -> Tensor:
 
 def row_masks(scores: Tensor, count: int) -> Tensor:
     """Return a mask with `count` ones, as many in each row (one more in the first ones)."""
-    rows, size = scores.shape
-    least, more = divmod(count, rows)
-    quota = least + (torch.arange(rows, device=scores.device) < more).long()
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    kept = torch.arange(size, device=scores.device) < quota.unsqueeze(1)
-    return torch.zeros_like(kept).scatter_(1, order, kept)
+    least, more = divmod(count, len(scores))
+    first = torch.arange(len(scores), device=scores.device) < more
+    return top_k_of_rows(scores, least + first.long())
 
 
 def reconstructed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,6 +61,21 @@ def top_k_mask(scores: Tensor, k: int) -> Tensor:
     return mask.view(scores.shape)
 
 
+def top_k_of_rows(scores: Tensor, k: int | Tensor) -> Tensor:
+    """Return a mask of the k largest scores of each row; the first of equal ones wins.
+
+    Args:
+        scores: (rows, columns).
+        k: of all rows, or (rows,).
+    """
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    if isinstance(k, Tensor):
+        places = torch.arange(scores.shape[1], device=scores.device)
+        return mask.scatter_(1, order, places < k.unsqueeze(1))
+    return mask.scatter_(1, order[:, :k], True)
+
+
 def global_top_k_masks(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     """Return masks with exactly k ones in total, at the largest scores of all layers together.
 
@@ -104,6 +120,13 @@ def layer_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tens
     left = {name: int((score >= 0).sum()) for name, score in scores.items()}
     counts = capped(layer_counts("uniform", shapes, sparsity), left)
     return {name: top_k_mask(scores[name], k) for name, k in counts.items()}
+
+
+def scope_masks(
+    scores: Mapping[str, Tensor], sparsity: float, scope: Literal["layer", "global"]
+) -> dict[str, Tensor]:
+    """Return `layer_masks` or `global_masks`. Raises UserError as these do."""
+    return (global_masks if scope == "global" else layer_masks)(scores, sparsity)
 
 
 def strongest(weight: Tensor, mask: Tensor, k: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
+from baselines.tools.masks import top_k_of_rows
 
 LEAST, MOST = 4, 128  # of M, where it is chosen
 
@@ -43,9 +44,10 @@ def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
     """
     flat = scores.movedim(1, -1).flatten()
     rest = flat.numel() % m
-    parts = [_top(flat[: flat.numel() - rest].view(-1, m), n)]
+    parts = [top_k_of_rows(flat[: flat.numel() - rest].view(-1, m), n)]
     if rest:
-        parts.append(_top(flat[flat.numel() - rest :].view(1, -1), int(n * rest / m + 0.5)))
+        last = flat[flat.numel() - rest :].view(1, -1)
+        parts.append(top_k_of_rows(last, int(n * rest / m + 0.5)))
     mask = torch.cat([part.flatten() for part in parts])
     return mask.view(scores.movedim(1, -1).shape).movedim(-1, 1)
 
@@ -59,9 +61,3 @@ def has_nm(weight: Tensor, n: int, m: int) -> bool:
     kept = (weight != 0).movedim(1, -1).flatten()
     rest = kept.new_zeros(-kept.numel() % m)
     return bool((torch.cat([kept, rest]).view(-1, m).sum(1) <= n).all())
-
-
-def _top(groups: Tensor, n: int) -> Tensor:
-    """Return a mask of the n largest entries of each row."""
-    order = groups.sort(stable=True, dim=1, descending=True).indices
-    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, :n], True)

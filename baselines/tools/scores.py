@@ -118,6 +118,11 @@ def gradients(
     return list(grads)
 
 
+def gradient_magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return |∂L/∂θ| of the last backward pass by layer, of the weights that have a gradient."""
+    return {name: w.grad.abs() for name, w in weights.items() if w.grad is not None}
+
+
 def _second_gradients(value: Tensor, weights: Mapping[str, Tensor]) -> list[Tensor]:
     try:
         grads = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
