@@ -54,7 +54,7 @@ def run(
         UserError: a name, field or value is not valid, or the run cannot be trained.
         Diverged: a loss or weight is not finite.
     """
-    from launch.training.run import run_training
+    from launch.training.run import run_training, silent
 
     stop_in_worker()
     machine = _machine(choices)
@@ -63,7 +63,7 @@ def run(
         one = recipe.calibrated()
     else:
         one = Run.make(recipe, method, **choices)
-    run_training(one, machine, report=print if progress else _silent, bar=False)
+    run_training(one, machine, report=print if progress else silent, bar=False)
     return load_runs([machine.runs / one.name]).iloc[0]
 
 
@@ -160,7 +160,3 @@ def _machine(choices: dict[str, Any]) -> Machine:
     import_plugins(machine.imports)
     add_calibrations(machine.runs)
     return machine
-
-
-def _silent(_: str) -> None:
-    pass

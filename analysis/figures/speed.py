@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.figures.panels import place_of_sparsity
 from analysis.figures.style import (
     COLOURS,
+    GREY,
     LINE,
     MARKERS,
     MOST,
@@ -31,7 +32,6 @@ _LINE_BY = ["precision", "batch", "threads"]
 _COLUMNS = {*_BY, "layer", "format", "ratio"}
 _PANEL, _NARROWEST = 1.9, 1.9  # height and least width of a panel in inches
 _MOST_PANELS = 6
-_GREY = "#606060"
 Series = tuple[str, int, int]  # precision, batch size, threads
 
 
@@ -137,7 +137,7 @@ def _series_name(one: Series, series: Sequence[Series]) -> str:
 def _draw_panel(
     axes: Any, speeds: pd.DataFrame, series: Sequence[Series], names: Sequence[str]
 ) -> None:
-    axes.axhline(1.0, color=_GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.axhline(1.0, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     for i, one in enumerate(series):
         part = speeds[(speeds[_LINE_BY] == list(one)).all(axis=1)].sort_values("sparsity")
         at = place_of_sparsity(part["sparsity"])

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from baselines.engine.broadcast import has_ranks
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.forward import call, logits_of, mapped
@@ -42,7 +43,7 @@ def set_initial_masks(
         scores: what the masks were chosen by, the larger the better.
     """
     net.set_masks(masks)
-    if dist.is_available() and dist.is_initialized() and dist.get_rank():
+    if has_ranks() and dist.get_rank():
         return  # the first rank warns
     complaints = [*_layers_and_output(net, masks, samples), *_positions(masks, scores)]
     if complaints:

@@ -29,7 +29,7 @@ from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
-from launch.training.run import Training
+from launch.training.run import Training, silent
 
 PHOTOGRAPH = (500, 375)  # pixels, about the mean size in ImageNet
 
@@ -134,7 +134,7 @@ def _training(options: RunBench, folder: Path, r: Ranks) -> Training:
     )
     record = RunFolder(run, machine.runs)
     record.path.mkdir(parents=True)
-    return Training(run, machine, r, record, lambda line: None, bar=False)
+    return Training(run, machine, r, record, silent, bar=False)
 
 
 def _epoch(training: Training, epoch: int) -> Parts:

@@ -25,7 +25,7 @@ from launch.bench.sparse_networks import Network, SparseSource
 from launch.config.fields import check_positive
 from launch.measures.rounds import Times, measure, threads_set
 from launch.ranks import find_device
-from launch.runs.files import write_csv
+from launch.runs.files import make_folder, write_csv
 from launch.sparse_inference.choice import (
     DENSE,
     LayerFormat,
@@ -76,7 +76,7 @@ def bench_sparse(options: SparseBench) -> int:
     device = find_device(options.device)
     if device.type == "cuda" and options.precision == "float32":
         raise UserError("--device cuda needs --precision bfloat16: there is no 2:4 float32.")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output.parent)
     for network in options.source.networks():
         for threads in options.threads:
             for batch in options.batch:

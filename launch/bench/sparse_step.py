@@ -25,7 +25,7 @@ from launch.config.fields import check_positive
 from launch.inputs import Inputs
 from launch.measures.rounds import measure, threads_set
 from launch.models import find_model, make_model
-from launch.runs.files import write_csv
+from launch.runs.files import make_folder, write_csv
 from launch.sparse_inference.choice import relative_difference
 from launch.sparse_training.linear import Pattern, Product, both_passes, sparse_linear
 from launch.sparse_training.products import SparseProducts
@@ -75,7 +75,7 @@ def bench_sparse_step(options: SparseStepBench) -> int:
     """Print the table and write it as CSV. Return the exit code."""
     import pandas as pd
 
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output.parent)
     rows = []
     with threads_set(options.threads):
         for layer in options.layers:

@@ -17,7 +17,7 @@ from baselines.errors import UserError, one_line, require
 from launch.config.fields import check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
-from launch.flags import parse
+from launch.flags import parse, split_name
 from launch.inputs import Inputs
 from launch.plugins import import_plugins
 from launch.runs.card import SENTENCE, model_card
@@ -63,13 +63,12 @@ class ExportCommand:
 
 def command(args: list[str]) -> int:
     """Export a run's network."""
-    if args and args[0] in ("-h", "--help"):
-        parse(ExportCommand, args, "signbench export RUN")
-    if not args or args[0].startswith("-"):
+    name, rest = split_name(args)
+    if not name and rest[:1] not in (["-h"], ["--help"]):
         raise UserError("signbench export RUN -o DIR: name a run.")
-    given = parse(ExportCommand, args[1:], "signbench export RUN")
+    given = parse(ExportCommand, rest, "signbench export RUN")
     import_plugins(given.imports)
-    folder = find_run(args[0], given.runs)
+    folder = find_run(name, given.runs)
     for path in export_run(folder, given):
         print(f"written: {path}")
     return 0

@@ -95,7 +95,7 @@ class Training:
         bar: bool | None = None,
     ) -> None:
         self.run, self.machine, self.ranks, self.folder = run, machine, r, folder
-        self.report = report if r.is_first else _silent
+        self.report = report if r.is_first else silent
         data = load_data(
             run.settings, machine.data_dir, r.device, run.seed, r.share, machine.workers
         )
@@ -290,5 +290,5 @@ class Training:
         return epochs.extended(self.epochs), layers.extended(self.layers)
 
 
-def _silent(_: str) -> None:
-    pass
+def silent(_: str) -> None:
+    """Report nothing."""
