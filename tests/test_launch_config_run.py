@@ -202,6 +202,9 @@ def test_decays_of_sign_in_follow_the_weight_decay():
         ("digits", {"sign_in": True, "beta": 1.0, "beta_last": 4.0}, 2e-4, 0.0),
         ("digits", {"sign_in": True, "sign_in_decay_scope": "factors"}, 1e-4, 1e-4),
         ("digits", {"decay_norm_and_bias": False}, 1e-4, 0.0),
+        ("digits", {"ham": True}, 2e-4, 1e-4),  # HAM's 1e-3, which no momentum multiplies by 10
+        ("digits", {"ham": True, "ham_beta": 0.0}, 1e-4, 1e-4),
+        ("digits", {"ham": True, "optimizer": "adamw"}, 1.1e-3, 1e-4),
         ("imagenet-resnet50", {"sign_in": True}, 1e-4, 5e-5),  # both factors decay with 5e-5
         ("imagenet-deit-small", {"sign_in": True}, 0.2, 0.0),
     ],

@@ -133,14 +133,21 @@ class Run:
         return dataclasses.replace(self, settings=settings)
 
     @property
+    def sign_rule(self) -> SignRule | None:
+        """The rule that is asked for, or the factors that the method trains by nature."""
+        recipe = self.settings
+        if self.sign_in or self.ham:
+            return recipe.sign_in_decayed if self.sign_in else recipe.ham
+        if not self.factorised:
+            return None
+        return factors_of(self._method(steps_per_epoch=1), recipe.sign_in_decayed)
+
+    @property
     def decays(self) -> dict[str, float]:
         """Weight decay of θ near zero, and of normalisation and biases: "theta" and "others"."""
-        recipe = self.settings
-        rule: SignRule = recipe.sign_in_decayed if self.factorised else SignRule()
-        if self.factorised and not self.sign_in:
-            rule = factors_of(self._method(steps_per_epoch=1), recipe.sign_in_decayed)
+        recipe, rule = self.settings, self.sign_rule or SignRule()
         _, others = rule.weight_decays(recipe.weight_decay)
-        theta = rule.theta_decay(recipe.weight_decay)
+        theta = rule.theta_decay(recipe.weight_decay, recipe.inertia)
         return {"theta": theta, "others": others if recipe.decay_norm_and_bias else 0.0}
 
     @property
