@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -171,6 +174,14 @@ class Run:
         first, second = (max(1, round(part * self.epochs)) for part in (0.1, 0.3))
         return method.early_epoch(first), method.early_epoch(second)
 
+    @property
+    def shortage(self) -> str:
+        """Why Sign-In does not rescale after the first epoch; empty if it does, or need not."""
+        if not self.sign_in:
+            return ""
+        method = self._method(steps_per_epoch=1)
+        return self.settings.sign_in.shortage(method.epoch_of(0)[1], method.keeps_masks())
+
     def _method(self, steps_per_epoch: int) -> Method[Options]:
         """Return the method of a training with this number of steps per epoch."""
         recipe = self.settings
@@ -248,6 +259,13 @@ class Run:
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
         return f"{self.recipe}-{method}{rule}{sparsity}"
+
+
+def warn_of_short(runs: Sequence[Run]) -> None:
+    """Warn of runs that are too short for Sign-In, once for each reason."""
+    for reason, n in Counter(run.shortage for run in runs if run.shortage).items():
+        share = f" ({n} of {len(runs)} runs)" if len(runs) > 1 else ""
+        warnings.warn(f"{reason}{share}", stacklevel=3)
 
 
 def _digest(fields: dict[str, Any]) -> str:
