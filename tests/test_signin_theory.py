@@ -219,9 +219,7 @@ def test_network_signs_are_good_or_bad_as_named():
     assert (signs > 0).all(1).sum() == 14  # seeds without a bad sign; docs/theory.md has the number
 
 
-@pytest.mark.parametrize(
-    "name, tables_", [("figure3", 1), ("figure6", 1), ("figure2", 0)]
-)
+@pytest.mark.parametrize("name, tables_", [("figure3", 1), ("figure6", 1), ("figure2", 0)])
 def test_files_are_written_and_the_same_again(tmp_path, capsys, name, tables_):
     small = Budget(runs=4, steps=500)
     written = make(name, tmp_path / "a", "svg", slots=1, budget=small)
