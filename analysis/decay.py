@@ -1,4 +1,4 @@
-"""Unequal weight decays of runs with and without factors: a difference other than the factors."""
+"""Unequal weight decays of plain runs and others: a difference other than the sign rule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.contents import Config
-from analysis.names import FACTORISED
+from analysis.names import FACTORISED, HAM
 
 _WHAT = {"decays.theta": "θ", "decays.others": "normalisation and biases"}
+_WITH_HAM = "with HAM"
+_CAUSES = {_WITH_HAM: "ham_beta"}
 
 
 def is_factorised(config: Config) -> bool:
@@ -25,22 +27,31 @@ def is_factorised(config: Config) -> bool:
 def decays_of(config: Config) -> dict[str, float]:
     """Return the weight decay of θ near zero, and that of normalisation and biases.
 
-    Runs of earlier versions do not have them: what their settings say. Empty if they say nothing,
-    NaN where they have no number.
+    Runs of earlier versions do not have them, or lack the decay of HAM: what their settings say.
+    Empty if they say nothing, NaN where they have no number.
     """
-    if "decays" in config:
+    with_ham = config["run"].get("ham", False)
+    if "decays" in config and not with_ham:
         return config["decays"]
     settings = config["run"]["settings"]
     if "weight_decay" not in settings:
-        return {}
+        return config.get("decays", {})
     theta = others = _number(settings, "weight_decay", 0.0)
-    if is_factorised(config):
+    if with_ham:
+        theta += _ham_decay(settings)
+    elif is_factorised(config):
         own = settings.get("sign_in", {})
         factors = _number(own, "sign_in_weight_decay", 0.0)
         theta = _beta(config) * _number(own, "frobenius_decay", 1e-4) + 2 * factors
         scope = own.get("sign_in_decay_scope", "all") if isinstance(own, dict) else "all"
         others = factors if scope == "all" else others
     return {"theta": theta, "others": others if settings.get("decay_norm_and_bias", True) else 0.0}
+
+
+def _ham_decay(settings: dict[str, Any]) -> float:
+    """Return (1 − momentum)·β: momentum amplifies the weight decay of SGD, but not β."""
+    momentum = _number(settings, "momentum", 0.9) if settings.get("optimizer") != "adamw" else 0.0
+    return (1 - momentum) * _number(settings.get("ham", {}), "ham_beta", 1e-3)
 
 
 def _beta(config: Config) -> float:
@@ -57,27 +68,41 @@ def _number(settings: Any, name: str, default: float) -> float:
 
 
 def decay_notes(runs: pd.DataFrame) -> list[str]:
-    """Return a line for each recipe whose runs with factors decay differently from the others.
+    """Return a line for each recipe whose runs with HAM or factors decay unlike plain ones.
 
     Args:
         runs: from `analysis.frame.load_runs`.
     """
     notes = []
     for recipe, group in runs.groupby("recipe"):
-        factorised = group["factorised"].eq(True)
-        are_sign_in = group.loc[factorised, "sign_in"].eq(True).all()
-        which = "with Sign-In" if are_sign_in else "with factors m ⊙ w"
-        parts = []
+        kinds = _kinds(group)
+        parts, causes = [], dict[str, None]()
         for column, what in _WHAT.items():
-            plain, ours = (
-                sorted(group.loc[rows, column].dropna().unique()) if column in group else []
-                for rows in (~factorised, factorised)
-            )
-            if plain and ours and plain != ours:
-                parts.append(f"of {what} {_listed(plain)} plain, {_listed(ours)} {which}")
+            plain, *others = ((name, _values(rows, column)) for name, rows in kinds.items())
+            unequal = [kind for kind in others if plain[1] and kind[1] and kind[1] != plain[1]]
+            if unequal:
+                told = (f"{_listed(values)} {name}" for name, values in (plain, *unequal))
+                parts.append(f"of {what} {', '.join(told)}")
+                causes |= {_CAUSES.get(name, "grid decay"): None for name, _ in unequal}
         if parts:
-            notes.append(f"unequal weight decays on {recipe}: {'; '.join(parts)} (see grid decay)")
+            see = " and ".join(causes)
+            notes.append(f"unequal weight decays on {recipe}: {'; '.join(parts)} (see {see})")
     return notes
+
+
+def _kinds(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return plain runs, then those with HAM and those with factors, by what notes call them."""
+    factorised, with_ham = runs["factorised"].eq(True), runs["rule"] == HAM
+    are_sign_in = runs.loc[factorised, "sign_in"].eq(True).all()
+    return {
+        "plain": runs[~factorised & ~with_ham],
+        _WITH_HAM: runs[with_ham],
+        "with Sign-In" if are_sign_in else "with factors m ⊙ w": runs[factorised],
+    }
+
+
+def _values(runs: pd.DataFrame, column: str) -> list[float]:
+    return sorted(runs[column].dropna().unique()) if column in runs else []
 
 
 def _listed(values: list[float]) -> str:

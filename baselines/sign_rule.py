@@ -47,8 +47,8 @@ class SignRule:
         """
         return self
 
-    def theta_decay(self, weight_decay: float) -> float:
-        """Return the weight decay of θ near zero, as SGD without the rule would have it."""
+    def theta_decay(self, weight_decay: float, momentum: float = 0.0) -> float:
+        """Return the weight decay at which SGD without the rule decays θ near zero as fast."""
         return weight_decay
 
     def weight_decays(self, weight_decay: float) -> tuple[float, float]:
@@ -154,7 +154,7 @@ class Factors(SignRule):
         ratio, intervals = self.beta_last / self.beta, max(1, len(names) - 1)
         return {name: self.beta * ratio ** (i / intervals) for i, name in enumerate(names)}
 
-    def theta_decay(self, weight_decay: float) -> float:
+    def theta_decay(self, weight_decay: float, momentum: float = 0.0) -> float:
         """Return βλ + 2μ, for the decays λ of θ = m ⊙ w and μ of the factors.
 
         At θ = 0 the step −λθ moves the product by m² + w² = β times as much. If layers have several

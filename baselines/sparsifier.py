@@ -75,8 +75,8 @@ class Sparsifier(PlannedSteps):
         device = next(self.net.model.parameters()).device
         with kept_random_state(device), equal_on_ranks(self.net, share):
             self.method.prepare(self.net, samples)
-        if self.net.storage.adds_decay:
-            warn_of_added_decay(self.method.name, optimizer)
+        for name in self.net.storage.added_decays:
+            warn_of_added_decay(name, optimizer)
         self.attach(optimizer)
         self._lacks_state = False
         if not self.manual_begin:

@@ -23,7 +23,7 @@ from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import runs_of
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
-from launch.config.run import Run
+from launch.config.run import Run, warn_of_short
 from launch.executors.main_module import stop_in_worker
 from launch.plugins import import_plugins
 
@@ -63,6 +63,7 @@ def run(
         one = recipe.calibrated()
     else:
         one = Run.make(recipe, method, **choices)
+    warn_of_short([one])
     run_training(one, machine, report=print if progress else silent, bar=False)
     return load_runs([machine.runs / one.name]).iloc[0]
 
@@ -95,6 +96,7 @@ def grid(
     machine = _machine(choices)
     runs = list(in_order(_runs(name, choices)))
     require_constants(runs)
+    warn_of_short(runs)
     check_runs(runs, machine)
     outcomes = run_all(runs, machine, slots, progress=progress)
     failed = [outcome for outcome in outcomes if outcome.result is None]

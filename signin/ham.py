@@ -43,6 +43,10 @@ class HAM(SignRule):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative, not {getattr(self, name)}.")
 
+    def theta_decay(self, weight_decay: float, momentum: float = 0.0) -> float:
+        """Return λ + (1 − momentum)·β: momentum amplifies the weight decay λ, but not β."""
+        return weight_decay + (1 - momentum) * self.ham_beta
+
     def before_update(self, net: SparseModel, optimizer: Optimizer) -> dict[int, Tensor]:
         """Return the gradients of latents and of other parameters, by the id of the parameter.
 
@@ -57,7 +61,7 @@ class HAM(SignRule):
                 continue
             if not net.storage.is_identity:
                 latents = tuple([latent] for latent in layer.latents.values())
-                pulled = net.storage.pull_back([layer.gather(grad)], latents)
+                pulled = net.storage.pull_back([layer.take(grad)], latents)
                 found[id(layer.weight)] = pulled[0][0]
             elif copies:
                 taken = layer.take(grad)

@@ -63,15 +63,23 @@ class SignIn(Factors):
         last = epochs if self.rescale_masks_late else self._until(epochs) - 1
         return any(self.rescale_epochs(epochs)[-1:]) or (after_masks and last > 1)
 
+    def shortage(self, epochs: int, keeps_masks: bool, more: str = "more epochs") -> str:
+        """Return why no rescale follows the first epoch; empty if one does, or none is wanted.
+
+        Args:
+            more: what gives a training more epochs.
+        """
+        if not self.rescale_period or self.rescales_later(epochs, keeps_masks):
+            return ""
+        return (
+            f"Sign-In does not rescale after the first epoch: too few epochs ({epochs}) for "
+            f"rescale_period {self.rescale_period} and rescale_until {self.rescale_until:g}. "
+            f"Give {more}, a larger rescale_until, or rescale_period=0 for plain m ⊙ w."
+        )
+
     def warn_if_short(self, epochs: int, keeps_masks: bool) -> None:
-        if self.rescale_period and not self.rescales_later(epochs, keeps_masks):
-            warnings.warn(
-                f"Sign-In does not rescale after the first epoch: too few epochs ({epochs}) for "
-                f"rescale_period {self.rescale_period} and rescale_until {self.rescale_until:g}. "
-                "Give a smaller steps_per_epoch, a larger rescale_until, or rescale_period=0 for "
-                "plain m ⊙ w.",
-                stacklevel=3,
-            )
+        if reason := self.shortage(epochs, keeps_masks, "a smaller steps_per_epoch"):
+            warnings.warn(reason, stacklevel=3)
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
         """Rescale if Algorithm 1 does."""

@@ -518,6 +518,29 @@ def test_decays_of_runs_with_factors_are_compared_with_those_of_the_others(tmp_p
     assert notes() == [f"{told}factors m ⊙ w (see grid decay)"]
 
 
+def test_the_decay_of_ham_is_compared_with_that_of_plain_runs(tmp_path):
+    def notes():
+        (sheet,) = make_table("compare", load_runs(list_runs(tmp_path))).sheets
+        return [note for note in sheet.notes if "decays" in note]
+
+    def write(name, ham=False, **choices):
+        folder = write_run(tmp_path, "random", 0.9, settings=settings, **choices)
+        config = json.loads((folder / "config.json").read_text())
+        config["run"]["ham"] = ham
+        (folder / "config.json").write_text(json.dumps(config))
+        folder.rename(tmp_path / name)
+
+    own = {"frobenius_decay": 1e-4, "sign_in_weight_decay": 0.0}
+    settings = {"weight_decay": 1e-4, "momentum": 0.9, "sign_in": own, "ham": {"ham_beta": 1e-3}}
+    write("plain")
+    write("ham", ham=True)
+    told = "unequal weight decays on digits: of θ 0.0001 plain, 0.0002 with HAM"
+    assert notes() == [f"{told} (see ham_beta)"]
+    write("sign-in", sign_in=True)
+    others = "of normalisation and biases 0.0001 plain, 0 with Sign-In"
+    assert notes() == [f"{told}; {others} (see ham_beta and grid decay)"]
+
+
 def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
     for epochs in (5, 20):
         write_run(tmp_path / f"{epochs}", "random", 0.9, epochs=epochs)

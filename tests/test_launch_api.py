@@ -31,7 +31,8 @@ def here(tmp_path, monkeypatch):
 
 def test_a_run_is_a_row_of_the_results(here, capsys):
     before = torch.get_num_threads()
-    row = run("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, **{**QUICK, "threads": 2})
+    with pytest.warns(UserWarning, match="too few epochs .1. for rescale_period 1"):
+        row = run("digits", "random", sparsity=0.8, sign_in=True, lr=0.1, **{**QUICK, "threads": 2})
     assert torch.get_num_threads() == before
     assert capsys.readouterr().out == ""
     assert row["result.sparsity"] == pytest.approx(0.8, abs=1e-3) and row["settings.lr"] == 0.1
@@ -49,7 +50,8 @@ def test_a_run_is_a_row_of_the_results(here, capsys):
 
 def test_lists_make_a_grid(forked_workers, here):
     lists = {"method": ["random", "dense"], "sign_in": [False, True], "seed": [0, 1]}
-    frame = grid(recipe="digits", sparsity=0.8, slots=2, **lists, **QUICK)
+    with pytest.warns(UserWarning, match="too few epochs .*4 of 8 runs"):
+        frame = grid(recipe="digits", sparsity=0.8, slots=2, **lists, **QUICK)
     assert len(frame) == 8 and set(frame["state"]) == {"finished"}
     assert frame.groupby(["label", "sign_in"]).size().to_dict() == {
         (label, sign_in): 2 for label in ("random", "dense") for sign_in in (False, True)

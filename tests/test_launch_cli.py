@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,25 @@ def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
     assert main(flags[:-1]) == 0
     capsys.readouterr()
     assert main(flags) == 0 and "has finished: nothing to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("grid table9 --recipe digits --epochs 5", "(27 of 54 runs)"),
+        ("grid table9 --recipe digits --epochs 10", ""),
+        ("run --method random --sign-in --epochs 5", "for plain m ⊙ w."),
+        ("run --method random --sign-in", ""),
+    ],
+)
+def test_trainings_that_are_too_short_for_sign_in_are_told_before_they_start(
+    tmp_path, capsys, command, told
+):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main([*command.split(), "--dry-run", "--runs", str(tmp_path)]) == 0
+    texts = [str(w.message) for w in caught]
+    assert len(texts) == bool(told) and all(text.endswith(told) for text in texts)
 
 
 def test_one_run_from_the_shell(tmp_path, capsys):

@@ -10,7 +10,7 @@ from baselines import Method, Options
 from baselines.errors import UserError
 from baselines.fields import changed
 from launch.config.recipe import Recipe
-from launch.config.run import Run
+from launch.config.run import Run, warn_of_short
 from launch.config.shell import run_command
 
 
@@ -202,6 +202,9 @@ def test_decays_of_sign_in_follow_the_weight_decay():
         ("digits", {"sign_in": True, "beta": 1.0, "beta_last": 4.0}, 2e-4, 0.0),
         ("digits", {"sign_in": True, "sign_in_decay_scope": "factors"}, 1e-4, 1e-4),
         ("digits", {"decay_norm_and_bias": False}, 1e-4, 0.0),
+        ("digits", {"ham": True}, 2e-4, 1e-4),  # HAM's 1e-3, which no momentum multiplies by 10
+        ("digits", {"ham": True, "ham_beta": 0.0}, 1e-4, 1e-4),
+        ("digits", {"ham": True, "optimizer": "adamw"}, 1.1e-3, 1e-4),
         ("imagenet-resnet50", {"sign_in": True}, 1e-4, 5e-5),  # both factors decay with 5e-5
         ("imagenet-deit-small", {"sign_in": True}, 0.2, 0.0),
     ],
@@ -218,6 +221,28 @@ def test_theta_decays_with_the_beta_of_the_method():
     assert theta("mw", beta=4.0) == pytest.approx(4e-4)
     assert theta("spred", beta=4.0, balance=0.01) == pytest.approx(1e-6)
     assert theta("spred", beta=4.0, balance=0.01, sign_in=True) == pytest.approx(4e-4)
+
+
+def test_runs_that_are_too_short_for_sign_in_are_warned_of_once_for_each_length():
+    def runs(method, epochs, **more):
+        return [Run.make("digits", method, epochs=epochs, seed=s, **more) for s in (0, 1)]
+
+    few = [*runs("random", 5, sign_in=True), *runs("snip", 5, sign_in=True), *runs("random", 5)]
+    enough = [*runs("random", 6, sign_in=True), *runs("mw", 5), *runs("random", 5, ham=True)]
+    enough += runs("random", 5, sign_in=True, rescale_period=0)
+    # levels of a quarter of 20 epochs have 5
+    levels = runs("lrr", 20, sign_in=True, level_length=0.25)
+    with pytest.warns(UserWarning) as caught:
+        warn_of_short([*few, *enough])
+        warn_of_short(levels)
+        warn_of_short(levels[:1])
+        warn_of_short(runs("random", 3, sign_in=True, rescale_until=0.6))
+    texts = [str(warning.message) for warning in caught]
+    start = "Sign-In does not rescale after the first epoch: too few epochs (5) for rescale_period "
+    end = "1 and rescale_until 0.5. Give more epochs, a larger rescale_until, or rescale_period=0 "
+    whole = f"{start}{end}for plain m ⊙ w."
+    assert texts[:3] == [f"{whole} (4 of 14 runs)", f"{whole} (2 of 2 runs)", whole]
+    assert len(texts) == 4 and "epochs (3)" in texts[3] and "rescale_until 0.6" in texts[3]
 
 
 def test_labels_name_the_options_that_differ():

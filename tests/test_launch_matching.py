@@ -167,7 +167,7 @@ def test_units_that_cannot_be_permuted_are_noticed():
 FLAGS = ["--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8"]
 
 
-@pytest.mark.parametrize("own", ["mask.safetensors", "./mask.safetensors"])
+@pytest.mark.parametrize("own", ["mask.safetensors", "./mask.safetensors", "dense.safetensors"])
 def test_transplant_aligns_the_mask_and_what_else_is_from_its_source(
     tmp_path, capsys, monkeypatch, own
 ):

@@ -106,6 +106,28 @@ def test_a_decay_that_adamw_normalises_is_warned_of(method, option):
     assert not warned(torch.optim.Adam, 1e-4)
 
 
+@pytest.mark.parametrize(
+    "method, rule, names",
+    [
+        ("random", SignIn(sign_in_decays="product"), ["the product m ⊙ w (frobenius_decay)"]),
+        ("str-target", SignIn(frobenius_decay=0.1), ["the product m ⊙ w (frobenius_decay)"]),
+        ("srste", SignIn(frobenius_decay=0.1), ["the product m ⊙ w (frobenius_decay)"]),
+        ("spred", SignIn(frobenius_decay=0.1), ["the product m ⊙ w (frobenius_decay)", "spred"]),
+        ("spred", None, ["spred"]),
+        ("random", SignIn(), []),
+    ],
+)
+def test_a_decay_of_the_product_that_adamw_normalises_is_warned_of(method, rule, names):
+    model = tiny_net()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sparsify(model, optimizer, method, sign_in=rule, **KEYS)
+    texts = [str(warning.message) for warning in caught]
+    told = [text.partition(": its decay is added")[0] for text in texts if "its decay" in text]
+    assert told == names
+
+
 def test_a_lion_under_another_name_decays_the_factors():
     model = tiny_net()
     optimizer = Signed(model.parameters(), 0.1, 0.3)

@@ -137,6 +137,43 @@ def test_under_a_soft_threshold_it_steps_the_weights_before_the_threshold():
     torch.testing.assert_close(model.weight.detach(), soft(x, s).detach(), rtol=1e-12, atol=1e-14)
 
 
+def test_under_a_mask_and_a_soft_threshold_latents_of_full_size_take_the_same_step():
+    def stepped(dense_latents):
+        torch.manual_seed(0)
+        model, x = nn.Linear(6, 3, bias=False).double(), torch.ones(5, 6, dtype=torch.float64)
+        optimizer = torch.optim.SGD(model.parameters(), 0.02)
+        net = SparseModel(model, dense_latents=dense_latents)
+        sparsifier = Sparsifier(net, Dense(Plan(0.0, 4, 4), Options()), HAM(ham_alpha=2.0))
+        net.storage = SoftThreshold(Plain(), "sigmoid", -3.0)
+        sparsifier.start(optimizer, as_samples(None, model), share=False)
+        net.set_masks({"weight": torch.tensor([[True, False, True] * 2] * 3)})
+        (model(x) ** 2).sum().backward()
+        optimizer.step()
+        return model.weight.detach()
+
+    torch.testing.assert_close(stepped(True), stepped(False), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_gradients_theta_decays_as_by_the_weight_decay_that_it_says(momentum):
+    steps = 300
+
+    def left(weight_decay, rule):
+        model = nn.Linear(1, 1, bias=False).double()
+        before = float(model.weight.detach())
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum, weight_decay=weight_decay)
+        sparsify(model, optimizer, "dense", sparsity=0.0, steps=steps, sign_in=rule)
+        for _ in range(steps):
+            model.weight.grad = torch.zeros_like(model.weight)
+            optimizer.step()
+        return math.log(float(model.weight.detach()) / before)
+
+    rule = HAM(ham_beta=0.1)
+    assert rule.theta_decay(0.03, momentum) == pytest.approx({0.0: 0.13, 0.9: 0.04}[momentum])
+    equal = left(rule.theta_decay(0.03, momentum), None)
+    assert left(0.03, rule) == pytest.approx(equal, rel=0.02)
+
+
 @pytest.mark.parametrize("method", ["spred", "pilot", "mw"])
 def test_methods_that_train_factors_refuse_it(method):
     model = net()

@@ -15,7 +15,7 @@ from baselines.engine.product import Product
 from baselines.errors import UserError
 from launch.cli import main
 from signin.theory import flow, network, sweeps, tables
-from signin.theory.artefacts import Budget, make, measure
+from signin.theory.artefacts import ARTEFACTS, Budget, make, measure
 from signin.theory.experiment import CASES, Setting
 from signin.theory.neuron import PLAIN, DataSet, Descent, Population, sign_in_storages, train
 
@@ -228,6 +228,12 @@ def test_files_are_written_and_the_same_again(tmp_path, capsys, name, tables_):
     csv = [path for path in written if path.suffix == ".csv"]
     assert len(csv) == tables_ and all(len(pd.read_csv(path)) > 1 for path in csv)
     assert f"Figure {name[-1]}" in capsys.readouterr().out
+
+
+def test_figure4_measures_only_what_it_shows():
+    four, all_ = (set(ARTEFACTS[name].jobs(Budget(runs=4))) for name in ("figure4", "figure6"))
+    assert {job.signs for job in four} == {"cob", "good", "bad"} and len(four) == 4
+    assert four < all_ and len(all_) == 8
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_the_measurement(capsys, monkeypatch):

@@ -34,11 +34,11 @@ def decouples_decay(optimizer: Optimizer) -> bool:
     return bool(without) and all(map(torch.equal, without, decayed))
 
 
-def warn_of_added_decay(method: str, optimizer: Optimizer) -> None:
-    """Warn if a method adds its decay to the gradients, and the optimizer decouples its own."""
+def warn_of_added_decay(name: str, optimizer: Optimizer) -> None:
+    """Warn of a decay that is added to the gradients, if the optimizer decouples its own."""
     if decouples_decay(optimizer):
         warnings.warn(
-            f"{method}: its decay is added to the gradients, not subtracted from the weights as "
+            f"{name}: its decay is added to the gradients, not subtracted from the weights as "
             f"that of {type(optimizer).__name__}: where the gradients of the loss are small, "
             "weights decay fast, and λ hardly matters. SGD has no such effect.",
             stacklevel=4,

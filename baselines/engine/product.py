@@ -48,6 +48,8 @@ class Product(Storage):
                 raise UserError(f"beta must be positive, not {beta}.")
         if not self.frobenius >= 0:
             raise UserError(f"frobenius must not be negative, not {self.frobenius}.")
+        added = ("the product m ⊙ w (frobenius_decay)",) if self.frobenius else ()
+        object.__setattr__(self, "added_decays", added)
 
     def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         """Return m = √(α + √(θ² + α²)) > 0 and w = θ/m, with α = β/2 (Appendix B)."""

@@ -29,7 +29,7 @@ class SoftThreshold(Storage):
         self, inner: Storage, kind: Literal["sigmoid", "exp"], s_init: float, decay: float = 0.0
     ) -> None:
         self.inner, self.kind, self.s_init, self.shared_decay = inner, kind, s_init, decay
-        self.names = (*inner.names, "s")
+        self.names, self.added_decays = (*inner.names, "s"), inner.added_decays
 
     def threshold(self, s: Tensor) -> Tensor:
         """Return the threshold of s."""

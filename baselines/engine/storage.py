@@ -37,8 +37,8 @@ class Storage(ABC):
     in_pieces = True
     #: Weight decay of latents with no dimension; the weights' own decay does not apply to them.
     shared_decay = 0.0
-    #: True if `pull_back` adds the weight decay of a method to the gradients.
-    adds_decay = False
+    #: Names of the weight decays that `pull_back` adds to the gradients.
+    added_decays: tuple[str, ...] = ()
 
     @abstractmethod
     def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
@@ -105,7 +105,7 @@ class Wrapped(Storage):
         self.inner = inner
         self.names = inner.names
         self.keeps_values, self.in_pieces = inner.keeps_values, inner.in_pieces
-        self.shared_decay = inner.shared_decay
+        self.shared_decay, self.added_decays = inner.shared_decay, inner.added_decays
 
     def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         return self.inner.split(thetas, names)

@@ -70,7 +70,8 @@ class FactorDecay(Method[F]):
 
     def setup(self, net: SparseModel) -> None:
         self.storage = DecayedLatents(net.storage)
-        self.storage.adds_decay = self.options.factor_decay > 0
+        if self.options.factor_decay:
+            self.storage.added_decays += (self.name,)
         net.storage = self.storage
 
     @property

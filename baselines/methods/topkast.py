@@ -50,8 +50,8 @@ class Explored(Selected):
 
     def __init__(self, inner: Storage, sparsity: float, superset: float, decay: float) -> None:
         super().__init__(inner)
-        self.sparsity, self.superset, self.decay = sparsity, superset, decay
-        self.is_final, self.adds_decay = False, decay > 0
+        self.sparsity, self.superset, self.decay, self.is_final = sparsity, superset, decay, False
+        self.added_decays += ("topkast",) if decay else ()
 
     def mask(self, x: Tensor) -> Tensor:
         """Return A(x)."""

@@ -20,7 +20,7 @@ from launch.config.dependencies import require_constants
 from launch.config.fields import KEEP_COMMAS
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
-from launch.config.run import Run
+from launch.config.run import Run, warn_of_short
 from launch.executors.slots import check_slots
 from launch.flags import parse, split_name
 from launch.plugins import import_plugins
@@ -93,6 +93,7 @@ def command(args: list[str]) -> int:
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
     require_constants(runs)
+    warn_of_short(runs)
     if given.dry_run and given.executor == "slurm":
         print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:

@@ -13,7 +13,7 @@ from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.recipes import find_recipe
-from launch.config.run import Run
+from launch.config.run import Run, warn_of_short
 from launch.flags import parse, values
 from launch.plugins import import_plugins
 from launch.ranks import is_first
@@ -68,6 +68,7 @@ def parse_run(args: list[str]) -> RunCommand:
     if not (given.machine.runs / run.name).exists():  # earlier versions trained it
         _check_optimizer(run)
     require_constants([run])
+    warn_of_short([run])
     return replace(given, run=run)
 
 

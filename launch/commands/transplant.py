@@ -17,6 +17,8 @@ from baselines.checkpoint import Checkpoint, check_shape, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit
 from baselines.tools.masks import seeded
+from launch.config.fields import check_not_negative
+from launch.data.order import mix
 from launch.flags import parse
 from launch.models import shape_of_model
 from launch.runs.checkpoints import write_checkpoint
@@ -40,7 +42,8 @@ class TransplantCommand:
     """Write a checkpoint with the mask, the signs and the magnitudes of three sources.
 
     A source is a run (RUN, RUN@EPOCH, RUN@init), a checkpoint file (.safetensors, .pt, .pth,
-    .ckpt; FILE@KEY for one of several networks), or `random`: a fresh initialisation of --model."""
+    .ckpt; FILE@KEY for one of several networks), or `random`: the initialisation of --model in
+    runs with this --seed."""
 
     mask: str
     """Source of the mask: the one it has, or else where its weights are not zero."""
@@ -60,11 +63,12 @@ class TransplantCommand:
     key: str = ""
     """Which network of files that have several, such as model_ema."""
     align: str = ""
-    """Permute the units of the mask's source, which may be any snapshot of its run, so that its
-    weights match those of this source, before anything is taken from it. Needs --model."""
+    """Permute the units of the mask's source so that its weights match those of this source, before
+    anything is taken from it. All snapshots of its run and of that of --align-from are permuted.
+    Needs --model."""
     align_from: str = ""
-    """Source of the weights that are matched, such as the dense network that the mask was found
-    in; that of the mask if not given."""
+    """Source of the weights that are matched, with the units of the mask, such as the dense network
+    that it was found in; that of the mask if not given."""
     model: str = ""
     """One of the suite's models or of timm's. Needed for `random` and --align. Determines what is
     prunable: without it, the layers that the mask's source has masks of, or else all its matrices
@@ -82,6 +86,7 @@ class TransplantCommand:
 
     def __post_init__(self) -> None:
         check_in_unit(flip_signs=self.flip_signs)
+        check_not_negative(seed=self.seed)
         if self.align_from and not self.align:
             raise UserError("--align-from needs --align.")
         if self.align and not self.model:
@@ -161,7 +166,7 @@ def _by_all_names(weights: Named, state: Named, is_file: bool) -> dict[str, Tens
 def _fresh(given: TransplantCommand) -> SparseModel:
     from launch.models import build_model
 
-    torch.manual_seed(given.seed)
+    torch.manual_seed(mix(given.seed))  # as a run does
     return SparseModel(build_model(given.model, *given.shape))
 
 
@@ -204,7 +209,7 @@ def _aligned(
     sources: dict[str, Checkpoint],
     fresh: SparseModel,
 ) -> dict[str, Checkpoint]:
-    """Return the sources, with the units of those of the mask's network permuted."""
+    """Return the sources, with the units of those permuted that have the mask's order of units."""
     from launch.measures.alignment import align
 
     net = _fresh(given)
@@ -220,9 +225,9 @@ def _aligned(
         f"aligned: {len(found.groups)} permutations of units, cosine of the weights "
         f"{found.before:.3f} before, {found.after:.3f} after"
     )
-    own_network = _network(given, given.mask)
+    permuted = {_network(given, text) for text in (given.mask, given.align_from or given.mask)}
     return {
-        part: found.apply(source) if _network(given, given.source(part)) == own_network else source
+        part: found.apply(source) if _network(given, given.source(part)) in permuted else source
         for part, source in sources.items()
     }
 

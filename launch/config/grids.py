@@ -1,6 +1,6 @@
 """Named grids: lists of runs for the paper's tables and figures, and one for a quick look.
 
-They use the paper's recipes unless another is given: `--recipe digits --epochs 5` runs any of
+They use the paper's recipes unless another is given: `--recipe digits --epochs 10` runs any of
 them in minutes. Runs that need the results of others name them (`Run.needs`).
 """
 

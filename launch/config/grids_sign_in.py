@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from baselines.registry import find_method
 from launch.config.grid_parts import BOTH, CIFAR, PLAIN, Entry, Rule, Seeds, at_sparsity, pairs
 from launch.config.run import Run
 
@@ -52,13 +51,7 @@ def rescaling(
     """
     settings = [{"rescale_period": p, "rescale_until": t} for p in PERIODS for t in UNTIL]
     runs = _with_settings([{"rescale_period": 0}, *settings], recipe, seeds, methods, choices)
-    return [run for run in runs if not run.sign_in or _rescales(run)]
-
-
-def _rescales(run: Run) -> bool:
-    """Return whether a run rescales after its first epoch, or is meant not to."""
-    rule, keeps_masks = run.settings.sign_in, find_method(run.method).keeps_masks()
-    return not rule.rescale_period or rule.rescales_later(run.settings.epochs, keeps_masks)
+    return [run for run in runs if not run.shortage]
 
 
 def beta(

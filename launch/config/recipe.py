@@ -69,6 +69,11 @@ class Recipe:
     ham: HAM = field(default_factory=HAM)
 
     @property
+    def inertia(self) -> float:
+        """The momentum, if the optimizer is SGD; 0 for AdamW, which does not decay by it."""
+        return self.momentum if self.optimizer == "sgd" else 0.0
+
+    @property
     def sign_in_decayed(self) -> SignIn:
         """Sign-In with the decays that follow this recipe's weight decay."""
         return self.sign_in.following(self.weight_decay, decoupled=self.optimizer == "adamw")

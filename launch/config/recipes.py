@@ -1,7 +1,7 @@
 """Recipes by name, from the paper's Tables 6 and 7.
 
 T₂ is a fraction of the epochs (75 of 150 on CIFAR, 75 of 100 and 225 of 300 on ImageNet), so that
-`--epochs 5` scales everything. Sign-In's decays in Table 7 are Table 6's weight decay, of θ on
+`--epochs 10` scales everything. Sign-In's decays in Table 7 are Table 6's weight decay, of θ on
 CIFAR and of the factors on ImageNet; so they follow `--weight-decay`. A module of a user's own adds
 a recipe with `RECIPES[name] = …`.
 """

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -133,14 +136,21 @@ class Run:
         return dataclasses.replace(self, settings=settings)
 
     @property
+    def sign_rule(self) -> SignRule | None:
+        """The rule that is asked for, or the factors that the method trains by nature."""
+        recipe = self.settings
+        if self.sign_in or self.ham:
+            return recipe.sign_in_decayed if self.sign_in else recipe.ham
+        if not self.factorised:
+            return None
+        return factors_of(self._method(steps_per_epoch=1), recipe.sign_in_decayed)
+
+    @property
     def decays(self) -> dict[str, float]:
         """Weight decay of θ near zero, and of normalisation and biases: "theta" and "others"."""
-        recipe = self.settings
-        rule: SignRule = recipe.sign_in_decayed if self.factorised else SignRule()
-        if self.factorised and not self.sign_in:
-            rule = factors_of(self._method(steps_per_epoch=1), recipe.sign_in_decayed)
+        recipe, rule = self.settings, self.sign_rule or SignRule()
         _, others = rule.weight_decays(recipe.weight_decay)
-        theta = rule.theta_decay(recipe.weight_decay)
+        theta = rule.theta_decay(recipe.weight_decay, recipe.inertia)
         return {"theta": theta, "others": others if recipe.decay_norm_and_bias else 0.0}
 
     @property
@@ -163,6 +173,14 @@ class Run:
         method = self._method(steps_per_epoch=1000)  # phases can change within an epoch
         first, second = (max(1, round(part * self.epochs)) for part in (0.1, 0.3))
         return method.early_epoch(first), method.early_epoch(second)
+
+    @property
+    def shortage(self) -> str:
+        """Why Sign-In does not rescale after the first epoch; empty if it does, or need not."""
+        if not self.sign_in:
+            return ""
+        method = self._method(steps_per_epoch=1)
+        return self.settings.sign_in.shortage(method.epoch_of(0)[1], method.keeps_masks())
 
     def _method(self, steps_per_epoch: int) -> Method[Options]:
         """Return the method of a training with this number of steps per epoch."""
@@ -241,6 +259,13 @@ class Run:
         sparsity = f"-s{self.sparsity:g}" if self.sparsity else ""
         method = find_method(self.method).name  # self.method can be "package.module:Class"
         return f"{self.recipe}-{method}{rule}{sparsity}"
+
+
+def warn_of_short(runs: Sequence[Run]) -> None:
+    """Warn of runs that are too short for Sign-In, once for each reason."""
+    for reason, n in Counter(run.shortage for run in runs if run.shortage).items():
+        share = f" ({n} of {len(runs)} runs)" if len(runs) > 1 else ""
+        warnings.warn(f"{reason}{share}", stacklevel=3)
 
 
 def _digest(fields: dict[str, Any]) -> str:

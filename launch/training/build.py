@@ -17,7 +17,7 @@ from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Method, Options, Plan
 from baselines.registry import find_method
-from baselines.sign_rule import SignRule, factors_of
+from baselines.sign_rule import SignRule
 from baselines.sparsifier import Sparsifier
 from baselines.tools.schedules import triangular
 from launch.config.recipe import Recipe
@@ -62,7 +62,7 @@ def build_loop(
     for source in run.options.sources:
         check_held_out(run, source, runs)
     method = build_method(run, len(data.train), runs)
-    rule = build_sign_rule(run, method)
+    rule = run.sign_rule
     net = build_network(run, data, ranks.device)
     optimizer = build_optimizer(net, run.settings, rule)
     sparsifier = Sparsifier(net, method, rule, manual_begin=True)
@@ -141,15 +141,7 @@ def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
 def lr_integral(recipe: Recipe, steps: int) -> float:
     """Return `Plan.lr_integral` of a training of so many steps."""
     lrs = (triangular(step, steps, recipe.warmup, recipe.lr_start) for step in range(steps))
-    inertia = recipe.momentum if recipe.optimizer == "sgd" else 0.0
-    return recipe.lr * sum(lrs) / (1 - inertia)
-
-
-def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
-    """Return the rule that the run asks for, or the factors that the method trains by nature."""
-    if run.sign_in or run.ham:
-        return run.settings.sign_in_decayed if run.sign_in else run.settings.ham
-    return factors_of(method, run.settings.sign_in_decayed) if method.factorised else None
+    return recipe.lr * sum(lrs) / (1 - recipe.inertia)
 
 
 def build_network(run: Run, data: Data, device: torch.device) -> SparseModel:

@@ -14,6 +14,7 @@ from analysis.folder import is_finished
 from baselines.checkpoint import run_of
 from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
+from baselines.sign_rule import check_rule
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.recipe import Recipe
@@ -26,12 +27,7 @@ from launch.ranks import choose_device
 from launch.runs.snapshots import find_source
 from launch.sparse_training.products import check_products
 from launch.trackers import check_tracker
-from launch.training.build import (
-    build_method,
-    build_sign_rule,
-    check_held_out,
-    check_image_size,
-)
+from launch.training.build import build_method, check_held_out, check_image_size
 
 MOST_GPUS = 1024  # of a machine that is not known
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,7 +97,8 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
         if examples:
             check_batch_size(recipe.batch_size, examples)
         examples = max(examples, recipe.batch_size)
-        build_sign_rule(run, build_method(run, examples // recipe.batch_size, machine.runs))
+        method = build_method(run, examples // recipe.batch_size, machine.runs)
+        check_rule(run.sign_rule, method)
         check_sources(run, runs, machine.runs, elsewhere)
 
     return check

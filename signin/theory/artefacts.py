@@ -150,7 +150,8 @@ def _networks(
     drawn: list[str],
     counted: list[str],
 ) -> str:
-    found = {title: results[panel] for title, panel in _panels(budget).items()}
+    panels = _panels(budget, [*network.PANELS, *counted])
+    found = {title: results[panel] for title, panel in panels.items()}
     seed = network.example({title: found[title] for title in network.PANELS})
     shown = {title: found[title] for title in drawn}
     folder.figure(name, portraits.figure_networks(shown, seed))
@@ -165,9 +166,9 @@ def _networks(
     )
 
 
-def _panels(budget: Budget) -> dict[str, network.Panel]:
-    panels = network.PANELS | network.EXTRA
-    return {title: replace(panel, seeds=budget.runs) for title, panel in panels.items()}
+def _panels(budget: Budget, titles: Iterable[str]) -> dict[str, network.Panel]:
+    known = network.PANELS | network.EXTRA
+    return {title: replace(known[title], seeds=budget.runs) for title in titles}
 
 
 def _table8_alone(budget: Budget) -> dict[tuple[str, str], Setting]:
@@ -192,8 +193,8 @@ ARTEFACTS = {
     "table8": Artefact(lambda b: tables.table8_settings(b.runs, b.steps).values(), _table8),
     "figure2": Artefact(lambda b: _table8_alone(b).values(), _figure2),
     "figure3": Artefact(lambda b: (), _figure3),
-    "figure4": Artefact(lambda b: _panels(b).values(), _figure4),
-    "figure6": Artefact(lambda b: _panels(b).values(), _figure6),
+    "figure4": Artefact(lambda b: _panels(b, network.PANELS).values(), _figure4),
+    "figure6": Artefact(lambda b: _panels(b, network.PANELS | network.EXTRA).values(), _figure6),
     "figure7": Artefact(lambda b: (), _figure7),
 }
 

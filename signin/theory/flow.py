@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from signin.theory.neuron import SUCCESS
+
 Array = npt.NDArray[np.float64]
 Betas = tuple[float, float] | None
 
@@ -49,6 +51,10 @@ class Trajectory:
         """The final loss: of f on positive inputs, plus that of w < 0 on negative ones."""
         a, w = self.a[-1], self.w[-1]
         return float(C * (a * w - 1) ** 2 / 2 if w > 0 else C * ((a * w) ** 2 + 1) / 2)
+
+    @property
+    def learned(self) -> bool:
+        return self.loss < SUCCESS
 
 
 def solve_flow(a: float, w: float, betas: Betas = None, time: float = TIME) -> Trajectory:
@@ -90,7 +96,7 @@ def end_points(found: dict[str, list[Trajectory]]) -> pd.DataFrame:
             "a_end": path.a[-1],
             "w_end": path.w[-1],
             "loss": path.loss,
-            "reached": path.loss < 1e-3,
+            "reached": path.learned,
         }
         for name, paths in found.items()
         for path in paths

@@ -142,12 +142,11 @@ class Population(Task):
 
 
 class FinalState(NamedTuple):
-    """Final a [runs], w [runs, d] and loss [runs], and the step at which the run stopped [runs]."""
+    """Final a [runs], w [runs, d] and loss [runs]."""
 
     outer: Tensor
     inner: Tensor
     loss: Tensor
-    steps: Tensor
 
     @property
     def success(self) -> Tensor:
@@ -247,20 +246,14 @@ def train(
     """
     with one_thread():
         descent = Descent(task, outer, inner, storages, rate)
-        count = len(outer)
-        end = FinalState(
-            outer.clone(),
-            inner.clone(),
-            torch.zeros_like(outer),
-            torch.zeros(count, dtype=torch.int64),
-        )
+        end = FinalState(outer.clone(), inner.clone(), torch.zeros_like(outer))
         for step in range(steps + 1):
             if step % CHECK_EVERY == 0 or step == steps:
                 loss = descent.loss
                 done = (loss < CONVERGED) | ~loss.isfinite() | descent.hopeless | (step == steps)
                 rows = descent.rows[done]
                 end.outer[rows], end.inner[rows] = descent.a[done, 0], descent.w[done]
-                end.loss[rows], end.steps[rows] = loss[done], step
+                end.loss[rows] = loss[done]
                 if done.all():
                     break
                 if done.any():

@@ -10,7 +10,7 @@ import torch
 from signin.theory.experiment import Setting
 from signin.theory.flow import FLOWS, Array, Betas, Trajectory, velocity
 from signin.theory.network import NetworkPaths
-from signin.theory.neuron import Descent, one_thread
+from signin.theory.neuron import SUCCESS, Descent, one_thread
 from signin.theory.style import COLUMN, PAGE, colours, figure, styled
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def figure3(found: dict[str, list[Trajectory]]) -> Figure:
         _field(axes, betas)
         _optimum(axes, EDGE)
         for path in paths:
-            _path(axes, path.w, path.a, learned=path.loss < 1e-3)
+            _path(axes, path.w, path.a, learned=path.learned)
         scalings = "" if betas is None else rf", $\beta_1 = {betas[0]:g}, \beta_2 = {betas[1]:g}$"
         _plane(axes, name + scalings, "$w$")
         axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), aspect="equal")
@@ -112,7 +112,7 @@ def descend(setting: Setting, every: int) -> tuple[torch.Tensor, torch.Tensor, t
             if step < setting.steps:
                 descent.step()
         a, w = torch.stack(points, dim=1)
-        return a, w, descent.loss < 1e-3
+        return a, w, descent.loss < SUCCESS
 
 
 @styled
