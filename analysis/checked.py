@@ -15,10 +15,13 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from baselines.errors import UserError
+
+T = TypeVar("T")
 
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
@@ -51,6 +54,18 @@ def cannot_read(path: Path, error: Exception) -> FileError:
     return UnreadableFile(
         f"{path} cannot be read ({os.strerror(number)}), but may be whole: try again."
     )
+
+
+def none_if_broken(read: Callable[[Path], T], path: Path) -> T | None:
+    """Return what a reader returns for a path; None if the file is broken.
+
+    Raises:
+        UnreadableFile: the system fails to read it.
+    """
+    try:
+        return read(path)
+    except BrokenFile:
+        return None
 
 
 def digest_of(data: bytes) -> str:

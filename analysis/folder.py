@@ -34,6 +34,7 @@ from analysis.checked import (
     BrokenFile,
     FileError,
     digest_of,
+    none_if_broken,
     read_text,
     unseal_json,
 )
@@ -106,11 +107,12 @@ def find_run(text: str, root: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has a result that can be read."""
-    try:
-        return read_result(folder) is not None
-    except FileError:
-        return False
+    """Return whether a run has a result. A damaged one does not count.
+
+    Raises:
+        UnreadableFile: the system fails to read it.
+    """
+    return none_if_broken(read_result, folder) is not None
 
 
 def snapshot_path(folder: Path, epoch: int) -> Path:

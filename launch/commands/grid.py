@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.folder import is_finished
 from analysis.protocol import Protocol
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
@@ -120,11 +121,9 @@ def _parsed(args: list[str]) -> GridCommand:
 
 def preview(runs: list[Run], machine: Machine) -> int:
     """Print what a grid would run, and its cost in epochs."""
-    from launch.runs.folder import RunFolder
-
     epochs = 0
     for run in runs:
-        done = RunFolder(run, machine.runs).result is not None
+        done = is_finished(machine.runs / run.name)
         epochs += 0 if done else run.epochs
         print(
             f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.title}"

@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field, replace
 
+from analysis.folder import is_finished
 from baselines.errors import UserError
 from launch.commands.submission import print_scripts, submit_runs
 from launch.config.calibration import add_calibrations
@@ -50,9 +51,7 @@ def command(args: list[str]) -> int:
 
 def _work(run: Run, machine: Machine) -> str:
     """Return what is to be trained."""
-    from launch.runs.folder import RunFolder
-
-    done = RunFolder(run, machine.runs).result is not None
+    done = is_finished(machine.runs / run.name)
     return "has finished: nothing to train" if done else f"{run.epochs} epochs"
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from analysis.checked import FileError
 from analysis.contents import Failure, Result
-from analysis.folder import CONFIG, FAILURE, JOB, read_epochs, read_failure
+from analysis.folder import CONFIG, FAILURE, JOB, is_finished, read_epochs, read_failure
 from baselines.errors import UserError
 from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
@@ -33,7 +33,6 @@ from launch.executors.code_copy import copy_code
 from launch.executors.queue import list_jobs, max_array_size, queued_job
 from launch.plugins import import_plugins
 from launch.runs.files import make_folder, remove_file, write_json
-from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 
 NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
@@ -195,7 +194,7 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
         todo = [
             run
             for run in runs
-            if run.name not in active and RunFolder(run, machine.runs).result is None
+            if run.name not in active and not is_finished(machine.runs / run.name)
         ]
         submitted: list[tuple[Run, str]] = []
         most = max_array_size() if todo else 0

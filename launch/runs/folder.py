@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from analysis.checked import BrokenFile, digest_of
+from analysis.checked import BrokenFile, digest_of, none_if_broken
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
     CONFIG,
@@ -91,10 +91,7 @@ class RunFolder:
         Raises:
             UnreadableFile: the system fails to read it.
         """
-        try:
-            return read_result(self.path)
-        except BrokenFile:
-            return None
+        return none_if_broken(read_result, self.path)
 
     @contextmanager
     def opened(self, patience: float = 0.0) -> Iterator[None]:
