@@ -19,7 +19,7 @@ _REGISTERED: dict[str, MethodClass] = {}
 
 
 def register(cls: M) -> M:
-    """Make a method known by its name. A class decorator.
+    """Register a method under its name. A class decorator.
 
     Raises:
         UserError: the class has no usable name, or another class is registered under it.
@@ -72,7 +72,7 @@ def make_method(
         seed: 0 if None.
 
     Raises:
-        UserError: as `find_method`; or a wrong value, or one that the given method's plan lacks.
+        UserError: as `find_method`; or a value is wrong or differs from the given method's plan.
     """
     if isinstance(method, Method):
         given = {"sparsity": sparsity, "steps": steps, "steps_per_epoch": steps_per_epoch}
@@ -82,7 +82,7 @@ def make_method(
             if value is not None and value != own:
                 raise UserError(f"{name} is {own} in the plan of the given method, not {value}.")
         if options:
-            raise UserError(f"give {', '.join(options)} to the method that is made, not here.")
+            raise UserError(f"give {', '.join(options)} to the constructor of the method.")
         return method
     epoch = 1 if steps_per_epoch is None else steps_per_epoch
     if steps_per_epoch is None and isinstance(steps, Integral):  # Plan refuses what is not

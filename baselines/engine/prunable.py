@@ -45,7 +45,7 @@ def prunable_weights(
 def prunable_slots(
     model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
 ) -> dict[str, Slot]:
-    """Return the weights of linear maps and those included that are trained and not excluded.
+    """Return the trained weights of linear maps and of `include` that are not excluded.
 
     Warns with the names of the largest tensors that are neither pruned nor excluded if the pruned
     ones are less than 90 % of the trained parameters in tensors of two or more dimensions.
@@ -57,7 +57,7 @@ def prunable_slots(
     Raises:
         UserError: no weight is left, a pattern matches nothing, or a weight cannot be pruned: it
             is shared with a module of another type, computed by a parametrization, a tensor
-            subclass (sharded, say), not initialised, or not dense in memory.
+            subclass (such as a sharded one), not initialised, or not dense in memory.
     """
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":

@@ -38,7 +38,7 @@ def set_initial_masks(
 
     Args:
         method: name of the method, for the warning.
-        samples: give an input; without one, neither shortcuts nor the output are looked at.
+        samples: source of an input; without one, shortcuts and the output are not checked.
         scores: what the masks were chosen by, the larger the better.
     """
     net.set_masks(masks)
@@ -71,7 +71,7 @@ def empty_layers(net: SparseModel, inputs: Any = None) -> list[str]:
 def depends_on_input(model: nn.Module, inputs: Any) -> bool:
     """Return whether any gradient of the output with respect to the inputs is not zero.
 
-    True if there is no telling, because no input is a floating-point tensor.
+    True if this is not known, because no input is a floating-point tensor.
     """
     with scoring(model, train=False):
         output, leaves = _traced(model, inputs)
@@ -97,7 +97,7 @@ def _traced(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 def zero_scales(model: nn.Module) -> list[str]:
-    """Return a sentence about scales that start at zero; none if there are none."""
+    """Return a list with a sentence about scales that start at zero; empty if there are none."""
     names = [
         name
         for name, parameter in model.named_parameters()
