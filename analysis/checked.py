@@ -108,8 +108,8 @@ def seal_file(path: Path, label: str = "", start: int = 0) -> None:
     """Append the digest of a file and of a label to it.
 
     Args:
-        label: what the file is, so that another one in its place is found. One line.
-        start: first byte of the digest. What is before it must have checksums of its own.
+        label: what the file is, so that another file in its place is detected. One line.
+        start: first byte of the digest. The bytes before it must have checksums of their own.
     """
     with path.open("r+b") as stream:
         stream.seek(start)
@@ -120,7 +120,7 @@ def seal_file(path: Path, label: str = "", start: int = 0) -> None:
 
 
 def is_sealed(path: Path, label: str | None = None) -> bool:
-    """Return whether a file ends with a digest. False also where that line is damaged.
+    """Return whether a file ends with a digest; False also if that line is damaged.
 
     Args:
         label: that of the file, if it is known.
@@ -144,7 +144,7 @@ def is_sealed(path: Path, label: str | None = None) -> bool:
 
 
 def check_label(found: str, label: str | None, path: Path) -> None:
-    """Raise BrokenFile if a file that has a label has another one than is known."""
+    """Raise BrokenFile if the label of a file is not the known one. A file may have none."""
     if found and label is not None and found != label:
         raise BrokenFile(f"{path} is another file in the place of {label}: {found}.")
 
@@ -165,7 +165,7 @@ def _digest_between(stream: IO[bytes], start: int, end: int) -> Any:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file for reading; a named pipe would block for ever.
+    """Open a regular file for reading; opening a named pipe would block forever.
 
     Raises:
         OSError: it cannot be opened.

@@ -16,7 +16,7 @@ _WHAT = {"decays.theta": "θ", "decays.others": "normalisation and biases"}
 def is_factorised(config: Config) -> bool:
     """Return whether a run trains factors m ⊙ w: with Sign-In, and with some methods always.
 
-    Runs of earlier versions do not say it; of these, methods outside the suite count as others.
+    Runs of earlier versions do not record it; of these, methods outside the suite count as not.
     """
     run = config["run"]
     return config.get("factorised", run["sign_in"] or run["method"] in FACTORISED)
@@ -25,8 +25,8 @@ def is_factorised(config: Config) -> bool:
 def decays_of(config: Config) -> dict[str, float]:
     """Return the weight decay of θ near zero, and that of normalisation and biases.
 
-    Runs of earlier versions do not have them: what their settings say. Empty if they say nothing,
-    NaN where they have no number.
+    For runs of earlier versions, which do not record them, they are derived from the settings.
+    Empty if this is not possible, NaN for a value that is not a number.
     """
     if "decays" in config:
         return config["decays"]

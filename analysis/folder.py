@@ -58,7 +58,7 @@ LOCK, SHARPNESS_LOCK = "lock", "sharpness.lock"
 TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
-RESUMED = "resumed"  # entry of config.json: what has differed where the run went on
+RESUMED = "resumed"  # entry of config.json: what differed when the run was resumed
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _ROWS = {EPOCHS: EpochRow, LAYERS: LayerRow, SHARPNESS: SharpnessRow}
@@ -87,7 +87,7 @@ def list_runs(root: Path, files: Sequence[str] = (CONFIG,)) -> list[Path]:
 
 
 def _may_have(folder: Path, files: Sequence[str]) -> bool:
-    """Return whether a folder has one of some files; True also if it cannot be looked into."""
+    """Return whether a folder has one of some files; True also if the folder cannot be read."""
     try:
         return any((folder / file).exists() for file in files)
     except OSError:
@@ -218,7 +218,7 @@ def parse_rows(text: str, path: Path) -> list[dict[str, Any]]:
     """Return the rows of the text of a CSV file, as `read_rows` does.
 
     Args:
-        path: where the text is from; its name says which rows are expected.
+        path: where the text is from; its name determines which rows are expected.
 
     Raises:
         BrokenFile: it does not hold such rows.
@@ -266,7 +266,7 @@ def read_json(path: Path, must_be_sealed: bool = False) -> dict[str, Any] | None
 
 
 def _read_typed(path: Path, kind: Any, needed: Sequence[str]) -> dict[str, Any] | None:
-    """Return an object with entries of a TypedDict's types, of which some may not be missing."""
+    """Return an object with entries of a TypedDict's types; the `needed` ones must be there."""
     value = read_json(path)
     if value is not None:
         _check(value, kind, needed, path)

@@ -142,7 +142,7 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
 
 
 def _refuse_choices(choices: dict[str, Any]) -> None:
-    """Raise UserError for choices beside whole runs, on which they would have no effect."""
+    """Raise UserError for choices that are given with whole runs, on which they have no effect."""
     if choices:
         raise UserError(f"give {', '.join(sorted(choices))} to Run.make: a Run has all its fields.")
 

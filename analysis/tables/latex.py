@@ -14,7 +14,7 @@ from analysis.tables.sheet import MINUS, POWER, Sheet
 COLUMN, TEXT, LANDSCAPE = 234.0, 487.0, 650.0  # ICML's column and text, in points
 ROWS, LANDSCAPE_ROWS = 48, 30  # on a page
 _CHARACTER, _GAP = 4.7, 12.0  # widths of a character in \small, and of the space between columns
-_SMALLEST = 0.75  # a table that would shrink further to fit the text's width is turned
+_SMALLEST = 0.75  # a table that would shrink further to fit the text's width is rotated
 _ESCAPES = str.maketrans(
     {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
     | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "—": "--"}
@@ -28,8 +28,8 @@ _NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†‡*]*)")
 def to_latex(sheet: Sheet) -> str:
     """Return the sheet as one or more floats, with all texts escaped and numbers aligned.
 
-    A sheet takes a column if it fits, else both columns. It is scaled down to their width if it
-    is up to a third wider, and turned if it is wider than that. Long ones continue on more pages.
+    A sheet takes a column if it fits, else both columns. It is scaled down to their width if it is
+    up to a third wider, and rotated if it is wider than that. Long sheets continue on more pages.
     """
     width = _width(sheet)
     turned = width * _SMALLEST > TEXT

@@ -1,7 +1,7 @@
 """The cost of scores at initialisation, compared with their forward and backward passes alone.
 
 Each round measures a method's whole preparation (sample, scores, masks, and the search for dead
-layers) and then the passes that it cannot do without:
+layers) and then only the passes that it needs:
 
     snip     a forward and a backward pass over the sample
     grasp    the same, a forward and a backward pass that are recorded, and one through both; the

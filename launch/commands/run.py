@@ -71,7 +71,7 @@ def parse_run(args: list[str]) -> RunCommand:
 
 
 def _check_used(run: Run) -> None:
-    """Refuse settings of sign rules that have no effect. Runs of a grid with other rules have them.
+    """Refuse settings of sign rules that have no effect. Grids may have them, for other runs.
 
     Warn if they are part of the run's name, so that the commands of such runs can be repeated.
 
@@ -90,7 +90,7 @@ def _check_used(run: Run) -> None:
 
 
 def _check_optimizer(run: Run) -> None:
-    """Refuse settings of SGD that are not the recipe's, for another optimizer. Grids combine them.
+    """Refuse settings of SGD that are not the recipe's for other optimizers. Grids may have them.
 
     Raises:
         UserError: they would have no effect.

@@ -221,7 +221,7 @@ def _accuracy(folder: Path) -> str:
 
 
 def _title(folder: Path) -> str:
-    """Return the name with what it does not say, or the name alone if the run is not known."""
+    """Return the title of a run, or the folder's name if the run is not known."""
     try:
         return read_run(folder).title
     except UserError:

@@ -16,7 +16,7 @@ FAILED = ("failed", "broken")
 def chosen_statuses(
     selection: Selection, failed: bool = False, names: Sequence[str] = ()
 ) -> list[Status]:
-    """Return the states of the selected runs. A condition on `state` is one on these states.
+    """Return the states of the selected runs. Conditions on `state` refer to these states.
 
     Args:
         failed: whether to return only runs that have failed.

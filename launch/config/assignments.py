@@ -21,8 +21,8 @@ def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the choices of a grid that texts `FIELD=VALUE[,VALUE…]` stand for.
 
     Several values of a field are alternatives: there is one dictionary for each combination. The
-    values of seed, method and of fields that are lists stay together. What is no field of runs,
-    recipes and Sign-In is under `OPTIONS`.
+    values of seed, method and of fields that are lists stay together. Other names are under
+    `OPTIONS`.
 
     Raises:
         UserError: a text is not of this form, or a field is given twice.
@@ -93,7 +93,7 @@ def _values(key: str, text: str, hint: Any) -> list[Any]:
 
 
 def _value(text: str, hint: Any) -> Any:
-    """Return a text as YAML reads it; texts remain texts where the field is one."""
+    """Return a text as YAML reads it; the value of a text field remains a text."""
     import yaml
 
     if hint is str:

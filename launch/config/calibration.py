@@ -1,6 +1,6 @@
 """Constants with which STR reaches a sparsity: shipped ones, and those of `signbench calibrate`.
 
-They depend on everything that a run depends on but its seed, which `Run.conditions` names.
+They depend on everything that a run depends on except its seed: `Run.conditions` is a name of that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def calibration_folder(runs: Path, conditions: str) -> Path:
 
 
 def add_calibrations(runs: Path) -> None:
-    """Make the calibrations known that were made in a folder of runs, in place of another's.
+    """Use the calibrations that were made in a folder of runs, in place of those of another folder.
 
     Raises:
         UserError: one cannot be read.

@@ -54,7 +54,7 @@ def quick(
 ) -> list[Run]:
     """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits.
 
-    Methods that need a trained network or a mask are left out. So is STR, with a warning, if its
+    Methods that need a trained network or a mask are omitted. STR is omitted with a warning if its
     constants are not known, unless it is among `methods`.
     """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
@@ -108,7 +108,7 @@ def table3(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
 
 
 def table4(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
-    """DeiT Small, half sparse."""
+    """DeiT Small at 50 % sparsity."""
     choices = {"sparsity": 0.5, **choices}
     return pairs([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
 
@@ -159,7 +159,7 @@ def signs(
     methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
-    """How many correct signs are enough: learned masks with learned signs, some reversed."""
+    """How many correct signs are needed: learned masks with learned signs, some reversed."""
     runs = []
     for seed, method in itertools.product(seeds, methods):
         base = learner(recipe, method, seed, **choices)

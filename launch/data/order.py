@@ -70,11 +70,11 @@ def hold_out(labels: Sequence[int] | np.ndarray, fraction: float) -> tuple[np.nd
     """Return the indices of the images to train on, and of those that are held out, in order.
 
     They are the same for all seeds: a run that trains another's mask has another seed, and must
-    not hold out what that one trained on. A larger fraction holds out those of a smaller one,
-    too, but for one image of a class where rounding differs.
+    not hold out what that one trained on. A larger fraction also holds out those of a smaller one,
+    except for one image of a class if rounding differs.
 
-    Each class gives the fraction of its images, rounded such that the total is right too, but not
-    its last image.
+    Each class gives the fraction of its images, rounded such that the total is right, but keeps at
+    least one image.
 
     Raises:
         UserError: no image is held out.

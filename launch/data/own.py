@@ -18,7 +18,7 @@ SIZES = ("image_size", "img_size")  # parameters for the size of images
 
 
 def takes_size(path: str) -> bool:
-    """Return whether what a user's module has is called with the size of images."""
+    """Return whether a user's function or class has a parameter for the size of images."""
     found = import_attribute(path, "data")
     return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 
@@ -29,7 +29,7 @@ def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     It is called with those of the parameters root, data_dir, image_size, train and split that it
     has. With train (True, False) or split ("train", "test") it is called once for each split, as
     torchvision's classes are; without, it returns both. A split is a torch Dataset of pairs
-    (tensor, label), or a pair of inputs and labels. A pair of splits itself is taken, too.
+    (tensor, label), or a pair of inputs and labels. The name may also be that of a pair of splits.
 
     Raises:
         UserError: it cannot be imported or called, or gives something else.

@@ -116,7 +116,7 @@ def load_resident(
 def pixel_statistics(images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel of images (N, H, W, C), scaled to [0, 1].
 
-    They are exact: of how often each of the 256 values occurs.
+    They are exact: computed from how often each of the 256 values occurs.
     """
     channels = torch.from_numpy(images).flatten(0, 2).unbind(1)
     counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double()

@@ -96,7 +96,7 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
 
 
 def _version(data: str, root: Path) -> object:
-    """Return what differs once data of a name have changed; None if nothing tells."""
+    """Return a value that changes when the data of a name change; None if this is not known."""
     if data in SOURCES:
         return SOURCES[data]
     if is_folder(data):

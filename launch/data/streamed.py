@@ -126,7 +126,7 @@ def ignore_stop(_: int) -> None:
 
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield a loader's batches. Errors of a user in its workers are raised in one line."""
+    """Yield a loader's batches. A UserError in its workers is raised without their traceback."""
     try:
         yield from loader
     except UserError as error:  # from a worker, its traceback is in the message

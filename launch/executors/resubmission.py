@@ -1,4 +1,4 @@
-"""Submitting again, as before, what has ended on Slurm without a result."""
+"""Resubmission of runs whose Slurm jobs have ended without a result."""
 
 from __future__ import annotations
 

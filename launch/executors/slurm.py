@@ -43,7 +43,7 @@ PATIENCE = 120.0  # seconds that a job waits for the one before it to release th
 
 @dataclass
 class Job:
-    """Training of one run as a job. A job that is told to stop asks to be requeued.
+    """Training of one run as a job. A job that is signalled to stop asks to be requeued.
 
     Args:
         minutes: time limit of the job.
@@ -73,7 +73,7 @@ class Job:
         """Return the same job. Nothing is saved: the last epoch's state is in the run's folder.
 
         Raises:
-            UserError: the time limit is shorter than an epoch. The run has then failed.
+            UserError: the time limit is shorter than an epoch. The run then counts as failed.
         """
         import submitit
 
@@ -106,7 +106,7 @@ def used_up(minutes: int) -> float:
 
 
 def signal_delay(minutes: int) -> int:
-    """Return how many seconds before its end a job is told to stop."""
+    """Return how many seconds before its end a job is signalled to stop."""
     return min(120, 6 * minutes)
 
 
@@ -171,7 +171,7 @@ def _is_module(name: str) -> bool:
 
 
 def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:
-    """Submit what is neither finished nor queued, as job arrays, each run after those it needs.
+    """Submit runs that are neither finished nor queued, as job arrays, each after those it needs.
 
     Returns:
         The runs that were submitted, with their job ids.
@@ -242,7 +242,7 @@ def _submit_array(
 
 @contextmanager
 def _folders_of(runs: Sequence[Run], root: Path) -> Iterator[None]:
-    """Make the folders of runs that are submitted. If that fails, leave all as it was."""
+    """Make the folders of runs that are submitted. If that fails, undo it."""
     homes = {root / run.name: run for run in runs}
     new = [home for home in homes if not home.exists()]
     failures = {home: failure for home in homes if (failure := _failure(home)) is not None}

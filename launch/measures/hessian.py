@@ -160,7 +160,7 @@ def largest_eigenvalues(
         seed: seed of the initial vector.
 
     Raises:
-        NotConverged: not within ARPACK's default number of iterations.
+        NotConverged: the tolerance is not reached within ARPACK's default number of iterations.
     """
     n = hessian.shape[0]
     start = np.random.default_rng(seed).standard_normal(n)

@@ -1,4 +1,4 @@
-"""Files of torch.save and of numpy, read without executing anything. Damage is found."""
+"""Files of torch.save and of numpy, read without executing anything. Damage is detected."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class RunFolder:
             write_file(last, lambda path: save_archive(state, path, self._run.name), locked=True)
 
     def read_state(self, file: str) -> tuple[State | None, str]:
-        """Return one of the states in `STATES`, or why it is damaged. Both are empty if it is gone.
+        """Return one of the states in `STATES`, or why it is damaged; neither if there is no file.
 
         Raises:
             UnreadableFile: the system fails to read it.

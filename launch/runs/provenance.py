@@ -1,4 +1,4 @@
-"""config.json: what a run is, and where it comes from (versions, git revision, host)."""
+"""config.json: the fields of a run, and its provenance (versions, git revision, host)."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def write_config(folder: Path, run: Run) -> None:
 
 
 def note_start(folder: Path, epoch: int, machine: Mapping[str, Any]) -> None:
-    """Note in config.json with what a run begins, or what differs where it resumes.
+    """Record in config.json the environment of a run's start, or what differs when it resumes.
 
-    Warn if torch or the code are others than at the begin.
+    Warn if torch or the code has changed since the start.
 
     Args:
         epoch: number of epochs that were trained before.
@@ -95,8 +95,8 @@ def find_provenance() -> dict[str, Any]:
 def git_state() -> dict[str, Any]:
     """Return the revision of the running code, and whether it has uncommitted changes.
 
-    A copy of the code has a file that tells; otherwise git is asked. None stands for unknown.
-    A virtual environment in the checkout of another project is no part of that.
+    A copy of the code has a file with it; otherwise git is called. None means unknown. A virtual
+    environment in the checkout of another project is not part of that project.
     """
     noted = none_if_broken(read_json, Path(__file__).parents[2] / REVISION)
     if noted is not None:

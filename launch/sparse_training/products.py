@@ -53,18 +53,18 @@ class SparseProducts:
         self.choices: dict[str, tuple[float, float]] = {}
         self._inputs: dict[str, tuple[int, bool]] = {}  # rows, and whether they need a gradient
         self._patterns: dict[str, Pattern] = {}
-        self._told = ""
+        self._last_text = ""
 
     def news(self) -> str:
-        """Return how many layers use sparse products, if that has changed since the last call."""
+        """Return the number of layers with sparse products as a text; empty if it is unchanged."""
         chosen = sum(map(self._is_sparse, self.sparsifier.net))
         text = f"sparse products in {chosen} of {len(self._inputs)} linear layers"
-        before, self._told = self._told, text
+        before, self._last_text = self._last_text, text
         return "" if text == before else text
 
     @contextmanager
     def forward_pass(self) -> Iterator[None]:
-        """Compute a training's forward pass, and the backward pass of it, by the choices."""
+        """Compute a forward pass, and its backward pass, by the choices."""
         layers = {id(layer.weight): layer for layer in self.sparsifier.net}
         is_dense = self._needs_dense or not any(map(self._is_sparse, layers.values()))
         if is_dense and self._inputs:

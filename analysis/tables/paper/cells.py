@@ -71,7 +71,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
             the paper does not have
 
         Recipes of the paper without runs are left out, unless there are no runs at all. Runs that
-        have neither finished nor failed have no part in a cell.
+        have neither finished nor failed are not counted.
 
     Raises:
         UserError: there is no such table, or the runs of no recipe can be compared. If those of
@@ -194,7 +194,7 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost(done: pd.DataFrame) -> pd.DataFrame:
-    """Return for each transplant the share of its kept weights that have lost each part."""
+    """Return, for each transplant, the shares of its kept weights that a source has no value of."""
     rows = []
     for _, run in done[done["method"] == "fixed"].iterrows():
         try:
@@ -210,7 +210,7 @@ def _lost(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost_notes(part: pd.DataFrame) -> list[str]:
-    """Return a line for each part that transplants have lost, with the shares of their cells."""
+    """Return a line for each part that sources of transplants lack, with the shares by cell."""
     notes = []
     for name, what in LOST.items():
         cells = part[part[name] > 0]

@@ -97,7 +97,7 @@ class Layout:
         place: returns the row and column of a run.
         grid: the name of the grid with the table's runs.
         column: the field that runs may differ in besides method, Sign-In and HAM.
-        values: whose values stand beside ours.
+        values: the source of the values beside ours.
         rule: what the table is about; a report without such runs does not have it.
     """
 
