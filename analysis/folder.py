@@ -224,7 +224,7 @@ def parse_rows(text: str, path: Path) -> list[dict[str, Any]]:
         BrokenFile: it does not hold such rows.
     """
     try:
-        return [_parsed(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        return [_parse_row(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except csv.Error as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
@@ -280,7 +280,7 @@ def _check(value: Mapping[str, Any], kind: Any, needed: Sequence[str], path: Pat
         raise BrokenFile(f"{path} has no valid entry {wrong!r}.")
 
 
-def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
+def _parse_row(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
     if None in row or None in row.values():
         raise BrokenFile(f"{path} has a row with another number of cells than its header.")
     try:

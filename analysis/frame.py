@@ -198,7 +198,7 @@ def _row(folder: Path) -> dict[str, Any]:
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
-    return _renamed(row)
+    return _rename_method(row)
 
 
 def _early_epochs(config: Config) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ def _early_epochs(config: Config) -> tuple[int, ...]:
     return tuple(max(1, round(part * epochs)) for part in (0.1, 0.3))
 
 
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+def _rename_method(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with the method's present name: in version 0.1, `str-target` was `str`."""
     if row["method"] == "str" and row.get("options.mode") == "target":
         label = "str-target" + row["label"].removeprefix("str")

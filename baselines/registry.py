@@ -50,7 +50,7 @@ def find_method(method: str | MethodClass) -> MethodClass:
     if not isinstance(method, str):
         return _check(method)
     if ":" in method:
-        return _imported(method)
+        return _import(method)
     importlib.import_module(_BUILT_IN)
     if method not in _REGISTERED:
         raise unknown("method", method, _REGISTERED)
@@ -94,7 +94,7 @@ def make_method(
     return cls(plan, cls.options_class.make(**options))
 
 
-def _imported(path: str) -> MethodClass:
+def _import(path: str) -> MethodClass:
     module, _, name = path.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), name]):
         raise UserError(f"method {path!r}: write package.module:Class.")

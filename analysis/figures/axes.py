@@ -26,7 +26,7 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bo
             first, place = i * every // len(looks), {}
         else:
             shift = _DODGE * (i - (len(looks) - 1) / 2)
-            first, every, place = 0, 1, {"transform": _shifted(ax, shift)}
+            first, every, place = 0, 1, {"transform": _shift(ax, shift)}
         ax.plot(line["x"], line["mean"], markevery=(first, every), **place, **look)
         crosses = line[line["marked"]]
         if len(crosses):
@@ -36,7 +36,7 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bo
             ax.fill_between(line["x"], low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
-def _shifted(ax: Any, points: float) -> Any:
+def _shift(ax: Any, points: float) -> Any:
     """Return the transform of data, shifted to the right."""
     from matplotlib.transforms import ScaledTranslation
 

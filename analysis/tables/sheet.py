@@ -80,11 +80,11 @@ def to_text(sheet: Sheet, colour: bool = False, width: int = 0) -> str:
     ]
     parts = _blocks([max(map(len, column)) for column in columns], sheet.labels, width)
     blocks = [_block(sheet, columns, part, colour) for part in parts]
-    notes = [_wrapped(note, width) for note in sheet.notes]
-    return "\n".join([_wrapped(sheet.title, width), "\n\n".join(blocks), *notes])
+    notes = [_wrap(note, width) for note in sheet.notes]
+    return "\n".join([_wrap(sheet.title, width), "\n\n".join(blocks), *notes])
 
 
-def _wrapped(text: str, width: int) -> str:
+def _wrap(text: str, width: int) -> str:
     """Return a text in lines of a width, unless it has a command to copy."""
     if not width or ": signbench " in text:
         return text

@@ -66,7 +66,9 @@ def prunable_slots(
     wanted, included = _wanted(places, exclude, include)
     trained = {key: slot for key, slot in wanted.items() if slot.is_trained}
     chosen = {
-        key: _checked(slot) for key, slot in trained.items() if slot.is_known or key in included
+        key: _check_weight(slot)
+        for key, slot in trained.items()
+        if slot.is_known or key in included
     }
     if not chosen:
         raise UserError(
@@ -94,8 +96,8 @@ def _wanted(
     places: list[Slot], exclude: Iterable[str], include: Iterable[str]
 ) -> tuple[dict[object, Slot], set[object]]:
     """Return a place of each weight that is not excluded by its key, and the keys included."""
-    excluded = _matching("exclude", exclude, places)
-    included = _matching("include", include, places)
+    excluded = _match("exclude", exclude, places)
+    included = _match("include", include, places)
     weights = _by_weight(places).items()
     return {key: slot for key, slot in weights if key not in excluded}, included
 
@@ -111,7 +113,7 @@ def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
     return found
 
 
-def _matching(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
+def _match(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
     """Return the keys of the weights whose names match a pattern."""
     if isinstance(patterns, str):
         raise UserError(f"{option} must be a list of patterns: [{patterns!r}].")
@@ -129,7 +131,7 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
 
 
-def _checked(slot: Slot) -> Slot:
+def _check_weight(slot: Slot) -> Slot:
     name, weight = slot.name, slot.weight
     if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised: run a batch through the model first.")

@@ -61,7 +61,7 @@ def empty_layers(net: SparseModel, inputs: Any = None) -> list[str]:
         return empty
     with scoring(net.model, train=False):
         try:
-            output, _ = _traced(net.model, inputs)
+            output, _ = _trace(net.model, inputs)
         except UserError:  # an output without logits
             return empty
         needed = longest_path(output, net.weights)
@@ -74,7 +74,7 @@ def depends_on_input(model: nn.Module, inputs: Any) -> bool:
     True if this is not known, because no input is a floating-point tensor.
     """
     with scoring(model, train=False):
-        output, leaves = _traced(model, inputs)
+        output, leaves = _trace(model, inputs)
         if not leaves or not output.requires_grad:
             return True
         direction = torch.rand(output.shape, generator=seeded("collapse")).to(output)
@@ -82,7 +82,7 @@ def depends_on_input(model: nn.Module, inputs: Any) -> bool:
     return any(grad is None or bool(grad.any()) for grad in grads)
 
 
-def _traced(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
+def _trace(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
     """Return the model's output and the floating-point inputs that it was computed from."""
     leaves: list[Tensor] = []
     dtype = next(model.parameters()).dtype

@@ -89,7 +89,7 @@ def command(args: list[str]) -> int:
     from launch.training.check import check_runs
 
     name, rest = split_name(args)
-    given = _parsed(rest)
+    given = _parse(rest)
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
@@ -107,7 +107,7 @@ def command(args: list[str]) -> int:
     return show(name, outcomes, given.machine, given.protocol)
 
 
-def _parsed(args: list[str]) -> GridCommand:
+def _parse(args: list[str]) -> GridCommand:
     """Return the flags. The message about an unknown flag that is a field says how to set it."""
     try:
         return parse(GridCommand, args, "signbench grid NAME")

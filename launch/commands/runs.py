@@ -169,7 +169,7 @@ def remove(names: list[str], flags: list[str]) -> int:
         raise UserError(f"{active[0]} is running or waiting: stop it first.")
     for status in found:
         print(f"{status.state:9} {status.name}")
-    if not found or not (given.yes or _confirmed(found)):
+    if not found or not (given.yes or _confirm(found)):
         print("nothing was removed.")
         return 0 if not found else 1
     for status in found:
@@ -181,7 +181,7 @@ def remove(names: list[str], flags: list[str]) -> int:
 ACTIONS = {"list": list_runs, "show": show, "retry": retry, "remove": remove}
 
 
-def _confirmed(found: list[Status]) -> bool:
+def _confirm(found: list[Status]) -> bool:
     if not sys.stdin.isatty():
         raise UserError("--yes removes them without a question.")
     return input(f"remove {len(found)} runs? [y/N] ").strip().lower() in ("y", "yes")

@@ -213,7 +213,7 @@ def _row(
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
     net = load_network(run, snapshot, data.classes, data.inputs, device)
-    batches = _joined(list(data.train.sample(given.per_class)))
+    batches = _join(list(data.train.sample(given.per_class)))
     weights = {name: layer.weight for name, layer in net.layers.items()}
     plain = torch.autocast(device.type, enabled=False)
     with scoring(net.model, train=False), plain, without_tf32():
@@ -235,7 +235,7 @@ def _row(
     return cast("SharpnessRow", row)
 
 
-def _joined(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def _join(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Return one batch of small ones: many short products take longer than one long one."""
     if sum(x.numel() for x, _ in batches) > MOST_JOINED:
         return batches

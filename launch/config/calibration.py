@@ -28,7 +28,7 @@ _ADDED: dict[str, Constants] = {}
 
 def find_constants(conditions: str) -> Constants | None:
     """Return the constants for a run's conditions; None if they are not known."""
-    return _ADDED.get(conditions) or _shipped().get(conditions)
+    return _ADDED.get(conditions) or _read_shipped().get(conditions)
 
 
 def calibration_folder(runs: Path, conditions: str) -> Path:
@@ -48,7 +48,7 @@ def add_calibrations(runs: Path) -> None:
 
 
 @cache
-def _shipped() -> dict[str, Constants]:
+def _read_shipped() -> dict[str, Constants]:
     return {path.stem: _read(path) for path in SHIPPED.glob("*.json")}
 
 

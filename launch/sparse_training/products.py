@@ -89,7 +89,7 @@ class SparseProducts:
         Call it after the first step and after each epoch, on all ranks.
         """
         due = [layer for layer in self.sparsifier.net if self._is_due(layer)]
-        found = {layer.name: self._measured(layer) for layer in due if self.ranks.is_first}
+        found = {layer.name: self._measure_layer(layer) for layer in due if self.ranks.is_first}
         self.choices |= self.ranks.from_first(found)
 
     @property
@@ -107,7 +107,7 @@ class SparseProducts:
         before, _ = self.choices.get(layer.name, (0.0, 1.0))
         return not before / CHANGED < _density(layer) < before * CHANGED
 
-    def _measured(self, layer: Layer) -> tuple[float, float]:
+    def _measure_layer(self, layer: Layer) -> tuple[float, float]:
         rows, needs_gradient = self._inputs[layer.name]
         weight = layer.weight.detach().clone().requires_grad_()
         generator = torch.Generator().manual_seed(0)

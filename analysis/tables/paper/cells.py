@@ -80,7 +80,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
     alike = [*_alike(LAYOUTS[number]), *chosen]
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _place_runs(runs, LAYOUTS[number])
     ended = placed[placed["state"].isin(("finished", "failed"))]
     shown = _comparable(ended, alike)
     recipes = set(placed["recipe"]) - (set(ended["recipe"]) - set(shown["recipe"]))
@@ -128,7 +128,7 @@ def fits_layout(runs: pd.DataFrame, number: str) -> bool:
     nothing else.
     """
     layout, ended = LAYOUTS[number], ended_runs(runs)
-    placed = _placed(ended, layout)
+    placed = _place_runs(ended, layout)
     others = ended[~ended["folder"].isin(placed["folder"])]
     alike = not differing_fields(placed, _alike(layout))
     return len(placed) > 0 and alike and bool(others["label"].isin(_learners(ended)).all())
@@ -145,7 +145,7 @@ def _learners(runs: pd.DataFrame) -> set[str]:
     return {*LEARNERS, *masks_of} - {""}
 
 
-def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _place_runs(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     learners, found = _learners(runs), []
     run: RunRow
@@ -236,7 +236,7 @@ def paper_sheets(
         protocol: that of the runs, for the notes.
         command: returns the command line that trains missing cells.
     """
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _place_runs(runs, LAYOUTS[number])
     sheets = []
     for recipe, part in cells.groupby("recipe", sort=False):
         folders = list(placed[placed["recipe"] == recipe]["folder"]) if len(placed) else []
