@@ -16,7 +16,7 @@ _WHAT = {"decays.theta": "θ", "decays.others": "normalisation and biases"}
 def is_factorised(config: Config) -> bool:
     """Return whether a run trains factors m ⊙ w: with Sign-In, and with some methods always.
 
-    Runs of earlier versions do not record it; of these, methods outside the suite count as not.
+    In runs of earlier versions, which do not record it, methods outside the suite do not.
     """
     run = config["run"]
     return config.get("factorised", run["sign_in"] or run["method"] in FACTORISED)

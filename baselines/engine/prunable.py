@@ -96,8 +96,8 @@ def _wanted(
     places: list[Slot], exclude: Iterable[str], include: Iterable[str]
 ) -> tuple[dict[object, Slot], set[object]]:
     """Return a place of each weight that is not excluded by its key, and the keys included."""
-    excluded = _match("exclude", exclude, places)
-    included = _match("include", include, places)
+    excluded = _match_patterns("exclude", exclude, places)
+    included = _match_patterns("include", include, places)
     weights = _by_weight(places).items()
     return {key: slot for key, slot in weights if key not in excluded}, included
 
@@ -113,7 +113,7 @@ def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
     return found
 
 
-def _match(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
+def _match_patterns(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
     """Return the keys of the weights whose names match a pattern."""
     if isinstance(patterns, str):
         raise UserError(f"{option} must be a list of patterns: [{patterns!r}].")
