@@ -16,7 +16,7 @@ _DODGE = 1.2  # points between lines that have a marker at each value
 
 
 def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look], has_bands: bool = True) -> None:
-    """Plot the lines that have a look; markers of equal lines do not cover each other."""
+    """Plot the lines that have a look; markers of equal lines are not on top of each other."""
     for i, (group, look) in enumerate(looks.items()):
         if group not in panel.lines:
             continue

@@ -117,7 +117,7 @@ def write_transplant(given: TransplantCommand, report: Callable[[str], None] = p
     fresh = _fresh(given) if given.model else None
     sources = _read_sources(given, fresh, report)
     if given.align and fresh is not None:
-        sources = _align(given, sources, fresh, report)
+        sources = _aligned(given, sources, fresh, report)
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
     masks = masks_of(sources["mask"], like)
     signs, magnitudes = (weights_of(sources[part], like) for part in ("signs", "magnitudes"))
@@ -203,7 +203,7 @@ def _read(
     return read_source(text, given.runs, given.key, like, report)
 
 
-def _align(
+def _aligned(
     given: TransplantCommand,
     sources: dict[str, Checkpoint],
     fresh: SparseModel,

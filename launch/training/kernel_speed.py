@@ -39,7 +39,7 @@ def kernel_speed(
         like = next(model.parameters())
         x = inputs.random(batch, torch.Generator().manual_seed(0), like)
         return _summary(choose_formats(model, x, ROUNDS, measure=measure), batch)
-    except Exception as error:  # the run is trained: a failure here must not lose its result
+    except Exception as error:  # the run has been trained: its result must not depend on this
         return {"reason": one_line(error)}
 
 
