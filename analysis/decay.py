@@ -25,8 +25,8 @@ def is_factorised(config: Config) -> bool:
 def decays_of(config: Config) -> dict[str, float]:
     """Return the weight decay of θ near zero, and that of normalisation and biases.
 
-    For runs of earlier versions, which do not record them, they are derived from the settings.
-    Empty if this is not possible, NaN for a value that is not a number.
+    Runs of earlier versions do not have them: what their settings say. Empty if they say nothing,
+    NaN where they have no number.
     """
     if "decays" in config:
         return config["decays"]

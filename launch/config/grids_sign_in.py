@@ -56,7 +56,7 @@ def rescaling(
 
 
 def _rescales(run: Run) -> bool:
-    """Return whether a run rescales after its first epoch, or is not supposed to."""
+    """Return whether a run rescales after its first epoch, or is meant not to."""
     rule, keeps_masks = run.settings.sign_in, find_method(run.method).keeps_masks()
     return not rule.rescale_period or rule.rescales_later(run.settings.epochs, keeps_masks)
 

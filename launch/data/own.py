@@ -18,7 +18,7 @@ SIZES = ("image_size", "img_size")  # parameters for the size of images
 
 
 def takes_size(path: str) -> bool:
-    """Return whether a user's function or class has a parameter for the size of images."""
+    """Return whether what a user's module has is called with the size of images."""
     found = import_attribute(path, "data")
     return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 

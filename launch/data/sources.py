@@ -96,7 +96,7 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
 
 
 def _version(data: str, root: Path) -> object:
-    """Return a value that changes when the data of a name change; None if this is not known."""
+    """Return what differs once data of a name have changed; None if nothing tells."""
     if data in SOURCES:
         return SOURCES[data]
     if is_folder(data):
@@ -138,13 +138,13 @@ def _read_splits(
     if data.startswith(PREFIX):
         resident = image_size <= RESIDENT_MAX_SIZE
         read = read_huggingface(data, root, image_size, resident, flip)
-        return _describe(*read, data, made=True)
+        return _described(*read, data, made=True)
     if ":" in data:
-        return _describe(*read_own(data, root, image_size), data, made=True)
-    return _describe(*read_arrays(_data_file(data, root)), data)
+        return _described(*read_own(data, root, image_size), data, made=True)
+    return _described(*read_arrays(_data_file(data, root)), data)
 
 
-def _describe(train: Split, test: Split, data: str, made: bool = False) -> Splits:
+def _described(train: Split, test: Split, data: str, made: bool = False) -> Splits:
     if isinstance(train, Dataset) or isinstance(test, Dataset):
         assert isinstance(train, Dataset) and isinstance(test, Dataset)
         return Splits(train, test, *describe_items(train, test, f"data {data}"))

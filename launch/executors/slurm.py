@@ -171,7 +171,7 @@ def _is_module(name: str) -> bool:
 
 
 def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:
-    """Submit runs that are neither finished nor queued, as job arrays, each after those it needs.
+    """Submit what is neither finished nor queued, as job arrays, each run after those it needs.
 
     Returns:
         The runs that were submitted, with their job ids.

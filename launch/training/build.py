@@ -146,7 +146,7 @@ def lr_integral(recipe: Recipe, steps: int) -> float:
 
 
 def build_sign_rule(run: Run, method: Method[Options]) -> SignRule | None:
-    """Return the rule of the run, or the factors that the method trains by definition."""
+    """Return the rule that the run asks for, or the factors that the method trains by nature."""
     if run.sign_in or run.ham:
         return run.settings.sign_in_decayed if run.sign_in else run.settings.ham
     return factors_of(method, run.settings.sign_in_decayed) if method.factorised else None
