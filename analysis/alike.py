@@ -1,4 +1,4 @@
-"""The fields in which the runs of a recipe differ, so that runs that differ are not averaged."""
+"""The fields in which the runs of a recipe differ: runs are averaged only if they are alike."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def without_unused(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with missing values for what has no effect, or follows from other fields.
 
     These are settings of Sign-In and HAM that a run does not use, and calibrated constants where
-    all runs that are alike in all else have the same.
+    all runs that are otherwise alike have the same.
     """
     with_sign_in = runs["rule"] == SIGN_IN
     changing = ~runs["label"].map(keeps_mask).astype(bool)

@@ -15,10 +15,13 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from baselines.errors import UserError
+
+T = TypeVar("T")
 
 FORMAT, DIGEST = "format", "sha256"  # the entries of a JSON object; each one demands the other
 VERSION = 2
@@ -51,6 +54,18 @@ def cannot_read(path: Path, error: Exception) -> FileError:
     return UnreadableFile(
         f"{path} cannot be read ({os.strerror(number)}), but may be whole: try again."
     )
+
+
+def none_if_broken(read: Callable[[Path], T], path: Path) -> T | None:
+    """Return what a reader returns for a path; None if the file is broken.
+
+    Raises:
+        UnreadableFile: the system fails to read it.
+    """
+    try:
+        return read(path)
+    except BrokenFile:
+        return None
 
 
 def digest_of(data: bytes) -> str:
@@ -93,8 +108,8 @@ def seal_file(path: Path, label: str = "", start: int = 0) -> None:
     """Append the digest of a file and of a label to it.
 
     Args:
-        label: what the file is, so that another one in its place is found. One line.
-        start: first byte of the digest. What is before it must have checksums of its own.
+        label: what the file is, so that another file in its place is detected. One line.
+        start: first byte of the digest. The bytes before it must have checksums of their own.
     """
     with path.open("r+b") as stream:
         stream.seek(start)
@@ -105,7 +120,7 @@ def seal_file(path: Path, label: str = "", start: int = 0) -> None:
 
 
 def is_sealed(path: Path, label: str | None = None) -> bool:
-    """Return whether a file ends with a digest. False also where that line is damaged.
+    """Return whether a file ends with a digest; False also if that line is damaged.
 
     Args:
         label: that of the file, if it is known.
@@ -129,7 +144,7 @@ def is_sealed(path: Path, label: str | None = None) -> bool:
 
 
 def check_label(found: str, label: str | None, path: Path) -> None:
-    """Raise BrokenFile if a file that has a label has another one than is known."""
+    """Raise BrokenFile if the label of a file is not the known one. A file may have none."""
     if found and label is not None and found != label:
         raise BrokenFile(f"{path} is another file in the place of {label}: {found}.")
 
@@ -150,7 +165,7 @@ def _digest_between(stream: IO[bytes], start: int, end: int) -> Any:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file for reading; a named pipe would block for ever.
+    """Open a regular file for reading; opening a named pipe would block forever.
 
     Raises:
         OSError: it cannot be opened.

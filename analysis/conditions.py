@@ -69,7 +69,7 @@ def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def _check_order(condition: Condition, column: pd.Series[Any]) -> None:
-    """Raise UserError if values are to be ordered that are texts."""
+    """Raise UserError if the values to compare by order are texts."""
     texts = [found for found in column if isinstance(found, str) and _number(found) is None]
     if condition.relation in _ORDERS and texts:
         field, relation = condition.field, condition.relation
@@ -137,7 +137,7 @@ def _text(found: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number or a text as a number; None if it is none, or not a number (NaN)."""
+    """Return a number or a text as a number; None if it is not a number, or NaN."""
     try:
         number = float(value)
     except (TypeError, ValueError):

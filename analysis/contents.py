@@ -211,9 +211,9 @@ _hints = cache(get_type_hints)  # a table has many rows of one kind
 
 
 def wrong_entry(value: Mapping[str, Any], kind: Any) -> str | None:
-    """Return the name of an entry that is not as a TypedDict has it; None if all are right.
+    """Return the name of an entry that does not fit a TypedDict; None if all fit.
 
-    Its type is another one, or its value is out of range. Entries may be missing, and there may be
+    Its type differs, or its value is out of range. Entries may be missing, and there may be
     others.
     """
     hints = _hints(kind)

@@ -18,7 +18,7 @@ _CAUSES = {_WITH_HAM: "ham_beta"}
 def is_factorised(config: Config) -> bool:
     """Return whether a run trains factors m ⊙ w: with Sign-In, and with some methods always.
 
-    Runs of earlier versions do not say it; of these, methods outside the suite count as others.
+    In runs of earlier versions, which do not record it, methods outside the suite do not.
     """
     run = config["run"]
     return config.get("factorised", run["sign_in"] or run["method"] in FACTORISED)

@@ -34,6 +34,7 @@ from analysis.checked import (
     BrokenFile,
     FileError,
     digest_of,
+    none_if_broken,
     read_text,
     unseal_json,
 )
@@ -57,7 +58,7 @@ LOCK, SHARPNESS_LOCK = "lock", "sharpness.lock"
 TRACKER = "tracker.json"
 NAME = "name"  # entry of config.json and result.json: the run's
 DIGESTS = "digests"  # entry of result.json: those of the CSV files that are complete by then
-RESUMED = "resumed"  # entry of config.json: what has differed where the run went on
+RESUMED = "resumed"  # entry of config.json: what differed when the run was resumed
 SIGNS, SNAPSHOTS = "signs", "snapshots"  # folders
 
 _ROWS = {EPOCHS: EpochRow, LAYERS: LayerRow, SHARPNESS: SharpnessRow}
@@ -86,7 +87,7 @@ def list_runs(root: Path, files: Sequence[str] = (CONFIG,)) -> list[Path]:
 
 
 def _may_have(folder: Path, files: Sequence[str]) -> bool:
-    """Return whether a folder has one of some files; True also if it cannot be looked into."""
+    """Return whether a folder has one of some files; True also if the folder cannot be read."""
     try:
         return any((folder / file).exists() for file in files)
     except OSError:
@@ -106,11 +107,12 @@ def find_run(text: str, root: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has a result that can be read."""
-    try:
-        return read_result(folder) is not None
-    except FileError:
-        return False
+    """Return whether a run has a result. A damaged one does not count.
+
+    Raises:
+        UnreadableFile: the system fails to read it.
+    """
+    return none_if_broken(read_result, folder) is not None
 
 
 def snapshot_path(folder: Path, epoch: int) -> Path:
@@ -216,13 +218,13 @@ def parse_rows(text: str, path: Path) -> list[dict[str, Any]]:
     """Return the rows of the text of a CSV file, as `read_rows` does.
 
     Args:
-        path: where the text is from; its name says which rows are expected.
+        path: where the text is from; its name determines which rows are expected.
 
     Raises:
         BrokenFile: it does not hold such rows.
     """
     try:
-        return [_parsed(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        return [_parse_row(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except csv.Error as error:
         raise BrokenFile(f"{path} cannot be read: {error}.") from None
 
@@ -264,7 +266,7 @@ def read_json(path: Path, must_be_sealed: bool = False) -> dict[str, Any] | None
 
 
 def _read_typed(path: Path, kind: Any, needed: Sequence[str]) -> dict[str, Any] | None:
-    """Return an object with entries of a TypedDict's types, of which some may not be missing."""
+    """Return an object with entries of a TypedDict's types; the `needed` ones must be there."""
     value = read_json(path)
     if value is not None:
         _check(value, kind, needed, path)
@@ -278,7 +280,7 @@ def _check(value: Mapping[str, Any], kind: Any, needed: Sequence[str], path: Pat
         raise BrokenFile(f"{path} has no valid entry {wrong!r}.")
 
 
-def _parsed(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
+def _parse_row(row: dict[str | Any, Any], path: Path) -> dict[str, Any]:
     if None in row or None in row.values():
         raise BrokenFile(f"{path} has a row with another number of cells than its header.")
     try:

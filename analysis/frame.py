@@ -21,7 +21,7 @@ from analysis.nested import flatten
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
-# fields that earlier runs do not have, with the values that do what these runs did
+# fields that earlier runs do not have, with the values that reproduce these runs
 ADDED = {
     "ham": False,
     "settings.validation": 0.0,
@@ -176,7 +176,7 @@ def _unknown_field(field: str, runs: pd.DataFrame) -> UserError:
 
 
 def _short(column: str) -> str:
-    """Return the name of a column's field as conditions have it."""
+    """Return the name of a column's field as conditions name it."""
     prefix = max((p for p in _PREFIXES if column.startswith(p)), key=len, default="")
     return {"label": "method"}.get(column, column.removeprefix(prefix))
 
@@ -198,19 +198,19 @@ def _row(folder: Path) -> dict[str, Any]:
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
-    return _renamed(row)
+    return _rename_method(row)
 
 
 def _early_epochs(config: Config) -> tuple[int, ...]:
-    """Return the epochs after a tenth and three tenths of a run, as it has chosen them."""
+    """Return the epochs after a tenth and three tenths of a run, as recorded."""
     if "early_epochs" in config:
         return tuple(config["early_epochs"])
     epochs = config.get("epochs") or config["run"]["settings"].get("epochs", 0)  # an earlier run
     return tuple(max(1, round(part * epochs)) for part in (0.1, 0.3))
 
 
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with the method's name of now: `str` was what is `str-target` in version 0.1."""
+def _rename_method(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the method's present name: in version 0.1, `str-target` was `str`."""
     if row["method"] == "str" and row.get("options.mode") == "target":
         label = "str-target" + row["label"].removeprefix("str")
         return {**row, "method": "str-target", "label": label, "new_defaults": {}}
@@ -275,9 +275,9 @@ def _with_run(value: Any, by_name: dict[str, dict[str, Any]]) -> Any:
 
 
 def _transplant_label(label: str, options: Mapping[str, Any]) -> str:
-    """Return the label of a run of the method `fixed`: the mask's source, then what else it takes.
+    """Return the label of a run of the method `fixed`: the mask's source, then the other sources.
 
-    The label in config.json does not say which part comes from which source.
+    The label in config.json does not tell which part comes from which source.
     """
     mask = options["mask"] or options["init"]
     if not mask:

@@ -17,7 +17,7 @@ _OF_ONE = ("rule", "sign_in", "ham", "factorised", CALIBRATED)
 def paired_gains(done: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the differences of accuracy of pairs of a plain run and one with Sign-In or HAM.
 
-    Both runs of a pair have the same seed and so share initialisation, mask and data: what varies
+    Both runs of a pair have the same seed and so share initialisation, mask and data: the variation
     between seeds cancels.
 
     Args:

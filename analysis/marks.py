@@ -1,4 +1,4 @@
-"""Which row of a comparison is the best, and which cannot be told from it."""
+"""The best row of a comparison, and the rows that are not significantly different from it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def compare_with(values: np.ndarray, best: int) -> np.ndarray:
 
 
 def rows_like(values: np.ndarray, best: int, rows: np.ndarray, paired: bool) -> np.ndarray:
-    """Return those of the rows that have the variance of the best; at least the best itself."""
+    """Return the rows that have the variance of the best one, which is always included."""
     is_best = np.arange(len(values)) == best
     # a row without any variation is one of networks that do not work
     alike = without_outliers(values, rows & (varies(values) | is_best), paired)

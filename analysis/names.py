@@ -15,10 +15,11 @@ FAMILIES = {
     "dynamic sparse": (
         *("rigl", "set", "srigl", "granet", "mest", "svite", "rigl_nm", "topkast", "chts"),
     ),
-    "at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
+    "pruning at initialisation": ("random", "mw", "snip", "synflow", "grasp", "phew", "npb"),
     "one shot": ("oneshot", "wanda", "sparsegpt"),
 }
-KEEPING = ("dense", "at initialisation", "one shot")  # families whose masks stay as they begin
+# families whose masks do not change in training
+KEEPING = ("dense", "pruning at initialisation", "one shot")
 FACTORISED = ("mw", "pilot", "spred")  # train factors m ⊙ w by definition
 PLAIN, SIGN_IN, HAM = "", "Sign-In", "HAM"  # what makes signs flip: the column `rule`
 RULES = (PLAIN, SIGN_IN, HAM)
@@ -60,6 +61,7 @@ NAMES = {
     "wr": "WR",
 }
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
+PAI = ("random", "snip", "synflow")  # those of the paper that prune at initialisation
 
 COMMA = re.compile(r",\s*(?![^(]*\))(?![^\[]*\])")  # outside of brackets, which labels have
 _NETWORKS = {

@@ -48,13 +48,13 @@ def check_protocol(protocol: Protocol, number: str) -> None:
 
 
 def protocols(runs: pd.DataFrame, number: str) -> list[Protocol]:
-    """Return the protocols that runs are there of, for a table; the suite's always."""
+    """Return the protocols of which there are runs for a table; the suite's is always included."""
     others = number in NUMBERS and bool(runs["label"].isin(LABELS).any())
     return ["suite", "paper"] if others else ["suite"]
 
 
 def of_protocol(runs: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Return the runs of a protocol, those of the paper's with the labels of the suite's."""
+    """Return the runs of a protocol. Those of the paper's have the labels of the suite's."""
     if protocol == "suite" or not len(runs):
         return runs
     own = runs[~runs["label"].isin(LABELS.values())]

@@ -1,4 +1,4 @@
-"""The choice of hyper-parameters by validation accuracy, and by nothing else."""
+"""The choice of hyper-parameters by validation accuracy only."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Choice:
     """The runs that remain after a choice.
 
     Attributes:
-        runs: those with the chosen values, and those that nothing is chosen for. Labels do not have
+        runs: those with the chosen values, and those without a choice. Labels do not have
             options that were chosen, so that rows of several values are of one method.
         columns: of the fields that were chosen.
-        notes: what was chosen by what.
+        notes: what was chosen, and by which accuracies.
     """
 
     runs: pd.DataFrame

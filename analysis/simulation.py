@@ -1,4 +1,4 @@
-"""How often the marks and intervals of tables are wrong, on made-up accuracies.
+"""How often the marks and intervals of tables are wrong, on simulated accuracies.
 
     python -m analysis.simulation 2000
 
@@ -137,7 +137,7 @@ def welch(values: np.ndarray, best: int) -> np.ndarray:
 
 
 def welch_with_holm(values: np.ndarray, best: int) -> np.ndarray:
-    """Return the same, adjusted by Holm's method (1979)."""
+    """Return the p-values of `welch`, adjusted by Holm's method (1979)."""
     p_values = welch(values, best)
     order = np.argsort(p_values)  # the best row is the last: its p-value is 1
     factors = np.arange(len(order))[::-1]

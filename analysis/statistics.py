@@ -145,7 +145,7 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
-    """Warn of runs that are not shown: alike and of the seed of another one, with another result.
+    """Warn of runs that are not shown: equal to another one, with its seed, but another result.
 
     Such runs train masks of runs that differ in their settings, or ran on other machines.
     """

@@ -10,13 +10,13 @@ from baselines.target import largest_difference
 if TYPE_CHECKING:
     import pandas as pd
 
-UNRECORDED = 0.005  # tolerance of results of earlier versions: the largest that a method had
+UNRECORDED = 0.005  # tolerance for results of earlier versions: the largest of a method
 
 
 def misses_target(done: pd.DataFrame) -> pd.Series[bool]:
     """Return which finished runs have another sparsity than the requested one.
 
-    False for results that do not say their sparsity.
+    False for results without a sparsity.
     """
     import pandas as pd  # runs import this module, not pandas
 

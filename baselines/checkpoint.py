@@ -24,8 +24,8 @@ class Checkpoint:
     Attributes:
         weights: the state dict of the plain model: prunable weights with zeros at the positions
             that are pruned, all other parameters, and buffers.
-        masks: by the names of the weights that they are of, True (or 1) at the positions that are
-            kept. Empty where there are none.
+        masks: by weight name, True (or 1) at the positions that are kept. Empty if there are no
+            masks.
         origin: where it comes from, for messages.
     """
 
@@ -43,7 +43,7 @@ class ReadSource(Protocol):
         """Return the source's checkpoint.
 
         Args:
-            key: which network to take of a file that has several, such as "model_ema".
+            key: which network of a file that has several, such as "model_ema".
             like: tensors of the network by name. The source's names are adapted to them.
         """
 
@@ -58,8 +58,8 @@ def run_of(source: str) -> str:
 def with_epoch(source: str) -> str:
     """Return a source with the last epoch, `RUN@final`, if it is only the name of a run.
 
-    Files are told by an ending or a folder in their name: the names of runs must not depend on
-    which files there are.
+    A source with a file ending or a folder in its name is a file: the names of runs must not depend
+    on which files exist.
     """
     return f"{source}@final" if source and source == run_of(source) else source
 
@@ -92,7 +92,7 @@ def check_shape(source: Checkpoint, name: str, like: Tensor, hint: str = "") -> 
         hint: ends the message.
 
     Raises:
-        UserError: it is another one.
+        UserError: the shapes differ.
     """
     shape = source.weights[name].shape
     if shape != like.shape:
@@ -101,7 +101,7 @@ def check_shape(source: Checkpoint, name: str, like: Tensor, hint: str = "") -> 
 
 
 def _nearest(source: Checkpoint, name: str, like: Tensor) -> str:
-    """Return the end of a message: shape of a tensor that is missing, and the nearest ones."""
+    """Return the end of a message: the shape of a missing tensor, and the nearest names."""
     names = list(islice(source.weights, _MOST_COMPARED))
     end, shape = name.rpartition(".")[2], like.shape
     same = [n for n in names if source.weights[n].shape == shape and n.rpartition(".")[2] == end]

@@ -20,7 +20,7 @@ def changed(default: T, before: T | None) -> T:
     """Declare a field of a dataclass whose default is not what earlier versions did.
 
     Run names are made of the differences from what the first version did, so that a run with the
-    new default has a name of its own, and one with the value of before has the name that it had.
+    new default has a name of its own, and a run with the old value keeps its name.
 
     Args:
         before: value of the field that does what earlier versions did by default; None if no value
@@ -45,7 +45,7 @@ def new_defaults(home: Any) -> dict[str, Any]:
 
 
 def earlier_defaults(home: Any) -> dict[str, Any]:
-    """Return what these fields have to be for what earlier versions did, by name."""
+    """Return the values with which these fields do what earlier versions did, by name."""
     found = {spec.name: spec.metadata.get("before") for spec in fields(home)}
     return {name: before for name, before in found.items() if before is not None}
 
@@ -53,8 +53,8 @@ def earlier_defaults(home: Any) -> dict[str, Any]:
 def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as the fields of a dataclass declare them.
 
-    A whole number becomes a float where the field is one, a number of numpy one of Python, a list a
-    tuple, and a text that is a number becomes a float (YAML reads 1e-2 as a text).
+    Whole numbers and texts of numbers become floats for a float field (YAML reads 1e-2 as a text),
+    numpy's numbers become Python's, and lists tuples.
 
     Args:
         home: a dataclass or an instance of it.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all entries are finite. It is one pass, which stores nothing."""
+    """Return whether all entries are finite. Takes one pass and no memory."""
     return all_finite([tensor])
 
 

@@ -161,8 +161,8 @@ class Method(Generic[O]):
     def early_epoch(self, epoch: int) -> int:
         """Return the epoch whose weights stand for those after `epoch` epochs, in transplants.
 
-        An earlier one if weights that return later are masked after `epoch` epochs: they have no
-        sign then.
+        It is an earlier one if weights that return later are masked after `epoch` epochs: masked
+        weights have no sign.
         """
         return epoch
 
@@ -177,12 +177,12 @@ class Method(Generic[O]):
 
     @classmethod
     def keeps_masks(cls) -> bool:
-        """Return whether masks stay as `prepare` sets them; by default, if it acts at no step."""
+        """Return whether masks stay as `prepare` sets them; by default, if it has no step hooks."""
         hooks = ("before_step", "after_backward", "after_step")
         return all(getattr(cls, hook) is getattr(Method, hook) for hook in hooks)
 
     def setup(self, net: SparseModel) -> None:
-        """Wrap or replace `net.storage`. Called before all else, also when a run is resumed."""
+        """Wrap or replace `net.storage`. Called first, also when a run is resumed."""
 
     def prepare(self, net: SparseModel, samples: Samples) -> None:
         """Set the initial masks. Called before the first step, not when a run is resumed.
@@ -200,7 +200,7 @@ class Method(Generic[O]):
     def after_backward(self, net: SparseModel, step: int) -> bool:
         """Act on gradients. Return True to replace this step's update.
 
-        They are those at all positions if `needs_dense_gradients`.
+        Gradients are those at all positions if `needs_dense_gradients`.
         """
         return False
 

@@ -19,7 +19,7 @@ class PlannedSteps:
     Attributes:
         method: the method, with its options and plan.
         step: number of optimizer steps taken.
-        may_go_on: more steps than planned are meant, and not warned of.
+        may_go_on: whether a loop takes more steps than planned on purpose, without a warning.
     """
 
     def __init__(self, method: Method[Options]) -> None:
@@ -35,13 +35,13 @@ class PlannedSteps:
 
     @property
     def is_done(self) -> bool:
-        """Whether all planned steps have been taken. The masks stay as they are from there on."""
+        """Whether all planned steps have been taken. Masks do not change from then on."""
         return self.step >= self.method.total_steps
 
     def lr_factor(self, step: int, factor: Factor = triangular) -> float:
         """Return the factor on the peak learning rate at a step.
 
-        Methods that train in levels (LRR, WR, IMP) begin the schedule again at every level.
+        Methods that train in levels (LRR, WR, IMP) restart the schedule at every level.
 
         Args:
             step: from 0 to total_steps − 1.
@@ -69,10 +69,11 @@ class PlannedSteps:
     def warn_of_end(self, sparsity: float, prunable: int) -> None:
         """Warn, once, if a training that has begun ends early or at another sparsity than planned.
 
-        Steps that a GradScaler skips are not taken: a hundredth may lack if the sparsity does not.
+        Steps that a GradScaler skips do not count: a hundredth may be missing if the sparsity is
+        met.
 
         Args:
-            sparsity: what it has reached.
+            sparsity: the sparsity that it has reached.
             prunable: number of prunable weights; a number of zeros is a whole number.
         """
         total, planned = self.method.total_steps, self.method.plan.sparsity

@@ -19,7 +19,7 @@ _REGISTERED: dict[str, MethodClass] = {}
 
 
 def register(cls: M) -> M:
-    """Make a method known by its name. A class decorator.
+    """Register a method under its name. A class decorator.
 
     Raises:
         UserError: the class has no usable name, or another class is registered under it.
@@ -50,7 +50,7 @@ def find_method(method: str | MethodClass) -> MethodClass:
     if not isinstance(method, str):
         return _check(method)
     if ":" in method:
-        return _imported(method)
+        return _import(method)
     importlib.import_module(_BUILT_IN)
     if method not in _REGISTERED:
         raise unknown("method", method, _REGISTERED)
@@ -72,7 +72,7 @@ def make_method(
         seed: 0 if None.
 
     Raises:
-        UserError: as `find_method`; or a wrong value, or one that the given method's plan lacks.
+        UserError: as `find_method`; or a value is wrong or differs from the given method's plan.
     """
     if isinstance(method, Method):
         given = {"sparsity": sparsity, "steps": steps, "steps_per_epoch": steps_per_epoch}
@@ -82,7 +82,7 @@ def make_method(
             if value is not None and value != own:
                 raise UserError(f"{name} is {own} in the plan of the given method, not {value}.")
         if options:
-            raise UserError(f"give {', '.join(options)} to the method that is made, not here.")
+            raise UserError(f"give {', '.join(options)} to the constructor of the method.")
         return method
     epoch = 1 if steps_per_epoch is None else steps_per_epoch
     if steps_per_epoch is None and isinstance(steps, Integral):  # Plan refuses what is not
@@ -94,7 +94,7 @@ def make_method(
     return cls(plan, cls.options_class.make(**options))
 
 
-def _imported(path: str) -> MethodClass:
+def _import(path: str) -> MethodClass:
     module, _, name = path.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), name]):
         raise UserError(f"method {path!r}: write package.module:Class.")

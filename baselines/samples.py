@@ -56,7 +56,7 @@ class Samples:
     def example(self, most: int) -> Any:
         """Return the inputs of up to `most` examples; None if there is no data.
 
-        Takes nothing from torch's global generator.
+        Does not use torch's global generator.
         """
         with torch.random.fork_rng(devices=[]):
             try:
@@ -67,7 +67,7 @@ class Samples:
 
 
 def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
-    """Return samples on the model's device; for None such that refuse to be taken."""
+    """Return samples on the model's device; for None, samples that raise an error when called."""
     if isinstance(source, Samples):
         return source
     device = next(model.parameters()).device
@@ -75,7 +75,7 @@ def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
 
 
 def no_samples(_per_class: int) -> Iterable[Batch]:
-    """Refuse to give samples."""
+    """Raise UserError: there are no samples."""
     raise UserError("the method scores training data: give samples=DataLoader(...) to sparsify.")
 
 
@@ -84,7 +84,7 @@ def balanced_batches(
 ) -> Iterator[Batch]:
     """Yield the first `per_class` examples of each class, batch by batch.
 
-    Reads the whole data on every rank, where a DistributedSampler would give each a share.
+    Reads all data on every rank, also if the loader has a DistributedSampler.
     """
     taken: Counter[int] = Counter()
     for batch in _of_all_ranks(loader):

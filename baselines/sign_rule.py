@@ -98,9 +98,9 @@ class SignRule:
 
 @dataclass(frozen=True)
 class Factors(SignRule):
-    """Trains θ = m ⊙ w, and never rescales (the paper's Table 11).
+    """Trains θ = m ⊙ w, without rescaling (the paper's Table 11).
 
-    The base of Sign-In, and the rule of methods that train factors by nature.
+    The base of Sign-In, and the rule of methods that train factors by definition.
     """
 
     beta: float = 1.0
@@ -196,7 +196,7 @@ class Factors(SignRule):
 
 
 def factors_of(method: Method[Options], settings: Factors | None = None) -> Factors:
-    """Return the factors of a method that trains them by nature, with its own β if it has one."""
+    """Return the factors of a method that trains them by definition, with its β if it has one."""
     given = Factors() if settings is None else settings
     own = {spec.name: getattr(given, spec.name) for spec in fields(Factors)}
     if method.inner_scaling is not None:
@@ -211,11 +211,11 @@ def find_rule(
 
     Args:
         sign_in: a rule, True for Sign-In with its default settings, or None.
-        optimizer: its weight decay of prunable weights is what decays that are not given follow.
+        optimizer: decays that are not given follow its weight decay of prunable weights.
 
     Raises:
-        UserError: something else, or prunable weights have different decays and one is to be
-            followed.
+        UserError: `sign_in` is something else, or the prunable weights have different decays and
+            one must be followed.
     """
     if sign_in is True:  # Sign-In is built on this package, which must not depend on it
         chosen: SignRule = importlib.import_module("signin").SignIn()
@@ -255,14 +255,14 @@ def check_rule(rule: SignRule | None, method: Method[Options]) -> None:
 
 
 def weight_decays(rule: SignRule, net: SparseModel, optimizer: Optimizer) -> list[float | None]:
-    """Return the weight decay of each of an optimizer's groups as the rule wants it.
+    """Return the weight decay that the rule needs for each of an optimizer's groups.
 
     Groups that do not decay and hold no prunable weight stay without decay. None leaves a group as
     it is.
 
     Raises:
-        UserError: a group holds prunable weights and others, and their decays would differ; or it
-            cannot decay weights, and the rule wants it to.
+        UserError: a group holds prunable weights and others, and their decays would differ; or the
+            optimizer has no weight decay, which the rule needs.
     """
     prunable = {id(weight) for weight in net.weights.values()}
     found: list[float | None] = []
@@ -289,7 +289,7 @@ def set_weight_decays(optimizer: Optimizer, decays: list[float | None]) -> Calla
     """Set the weight decay of each of an optimizer's groups; None leaves a group as it is.
 
     Returns:
-        A function that sets them back. Groups that were added since stay as they are.
+        A function that restores them. Groups that were added since do not change.
     """
     before: list[float | None] = []
     for group, decay in zip(optimizer.param_groups, decays, strict=False):

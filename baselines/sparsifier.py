@@ -30,6 +30,10 @@ from baselines.sign_rule import SignRule, check_rule, find_rule, set_weight_deca
 from baselines.training_state import check_training, training_of
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Sparsifier(PlannedSteps):
     """Makes a network sparse while an optimizer trains it. Made by `sparsify`.
 
@@ -56,7 +60,7 @@ class Sparsifier(PlannedSteps):
         self.manual_begin, self._masks_seen = manual_begin, 0
         self._begun = self._looked = self._replaced = self._lacks_state = False
         self._before_update: Any = None
-        self.restore_decays: Callable[[], Any] = list  # does nothing
+        self.restore_decays: Callable[[], None] = _nothing
         self._training = training_of(method, self.rule)
         net.storage = self.rule.storage(list(net.layers))
         method.setup(net)
@@ -64,7 +68,7 @@ class Sparsifier(PlannedSteps):
     # ---- start and end
 
     def start(self, optimizer: Optimizer, samples: Samples, share: bool) -> None:
-        """Let the method choose its first masks, and attach the optimizer. Keeps random states.
+        """Let the method choose its first masks, and attach the optimizer. Random states are kept.
 
         Args:
             share: give the masks and the model of rank 0 to all ranks of the process group.
@@ -99,10 +103,10 @@ class Sparsifier(PlannedSteps):
         self.net.warn_of_unfrozen(self.net.stepped_parameters)
 
     def detach(self) -> nn.Module:
-        """Do the same whatever has been written to the weights. Restore the weight decays."""
+        """Remove all hooks and latents without warnings. Restore the weight decays."""
         self.method.finalize(self.net)
         self.restore_decays()
-        self.restore_decays = list  # once: the user may change them
+        self.restore_decays = _nothing  # once: the user may change them
         return self.net.detach()
 
     # ---- what the loop may ask
@@ -151,10 +155,12 @@ class Sparsifier(PlannedSteps):
     def mask_gradients(self) -> None:
         """Set unused gradients to zero. Call it before clipping gradients by their norm.
 
-        Unused are those where masked, and under STR and Top-KAST those that reach no weight.
+        Unused gradients are those at masked positions and, with STR and Top-KAST, those that reach
+        no weight.
 
-        The method sees finite dense gradients before; a GradScaler leaves out the step of others.
-        It takes them as those of the coming step: call this only where `optimizer.step()` follows.
+        The method sees the dense gradients first, if they are finite (a GradScaler skips the step
+        otherwise). It takes them for those of the next step: call this only before
+        `optimizer.step()`.
         """
         if not self.method.reads_gradients(self.step) or self.net.has_finite_gradients():
             self.look_at_gradients()
@@ -253,8 +259,8 @@ def sparsify(
         sparsity: fraction of the prunable weights that end at zero, in [0, 1).
         steps: optimizer steps of the training; the method's schedules are fractions of it.
         steps_per_epoch: unit of Sign-In's rescaling and of levels; default: steps / 100.
-        sign_in: True, `SignIn(...)` or another SignRule, for any method. It sets the weight decay
-            of the optimizer's groups, in place of what they have, which it follows.
+        sign_in: True, `SignIn(...)` or another SignRule, for any method. It replaces the weight
+            decay of the optimizer's groups by values that follow from it.
         seed: for masks that are drawn at random; default: 0.
         samples: data for methods that need them, such as SNIP: a DataLoader of (inputs, class
             labels), a function n → batches, or `Samples` with a loss function.
@@ -267,7 +273,7 @@ def sparsify(
         options: the method's own.
 
     Returns:
-        The sparsifier. Its state_dict belongs into checkpoints.
+        The sparsifier. Save its state_dict in checkpoints.
 
     Raises:
         UserError: the model, the optimizer, the method or an option cannot be served.

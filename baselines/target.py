@@ -1,4 +1,4 @@
-"""How exactly a network must have the sparsity that was requested."""
+"""How much the sparsity of a network may differ from the requested one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a state says of the training that it is of."""
+"""The training that a state belongs to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from baselines.sign_rule import SignRule
 
 
 def training_of(method: Method[Options], rule: SignRule) -> dict[str, str]:
-    """Return what must be equal where a state is loaded."""
+    """Return what must be equal when a state is loaded."""
     name = None if type(rule) is SignRule else type(rule).__name__
     plan = method.plan
     return {
@@ -23,10 +23,10 @@ def training_of(method: Method[Options], rule: SignRule) -> dict[str, str]:
 
 
 def check_training(state: Mapping[str, Any], own: Mapping[str, str]) -> None:
-    """Check that a state is of the same training. Old states do not say it.
+    """Check that a state is of the same training. States of old versions are not checked.
 
     Raises:
-        UserError: it is of another one.
+        UserError: it is of another training.
     """
     for key, value in own.items():
         if (saved := state.get(key, value)) != value:

@@ -18,6 +18,7 @@ from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
+from launch.config.assignments import GRID_LISTS
 from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import runs_of
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Run", "grid", "results", "run"]
-
-_GRID_LISTS = {"seed": "seeds", "method": "methods"}
 
 
 def run(
@@ -131,7 +130,7 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
         return [one.calibrated() for one in name]
     if not name:
         return runs_of(choices)
-    fixed = {_GRID_LISTS.get(key, key): value for key, value in choices.items()}
+    fixed = {GRID_LISTS.get(key, key): value for key, value in choices.items()}
     for key in fixed.keys() & {"seeds", "methods"}:
         one = isinstance(fixed[key], str | int)
         fixed[key] = (fixed[key],) if one else tuple(fixed[key])
@@ -145,7 +144,7 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
 
 
 def _refuse_choices(choices: dict[str, Any]) -> None:
-    """Raise UserError for choices beside whole runs, on which they would have no effect."""
+    """Raise UserError for choices that are given with whole runs, on which they have no effect."""
     if choices:
         raise UserError(f"give {', '.join(sorted(choices))} to Run.make: a Run has all its fields.")
 

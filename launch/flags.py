@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# what tyro says, and how it is told
-_TOLD = (
+# patterns in tyro's messages, and what replaces them
+_REPLACEMENTS = (
     (r"^Error parsing [\w.]+: ", ""),
     (r"^Error parsing (--\S+): invalid literal for int.*: ", r"\1 takes a whole number, not "),
     (r"^Error parsing (--\S+): could not convert string to float: ", r"\1 takes a number, not "),
@@ -60,7 +60,7 @@ def parse(kind: type[T], args: list[str], prog: str, default: T | None = None) -
 
 
 def _one_line(box: str) -> str:
-    """Return tyro's message, and its guess at what was meant, without the box around them."""
+    """Return tyro's message and its suggestion, without the box around them."""
     parts: list[list[str]] = []
     rule = True
     for line in box.splitlines()[1:]:  # the first one is the title
@@ -78,12 +78,12 @@ def _one_line(box: str) -> str:
 
 
 def _plain(message: str) -> str:
-    """Return a message without names of classes and functions."""
+    """Return a message of tyro without names of classes and functions."""
     if message.startswith("Missing from "):
         flags = re.findall(r"(--[\w-]+) [A-Z{\[]", message)
         return f"{' and '.join(flags)} must be given"
-    for of_python, told in _TOLD:
-        message = re.sub(of_python, told, message)
+    for pattern, text in _REPLACEMENTS:
+        message = re.sub(pattern, text, message)
     return message
 
 

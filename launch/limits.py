@@ -1,4 +1,4 @@
-"""Limits of what is read from files of others, checked before anything is allocated."""
+"""Limits for files from elsewhere, checked before anything is allocated."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ MAX_EXPONENT = 5.0  # of one step, as in the authors' code
 class HAM(SignRule):
     """Hyperbolic Aware Minimization: θ ← θ·exp(−lr·(α·sign(θ)·∂L/∂θ + β)) after each step.
 
-    Acts on all parameters of at least two dimensions, as the authors' code: prunable weights, and
-    those that stay dense. Where a method transforms or selects weights (STR, SR-STE, Top-KAST), it
-    acts on those before.
+    Acts on all parameters of at least two dimensions, as in the authors' code: prunable weights,
+    and those that stay dense. Where a method transforms or selects weights (STR, SR-STE, Top-KAST),
+    it acts on the weights before that.
     """
 
     ham_alpha: float = 200.0
@@ -51,7 +51,7 @@ class HAM(SignRule):
         """Return the gradients of latents and of other parameters, by the id of the parameter.
 
         They are copies, since some optimizers change gradients in place (Adamax and SGD with
-        Nesterov momentum, on a GPU). Those of a fused optimizer, which does not, are left out
+        Nesterov momentum, on a GPU). Those of a fused optimizer, which changes none, are omitted
         unless a storage transforms them.
         """
         found: dict[int, Tensor] = {}

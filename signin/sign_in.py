@@ -20,14 +20,14 @@ from baselines.sign_rule import Factors
 class SignIn(Factors):
     """Sign-In, with the settings of the paper's Table 7 for CIFAR. Combines with every method.
 
-    With AdamW the decay acts on the factors, as the table has it for ImageNet; T₂ stays that of
-    CIFAR, half of the epochs.
+    With AdamW the decay acts on the factors, as in the table for ImageNet; T₂ is that of CIFAR,
+    half of the epochs.
     """
 
     rescale_period: int = 1
     """Rescale every p epochs; 0: never, which is plain m ⊙ w. The paper does not state its p."""
     rescale_until: float = 0.5
-    """T₂ as a fraction of the epochs: no rescale from there on."""
+    """T₂ as a fraction of the epochs: no rescale from then on."""
     rescale_after_masks: bool = True
     """Also rescale after each change of masks before T₂ (unless rescale_period is 0)."""
     rescale_masks_late: bool = changed(False, before=True)
@@ -53,7 +53,7 @@ class SignIn(Factors):
         return range(period - 1, self._until(epochs) - 1, period) if period else range(0)
 
     def rescales_later(self, epochs: int, keeps_masks: bool) -> bool:
-        """Return whether a rescale can follow the first epoch. Before it, one changes nothing.
+        """Return whether a rescale can follow the first epoch. An earlier one has no effect.
 
         Args:
             epochs: length of the training.
@@ -82,7 +82,7 @@ class SignIn(Factors):
             warnings.warn(reason, stacklevel=3)
 
     def begin_epoch(self, net: SparseModel, epoch: int, epochs: int) -> None:
-        """Rescale if Algorithm 1 does."""
+        """Rescale before the epochs of Algorithm 1."""
         if epoch in self.rescale_epochs(epochs):
             net.rescale(self.rescale_resets_state)
 

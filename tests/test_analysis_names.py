@@ -52,7 +52,8 @@ def test_every_method_has_the_name_and_family_of_the_documentation():
     assert NAMES.keys() == pages.keys() == {m for members in FAMILIES.values() for m in members}
     for method, (title, family) in pages.items():
         assert NAMES[method].split()[0] in (title.split()[0], "Random"), method
-        assert family.endswith(family_of(method))
+        assert family == family_of(method)
+        assert keeps_mask(method) == methods()[method].keeps_masks(), method
 
 
 def test_methods_that_train_factors_are_those_of_the_registry():
@@ -60,7 +61,7 @@ def test_methods_that_train_factors_are_those_of_the_registry():
 
 
 def test_families_of_other_labels():
-    assert family_of("random (uniform)") == "at initialisation"
+    assert family_of("random (uniform)") == "pruning at initialisation"
     assert family_of("fixed (rigl@final)") == "dynamic sparse" and family_of("mine") == OTHERS
 
 

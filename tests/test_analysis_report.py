@@ -152,7 +152,7 @@ def test_what_cannot_be_shown_is_told_once_per_reason():
     part = Part("Results", notes=["n"])
     for title, reason in (("Curves", "a"), ("Figure 1", "a"), ("Figure 5", "b")):
         part.refuse(title, UserError(reason))
-    assert part.told == ["n", "Curves, Figure 1: a", "Figure 5: b"]
+    assert part.remarks == ["n", "Curves, Figure 1: a", "Figure 5: b"]
 
 
 def test_the_papers_tables_are_shown_for_its_recipes(unsaved, tmp_path):

@@ -444,7 +444,7 @@ def test_mistakes_are_named_at_once(change, message):
         ({"steps": 11}, "steps is 10 in the plan"),
         ({"steps_per_epoch": 2}, "steps_per_epoch is 1 in the plan"),
         ({"seed": 1}, "seed is 0 in the plan of the given method, not 1"),
-        ({"update_every": 3}, "give update_every to the method that is made"),
+        ({"update_every": 3}, "give update_every to the constructor of the method"),
     ],
 )
 def test_an_instance_of_another_plan_is_refused(change, message):

@@ -48,6 +48,7 @@ from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import read_snapshot, write_snapshot
 from launch.runs.tensors import digest_of_tensors, load_tensors, save_tensors
+from launch.training.check import check_runs
 from launch.training.loop import Loop
 from launch.training.run import run_training
 from launch.training.state import rows_of
@@ -362,6 +363,8 @@ def test_a_finished_run_whose_result_the_system_fails_to_read_is_not_trained(mac
         fail_to_read(path, errno.EACCES, patch)
         with pytest.raises(UserError, match=r"result\.json cannot be read \(Permission denied\)"):
             train(run, machine)
+        with pytest.raises(UnreadableFile):
+            check_runs([run], machine)
         with pytest.raises(UnreadableFile), RunFolder(run, machine.runs).opened():
             raise AssertionError("it is opened")
     assert path.read_text() == text and train(run, machine) == result

@@ -343,8 +343,9 @@ def test_streaming_leaves_the_global_generator_alone(image_folder):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_rank_without_a_last_batch_has_one_less(image_folder):
-    recipe = replace(small(image_folder, image_size=96), batch_size=8)
+@pytest.mark.parametrize("size", [16, 96])  # held on the device, and streamed
+def test_a_rank_without_a_last_batch_has_one_less(image_folder, size):
+    recipe = replace(small(image_folder, image_size=size), batch_size=8)
     parts = [load(recipe, share=Share(r, 2)).test for r in (0, 1)]
     labels = [[y.tolist() for _, y in part.epoch(0)] for part in parts]
     assert [len(part) for part in parts] == [2, 1] == [len(part) for part in labels]

@@ -264,7 +264,7 @@ def test_files_of_others_are_not_removed(exporting, tmp_path, capsys):
         (out / file).write_text("of a project")
         assert main(exporting) == 2
         error = capsys.readouterr().err
-        assert f"{out} has a {file} that is of no earlier export" in error
+        assert f"{out} has a {file} that is not from an earlier export" in error
         assert error.count("\n") == 1 and [path.name for path in out.iterdir()] == [file]
         assert (out / file).read_text() == "of a project"
         (out / file).unlink()

@@ -567,7 +567,7 @@ def test_an_average_that_is_less_sparse_is_noticed(tmp_path):
             torch.nn.init.ones_(module.net[0].weight)
 
     trainer = trainer_of(tmp_path, callback_of("rigl", None), 15, callbacks=[Average()])
-    with pytest.warns(UserWarning, match=r"replaced, by an average .* of the masks 0\.750"):
+    with pytest.warns(UserWarning, match=r"replaced, .* of the masks 0\.750"):
         trainer.fit(Module(), Loader(batches(PER_EPOCH)))
 
 

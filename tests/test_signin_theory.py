@@ -53,14 +53,14 @@ def test_theorem_5_2_needs_the_larger_outer_scaling(betas):
 
 
 @pytest.mark.parametrize("storages", [PLAIN, sign_in_storages(1.0)])
-def test_what_is_called_hopeless_stays_so(storages):
+def test_stuck_students_stay_so(storages):
     """Without the early stop the same runs stay exactly on the stable manifold."""
     for case in ((-1, 1), (1, -1), (-1, -1)):
         descent = Descent(one_input(), *grid(*case), storages, 0.01)
-        assert descent.hopeless.all()
+        assert descent.stuck.all()
         for _ in range(3000):
             descent.step()
-        assert descent.hopeless.all() and (descent.loss > 0.2).all()
+        assert descent.stuck.all() and (descent.loss > 0.2).all()
 
 
 @pytest.mark.parametrize("start", flow.STARTS)

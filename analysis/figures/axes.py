@@ -26,7 +26,7 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look]) -> None:
             first, place = i * every // len(looks), {}
         else:
             shift = _DODGE * (i - (len(looks) - 1) / 2)
-            first, every, place = 0, 1, {"transform": _shifted(ax, shift)}
+            first, every, place = 0, 1, {"transform": _shift(ax, shift)}
         ax.plot(line["x"], line["mean"], markevery=(first, every), **place, **look)
         crosses = line[line["marked"]]
         if len(crosses):
@@ -35,7 +35,7 @@ def plot_lines(ax: Any, panel: Panel, looks: Mapping[Group, Look]) -> None:
         ax.fill_between(line["x"], low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
-def _shifted(ax: Any, points: float) -> Any:
+def _shift(ax: Any, points: float) -> Any:
     """Return the transform of data, shifted to the right."""
     from matplotlib.transforms import ScaledTranslation
 
@@ -73,7 +73,7 @@ def wrapped(text: str, width: float) -> str:
 
 
 def label_ticks(ax: Any, ticks: Mapping[float, str], width: float) -> None:
-    """Label the x axis, without the labels that would have no room."""
+    """Label the x axis, without labels for which there is no space."""
     longest = max(map(len, ticks.values()))
     upright = longest > LONGEST_LEVEL
     low, high = ax.get_xlim()

@@ -23,8 +23,7 @@ _IMAGES = ["images", "per_class"]  # columns of numbers of images
 def draw_flips_and_sharpness(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw (a) sign flips since initialisation, (b) the largest Hessian eigenvalue.
 
-    Without (b), and with a warning, if sharpness was not measured, or on different
-    numbers of images.
+    (b) is omitted with a warning if sharpness was not measured, or on different numbers of images.
 
     Raises:
         UserError: the runs cannot be compared.

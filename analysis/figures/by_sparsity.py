@@ -54,7 +54,7 @@ def _order(table: pd.DataFrame) -> list[str]:
     """Return the labels, best first: by the best mean at each sparsity, averaged.
 
     Means are taken relative to those of the sparsity: a method that was not run at high sparsities
-    is not better for it.
+    has no advantage from that.
     """
     competing = table.assign(mean=table["mean"].where(~table["marked"]))
     best = competing.groupby(["sparsity", "label"])["mean"].max()
@@ -67,7 +67,7 @@ def draw_accuracy(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw accuracy against sparsity, one line per method; the ranking if there is one sparsity.
 
     The sparsity axis is logarithmic in the density. Methods that have runs at sparsity 0 only are a
-    horizontal line; of the others, these runs are left out. Results at another sparsity than the
+    horizontal line; for other methods, these runs are omitted. Results at another sparsity than the
     requested one are drawn at the realised one, with a cross.
 
     Raises:

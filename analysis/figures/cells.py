@@ -84,7 +84,7 @@ def draw_cells(panels: Sequence[Panel], size: Size) -> Figure:
     heads = [_HEAD * bool(panel.title) for panel in panels]
     below = [1.4 * LINE + _ticks_height(panel) for panel in panels]
     around = key + sum(heads) + sum(below)
-    grid = _fitted(panels, size, around)
+    grid = _fit(panels, size, around)
     y = around + len(panels) * grid.total
     drawn = Figure(figsize=(size.width, y))
     for panel, head, room in zip(panels, heads, below, strict=True):
@@ -96,7 +96,7 @@ def draw_cells(panels: Sequence[Panel], size: Size) -> Figure:
     return drawn
 
 
-def _fitted(panels: Sequence[Panel], size: Size, around: float) -> _Grid:
+def _fit(panels: Sequence[Panel], size: Size, around: float) -> _Grid:
     """Return the widest cells with which a figure fits its height, or else a page.
 
     Args:

@@ -86,7 +86,7 @@ def per_run(runs: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame])
 def lowest_typical(values: pd.Series[float]) -> float:
     """Return the lowest value, without those far below the others.
 
-    Far is more than three times the range between the quartiles below the lower one.
+    Far means more than three interquartile ranges below the lower quartile.
     """
     low, high = values.quantile(0.25), values.quantile(0.75)
     return float(values[values >= low - 3 * (high - low)].min())

@@ -124,7 +124,7 @@ def share_y(panels: Sequence[Panel]) -> list[Panel]:
 
 
 def groups_of(panels: Iterable[Panel]) -> list[Group]:
-    """Return what the panels have lines of, by family of the method, then by name and rule."""
+    """Return the groups that the panels show, by family of the method, then by name and rule."""
     found = {group for panel in panels for group in panel.lines}
     return sorted(found, key=_place)
 

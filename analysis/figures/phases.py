@@ -51,4 +51,4 @@ def _panel(flips: pd.DataFrame, title: str) -> DotPanel:
 
 
 def _is_from_scratch(label: str) -> bool:
-    return is_fixed(label) or method_of(label) in FAMILIES["at initialisation"]
+    return is_fixed(label) or method_of(label) in FAMILIES["pruning at initialisation"]

@@ -25,11 +25,12 @@ _LINE, _TOP = 0.17, 0.55  # heights in inches: of a method's line, and of what i
 
 
 def draw_ranks(runs: pd.DataFrame, size: Size) -> Figure:
-    """Draw average ranks over recipes and sparsities; bars join what Nemenyi's test does not part.
+    """Draw average ranks over recipes and sparsities; bars show Nemenyi's test.
 
-    As in Demšar 2006: the best method is on the left. Without enough comparisons for a test there
-    are no bars. Where the names have no room beside the axis, each method has a row of its own, and
-    a line marks the critical difference from the best.
+    As in Demšar 2006: the best method is on the left, and a bar joins methods that the test does
+    not distinguish. Without enough comparisons for a test there are no bars. If there is no space
+    for the names beside the axis, each method has a row of its own, and a line marks the critical
+    difference from the best.
 
     Raises:
         UserError: the methods were not run at two recipes or sparsities, or differ in more than

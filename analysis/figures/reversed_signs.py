@@ -22,7 +22,7 @@ _SHARE = "options.flip_signs"
 def draw_reversed_signs(runs: pd.DataFrame, size: Size) -> Figure:
     """Draw accuracy against the share of reversed signs, one line per mask and rule.
 
-    Drawn are runs that start from the final mask and signs of a run and from their own magnitudes.
+    Draws runs that start from the final mask and signs of a run and from their own magnitudes.
     The runs that learned the masks are horizontal lines.
 
     Raises:

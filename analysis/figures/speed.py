@@ -42,7 +42,7 @@ def read_speeds(paths: Sequence[Path]) -> pd.DataFrame:
     replaced, the speed is 1. Dense and sparse networks have the same precision.
 
     Raises:
-        UserError: a file cannot be read, or is of another kind, or they are of several devices.
+        UserError: a file cannot be read, or is of another kind, or they are from several devices.
     """
     tables = []
     for path in paths:
@@ -76,7 +76,7 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
         speeds: from `read_speeds`.
 
     Raises:
-        UserError: there are more networks or lines than can be told apart.
+        UserError: there are more networks or lines than can be distinguished.
     """
     networks = list(dict.fromkeys(speeds["network"]))
     series = _series(speeds)
@@ -100,7 +100,7 @@ def draw_speeds(speeds: pd.DataFrame, size: Size) -> Figure:
 
 
 def _series(speeds: pd.DataFrame) -> list[Series]:
-    """Return what lines are drawn of, those of float32 first."""
+    """Return the series that are drawn as lines, those of float32 first."""
     found = set(speeds[_LINE_BY].itertuples(index=False, name=None))
     return sorted(found, key=lambda one: (one[0] != "float32", *one))
 

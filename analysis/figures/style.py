@@ -27,7 +27,7 @@ MARKERS = "osD^vPX*"
 ENDINGS = (".pdf", ".svg", ".png")  # of figures that are written
 Look = dict[str, Any]  # keyword arguments of a line: its colour, marker and dashes
 MOST = len(COLOURS)  # methods in one panel
-# methods in the order in which they choose their colours
+# methods in the order in which they are assigned colours
 _ORDER = (
     *("random", "acdc", "rigl", "str", "snip", "synflow", "lrr", "dense"),
     *("set", "gmp", "srigl", "woodfisher", "grasp", "phew", "imp", "mw"),
@@ -38,7 +38,7 @@ RULE_LOOKS: dict[str, Look] = {
     SIGN_IN: {"linestyle": (0, (4, 1.5)), "markerfacecolor": "white"},
     HAM: {"linestyle": (0, (4, 1, 1, 1)), "markerfacecolor": "#c0c0c0"},
 }
-RULE_COLOURS: dict[str, Look] = {  # where colours do not tell methods
+RULE_COLOURS: dict[str, Look] = {  # where colours do not distinguish methods
     PLAIN: {"color": COLOURS[0], "marker": "o"},
     SIGN_IN: {"color": COLOURS[3], "marker": "D"},
     HAM: {"color": COLOURS[2], "marker": "s"},

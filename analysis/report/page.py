@@ -25,12 +25,12 @@ _OF_ONE_SPARSITY = ("curves", "1", "5", "8", "9")  # names of figures
 
 @dataclass
 class Part:
-    """What is below one heading.
+    """The content below one heading.
 
     Attributes:
         blocks: pictures, and tables as HTML texts.
         notes: what is not shown in a figure, or was not measured.
-        refused: what cannot be shown, by reason.
+        refused: titles of what cannot be shown, by reason.
     """
 
     title: str
@@ -39,12 +39,12 @@ class Part:
     refused: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def told(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """The notes, and one line for each reason why something cannot be shown."""
         return self.notes + [f"{', '.join(what)}: {why}" for why, what in self.refused.items()]
 
     def refuse(self, title: str, reason: UserError) -> None:
-        """Note why something cannot be shown."""
+        """Add a note why something cannot be shown."""
         self.refused.setdefault(str(reason), []).append(title)
 
     def draw(self, name: str, runs: pd.DataFrame) -> None:
@@ -129,7 +129,7 @@ def _section(recipe: str, runs: pd.DataFrame, missing: Missing | None) -> Sectio
         for name in _OF_ONE_SPARSITY:
             part.draw(name, own)
         parts.append(part)
-    return Section(recipe, _shared_settings(runs), [p for p in parts if p.blocks or p.told])
+    return Section(recipe, _shared_settings(runs), [p for p in parts if p.blocks or p.remarks])
 
 
 def _results(runs: pd.DataFrame) -> Part:

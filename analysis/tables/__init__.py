@@ -105,7 +105,7 @@ def make_table(
         paper: whether the paper's tables show its own values.
         select: fields whose values are chosen for each row by validation accuracy.
         protocol: whose runs of random masks and SynFlow the paper's tables show: the suite's, or
-            those made as by code of the paper's group (see `analysis.protocol`).
+            that of code of the paper's group (see `analysis.protocol`).
         command: returns the command line that trains missing cells of the paper's tables.
 
     Raises:

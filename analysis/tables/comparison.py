@@ -124,13 +124,13 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
 
 
 def listed_rules(table: pd.DataFrame) -> str:
-    """Return what gains are of: "Sign-In or HAM", if a table has runs with both."""
+    """Return the rules that gains belong to: "Sign-In or HAM" if a table has runs with both."""
     present = set(table["rule"])
     return " or ".join(rule for rule in RULES if rule in present and rule)
 
 
 def gain_notes(table: pd.DataFrame) -> list[str]:
-    """Return a line that says what a gain is, if there are any."""
+    """Return a line that defines the gain, if a table has gains."""
     told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
     return [told] * bool(table["gain"].notna().any())
 

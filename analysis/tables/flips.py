@@ -65,7 +65,8 @@ def _spans(run: pd.Series) -> pd.DataFrame:
 def _check_spans(table: pd.DataFrame, keys: Sequence[str]) -> None:
     """Raise UserError if the spans of the runs of a row end at several T₂.
 
-    The settings of a plain run are those of its first start, for its name has none of Sign-In.
+    The settings of a plain run are those of its first start, since its name contains none of
+    Sign-In.
     """
     for _, row in table.groupby(list(keys), dropna=False):
         if row["until"].nunique() > 1:

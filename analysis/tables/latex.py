@@ -14,7 +14,7 @@ from analysis.tables.sheet import MINUS, POWER, Sheet
 COLUMN, TEXT, LANDSCAPE = 234.0, 487.0, 650.0  # ICML's column and text, in points
 ROWS, LANDSCAPE_ROWS = 48, 30  # on a page
 _CHARACTER, _GAP = 4.7, 12.0  # widths of a character in \small, and of the space between columns
-_SMALLEST = 0.75  # a table that would shrink further to fit the text's width is turned
+_SMALLEST = 0.75  # a table that would shrink further to fit the text's width is rotated
 _ESCAPES = str.maketrans(
     {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
     | {"^": r"\textasciicircum{}", "±": r"$\pm$", "⊙": r"$\odot$", "—": "--"}
@@ -28,13 +28,15 @@ _NUMBER = re.compile(r"([+-]?)(\d+)((?:\.\d+)?)((?:e[+-]?\d+)?)([†‡*]*)")
 def to_latex(sheet: Sheet) -> str:
     """Return the sheet as one or more floats, with all texts escaped and numbers aligned.
 
-    A sheet takes a column if it fits, else both columns. It is scaled down to their width if it
-    is up to a third wider, and turned if it is wider than that. Long ones continue on more pages.
+    A sheet takes a column if it fits, else both columns. It is scaled down to their width if it is
+    up to a third wider, and rotated if it is wider than that. Long sheets continue on more pages.
     """
     width = _width(sheet)
     turned = width * _SMALLEST > TEXT
     kind = "sidewaystable*" if turned else "table*" if width > COLUMN else "table"
-    rows = [_line(cells, bold) for cells, bold in zip(_aligned(sheet), _bold(sheet), strict=True)]
+    rows = [
+        _line(cells, bold) for cells, bold in zip(_align_cells(sheet), _bold(sheet), strict=True)
+    ]
     most = LANDSCAPE_ROWS if turned else ROWS
     parts = -(-len(rows) // most) or 1
     length = -(-len(rows) // parts)
@@ -98,7 +100,7 @@ def _line(cells: Sequence[str], bold: Sequence[bool]) -> str:
     return " & ".join(shown) + r" \\"
 
 
-def _aligned(sheet: Sheet) -> list[tuple[str, ...]]:
+def _align_cells(sheet: Sheet) -> list[tuple[str, ...]]:
     """Return the rows of escaped cells, with the numbers of each right-aligned column aligned."""
     columns = [list(sheet.cells[name]) for name in sheet.cells.columns]
     done = [
@@ -118,12 +120,12 @@ def align(texts: Sequence[str]) -> list[str]:
     numbers = [parts if len(parts) > 1 and not parts[0] else [] for parts in split]
     widest = [max(found, key=len) for found in zip_longest(*numbers, fillvalue="")]
     return [
-        _padded(parts, widest) if parts else escape(text)
+        _pad(parts, widest) if parts else escape(text)
         for parts, text in zip(numbers, texts, strict=True)
     ]
 
 
-def _padded(parts: Sequence[str], widest: Sequence[str]) -> str:
+def _pad(parts: Sequence[str], widest: Sequence[str]) -> str:
     """Return the parts of a cell, each padded to the width of the widest one at its place."""
     out, bracket = "", ""
     for i in range(1, len(parts), 6):

@@ -54,13 +54,13 @@ def leave_out_constants(sheet: Sheet, numbers: bool = True) -> Sheet:
     if names and set(names) <= set(constant):
         constant.remove("method" if "method" in names else names[-1])
     # the column of Sign-In and HAM has no name
-    told = [f"{name} {cells[name].iloc[0]}".lstrip() for name in constant if cells[name].iloc[0]]
+    values = [f"{name} {cells[name].iloc[0]}".lstrip() for name in constant if cells[name].iloc[0]]
     return replace(
         sheet,
         cells=cells.drop(columns=constant),
         bold=bold.drop(columns=constant),
         labels=sum(name not in constant for name in cells.columns[: sheet.labels]),
-        notes=[*sheet.notes, *([f"in all rows: {', '.join(told)}"] if told else [])],
+        notes=[*sheet.notes, *([f"in all rows: {', '.join(values)}"] if values else [])],
     )
 
 
@@ -80,12 +80,12 @@ def to_text(sheet: Sheet, colour: bool = False, width: int = 0) -> str:
     ]
     parts = _blocks([max(map(len, column)) for column in columns], sheet.labels, width)
     blocks = [_block(sheet, columns, part, colour) for part in parts]
-    notes = [_wrapped(note, width) for note in sheet.notes]
-    return "\n".join([_wrapped(sheet.title, width), "\n\n".join(blocks), *notes])
+    notes = [_wrap(note, width) for note in sheet.notes]
+    return "\n".join([_wrap(sheet.title, width), "\n\n".join(blocks), *notes])
 
 
-def _wrapped(text: str, width: int) -> str:
-    """Return a text in lines of a width, unless it has a command to be copied."""
+def _wrap(text: str, width: int) -> str:
+    """Return a text in lines of a width, unless it has a command to copy."""
     if not width or ": signbench " in text:
         return text
     return textwrap.fill(

@@ -46,7 +46,7 @@ class AttachedLatents(Latents):
         after: called after each step.
 
     Raises:
-        Exception: any; nothing but the masked weights is changed then.
+        Exception: of any type; only the masked weights have changed then.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class AttachedLatents(Latents):
         return groups
 
     def _skip_step(self) -> bool:
-        """Leave out a step that a fused optimizer takes although a GradScaler has found infinity.
+        """Skip a step that a fused optimizer takes although a GradScaler has found infinity.
 
         Other optimizers are not called then.
         """
@@ -147,7 +147,7 @@ class AttachedLatents(Latents):
         return self._is_skipped
 
     def _step_now(self, layer: Layer, group: dict[str, Any]) -> bool:
-        """Take a layer's step in the optimizer's place, if it can be taken in pieces.
+        """Step a layer in place of the optimizer, if the step can be done in pieces.
 
         Latents that the layer shares are left to the optimizer.
         """

@@ -1,4 +1,4 @@
-"""Groups of layers that are worked on together, as flat lists."""
+"""Groups of layers that are processed together, as flat lists."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from baselines.engine.layer import Layer
 
 
 def blocks(layers: list[Layer]) -> list[list[Layer]]:
-    """Group layers that are worked on together.
+    """Return groups of layers that are processed together.
 
-    On a GPU all of them, for few kernel launches. On a CPU as many as keep the temporary tensors in
-    the cache, and in memory that was used before.
+    On a GPU, all layers are one group, for few kernel launches. On a CPU, groups are so small that
+    temporary tensors stay in the cache and reuse memory.
     """
     if not layers:
         return []

@@ -36,14 +36,14 @@ def equal_on_ranks(net: SparseModel, share: bool) -> Iterator[None]:
 
 
 def broadcast_model(model: nn.Module) -> None:
-    """Take over the parameters and buffers of rank 0, but for those that DDP is told to ignore."""
+    """Broadcast the parameters and buffers of rank 0, except those that DDP ignores."""
     ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
     named = [*model.named_parameters(), *model.named_buffers()]
     _broadcast(tensor for name, tensor in named if name not in ignored)
 
 
 def broadcast_masks(net: SparseModel) -> None:
-    """Take over the masks of rank 0."""
+    """Broadcast the masks of rank 0."""
     masks = net.masks
     _broadcast(masks.values())
     net.set_masks(masks)
@@ -51,7 +51,7 @@ def broadcast_masks(net: SparseModel) -> None:
 
 @torch.no_grad()
 def _broadcast(tensors: Iterable[Tensor]) -> None:
-    """Take over the values of rank 0. Tensors of any type and memory format are sent as bytes."""
+    """Broadcast the values of rank 0. Tensors of any type and memory format are sent as bytes."""
     for tensor in tensors:
         if tensor.numel():
             sent = tensor.detach().clone(memory_format=torch.contiguous_format)

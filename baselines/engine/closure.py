@@ -45,7 +45,7 @@ def evaluate_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether there is a closure among the arguments that has not been evaluated."""
+    """Return whether the arguments have a closure that has not been evaluated."""
     return any(map(_is_closure, (*args[1:], *kwargs.values())))
 
 

@@ -92,14 +92,14 @@ def merge_in_pieces(storage: Storage, layer: Layer) -> bool:
 
 
 def _is_special(optimizer: Optimizer, group: Group) -> bool:
-    """Whether the step does more than the rules below."""
+    """Return whether the step does more than the rules below."""
     flags = ("differentiable", "amsgrad", "capturable")
     scaled = getattr(optimizer, "found_inf", None) is not None  # set by a GradScaler
     return scaled or any(group.get(flag) for flag in flags)
 
 
 def _is_like(weight: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor is on the CPU with the weight's dtype, shape and memory layout."""
+    """Return whether a tensor is on the CPU with the weight's dtype, shape and memory layout."""
     if (tensor.dtype, tensor.shape) != (weight.dtype, weight.shape):
         return False
     return device.on_cpu(tensor) and lie_alike(tensor, weight)

@@ -46,7 +46,7 @@ def warn_of_added_decay(name: str, optimizer: Optimizer) -> None:
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any], decay: float) -> list[Tensor]:
-    """Return the optimizer's state of a matrix after one step, but for single numbers."""
+    """Return the optimizer's state of a matrix after one step, except single numbers."""
     parameter = nn.Parameter(torch.ones(4, 4, device=group["params"][0].device))
     own = {**group, "lr": 0.01, "weight_decay": decay, "params": [parameter]}
     probe = probe_of(optimizer, own)

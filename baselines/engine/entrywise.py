@@ -37,13 +37,17 @@ def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     """
     if type(optimizer) in _ENTRYWISE:
         return True
-    matrix, vector = (_stepped(optimizer, group, shape) for shape in (_SHAPE, (math.prod(_SHAPE),)))
+    matrix, vector = (
+        _step_twice(optimizer, group, shape) for shape in (_SHAPE, (math.prod(_SHAPE),))
+    )
     if matrix is None or vector is None:
         return vector is not None or matrix is None
     return torch.allclose(matrix.flatten(), vector, rtol=1e-4, atol=1e-7)
 
 
-def _stepped(optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
+def _step_twice(
+    optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]
+) -> Tensor | None:
     """Return a tensor of the shape after two steps from fixed values; None if a step fails."""
     device = group["params"][0].device
     entries = torch.arange(float(math.prod(shape)), device=device).view(shape)

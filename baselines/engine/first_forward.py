@@ -33,7 +33,7 @@ class FirstForward:
         ]
 
     def begin(self, by_trainer: bool = False) -> None:
-        """Begin to watch, unless a pass was watched to its end.
+        """Start watching, unless a complete pass has been watched.
 
         Args:
             by_trainer: watch until the trainer calls `end`, also after passes of the model.

@@ -56,13 +56,13 @@ class Slot:
 
     @property
     def weight(self) -> Tensor:
-        """What the module has there: a parameter, unless it is computed, which happens now."""
+        """The module's tensor: a parameter, or computed at each access (see `is_computed`)."""
         weight: Tensor = getattr(self.module, self.attribute)
         return weight
 
     @property
     def key(self) -> object:
-        """What is equal for all places of one weight."""
+        """A key that is equal for all places of one weight."""
         return (id(self.module), self.attribute) if self.is_computed else id(self.weight)
 
     @property
@@ -84,14 +84,14 @@ class Slot:
 
     @property
     def is_trained(self) -> bool:
-        """Whether gradients reach the weight; taken for granted if it is computed."""
+        """Whether gradients reach the weight; assumed if it is computed."""
         return self.is_computed or self.weight.requires_grad
 
 
 def slots(model: nn.Module) -> Iterator[Slot]:
     """Yield the places of weights of linear maps and of other parameters of two or more dimensions.
 
-    A parameter that modules share has several. Those from which a weight is computed have none.
+    A parameter that modules share has several places; one from which a weight is computed has none.
     """
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""

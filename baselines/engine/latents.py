@@ -93,7 +93,7 @@ class Latents:
     def load(self, old: Layer, new: Layer, values: Mapping[str, Tensor]) -> None:
         """Give a layer saved latents.
 
-        The optimizer's state stays in its place: it may have been loaded already.
+        The optimizer's state does not change: it may have been loaded already.
         """
         parts: list[Tensor] = []
         for name, held in old.latents.items():
@@ -109,10 +109,10 @@ class Latents:
                 self.optimizer.state[latent] = kept
 
     def follow(self, keep: bool = True) -> None:
-        """Take over weights that somebody else has written, and clear what is masked.
+        """Update latents from weights that were written from outside, and clear masked entries.
 
         Args:
-            keep: only the weights that have changed are split again; else all of their layer.
+            keep: split only the weights that have changed; otherwise all weights of their layer.
 
         Raises:
             UserError: the model was moved before.
@@ -132,10 +132,10 @@ class Latents:
             self.split_again([layer], keep)
 
     def split_again(self, layers: list[Layer], keep: bool = False) -> None:
-        """Split the effective weights again; they do not change but for rounding.
+        """Split the effective weights again; they change only by rounding.
 
         Args:
-            keep: keep the latents of weights that they yield already.
+            keep: keep latents that already yield their weights.
         """
         for block in blocks(layers):
             latents = columns(block)
@@ -173,7 +173,7 @@ class Latents:
             layer.mark_read()
 
     def mark_in_place(self) -> None:
-        """Remember the versions of masked weights that are stepped themselves."""
+        """Remember the versions of masked weights that are stepped directly."""
         for layer in self.masked_in_place:
             layer.mark_read()
 

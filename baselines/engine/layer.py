@@ -39,7 +39,7 @@ class Layer:
         self.mark_read()
 
     def hold(self, latents: dict[str, nn.Parameter]) -> None:
-        """Take latents by the storage's names, or none."""
+        """Set the latents, by the storage's names. An empty dict removes them."""
         self.latents = latents
         self.own_latents = tuple(latent for latent in latents.values() if latent.ndim > 0)
         self.shared_latents = tuple(latent for latent in latents.values() if latent.ndim == 0)
@@ -51,14 +51,14 @@ class Layer:
 
     @property
     def was_written(self) -> bool:
-        """Whether somebody else has written to the weight since `mark_read`."""
+        """Whether the weight was written from outside since `mark_read`."""
         return self.weight._version != self.version
 
     def check_placement(self) -> None:
         """Check that the weight is where its latents are.
 
         Raises:
-            UserError: it is not.
+            UserError: the model was moved, or its dtype or memory format has changed.
         """
         weight, latent = self.weight, next(iter(self.latents.values()))
         if (
@@ -113,7 +113,7 @@ class Layer:
         return dense if target is dense else dense.copy_(target)
 
     def take(self, dense: Tensor) -> Tensor:
-        """Return what a latent holds of a tensor of the weight's shape."""
+        """Return the entries of a tensor of the weight's shape that a latent holds."""
         if not self.full_size or self.index is None:
             return self.gather(dense)
         return self.scatter(self.gather(dense), torch.zeros_like(self.weight, dtype=dense.dtype))

@@ -83,11 +83,11 @@ class MaskedWeights:
         return _fraction_of_zeros(self.weights.values())
 
     def warn_if_denser(self) -> None:
-        """Warn if the weights are denser than their masks: somebody has written them."""
+        """Warn if the weights are denser than their masks: they were written from outside."""
         sparsity, masked = self.sparsity(), self.masked
         if sparsity < masked - 1e-6:
             warnings.warn(
-                "the weights have been replaced, by an average or a checkpoint, say: their "
+                "the weights have been replaced, for example by an average or a checkpoint: their "
                 f"sparsity is {sparsity:.3f}, that of the masks {masked:.3f}; "
                 "sparsifier.net.set_masks(sparsifier.masks) applies the masks.",
                 stacklevel=4,  # the line that ends the training
@@ -111,7 +111,7 @@ class MaskedWeights:
             )
 
     def sparsity_all(self) -> float:
-        """Return the same with the weights of linear maps that are excluded or frozen."""
+        """Return the sparsity of all weights of linear maps, also of excluded and frozen ones."""
         return _fraction_of_zeros((all_weights(self.model) | self.weights).values())
 
     def magnitudes(self) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class MaskedWeights:
         """Check that all weights have the form (outputs, inputs, *kernel).
 
         Args:
-            what: needs it.
+            what: what needs this form, for the message.
 
         Raises:
             UserError: one has another form.

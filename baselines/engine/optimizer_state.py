@@ -17,7 +17,7 @@ Lists = list[list[nn.Parameter]]  # of each parameter group
 def show_latents(optimizer: Optimizer, layers: Sequence[Layer], shared_decay: float) -> Lists:
     """Put latents into the parameter groups in place of the weights.
 
-    Latents that a layer shares get a group with the options of the weights' group, but for the
+    Latents that a layer shares get a group with the options of the weights' group, except for the
     weight decay. It exists only until `show_weights`, so that schedulers never see it.
 
     Returns:
@@ -94,7 +94,7 @@ def moved_state(
 
 
 def cleared_value(optimizer: Optimizer, weight: Tensor, key: str) -> float:
-    """Return what the optimizer begins with in an entry of its state of a weight."""
+    """Return the initial value of an entry of the optimizer's state of a weight."""
     if isinstance(optimizer, Rprop) and key == "step_size":  # 0 would stay 0
         groups = optimizer.param_groups
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))

@@ -45,7 +45,7 @@ def prunable_weights(
 def prunable_slots(
     model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()
 ) -> dict[str, Slot]:
-    """Return the weights of linear maps and those included that are trained and not excluded.
+    """Return the trained weights of linear maps and of `include` that are not excluded.
 
     Warns with the names of the largest tensors that are neither pruned nor excluded if the pruned
     ones are less than 90 % of the trained parameters in tensors of two or more dimensions.
@@ -57,7 +57,7 @@ def prunable_slots(
     Raises:
         UserError: no weight is left, a pattern matches nothing, or a weight cannot be pruned: it
             is shared with a module of another type, computed by a parametrization, a tensor
-            subclass (sharded, say), not initialised, or not dense in memory.
+            subclass (such as a sharded one), not initialised, or not dense in memory.
     """
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
@@ -66,7 +66,9 @@ def prunable_slots(
     wanted, included = _wanted(places, exclude, include)
     trained = {key: slot for key, slot in wanted.items() if slot.is_trained}
     chosen = {
-        key: _checked(slot) for key, slot in trained.items() if slot.is_known or key in included
+        key: _check_weight(slot)
+        for key, slot in trained.items()
+        if slot.is_known or key in included
     }
     if not chosen:
         raise UserError(
@@ -94,8 +96,8 @@ def _wanted(
     places: list[Slot], exclude: Iterable[str], include: Iterable[str]
 ) -> tuple[dict[object, Slot], set[object]]:
     """Return a place of each weight that is not excluded by its key, and the keys included."""
-    excluded = _matching("exclude", exclude, places)
-    included = _matching("include", include, places)
+    excluded = _match_patterns("exclude", exclude, places)
+    included = _match_patterns("include", include, places)
     weights = _by_weight(places).items()
     return {key: slot for key, slot in weights if key not in excluded}, included
 
@@ -111,7 +113,7 @@ def _by_weight(places: Iterable[Slot]) -> dict[object, Slot]:
     return found
 
 
-def _matching(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
+def _match_patterns(option: str, patterns: Iterable[str], places: list[Slot]) -> set[object]:
     """Return the keys of the weights whose names match a pattern."""
     if isinstance(patterns, str):
         raise UserError(f"{option} must be a list of patterns: [{patterns!r}].")
@@ -129,7 +131,7 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.removesuffix(".weight"), pattern)
 
 
-def _checked(slot: Slot) -> Slot:
+def _check_weight(slot: Slot) -> Slot:
     name, weight = slot.name, slot.weight
     if isinstance(weight, UninitializedParameter):
         raise UserError(f"{name} is not initialised: run a batch through the model first.")

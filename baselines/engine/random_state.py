@@ -1,4 +1,4 @@
-"""Drawing random numbers without a trace."""
+"""Random numbers that leave the generators unchanged."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Selected(Wrapped):
     def split_again(
         self, thetas: Tensors, latents: tuple[Tensors, ...], names: Names = (), keep: bool = False
     ) -> tuple[Tensors, ...]:
-        """Return latents of θ. x stays where it yields θ already, if θ results with what stays."""
+        """Return latents of θ. Entries of x that yield θ already are kept if S(x) allows it."""
         xs = self.inner.merge(latents)
         moved = [self._moved(x, theta) for x, theta in zip(xs, thetas, strict=True)]
         return self.inner.split_again(moved, latents, names, keep)

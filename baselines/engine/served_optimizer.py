@@ -1,4 +1,4 @@
-"""Which optimizers can be attached, and which one inside a wrapper is."""
+"""The optimizers that can be attached, and the one inside a wrapper."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def served_optimizer(
     full_size: bool = False,
     plain: bool = True,
 ) -> Optimizer:
-    """Return the optimizer, or the one that it wraps, whose steps can be steps on latents.
+    """Return the optimizer to attach: the given one, or one that it wraps.
 
     Nothing is changed.
 
@@ -81,7 +81,7 @@ def served_optimizer(
 
 
 def _wrapped_by(optimizer: Any) -> Optimizer | None:
-    """Return the optimizer that another one passes its steps to; None if it wraps none."""
+    """Return the optimizer to which another one passes its steps; None if it wraps none."""
     for name in _INNER:
         inner = getattr(optimizer, name, None)
         if not isinstance(inner, Optimizer):

@@ -50,7 +50,7 @@ class SoftThreshold(Storage):
     ) -> tuple[Tensors, ...]:
         """Return latents of θ with the same s.
 
-        x stays where it yields θ already; elsewhere it becomes θ + sign(θ)·threshold.
+        x is kept where it already yields θ; elsewhere it becomes θ + sign(θ)·threshold.
         """
         *inner, s = latents
         xs = self.inner.merge(tuple(inner))

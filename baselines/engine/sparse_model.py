@@ -39,14 +39,14 @@ from baselines.finite import all_finite
 class SparseModel(MaskedWeights):
     """Masks and latents for the prunable weights of a model.
 
-    Prunable are the weights of linear maps that require a gradient, except those excluded: of
-    convolutions, also transposed ones, of nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNN,
+    The weights of linear maps that require a gradient are prunable, unless they are excluded: those
+    of convolutions, also transposed ones, of nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNN,
     nn.LSTM, nn.GRU and their cells, of Hugging Face's Conv1D, and of experts of a mixture. Modules
     that share a weight count as one layer.
 
     Weights may be written from outside at any time (by `load_state_dict`, or when DDP broadcasts
-    those of rank 0): the next step starts from them, and clears what is masked. Only writes through
-    `weight.data` are not noticed; use `set_weights` for those.
+    those of rank 0): the next step starts from them, and clears what is masked. Writes through
+    `weight.data` are not detected; use `set_weights` instead.
 
     Args:
         model: any module, before or after it is wrapped by DDP or torch.compile; on its final
@@ -88,7 +88,7 @@ class SparseModel(MaskedWeights):
     def set_masks(self, masks: Mapping[str, Tensor | None]) -> None:
         """Change the masks of the named layers (None: all positions active).
 
-        Weights that stay keep their latents and optimizer state to the bit. Pruned weights become
+        Remaining weights keep their latents and optimizer state exactly. Pruned weights become
         zero. New weights start at zero, with the latents that the storage gives to a zero and with
         cleared optimizer state.
 
@@ -108,7 +108,7 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set effective weights (zero where masked), and with them Product's β. State is kept.
+        """Set effective weights (zero where masked); Product's β is reset. State is kept.
 
         Raises:
             UserError: an unknown layer, or a tensor of another shape. Nothing is changed then.
@@ -123,7 +123,7 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Take over weights that were written from outside. Every step does it first.
+        """Update latents from weights that were written from outside. Every step does this first.
 
         Raises:
             UserError: a weight was replaced by another parameter, or the model was moved.
@@ -147,19 +147,19 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def change_latents(self, change: Callable[[Layer], None]) -> None:
-        """Call a function that may write to a layer's latents, for each layer; weights follow."""
+        """Call a function that may write to the latents of each layer, then update the weights."""
         if self._latents is not None:
             self._latents.change(change)
 
     def clear_state(self) -> None:
-        """Clear all of the optimizer's state, that of parameters that are not pruned included."""
+        """Clear the optimizer's state of all parameters, also of those that are not pruned."""
         if self._latents is not None:
             self._latents.optimizer.state.clear()
 
     def has_finite_gradients(self) -> bool:
         """Return whether the optimizer's gradients are all finite; waits for the device.
 
-        A GradScaler leaves out a step if one is not, also if that is of a weight that stays dense.
+        A GradScaler skips a step if one is not finite, also that of a weight that stays dense.
         """
         parameters = self.stepped_parameters or self.weights.values()
         return all_finite(parameter.grad for parameter in parameters)
@@ -193,10 +193,10 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def attach(self, optimizer: Any, before: Hook = nothing, after: Hook = nothing) -> SparseModel:
-        """Make the latents, and every step of the optimizer a step on them.
+        """Create the latents, and make every step of the optimizer a step on them.
 
-        State that the optimizer already holds is kept with `Plain`, else dropped. Set masks that
-        are known before: then no latents of full size are made.
+        State that the optimizer already holds is kept with `Plain`, else dropped. Set known masks
+        first, so that no latents of full size are made.
 
         Args:
             optimizer: a torch optimizer, or a wrapper that passes its steps to one.
@@ -236,7 +236,7 @@ class SparseModel(MaskedWeights):
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """Return masks and latents: all that model and optimizer do not save themselves."""
+        """Return masks and latents: what the states of the model and the optimizer lack."""
         self.places.check()
         latents: dict[str, dict[str, Tensor]] = {}
         if self._latents is not None:
@@ -250,8 +250,7 @@ class SparseModel(MaskedWeights):
         """Load masks and latents. The model's and the optimizer's states may come before or after.
 
         Raises:
-            UserError: the state has latents, and no optimizer is attached that would step them, or
-                it is of other layers.
+            UserError: the state has latents and no optimizer is attached, or it is of other layers.
         """
         masks, latents = state["masks"], state["latents"]
         if latents and self._latents is None:

@@ -1,4 +1,4 @@
-"""StepHooks: what is called around each step of an optimizer, whatever happens inside it."""
+"""StepHooks: functions that are called around each step of an optimizer, also if it fails."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Storage: what the optimizer steps in place of the effective weights.
 
-The network computes with the effective weight θ. A storage says by which *latent* tensors θ is
-kept during training: `Plain` keeps θ itself, `Product` keeps two factors m and w.
+The network computes with the effective weight θ. A storage defines the *latent* tensors that
+represent θ during training: `Plain` keeps θ itself, `Product` keeps two factors m and w.
 A storage is a set of pure functions on flat lists (one entry per layer, so that foreach kernels
 serve all layers in one call); `SparseModel` does the bookkeeping. A storage can wrap another one
 and transform what that one keeps, as STR does with its soft threshold: θ = S ⊙ T(x), with x kept by
@@ -21,7 +21,7 @@ Names = Sequence[str]
 
 
 class Storage(ABC):
-    """How effective weights are kept. Every list has one entry per layer, of equal shapes.
+    """How effective weights are represented. Every list has one entry per layer, of equal shapes.
 
     Latents are given and returned in the order of `names`. A latent with no dimension is shared by
     all weights of a layer, and survives changes of the mask.
@@ -54,7 +54,7 @@ class Storage(ABC):
         """Return latents of the given effective weights that replace the given latents.
 
         Args:
-            keep: keep the latents of weights that they yield already.
+            keep: keep latents that already yield their weights.
         """
         parts = self.split(thetas, names)
         if not keep:
@@ -78,12 +78,12 @@ class Storage(ABC):
         """Return the gradients of the latents, given those of θ."""
 
     def unused(self, latents: tuple[Tensors, ...]) -> Tensors | None:
-        """Return where the gradient of θ reaches no latent, boolean; None if there is no such."""
+        """Return boolean tensors, True where θ's gradient reaches no latent; None if nowhere."""
         return None
 
 
 class Plain(Storage):
-    """θ is stepped as it is."""
+    """The latent is θ itself."""
 
     names = ("theta",)
     is_identity = True

@@ -82,7 +82,7 @@ class WeightWatch(TorchFunctionMode):
     def _follow(
         self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any, used: list[_Derived]
     ) -> None:
-        """Do with the shadows what is done with the weights."""
+        """Apply the operation on the weights to the shadows."""
         outputs = tree_leaves(result)
         if not any(_is_one_of(output, used) for output in outputs):
             return
@@ -110,7 +110,7 @@ class WeightWatch(TorchFunctionMode):
 
 
 def _is_one_of(output: object, used: list[_Derived]) -> bool:
-    """Whether an output holds as many numbers as the weights, or is a view of one."""
+    """Return whether an output holds as many numbers as the weights, or is a view of one."""
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return False
     if output.numel() == sum(derived.tensor.numel() for derived in used):
@@ -122,10 +122,10 @@ def _is_one_of(output: object, used: list[_Derived]) -> bool:
 def check_use(slots: Iterable[Slot]) -> None:
     """Check that modules with a forward of their own use their weights as they are.
 
-    A copy of each is called once, on random inputs; what cannot be called so is not checked.
+    A copy of each is called once on random inputs. A module that cannot be called is not checked.
 
     Raises:
-        UserError: one does not.
+        UserError: a module transforms its weight.
     """
     found: dict[str, nn.Module] = {}
     for slot in slots:
@@ -150,7 +150,7 @@ def check_use(slots: Iterable[Slot]) -> None:
 
 
 def _is_native(module: nn.Module) -> bool:
-    """Whether a module's forward pass is PyTorch's own."""
+    """Return whether a module's forward pass is PyTorch's own."""
     methods = (getattr(type(module), name, None) for name in ("forward", "_conv_forward"))
     places = [method.__module__ for method in methods if method is not None]
     return "forward" not in vars(module) and all(place.startswith("torch.") for place in places)

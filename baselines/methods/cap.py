@@ -1,15 +1,16 @@
 """CAP: WoodFisher with correlations between the weights that are removed together.
 
 Kuznedelev et al. 2023 (arXiv 2210.09223). Within each block, weights are removed one by one, the
-cheapest first. Each removal moves the others and updates the inverse Fisher matrix. Compared over
-all blocks is the sum of the costs of a block's removals up to a weight's own: the rise of the loss.
-The kept weights move to the minimum of the loss without the removed ones: jointly, not by a sum of
-moves as in WoodFisher.
+cheapest first. Each removal moves the others and updates the inverse Fisher matrix. Weights of all
+blocks are compared by the sum of the costs of their block's removals up to their own: the rise of
+the loss. The kept weights move to the minimum of the loss without the removed ones: jointly, not by
+a sum of moves as in WoodFisher.
 
 Masks are sensitive to rounding: blocks are counted along the active weights, so one weight swapped
 for another shifts all blocks between the two. So all of this is computed in float64. All else, and
-the differences from the official code, are as for `woodfisher`; and the official code computes
-gradients in evaluation mode, and its sparsity rises linearly in pieces, not along the cubic.
+the differences from the official code, are as for `woodfisher`. In addition, the official code
+computes gradients in evaluation mode, and its sparsity rises linearly in pieces, not along the
+cubic.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Differs from the published codes, which all differ from each other: the last eve
 the requested sparsity (of 0.9, STR's copy reaches 0.89999, AC/DC's 0.8991, sparsimony's 0.8969),
 and pruned weights never return, so that masks are nested. Every layer is pruned to the same
 sparsity, as by Zhu & Gupta; `scope="global"` has one threshold for all layers, as AC/DC's code.
-`initial_sparsity`, of ours, starts the training from a random mask instead of a dense network.
+`initial_sparsity` is an addition of this suite: it starts the training from a random mask instead
+of a dense network.
 """
 
 from __future__ import annotations

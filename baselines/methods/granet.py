@@ -108,7 +108,7 @@ class Regrowth(Method[G]):
             self.growth = {}
 
     def prune(self, net: SparseModel, i: int) -> None:
-        """Prune the network ahead of the i-th update, from 1. By default it is not."""
+        """Prune the network before the i-th update, counted from 1. Does nothing by default."""
 
     def is_update(self, step: int) -> bool:
         """Return whether masks are updated after a step."""

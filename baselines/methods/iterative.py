@@ -110,7 +110,7 @@ class IterativePruning(Method[L]):
             self.norms.remove()
 
     def rewind(self, net: SparseModel) -> None:
-        """Rewind the weights between two levels. By default they stay."""
+        """Rewind the weights between two levels. Does nothing by default."""
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.norms is None else {"norms": self.norms.share}

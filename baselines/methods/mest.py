@@ -2,7 +2,7 @@
 
 Yuan et al. 2021 (arXiv 2110.14032). At an update each layer keeps its k weights with the largest
 |θ| + λ·|∂L/∂θ| and grows others at random, from zero. Layers that the densities leave dense do not
-change. The mutation ratio r falls in stairs: to a half after 9/16 of the steps and to zero after
+change. The mutation ratio r falls in two steps: to a half after 9/16 of the steps and to zero after
 3/4 (epochs 90 and 120 of 160), with an update every 5 of 160 epochs.
 
 Elastic mutation (EM) has k·(1 − r) kept weights and the requested number k after growth. With

@@ -27,7 +27,7 @@ class PretrainedOptions(Options):
     key: str = ""
     """Which network of a file that has several, such as model_ema."""
     finetune: bool = True
-    """Train after pruning. Without, weights stay, and batch statistics are updated only."""
+    """Train after pruning. Otherwise only batch statistics are updated."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "init_from", with_epoch(self.init_from))

@@ -1,9 +1,10 @@
 """STR (target): learned thresholds, moved such that the network has the requested sparsity.
 
-A variation of STR (see `baselines.methods.str_`) of ours. Each layer's s is trained as published
-and determines how sparsity is distributed over layers. At `events` points in time, all s move by
-the same amount, such that the whole network has the sparsity of GMP's cubic at that time. From
-`end` on the sparsity is constant; after the last step it is exact, and the zeros become the mask.
+A variation of STR (see `baselines.methods.str_`) by this suite. The s of each layer is trained as
+published and determines how sparsity is distributed over layers. At `events` points in time, all s
+move by the same amount, such that the whole network has the sparsity of GMP's cubic at that time.
+From `end` on the sparsity is constant; after the last step it is exact, and the zeros become the
+mask.
 
 The threshold is exp(s), so that a move multiplies all thresholds by one factor, whatever the scale
 of the weights; for thresholds as small as those of a ResNet50, exp(s) ≈ σ(s). s has no weight

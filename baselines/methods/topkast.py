@@ -39,7 +39,7 @@ class Explored(Selected):
     """θ = A(x) ⊙ x, with gradients on B(x), a superset of A(x).
 
     Attributes:
-        is_final: the masks stay as they are, so that A has all that is left.
+        is_final: the masks are final, and A has all remaining weights.
 
     Args:
         inner: storage of x.
@@ -106,7 +106,7 @@ class TopKastOptions(Options):
 
 @register
 class TopKast(Method[TopKastOptions]):
-    """The largest weights compute, the next ones learn, the others rest."""
+    """Always sparse training with the top K weights, and gradients for some more."""
 
     name = "topkast"
     family = "dynamic sparse"

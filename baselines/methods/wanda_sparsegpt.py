@@ -6,7 +6,7 @@ The network is that of a checkpoint, or the model as it is. Training then fine-t
 |θ_ij|·‖X_j‖₂, where X_j are the values of input j on calibration data.
 
 `sparsegpt`: Frantar & Alistarh 2023 (arXiv 2301.00774). Weights are pruned column by column, and
-those to the right make up for the error of the layer's output, by the inverse of XᵀX.
+those to the right compensate the error of the layer's output, by the inverse of XᵀX.
 
 Differs from the official codes: layers are pruned one by one in the model's order, each on inputs
 from the pruned ones before it (theirs: block of a transformer by block); convolutions are served,

@@ -39,12 +39,12 @@ def modules_of(net: SparseModel, name: str) -> list[nn.Module]:
 
 
 def rows_first(module: nn.Module, weight: Tensor) -> Tensor:
-    """Return a layer's weight with outputs first; applied twice, as it was."""
+    """Return a layer's weight with outputs first. The function is its own inverse."""
     return weight.t() if is_transposed_linear(module) else weight
 
 
 def layer_inputs(net: SparseModel, name: str, batches: Iterable[Batch]) -> Iterator[Tensor]:
-    """Yield what a layer is given, (groups, examples and positions, columns), call by call.
+    """Yield the inputs of a layer, (groups, examples and positions, columns), call by call.
 
     Raises:
         UserError: none of the layer's modules is called.
@@ -90,9 +90,9 @@ def reconstructed(
 ) -> tuple[Tensor, Tensor]:
     """Return weights and mask of a matrix with `count` weights left, by SparseGPT.
 
-    Frantar & Alistarh 2023, Algorithm 1: column by column, the error of a pruned weight is made up
-    for by those to the right, along the inverse Hessian. Each block of columns loses its share,
-    where w²/[U]² is smallest; U is the upper Cholesky factor of the inverse.
+    Frantar & Alistarh 2023, Algorithm 1: columns are pruned one by one, and those to the right
+    compensate the error, by the inverse Hessian. Each block of columns loses its share of the
+    weights, those with the smallest w²/[U]²; U is the upper Cholesky factor of the inverse.
 
     Args:
         weight: (rows, columns).

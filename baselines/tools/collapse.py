@@ -39,7 +39,7 @@ def set_initial_masks(
 
     Args:
         method: name of the method, for the warning.
-        samples: give an input; without one, neither shortcuts nor the output are looked at.
+        samples: source of an input; without one, shortcuts and the output are not checked.
         scores: what the masks were chosen by, the larger the better.
     """
     net.set_masks(masks)
@@ -62,7 +62,7 @@ def empty_layers(net: SparseModel, inputs: Any = None) -> list[str]:
         return empty
     with scoring(net.model, train=False):
         try:
-            output, _ = _traced(net.model, inputs)
+            output, _ = _trace(net.model, inputs)
         except UserError:  # an output without logits
             return empty
         needed = longest_path(output, net.weights)
@@ -72,10 +72,10 @@ def empty_layers(net: SparseModel, inputs: Any = None) -> list[str]:
 def depends_on_input(model: nn.Module, inputs: Any) -> bool:
     """Return whether any gradient of the output with respect to the inputs is not zero.
 
-    True if there is no telling, because no input is a floating-point tensor.
+    True if this is not known, because no input is a floating-point tensor.
     """
     with scoring(model, train=False):
-        output, leaves = _traced(model, inputs)
+        output, leaves = _trace(model, inputs)
         if not leaves or not output.requires_grad:
             return True
         direction = torch.rand(output.shape, generator=seeded("collapse")).to(output)
@@ -83,7 +83,7 @@ def depends_on_input(model: nn.Module, inputs: Any) -> bool:
     return any(grad is None or bool(grad.any()) for grad in grads)
 
 
-def _traced(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
+def _trace(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
     """Return the model's output and the floating-point inputs that it was computed from."""
     leaves: list[Tensor] = []
     dtype = next(model.parameters()).dtype
@@ -98,7 +98,7 @@ def _traced(model: nn.Module, inputs: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 def zero_scales(model: nn.Module) -> list[str]:
-    """Return a sentence about scales that start at zero; none if there are none."""
+    """Return a list with a sentence about scales that start at zero; empty if there are none."""
     names = [
         name
         for name, parameter in model.named_parameters()

@@ -62,7 +62,7 @@ def erk(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def balanced(shapes: Shapes, density: float) -> dict[str, float]:
-    """Return densities that give each layer the same number of weights, up to its size."""
+    """Return densities that give each layer the same number of weights, at most its size."""
     sizes = _sizes(shapes)
     return fill({name: 1 / size for name, size in sizes.items()}, sizes, density)
 

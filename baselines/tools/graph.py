@@ -1,4 +1,4 @@
-"""The layers of a network as its graph of gradients orders them."""
+"""The order of a network's layers in autograd's graph."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _children(node: Node) -> list[Node]:
 
 
 def _inputs_first(root: Node) -> list[Node]:
-    """Return all nodes, each after those that it takes from."""
+    """Return all nodes, each after its inputs."""
     order, seen, stack = list[Node](), set[Node](), [(root, False)]
     while stack:
         node, is_left = stack.pop()

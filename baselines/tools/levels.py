@@ -13,8 +13,8 @@ class Levels:
     Attributes:
         sparsities: sparsity of each level.
         length: number of steps of a cycle's learning-rate schedule.
-        skipped: number of steps at the start that all levels but the first one leave out; less
-            than `length`.
+        skipped: number of first steps that all levels except the first one skip; less than
+            `length`.
         cycles: number of cycles of a level.
     """
 
@@ -57,7 +57,7 @@ class Levels:
 
 
 def level_sparsities(target: float, keep: float, initial: float = 0.0) -> tuple[float, ...]:
-    """Return the sparsity of each level: `initial`, ever sparser by `keep`, then `target`.
+    """Return the sparsity of each level, from `initial` to `target`.
 
     Args:
         target: sparsity of the last level, at least `initial`.

@@ -1,6 +1,6 @@
 """Masks of linear maps as bipartite networks: links by locality, and scores of missing links.
 
-A mask of shape (outputs, inputs) has one link for each one. Sources: Zhang et al. 2025 (arXiv
+Each one in a mask of shape (outputs, inputs) is a link. Sources: Zhang et al. 2025 (arXiv
 2501.19107), for CHTs; Muscoloni & Cannistraci, for the score CH2-L3.
 """
 
@@ -20,7 +20,7 @@ def ch2_l3(mask: Tensor) -> Tensor:
     The paths output i – input v – output j – input u are closed by the link (i, u). Those over one
     j count with (c + 1)/max(d − c, 1) together, where c > 0 is the number of inputs v that i and j
     share and d that of all inputs of j. This is summed over j, and from u to i in the same way.
-    Only scores of links that do not exist mean anything.
+    Scores are meaningful only for links that do not exist.
 
     Args:
         mask: (outputs, inputs), boolean.

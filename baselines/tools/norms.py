@@ -21,10 +21,10 @@ KINDS = (_NormBase, nn.LayerNorm, nn.GroupNorm)  # _NormBase: batch and instance
 class InterpolatedNorms:
     """Makes the normalisation layers of a model compute with interpolated parameters in training.
 
-    The parameters themselves stay what they are, also for an optimizer, and evaluation uses them.
+    The parameters themselves do not change, also for an optimizer, and evaluation uses them.
 
     Args:
-        model: a layer counts if it has a scale, and a shift is optional.
+        model: its normalisation layers with a scale are used; a shift is optional.
 
     Attributes:
         share: a, from 0 (the layers as they are) to 1 (scale 1 and shift 0).
@@ -45,7 +45,7 @@ class InterpolatedNorms:
             self._handles.append(layer.register_forward_hook(_leave, always_call=True))
 
     def remove(self) -> None:
-        """Make the layers ordinary ones again."""
+        """Remove the hooks."""
         self.share = 0.0
         for handle in self._handles:
             handle.remove()

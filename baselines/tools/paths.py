@@ -3,7 +3,7 @@
 Path-based pruning at initialisation needs them, and a plain `nn.Module` does not provide them.
 torch.export gives the graph of the model's operations. Of each operation only its effect on units
 is kept: a layer connects them by its weights; an activation, a normalisation or a pooling passes
-each on; a flatten multiplies them; an addition or a product joins units of the same number; a
+them on; a flatten multiplies them; an addition or a product joins units of the same number; a
 concatenation puts them side by side.
 """
 
@@ -163,7 +163,7 @@ def largest_open(size: Tensor, mask: Tensor, open_: Tensor, most: int) -> Tensor
 
 
 class _Logits(nn.Module):
-    """Returns the logits of a model, whatever else that one returns."""
+    """Returns only the logits of a model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class Fisher:
     def add(self, name: str, gradient: Tensor) -> None:
         """Add the gradient of a layer's active weights, a vector.
 
-        One that is not finite counts as zero: a GradScaler leaves out its step.
+        One that is not finite counts as zero: a GradScaler skips its step.
         """
         finite = torch.where(gradient.isfinite().all(), gradient, 0.0)
         g = in_blocks(finite.double(), self.size)

@@ -35,6 +35,7 @@ from launch.config.fields import check_not_negative
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
+from launch.measures.rounds import threads_set
 from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
 
@@ -76,9 +77,11 @@ class TimedTask:
 
 def bench_masks(options: MasksBench) -> int:
     """Print one line per task. Return the exit code."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with join_ranks(options.device) as r, tempfile.TemporaryDirectory() as folder:
+    with (
+        threads_set(options.threads),
+        join_ranks(options.device) as r,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         case = MEASURED_MODELS[options.model]
         batch = case.batch(r.device)
         bare = BareLoop(case.recipe(batch), case.classes, r.device)

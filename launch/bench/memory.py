@@ -14,6 +14,7 @@ import torch
 from baselines.errors import UserError, one_line
 from launch.allocator import HUGE_PAGES
 from launch.bench.variants import StepsBench, make_step
+from launch.measures.rounds import threads_set
 from launch.ranks import join_ranks
 
 PROCESSES = 3
@@ -54,9 +55,7 @@ def median_memory(options: StepsBench, model: str, variant: str) -> dict[str, fl
 def measure_memory(model: str, variant: str, settings: str) -> None:
     """Print as JSON the counted and the peak memory of one variant, in MiB."""
     options = StepsBench(**json.loads(settings))
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with join_ranks(options.device) as r:
+    with threads_set(options.threads), join_ranks(options.device) as r:
         before = _used_mib(r.device, peak=False)
         step = make_step(options, model, variant, r.device)
         for _ in range(4):

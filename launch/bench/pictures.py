@@ -1,6 +1,6 @@
 """Numbers of images in data sets, and folders of generated images.
 
-The generated images are smooth with some noise, as photographs are.
+The generated images are smooth with some noise, like photographs.
 """
 
 from __future__ import annotations

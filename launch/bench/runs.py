@@ -27,6 +27,7 @@ from launch.config.fields import check_not_negative
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
+from launch.measures.rounds import threads_set
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training, silent
@@ -98,9 +99,11 @@ class Parts:
 
 def bench_run(options: RunBench) -> int:
     """Print the efficiency of each part and of the whole. Return the exit code."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder, join_ranks(options.device) as r:
+    with (
+        threads_set(options.threads),
+        tempfile.TemporaryDirectory() as folder,
+        join_ranks(options.device) as r,
+    ):
         data = Path(folder) / "images"
         recipe = options.run(data).settings
         small = recipe.image_size <= RESIDENT_MAX_SIZE

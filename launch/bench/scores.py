@@ -1,7 +1,7 @@
 """The cost of scores at initialisation, compared with their forward and backward passes alone.
 
 Each round measures a method's whole preparation (sample, scores, masks, and the search for dead
-layers) and then the passes that it cannot do without:
+layers) and then only the passes that it needs:
 
     snip     a forward and a backward pass over the sample
     grasp    the same, a forward and a backward pass that are recorded, and one through both; the
@@ -28,6 +28,7 @@ from baselines.tools.scores import gradients, scoring
 from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS, StepsBench, suite_loop
 from launch.config.fields import check_not_negative
+from launch.measures.rounds import threads_set
 from launch.ranks import join_ranks
 from launch.training.loop import Loop
 
@@ -68,9 +69,7 @@ class ScoresBench:
 
 def bench_scores(options: ScoresBench) -> int:
     """Print one line per model and method. Return the exit code."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with join_ranks(options.device) as r:
+    with threads_set(options.threads), join_ranks(options.device) as r:
         for model in options.models:
             for method in options.methods:
                 found = [_round(options, model, method, r.device) for _ in range(options.rounds)]

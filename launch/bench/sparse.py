@@ -81,7 +81,7 @@ def bench_sparse(options: SparseBench) -> int:
         for threads in options.threads:
             for batch in options.batch:
                 with threads_set(threads):
-                    found = _measured(network, batch, options, device)
+                    found = _measure_network(network, batch, options, device)
                 name = device_name(device) if device.type == "cuda" else "cpu"
                 rows += [{"device": name, "threads": threads, **row} for row in found]
                 where = name if name != "cpu" else f"{threads} thread{'s' * (threads > 1)}"
@@ -95,7 +95,7 @@ def bench_sparse(options: SparseBench) -> int:
     return 0
 
 
-def _measured(
+def _measure_network(
     network: Network, batch: int, options: SparseBench, device: torch.device
 ) -> list[Row]:
     """Return the rows of a network at one batch size: of the network, and of its layers."""

@@ -31,17 +31,16 @@ from tqdm import tqdm
 from launch.bench.memory import median_memory
 from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
+from launch.measures.rounds import threads_set
 from launch.ranks import join_ranks
 from launch.runs.files import write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
     """Print the table and write it as CSV. Return the exit code."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    with join_ranks(options.device) as r:
+    with threads_set(options.threads), join_ranks(options.device) as r:
         for model in options.models:
             rows += _bench_model(options, model, r.device)
             write_csv(options.output, rows)

@@ -93,22 +93,22 @@ def _measure(
         run = Run.make(MEASURED_MODELS[options.model].name, "random", sparsity=0.9, sign_in=True)
         path = machine.runs / run.name
         path.mkdir()
-        tracking, start = _timed(partial(open_tracking, run, machine, path, 0))
+        tracking, start = _time(partial(open_tracking, run, machine, path, 0))
         rows: list[EpochRow] = []
         of_layers: list[LayerRow] = []
         times = []
         for epoch in range(options.epochs):
             rows.append(_epoch_row(epoch))
             of_layers += [_layer_row(epoch, *layer) for layer in layers.items()]
-            times.append(_timed(partial(tracking.update, rows, of_layers))[1])
+            times.append(_time(partial(tracking.update, rows, of_layers))[1])
         if tracking.tracker is None:
             raise UserError("failed; the warning says why.")
         tracking.result = {"accuracy": 0.9}
-        end = _timed(partial(tracking.__exit__, None, None, None))[1]
+        end = _time(partial(tracking.__exit__, None, None, None))[1]
     return start, times, end
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, Times]:
+def _time(work: Callable[[], Any]) -> tuple[Any, Times]:
     began, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, (time.perf_counter() - began, time.process_time() - cpu)

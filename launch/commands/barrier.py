@@ -17,6 +17,7 @@ from launch.config.machine import Imports
 from launch.data import load_data
 from launch.flags import leading_names, parse
 from launch.measures.barrier import Named, Point, barrier, points_between
+from launch.measures.rounds import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
@@ -72,9 +73,8 @@ def command(args: list[str]) -> int:
     if len(names) != 2:
         raise UserError("signbench barrier RUN RUN: give two runs, as RUN or RUN@EPOCH.")
     import_plugins(given.imports)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    points = measure(names, given)
+    with threads_set(given.threads):
+        points = measure(names, given)
     for line in _summary(points):
         print(line)
     for path in given.output:

@@ -44,11 +44,11 @@ def command(args: list[str]) -> int:
 
 
 def _note(root: Path, active: Iterable[Status], cancelled: bool) -> None:
-    """Note for runs whether their jobs were cancelled."""
+    """Record for runs whether their jobs were cancelled."""
     for status in active:
         try:
             note_cancelled(root / status.name, cancelled)
         except UserError as error:
             warnings.warn(
-                f"it is not noted whether {status.name} is cancelled: {error}", stacklevel=2
+                f"cannot record whether {status.name} is cancelled: {error}", stacklevel=2
             )

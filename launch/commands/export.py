@@ -112,14 +112,14 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
 
 
 def _check_files(folder: Path) -> None:
-    """Raise UserError if what an export removes or replaces is not of an earlier export."""
+    """Raise UserError if a file that an export replaces is not from an earlier export."""
     card = folder / CARD_FILE
     if card.is_file() and SENTENCE in read_text(card):
         return
     for file in (CARD_FILE, WEIGHTS_FILE, MASKS_FILE, ONNX_FILE, SPARSE_FILE):
         require(
             not (folder / file).exists(),
-            f"{folder} has a {file} that is of no earlier export: remove it, or name another "
+            f"{folder} has a {file} that is not from an earlier export: remove it, or name another "
             "folder.",
         )
 

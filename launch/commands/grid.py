@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.folder import is_finished
 from analysis.protocol import Protocol
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
@@ -88,7 +89,7 @@ def command(args: list[str]) -> int:
     from launch.training.check import check_runs
 
     name, rest = split_name(args)
-    given = _parsed(rest)
+    given = _parse(rest)
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
@@ -107,7 +108,7 @@ def command(args: list[str]) -> int:
     return show(name, outcomes, given.machine, given.protocol)
 
 
-def _parsed(args: list[str]) -> GridCommand:
+def _parse(args: list[str]) -> GridCommand:
     """Return the flags. The message about an unknown flag that is a field says how to set it."""
     try:
         return parse(GridCommand, args, "signbench grid NAME")
@@ -121,11 +122,9 @@ def _parsed(args: list[str]) -> GridCommand:
 
 def preview(runs: list[Run], machine: Machine) -> int:
     """Print what a grid would run, and its cost in epochs."""
-    from launch.runs.folder import RunFolder
-
     epochs = 0
     for run in runs:
-        done = RunFolder(run, machine.runs).result is not None
+        done = is_finished(machine.runs / run.name)
         epochs += 0 if done else run.epochs
         print(
             f"{'finished' if done else 'to do':9} {run.epochs:5} epochs  {machine.runs / run.title}"

@@ -27,10 +27,10 @@ def _command(
     Returns:
         The command line; empty if the folders are of recipes or methods that are not known here.
     """
+    from analysis.names import LEARNERS, PAI
     from analysis.tables import is_of_one_sparsity
     from analysis.tables.paper import LAYOUTS
     from launch.config.grid_parts import OTHER_SEED
-    from launch.config.grids import LEARNED
     from launch.config.shell import grid_command
     from launch.runs.network import read_run
 
@@ -43,8 +43,8 @@ def _command(
         }
         if is_of_one_sparsity(number):
             flags["sparsity"] = tuple(sorted({run.sparsity for run in runs if run.sparsity}))
-            own = {run.method for run in runs} - {*LEARNED, "fixed", "random", "snip", "synflow"}
-            flags["methods"] = (*LEARNED, *sorted(own)) if own else ()
+            own = {run.method for run in runs} - {*LEARNERS, *PAI, "fixed"}
+            flags["methods"] = (*LEARNERS, *sorted(own)) if own else ()
         flags["protocol"] = () if protocol == "suite" else (protocol,)
         flags["runs"] = () if root == Path("runs") else (root,)
         return grid_command(LAYOUTS[number].grid, recipe, runs, **flags)

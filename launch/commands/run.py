@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field, replace
 
+from analysis.folder import is_finished
 from baselines.errors import UserError
 from launch.commands.submission import print_scripts, submit_runs
 from launch.config.calibration import add_calibrations
@@ -50,9 +51,7 @@ def command(args: list[str]) -> int:
 
 def _work(run: Run, machine: Machine) -> str:
     """Return what is to be trained."""
-    from launch.runs.folder import RunFolder
-
-    done = RunFolder(run, machine.runs).result is not None
+    done = is_finished(machine.runs / run.name)
     return "has finished: nothing to train" if done else f"{run.epochs} epochs"
 
 
@@ -73,7 +72,7 @@ def parse_run(args: list[str]) -> RunCommand:
 
 
 def _check_used(run: Run) -> None:
-    """Refuse settings of sign rules that have no effect. Runs of a grid with other rules have them.
+    """Refuse settings of sign rules that have no effect. Grids may have them, for other runs.
 
     Warn if they are part of the run's name, so that the commands of such runs can be repeated.
 
@@ -92,7 +91,7 @@ def _check_used(run: Run) -> None:
 
 
 def _check_optimizer(run: Run) -> None:
-    """Refuse settings of SGD that are not the recipe's, for another optimizer. Grids combine them.
+    """Refuse settings of SGD that are not the recipe's for other optimizers. Grids may have them.
 
     Raises:
         UserError: they would have no effect.

@@ -169,7 +169,7 @@ def remove(names: list[str], flags: list[str]) -> int:
         raise UserError(f"{active[0]} is running or waiting: stop it first.")
     for status in found:
         print(f"{status.state:9} {status.name}")
-    if not found or not (given.yes or _confirmed(found)):
+    if not found or not (given.yes or _confirm(found)):
         print("nothing was removed.")
         return 0 if not found else 1
     for status in found:
@@ -181,7 +181,7 @@ def remove(names: list[str], flags: list[str]) -> int:
 ACTIONS = {"list": list_runs, "show": show, "retry": retry, "remove": remove}
 
 
-def _confirmed(found: list[Status]) -> bool:
+def _confirm(found: list[Status]) -> bool:
     if not sys.stdin.isatty():
         raise UserError("--yes removes them without a question.")
     return input(f"remove {len(found)} runs? [y/N] ").strip().lower() in ("y", "yes")
@@ -221,7 +221,7 @@ def _accuracy(folder: Path) -> str:
 
 
 def _title(folder: Path) -> str:
-    """Return the name with what it does not say, or the name alone if the run is not known."""
+    """Return the title of a run, or the folder's name if the run is not known."""
     try:
         return read_run(folder).title
     except UserError:

@@ -33,6 +33,7 @@ from launch.data import load_data
 from launch.data.batches import Data
 from launch.executors.progress import duration
 from launch.flags import leading_names, parse
+from launch.measures.rounds import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import cannot_write, write_csv
@@ -95,11 +96,10 @@ def command(args: list[str]) -> int:
     names, flags = leading_names(args)
     given = parse(SharpnessCommand, flags, "signbench sharpness RUN …")
     import_plugins(given.imports)
-    if given.threads:
-        torch.set_num_threads(given.threads)
     tasks = [task for folder in _folders(names, given.selection) for task in _tasks(folder, given)]
     print(f"{len(tasks)} snapshots to measure")
-    measure(tasks, given)
+    with threads_set(given.threads):
+        measure(tasks, given)
     return 0
 
 
@@ -213,7 +213,7 @@ def _row(
     began = time.perf_counter()
     snapshot = read_snapshot(folder, str(epoch))
     net = load_network(run, snapshot, data.classes, data.inputs, device)
-    batches = _joined(list(data.train.sample(given.per_class)))
+    batches = _join(list(data.train.sample(given.per_class)))
     weights = {name: layer.weight for name, layer in net.layers.items()}
     plain = torch.autocast(device.type, enabled=False)
     with scoring(net.model, train=False), plain, without_tf32():
@@ -235,7 +235,7 @@ def _row(
     return cast("SharpnessRow", row)
 
 
-def _joined(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def _join(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Return one batch of small ones: many short products take longer than one long one."""
     if sum(x.numel() for x, _ in batches) > MOST_JOINED:
         return batches

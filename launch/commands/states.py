@@ -16,7 +16,7 @@ FAILED = ("failed", "broken")
 def chosen_statuses(
     selection: Selection, failed: bool = False, names: Sequence[str] = ()
 ) -> list[Status]:
-    """Return the states of the selected runs. A condition on `state` is one on these states.
+    """Return the states of the selected runs. Conditions on `state` refer to these states.
 
     Args:
         failed: whether to return only runs that have failed.
@@ -31,13 +31,13 @@ def chosen_statuses(
     list_runs(selection.runs)  # says so if there is no such folder
     found = statuses(selection.runs)
     if selection.where:
-        found = _meeting(selection.where, found, selection.runs)
+        found = _select_by_conditions(selection.where, found, selection.runs)
     if names:
-        found = _named(found, names, selection.runs)
+        found = _select_by_name(found, names, selection.runs)
     return [status for status in found if not failed or status.state in FAILED]
 
 
-def _meeting(where: Sequence[str], found: list[Status], root: Path) -> list[Status]:
+def _select_by_conditions(where: Sequence[str], found: list[Status], root: Path) -> list[Status]:
     """Return the runs that meet the conditions."""
     from analysis.conditions import parse_conditions, select_runs
     from analysis.folder import list_runs
@@ -53,7 +53,7 @@ def _meeting(where: Sequence[str], found: list[Status], root: Path) -> list[Stat
     return [status for status in found if status.name in chosen]
 
 
-def _named(found: list[Status], names: Sequence[str], root: Path) -> list[Status]:
+def _select_by_name(found: list[Status], names: Sequence[str], root: Path) -> list[Status]:
     """Return the runs with one of the names.
 
     Raises:

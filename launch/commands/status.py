@@ -25,9 +25,9 @@ class StatusCommand:
     failed: bool = False
     """Show only runs that have failed; the same as --where state=failed,broken."""
     resubmit: bool = False
-    """Submit the runs again whose jobs have ended without a result, except cancelled ones, and
-    those that diverged or collapsed, which they would again, unless --failed or a condition on the
-    state chooses them."""
+    """Submit the runs again whose jobs have ended without a result, except those that were
+    cancelled, or that diverged or collapsed and would do so again, unless --failed or a condition
+    on the state chooses them."""
 
 
 def command(args: list[str]) -> int:
@@ -60,6 +60,6 @@ def _without_own_errors(found: list[Status]) -> Iterator[Status]:
             yield status
     if left:
         print(
-            f"left out: {left} that diverged or collapsed, as they would again. Add --failed to "
+            f"left out: {left} that diverged or collapsed and would do so again. Add --failed to "
             "submit them, too."
         )

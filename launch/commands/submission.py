@@ -1,4 +1,4 @@
-"""Submission of runs to Slurm, as the commands `run` and `grid` report it."""
+"""Submission of runs to Slurm, shared by commands."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ from launch.config.run import Run
 from signin import HAM, SignIn
 
 OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them
-_GRID = {"seed": "seeds", "method": "methods"}  # what grids have lists of
+GRID_LISTS = {"seed": "seeds", "method": "methods"}  # fields of which named grids take a list
 
 
 def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the choices of a grid that texts `FIELD=VALUE[,VALUE…]` stand for.
 
     Several values of a field are alternatives: there is one dictionary for each combination. The
-    values of seed, method and of fields that are lists stay together. What is no field of runs,
-    recipes and Sign-In is under `OPTIONS`.
+    values of seed, method and of fields that are lists stay together. Other names are under
+    `OPTIONS`.
 
     Raises:
         UserError: a text is not of this form, or a field is given twice.
@@ -78,7 +78,7 @@ def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
 
 
 def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
-    choices = {_GRID.get(key, key): value for key, value in values.items() if key in hints}
+    choices = {GRID_LISTS.get(key, key): value for key, value in values.items() if key in hints}
     options = {key: value for key, value in values.items() if key not in hints}
     return {**choices, OPTIONS: options} if options else choices
 
@@ -86,14 +86,14 @@ def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
 def _values(key: str, text: str, hint: Any) -> list[Any]:
     """Return the alternatives of a field."""
     items = [item.strip() for item in text.split(",")]
-    if key in _GRID or get_origin(hint) is tuple:
+    if key in GRID_LISTS or get_origin(hint) is tuple:
         kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
         return [tuple(_value(item, kind) for item in items if item)]
     return [_value(item, hint) for item in items]
 
 
 def _value(text: str, hint: Any) -> Any:
-    """Return a text as YAML reads it; texts remain texts where the field is one."""
+    """Return a text as YAML reads it; the value of a text field remains a text."""
     import yaml
 
     if hint is str:

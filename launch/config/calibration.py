@@ -1,6 +1,6 @@
 """Constants with which STR reaches a sparsity: shipped ones, and those of `signbench calibrate`.
 
-They depend on everything that a run depends on but its seed, which `Run.conditions` names.
+They depend on everything that a run depends on except its seed: `Run.conditions` is a name of that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ADDED: dict[str, Constants] = {}
 
 def find_constants(conditions: str) -> Constants | None:
     """Return the constants for a run's conditions; None if they are not known."""
-    return _ADDED.get(conditions) or _shipped().get(conditions)
+    return _ADDED.get(conditions) or _read_shipped().get(conditions)
 
 
 def calibration_folder(runs: Path, conditions: str) -> Path:
@@ -37,7 +37,7 @@ def calibration_folder(runs: Path, conditions: str) -> Path:
 
 
 def add_calibrations(runs: Path) -> None:
-    """Make the calibrations known that were made in a folder of runs, in place of another's.
+    """Use the calibrations that were made in a folder of runs, in place of those of another folder.
 
     Raises:
         UserError: one cannot be read.
@@ -48,7 +48,7 @@ def add_calibrations(runs: Path) -> None:
 
 
 @cache
-def _shipped() -> dict[str, Constants]:
+def _read_shipped() -> dict[str, Constants]:
     return {path.stem: _read(path) for path in SHIPPED.glob("*.json")}
 
 

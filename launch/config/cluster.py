@@ -1,4 +1,4 @@
-"""What a job asks of Slurm."""
+"""What a job requests from Slurm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Executor = Literal["local", "slurm"]
 
 @dataclass(frozen=True)
 class Cluster:
-    """What each job asks of Slurm. It has no effect with --executor local."""
+    """What each job requests from Slurm. It has no effect with --executor local."""
 
     partition: str = ""
     """Partition, or several separated by commas; if not given, the cluster's default."""
@@ -29,7 +29,7 @@ class Cluster:
     memory: str = ""
     """Memory per node, such as 64GB; if not given, the cluster's default."""
     timeout: str = "24h"
-    """Time limit of each job: minutes, or such as 90m, 24h, 2d. Longer runs are requeued."""
+    """Time limit of each job: minutes, or with a unit: 90m, 24h, 2d. Longer runs are requeued."""
     parallel: int = 256
     """Maximum number of jobs of an array that run at the same time."""
     account: str = ""

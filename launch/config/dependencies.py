@@ -20,7 +20,7 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 def stages(runs: Iterable[Run]) -> list[list[Run]]:
     """Return the runs in groups such that each run needs runs of earlier groups only.
 
-    Runs that are needed but not among `runs` are taken to be finished.
+    Runs that are needed but not among `runs` are assumed to be finished.
 
     Raises:
         UserError: runs need each other.
@@ -40,7 +40,7 @@ def require_constants(runs: Iterable[Run]) -> None:
     """Check that the constants of all runs of STR are known.
 
     Raises:
-        UserError: they are not; says how to find them.
+        UserError: they are not known; the message says how to find them.
     """
     for run in runs:
         options = run.options
@@ -57,7 +57,7 @@ def require_constants(runs: Iterable[Run]) -> None:
 
 
 def with_constants(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs but those of STR whose constants are not known. Warn of each setting."""
+    """Return the runs without those of STR whose constants are not known. Warn once per setting."""
     found, missing = list[Run](), dict[str, None]()
     for run in runs:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
-from launch.config.assignments import OPTIONS
+from launch.config.assignments import GRID_LISTS, OPTIONS
 from launch.config.run import Run
 from launch.config.yaml_file import read_mapping
 
@@ -58,7 +58,7 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     Raises:
         UserError: it is not of this form, or has an unknown key or value.
     """
-    for several, one in (("seeds", "seed"), ("methods", "method")):
+    for one, several in GRID_LISTS.items():
         if several in choices:
             choices[one] = list(choices.pop(several))
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}

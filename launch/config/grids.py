@@ -13,6 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from analysis.names import LEARNERS, PAI
 from analysis.protocol import OPTIONS as PROTOCOL_OPTIONS
 from analysis.protocol import Protocol, check_protocol
 from baselines.errors import UserError, unknown
@@ -42,7 +43,6 @@ from launch.config.run import Run
 from launch.config.yaml_file import ENDINGS
 
 QUICK_SPARSITY, QUICK_EPOCHS = 0.9, 12  # of the digits
-LEARNED = ("acdc", "rigl", "str")  # the paper's dense-to-sparse methods
 REVERSED = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)  # shares of reversed signs; at a half they are random
 
 
@@ -54,7 +54,7 @@ def quick(
 ) -> list[Run]:
     """Every method, plain, with Sign-In and with HAM, at a sparsity that is hard for digits.
 
-    Methods that need a trained network or a mask are left out. So is STR, with a warning, if its
+    Methods that need a trained network or a mask are omitted. STR is omitted with a warning if its
     constants are not known, unless it is among `methods`.
     """
     choices = {"sparsity": QUICK_SPARSITY, **choices}
@@ -82,7 +82,7 @@ def fashion(
 def table1(
     recipe: str | None = None,
     seeds: Seeds = (0,),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
     """Sign alignment: learned masks with learned signs, learned magnitudes, or neither."""
@@ -108,7 +108,7 @@ def table3(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
 
 
 def table4(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
-    """DeiT Small, half sparse."""
+    """DeiT Small at 50 % sparsity."""
     choices = {"sparsity": 0.5, **choices}
     return pairs([recipe or "imagenet-deit-small"], [("random", {})], seeds, **choices)
 
@@ -120,14 +120,14 @@ def table5(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) 
 
 def table9(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> list[Run]:
     """Pruning at initialisation, with and without Sign-In."""
-    entries: list[Entry] = [(name, {}) for name in ("random", "snip", "synflow")]
+    entries: list[Entry] = [(name, {}) for name in PAI]
     return at_sparsities([recipe] if recipe else CIFAR, entries, seeds, **choices)
 
 
 def table10(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
     """Masks of all kinds trained from a random initialisation, with and without Sign-In."""
@@ -156,10 +156,10 @@ def ham(recipe: str | None = None, seeds: Seeds = (0, 1, 2), **choices: Any) -> 
 def signs(
     recipe: str | None = None,
     seeds: Seeds = (0, 1, 2),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
-    """How many correct signs are enough: learned masks with learned signs, some reversed."""
+    """How many correct signs are needed: learned masks with learned signs, some reversed."""
     runs = []
     for seed, method in itertools.product(seeds, methods):
         base = learner(recipe, method, seed, **choices)
@@ -173,7 +173,7 @@ def signs(
 def figure1(
     recipe: str | None = None,
     seeds: Seeds = (0,),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
     """Sign flips by phase: dense-to-sparse methods, and their masks trained from scratch."""
@@ -187,7 +187,7 @@ def figure1(
 def figure5(
     recipe: str | None = None,
     seeds: Seeds = (0,),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
     """Sign flips and sharpness during training, with and without Sign-In."""
@@ -212,7 +212,7 @@ def figure8(recipe: str | None = None, seeds: Seeds = (0,), **choices: Any) -> l
 def figure9(
     recipe: str | None = None,
     seeds: Seeds = (0,),
-    methods: Sequence[str] = LEARNED,
+    methods: Sequence[str] = LEARNERS,
     **choices: Any,
 ) -> list[Run]:
     """Layer-wise sparsity of all masks."""

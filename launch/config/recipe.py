@@ -36,7 +36,7 @@ class Recipe:
     image) and count it in epochs.csv. Sets held on the device and Datasets always stop."""
     validation: float = 0.0
     """Fraction of the training images that are not trained on, but evaluated after each epoch to
-    choose hyper-parameters by. Drawn from all classes alike, the same for all seeds."""
+    choose hyper-parameters by. Drawn from each class, the same for all seeds."""
     epochs: int = 20
     """Length of the training. Every schedule scales with it."""
     batch_size: int = 64

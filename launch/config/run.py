@@ -80,7 +80,7 @@ class Run:
 
     @classmethod
     def defaults(cls, recipe: str, method: str) -> Run:
-        """Return the run that other choices replace fields of. Raises UserError.
+        """Return the run with default values, of which choices replace fields. Raises UserError.
 
         It has no calibrated constants, which depend on the other choices.
         """
@@ -112,7 +112,7 @@ class Run:
         return dataclasses.replace(self, options=options)
 
     def differences(self) -> dict[str, Any]:
-        """Return every field that is not what the first version did by default, by dotted name.
+        """Return the fields that differ from the first version's defaults, by dotted name.
 
         A field that is added to the classes later does not change the names of earlier runs, if
         its default does what they did. If it does not, or if a default changes, declare the field
@@ -225,7 +225,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The name, and in brackets what it does not say.
+        """The name, and in brackets what the name does not contain.
 
         That is: the method's options, the settings that differ from the recipe's, and `exclude`.
         """
@@ -245,7 +245,7 @@ class Run:
 
     @property
     def conditions(self) -> str:
-        """A name of all but the seed, the options and the kept epochs: what constants depend on."""
+        """A name of everything except seed, options and kept epochs: what constants depend on."""
         shared = {
             name: value
             for name, value in self.differences().items()

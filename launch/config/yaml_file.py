@@ -1,4 +1,4 @@
-"""YAML files of others, read within bounds."""
+"""YAML files of users, read within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets and their batches, whose order and augmentation are functions of (seed, epoch) alone.
+"""Data sets and their batches, whose order and augmentation depend on (seed, epoch) only.
 
 Small images are held as one uint8 tensor on the training device, where whole batches are cropped
 and flipped (`resident`); larger ones stream from an image folder (`streamed`). Both give each rank

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
-from launch.data.order import choose, mix
+from launch.data.order import Order, choose
 from launch.inputs import CHANNELS, Inputs, float_inputs
 from launch.ranks import Share
 
@@ -119,23 +119,18 @@ class Tensors:
         self.skipped = 0
         self._inputs = torch.from_numpy(inputs).to(device)
         self._labels = torch.from_numpy(labels).to(device)
-        self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
-        self._share = share or Share()
+        self._order = Order(len(labels), batch_size, shuffle, seed, share or Share())
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._labels), self._batch_size)
-        return full if self._shuffle else full + (rest > 0)
+        return len(self._order)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        n = len(self._labels)
-        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
-        order = torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
-        for batch in torch.split(order, self._batch_size)[: len(self)]:
-            yield self._batch(self._share.of(batch))
+        indices, _ = self._order.draw(epoch)
+        yield from map(self._batch, self._order.parts(indices))
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = choose(self._labels, per_class, self._seed)
-        yield from map(self._batch, torch.split(chosen, self._batch_size))
+        chosen = choose(self._labels, per_class, self._order.seed)
+        yield from map(self._batch, torch.split(chosen, self._order.batch_size))
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         index = index.to(self._labels.device)

@@ -31,7 +31,7 @@ class RandomResizedCrop:
 
     def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
         top, left, height, width = random_box(pixels.shape[0], pixels.shape[1], rng)
-        image = _resized(pixels[top : top + height, left : left + width], [self.size, self.size])
+        image = _resize(pixels[top : top + height, left : left + width], [self.size, self.size])
         return image.flip(1) if self.flip and rng.random() < 0.5 else image
 
 
@@ -53,7 +53,7 @@ class CentreCrop:
         )
 
     def __call__(self, pixels: Tensor, rng: Random) -> Tensor:
-        image = _resized(pixels, [self.shorter])
+        image = _resize(pixels, [self.shorter])
         top, left = (round((length - self.size) / 2) for length in image.shape[:2])
         return image[top : top + self.size, left : left + self.size]
 
@@ -71,7 +71,7 @@ def random_box(height: int, width: int, rng: Random) -> tuple[int, int, int, int
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _resized(pixels: Tensor, size: list[int]) -> Tensor:
+def _resize(pixels: Tensor, size: list[int]) -> Tensor:
     """Resize to that size, or to that length of the shorter side (bilinear, antialiased)."""
     from torchvision.transforms.v2 import functional as F  # takes a second to import
 

@@ -28,7 +28,7 @@ class Batches(Protocol):
         ...
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch, a function of the seed and the epoch alone."""
+        """Yield the batches of an epoch, which depend on the seed and the epoch only."""
         ...
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,7 +51,7 @@ class Data:
     """Tells other data apart: digest of arrays, of the names of the files in an image folder, or of
     the labels of a Dataset and of computed floats. Empty if it is not known."""
     normalise: Normalise | None = None
-    """Makes inputs of the pixels of images; None of other inputs, and of a user's Dataset."""
+    """Converts pixels to inputs; None for inputs that are no images, and for a user's Dataset."""
     resize: str = ""
     """How images of files are brought to the inputs' size for evaluation, in words."""
 

@@ -32,7 +32,7 @@ def read_arrays(path: Path) -> tuple[Arrays, Arrays]:
     found = {key.lower(): value for key, value in _read(path).items()}
     train, test = (_split(found, names, path) for names in _SPLITS.values())
     if train is None and test is None and (whole := _pair(found, "", path)) is not None:
-        return _divided(whole, path)
+        return _divide(whole, path)
     if train is None or test is None:
         missing = "training" if train is None else "test"
         raise UserError(
@@ -91,7 +91,7 @@ def _pair(found: Mapping[str, Any], split: str, path: Path) -> Arrays | None:
     return as_arrays(inputs, labels, f"{path}, {split or 'all'}")
 
 
-def _divided(whole: Arrays, path: Path) -> tuple[Arrays, Arrays]:
+def _divide(whole: Arrays, path: Path) -> tuple[Arrays, Arrays]:
     from sklearn.model_selection import train_test_split
 
     x, y = whole

@@ -78,7 +78,7 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> ImageFolder:
 def digest_of_files(folder: Path, *splits: ImageFolder) -> str:
     """Return a digest of the names of the files in an image folder, to tell folders apart.
 
-    The files themselves are not looked at: there may be millions.
+    The files are not opened: there may be millions.
     """
     digest, above = hashlib.sha256(), len(str(folder / "x")) - 1
     for split in splits:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from baselines.errors import UserError
-from launch.data.order import choose, mix
-from launch.data.streamed import Order, batches_of, ignore_stop
+from launch.data.order import Order, choose, mix
+from launch.data.streamed import batches_of, ignore_stop
 from launch.inputs import Inputs, float_inputs
 
 Key = tuple[int, int]  # epoch and index

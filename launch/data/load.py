@@ -17,10 +17,11 @@ from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
 from launch.data.items import Items, check_labels, read_labels, without_augmentation
+from launch.data.order import Order
 from launch.data.own import Split
 from launch.data.resident import load_resident
 from launch.data.sources import RESIDENT_MAX_SIZE, Splits, are_files, is_folder, read_splits
-from launch.data.streamed import Order, load_streamed
+from launch.data.streamed import load_streamed
 from launch.inputs import Inputs
 from launch.ranks import Share
 

@@ -29,7 +29,7 @@ def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     It is called with those of the parameters root, data_dir, image_size, train and split that it
     has. With train (True, False) or split ("train", "test") it is called once for each split, as
     torchvision's classes are; without, it returns both. A split is a torch Dataset of pairs
-    (tensor, label), or a pair of inputs and labels. A pair of splits itself is taken, too.
+    (tensor, label), or a pair of inputs and labels. The name may also be that of a pair of splits.
 
     Raises:
         UserError: it cannot be imported or called, or gives something else.

@@ -12,7 +12,7 @@ from torch import Tensor
 from launch.config.recipe import Recipe
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
-from launch.data.order import choose, mix
+from launch.data.order import Order, choose
 from launch.data.sources import Splits, are_files
 from launch.ranks import Share
 
@@ -46,29 +46,25 @@ class Resident:
         self._pixels = torch.from_numpy(padded).to(device)
         self._labels = torch.from_numpy(labels).long().to(device)
         self._height, self._width = images.shape[1:3]
-        self._batch_size, self._seed, self._share = batch_size, seed, share or Share()
-        self._padding, self._flip, self._shuffle = padding, flip, shuffle
+        self._order = Order(len(labels), batch_size, shuffle, seed, share or Share())
+        self._padding, self._flip = padding, flip
         self.normalise = Normalise(mean.to(device), std.to(device), self._width)
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._labels), self._batch_size)
-        return full if self._shuffle else full + (rest > 0)
+        return len(self._order)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         n, device = len(self._labels), self._labels.device
-        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
-        order = torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
+        indices, generator = self._order.draw(epoch)
         corner = torch.randint(2 * self._padding + 1, (n, 2), generator=generator)
         mirror = torch.randint(2, (n,), generator=generator, dtype=torch.bool) & self._flip
-        order, corner, mirror = order.to(device), corner.to(device), mirror.to(device)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            at = self._share.of(torch.arange(start, min(start + self._batch_size, n)))
-            part = slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
-            yield self._batch(order[part], corner[part], mirror[part])
+        drawn = [values.to(device) for values in (indices, corner, mirror)]
+        for batch in zip(*map(self._order.parts, drawn), strict=True):
+            yield self._batch(*batch)
 
     def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = choose(self._labels, per_class, self._seed).to(self._labels.device)
-        for index in torch.split(chosen, self._batch_size):
+        chosen = choose(self._labels, per_class, self._order.seed).to(self._labels.device)
+        for index in torch.split(chosen, self._order.batch_size):
             centre = torch.full((len(index), 2), self._padding, device=index.device)
             yield self._batch(index, centre, torch.zeros_like(index, dtype=torch.bool))
 
@@ -120,7 +116,7 @@ def load_resident(
 def pixel_statistics(images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel of images (N, H, W, C), scaled to [0, 1].
 
-    They are exact: of how often each of the 256 values occurs.
+    They are exact: computed from how often each of the 256 values occurs.
     """
     channels = torch.from_numpy(images).flatten(0, 2).unbind(1)
     counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double()

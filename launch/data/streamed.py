@@ -17,7 +17,7 @@ from launch.config.recipe import Recipe
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
 from launch.data.images import ImageFolder, digest_of_files, read_image, scan, test_folder
-from launch.data.order import choose, hold_out, mix
+from launch.data.order import Order, choose, hold_out
 from launch.inputs import Inputs
 from launch.ranks import Share
 
@@ -54,26 +54,6 @@ class _Files(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
                 if not self.skip or skipped == MOST_SKIPPED:
                     raise
         raise AssertionError("an epoch has images")
-
-
-class Order(torch.utils.data.Sampler[list[tuple[int, int]]]):
-    """This rank's slices of the global batches of an epoch, as lists of (epoch, index)."""
-
-    def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int, share: Share) -> None:
-        self.n, self.batch_size, self.shuffle = n, batch_size, shuffle
-        self.seed, self.share = seed, share
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.n, self.batch_size)
-        return full if self.shuffle else full + (rest > self.share.rank)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.n, generator=generator)
-        order = order if self.shuffle else torch.arange(self.n)
-        for batch in torch.split(order, self.batch_size)[: len(self)]:
-            yield [(self.epoch, index) for index in self.share.of(batch).tolist()]
 
 
 class Streamed:
@@ -146,7 +126,7 @@ def ignore_stop(_: int) -> None:
 
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield a loader's batches. Errors of a user in its workers are raised in one line."""
+    """Yield a loader's batches. A UserError in its workers is raised without their traceback."""
     try:
         yield from loader
     except UserError as error:  # from a worker, its traceback is in the message

@@ -1,4 +1,4 @@
-"""Find the constants with which STR reaches a sparsity: bisection on what trained networks have."""
+"""Find the constants with which STR reaches a sparsity, by bisection on trained networks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AFTER = 6.0  # E from there on that leads to about 80 % (the published constants
 
 @dataclass(frozen=True)
 class Search:
-    """How constants are searched for."""
+    """Settings of the search for constants."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each trial; the mean of their sparsities is compared with the requested one."""
@@ -169,7 +169,7 @@ def first_guess(run: Run, s_init: float, machine: Machine) -> float:
 
 
 def _sparsities(outcomes: list[Outcome], folder: Path) -> Iterator[float]:
-    """Yield what the runs of a trial have realised; remove their snapshots."""
+    """Yield the sparsities that the runs of a trial reach; remove their snapshots."""
     for outcome in sorted(outcomes, key=lambda o: o.run.seed):
         collapsed = outcome.result is None and outcome.error.startswith("Collapsed")
         if outcome.result is None and not collapsed:

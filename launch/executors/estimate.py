@@ -32,8 +32,8 @@ class Work:
 def time_left(root: Path, found: Sequence[Status]) -> float | None:
     """Return the seconds until the running and waiting runs have finished, at the present speed.
 
-    As many runs as now are taken to run at the same time. Epochs of a run that has none yet are
-    taken to last as long as those of runs of the same recipe, method and model.
+    The number of runs at the same time is assumed to stay. Epochs of a run that has none yet are
+    assumed to last as long as those of runs of the same recipe, method and model.
 
     Returns:
         The time; None if no run is running or nothing is known of the time of an epoch.
@@ -58,7 +58,7 @@ def _seconds(work: Work, known: Sequence[Work]) -> float:
 
 
 def _work(folder: Path) -> Work | None:
-    """Return what is known of a run; None if nothing is."""
+    """Return what is known of a run; None if nothing is known."""
     try:
         config, rows = read_config(folder), read_epochs(folder)
     except FileError:

@@ -77,7 +77,7 @@ def run_all(
     """Train all runs that are not finished, each after those that it needs.
 
     Runs of methods, models or data that are defined in a notebook are trained in this process, one
-    after the other: other processes do not have them.
+    after the other: other processes cannot import them.
 
     Args:
         slots: runs at the same time; 0: one per CPU core, or `slots_per_gpu` on each GPU.

@@ -1,8 +1,8 @@
 """The user's main module in worker processes.
 
 Workers need a method, model or data set that a script defines and its runs use. For such runs they
-execute the script, up to its first call of `run` or `grid`. Python's own way, to import the whole
-script always, needs a guard `if __name__ == "__main__"` around such calls.
+execute the script, up to its first call of `run` or `grid`. By default, Python imports the whole
+script in every worker, so that such calls need a guard `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Progress:
         return 1
 
     def end(self, run: Run) -> None:
-        """Count no more epochs of a run."""
+        """Stop counting epochs of a run."""
         self.left[run.name] = 0
 
     @property

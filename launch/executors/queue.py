@@ -1,4 +1,4 @@
-"""Slurm's queue: the jobs of runs, and the commands that ask for and cancel them."""
+"""Slurm's queue: the jobs of runs, and the commands that list and cancel them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cancel_jobs(jobs: Sequence[str]) -> None:
     """Cancel jobs, whether they wait or run.
 
     Raises:
-        UserError: scancel fails for some of them, after it was called for all.
+        UserError: scancel fails for some of them. It is called for all.
     """
     problems: dict[str, None] = {}
     for i in range(0, len(jobs), 500):
@@ -58,7 +58,7 @@ def go_on(jobs: Sequence[str]) -> set[str]:
 
 
 def note_cancelled(folder: Path, cancelled: bool = True) -> None:
-    """Note in a run's folder that its job was cancelled, or that it was not. Raises UserError."""
+    """Record in a run's folder whether its job was cancelled. Raises UserError."""
     record = read_job(folder)
     if record is not None:
         write_json(folder / JOB, {**record, "cancelled": cancelled})
@@ -76,7 +76,7 @@ def is_queued(record: JobRecord, queue: Queue) -> bool:
 
 
 def queued_job(folder: Path, queue: Queue) -> str:
-    """Return the id of a run's last job if that waits or runs; else an empty string.
+    """Return the id of a run's last job if it is waiting or running; otherwise an empty string.
 
     A damaged record is ignored, with a warning.
 

@@ -1,4 +1,4 @@
-"""Submitting again, as before, what has ended on Slurm without a result."""
+"""Resubmission of runs whose Slurm jobs have ended without a result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from launch.config.run import Run
 from launch.executors.queue import is_queued, list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
-from launch.runs.folder import RunFolder
 from launch.runs.network import read_own_run
 
 Settings = tuple[Machine, Cluster, Path]  # and the folder to submit from
@@ -58,8 +57,7 @@ def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[
             with _inside(settings[2]):
                 import_plugins(settings[0].imports)
                 run = read_own_run(folder)
-            if RunFolder(run, root).result is None:  # raises where the system fails to read it
-                settings_of[run] = settings
+            settings_of[run] = settings
         except UserError as error:
             warnings.warn(f"{folder.name} is not submitted: {error}", stacklevel=2)
     submitted: list[tuple[Run, str]] = []

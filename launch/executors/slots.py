@@ -1,4 +1,4 @@
-"""Slots: the parts of this machine that runs get, one run at a time each."""
+"""Slots: the parts of this machine, each of which trains one run at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_SLOTS = 1024
 
 
 def check_slots(slots: int, slots_per_gpu: int = 1) -> None:
-    """Raise UserError unless there can be so many slots; 0: as many as the machine has room for."""
+    """Raise UserError if the machine cannot have that many slots; 0: as many as it can have."""
     check_not_negative(slots=slots)
     check_positive(slots_per_gpu=slots_per_gpu)
     check_at_most(MOST_SLOTS, slots=slots, slots_per_gpu=slots_per_gpu)

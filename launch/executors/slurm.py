@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from analysis.checked import FileError
 from analysis.contents import Failure, Result
-from analysis.folder import CONFIG, FAILURE, JOB, read_epochs, read_failure
+from analysis.folder import CONFIG, FAILURE, JOB, is_finished, read_epochs, read_failure
 from baselines.errors import UserError
 from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
@@ -33,7 +33,6 @@ from launch.executors.code_copy import copy_code
 from launch.executors.queue import list_jobs, max_array_size, queued_job
 from launch.plugins import import_plugins
 from launch.runs.files import make_folder, remove_file, write_json
-from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 
 NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
@@ -44,7 +43,7 @@ PATIENCE = 120.0  # seconds that a job waits for the one before it to release th
 
 @dataclass
 class Job:
-    """Training of one run as a job. A job that is told to stop asks to be requeued.
+    """Training of one run as a job. A job that is signalled to stop asks to be requeued.
 
     Args:
         minutes: time limit of the job.
@@ -74,7 +73,7 @@ class Job:
         """Return the same job. Nothing is saved: the last epoch's state is in the run's folder.
 
         Raises:
-            UserError: the time limit is shorter than an epoch. The run has then failed.
+            UserError: the time limit is shorter than an epoch. The run then counts as failed.
         """
         import submitit
 
@@ -107,7 +106,7 @@ def used_up(minutes: int) -> float:
 
 
 def signal_delay(minutes: int) -> int:
-    """Return how many seconds before its end a job is told to stop."""
+    """Return how many seconds before its end a job is signalled to stop."""
     return min(120, 6 * minutes)
 
 
@@ -195,7 +194,7 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
         todo = [
             run
             for run in runs
-            if run.name not in active and RunFolder(run, machine.runs).result is None
+            if run.name not in active and not is_finished(machine.runs / run.name)
         ]
         submitted: list[tuple[Run, str]] = []
         most = max_array_size() if todo else 0
@@ -243,7 +242,7 @@ def _submit_array(
 
 @contextmanager
 def _folders_of(runs: Sequence[Run], root: Path) -> Iterator[None]:
-    """Make the folders of runs that are submitted. If that fails, leave all as it was."""
+    """Make the folders of runs that are submitted. If that fails, undo it."""
     homes = {root / run.name: run for run in runs}
     new = [home for home in homes if not home.exists()]
     failures = {home: failure for home in homes if (failure := _failure(home)) is not None}

@@ -61,7 +61,7 @@ def work(run: Run, machine: Machine, report: Callable[[str], None]) -> Result | 
 
 
 def _loses_gpu(error: Exception) -> bool:
-    """Return whether an error may be one of the GPU, which then fails for all that follows."""
+    """Return whether an error may be one of the GPU, after which further runs on it would fail."""
     import torch
 
     from launch.training.collapse import Collapsed

@@ -142,7 +142,7 @@ class SparsifyCallback:
                 f"rate every {length} steps.",
                 stacklevel=2,
             )
-            self.sparsifier.may_go_on = True  # it is said
+            self.sparsifier.may_go_on = True  # it has been warned of
 
     # ---- state
 
@@ -180,19 +180,19 @@ class SparsifyCallback:
     # ---- while it trains
 
     def begin_step(self) -> None:
-        """Do what comes before a step, if `manual_begin`."""
+        """Call `Sparsifier.begin_step`, if `manual_begin`."""
         if self.manual_begin:
             self.sparsifier.begin_step()
 
     @staticmethod
     def unscale(scaler: GradScaler, optimizer: Optimizer) -> None:
-        """Unscale the gradients of a fused optimizer ahead of its step, which would do it."""
+        """Unscale the gradients of a fused optimizer before its step, instead of in it."""
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             with suppress(RuntimeError):  # the user's loop has unscaled them
                 scaler.unscale_(optimizer)
 
     def begin_epoch(self) -> None:
-        """Remember the signs that this epoch's flips are counted against."""
+        """Store the signs to which this epoch's flips are relative."""
         self._signs = signs(self.sparsifier.net.weights)
 
     def end_epoch(self) -> None:
@@ -206,8 +206,8 @@ class SparsifyCallback:
 
         Returns:
             "sparsity", and "sign_flips": fraction of the weights that have a sign before and after
-            the last epoch whose sign is the opposite. The latter is left out if no epoch was seen
-            from its beginning.
+            the last epoch whose sign is the opposite. The latter is omitted if no epoch was
+            complete.
         """
         if self._sparsifier is None:
             return {}
@@ -215,5 +215,5 @@ class SparsifyCallback:
         return found if math.isnan(self._flips) else {**found, "sign_flips": self._flips}
 
     def end(self) -> None:
-        """Warn if the network that the training leaves is not as sparse as planned."""
+        """Warn if the final network is not as sparse as planned."""
         self.sparsifier.warn_at_end()

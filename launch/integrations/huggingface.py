@@ -29,7 +29,7 @@ if not hasattr(Trainer, "_clip_grad_norm"):  # an older one clips where SparseTr
 class Sparsify(SparsifyCallback, TrainerCallback):
     """Makes the training of a `SparseTrainer` sparse.
 
-    Other trainers are served as long as they clip no gradients and resume from no checkpoint.
+    Other trainers work as long as they do not clip gradients or resume from a checkpoint.
     """
 
     is_ready = False  # a SparseTrainer has attached the optimizer for the training that begins
@@ -70,7 +70,7 @@ class Sparsify(SparsifyCallback, TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Unscale gradients where clipping has not."""
+        """Unscale gradients, unless clipping has done so."""
         optimizer = kwargs["optimizer"]
         if not args.max_grad_norm and (scaler := getattr(optimizer, "scaler", None)) is not None:
             self.unscale(scaler, optimizer.optimizer)
@@ -78,7 +78,7 @@ class Sparsify(SparsifyCallback, TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remember the signs, unless the epoch is resumed in its middle."""
+        """Store the signs, unless the epoch is resumed in its middle."""
         if float(state.epoch or 0).is_integer():
             self.begin_epoch()
 
@@ -96,7 +96,7 @@ class Sparsify(SparsifyCallback, TrainerCallback):
 
 
 class SparseTrainer(Trainer):
-    """Trainer whose clipping, checkpoints and logs know of the callback `Sparsify`.
+    """Trainer whose clipping, checkpoints and logs take the callback `Sparsify` into account.
 
     Clips by the norm of the active weights' gradients, saves and loads the sparsifier's state in
     checkpoints (sparsifier.pt), and logs "sparsity" and "sign_flips". For another trainer class,

@@ -21,7 +21,7 @@ from launch.integrations.callback import SparsifyCallback
 
 
 class Sparsify(SparsifyCallback, Callback):
-    """Makes `Trainer.fit` sparse. The checkpoints hold all that it resumes from.
+    """Makes `Trainer.fit` sparse. Checkpoints contain its state.
 
     Masked gradients are set to zero before Lightning clips gradients. "sparsity" and "sign_flips"
     are logged once per epoch.
@@ -59,7 +59,7 @@ class Sparsify(SparsifyCallback, Callback):
         return f"{type(self).__qualname__}{self.optimizer or ''}"
 
     def metrics(self) -> dict[str, float]:
-        """Return what is logged, for another optimizer than the first with its number."""
+        """Return what is logged; names end with the optimizer's number unless it is the first."""
         end = f"_{self.optimizer}" if self.optimizer else ""
         return {f"{name}{end}": value for name, value in super().metrics().items()}
 
@@ -85,7 +85,7 @@ class Sparsify(SparsifyCallback, Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note how far a training has got; LearningRateFinder loads one that has not begun."""
+        """Store the progress of the training; LearningRateFinder loads one that has not begun."""
         self._steps_taken = checkpoint.get("global_step", 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,7 +132,7 @@ class Sparsify(SparsifyCallback, Callback):
             raise UserError(f"{why}: give Sparsify(steps=…).")
 
     def _check_length(self, trainer: Trainer, plan: Mapping[str, Any]) -> None:
-        """Raise UserError if a resumed training has another length, as far as that is known."""
+        """Raise UserError if a resumed training is known to have another length."""
         if self.steps is not None or self.steps_per_epoch is not None:
             return
         if trainer.max_steps > 0 and self._epochs < 0:
@@ -191,7 +191,7 @@ class Sparsify(SparsifyCallback, Callback):
 
     @property
     def _first_forward(self) -> FirstForward | None:
-        """The check that the hooks of a module make, of which Lightning calls `training_step`."""
+        """The check of the first forward pass of a module whose `training_step` Lightning calls."""
         return self.sparsifier.net.first_forward
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

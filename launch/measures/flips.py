@@ -53,7 +53,7 @@ class FlipTracker:
         now = signs(self.net.weights)
         columns = _columns(self.before, now, self.net.masks)
         if self.folder is not None:
-            self.folder.keep_signs(done, _packed(now))
+            self.folder.keep_signs(done, _pack(now))
         self._remember(self.before, done, now)
         return columns
 
@@ -91,7 +91,7 @@ class FlipTracker:
         n = sum(weight.numel() for weight in self.net.weights.values())
         if packed.shape != (2, -(-n // 8)) or packed.dtype != np.uint8:
             raise BrokenFile(f"the signs after epoch {done} are those of another network.")
-        return self._unpacked(packed)
+        return self._unpack(packed)
 
     def _remember(self, before: dict[str, Signs], done: int, now: Signs) -> None:
         before["previous"] = now
@@ -121,8 +121,8 @@ class FlipTracker:
             for moment, kept in state.items()
         }
 
-    def _unpacked(self, packed: np.ndarray) -> Signs:
-        """Return the signs that `_packed` has packed."""
+    def _unpack(self, packed: np.ndarray) -> Signs:
+        """Return the signs that `_pack` has packed."""
         weights = self.net.weights
         n = sum(weight.numel() for weight in weights.values())
         positive, negative = np.unpackbits(packed, axis=1, count=n).astype(np.int8)
@@ -145,7 +145,7 @@ def _columns(
     return columns
 
 
-def _packed(now: Signs) -> np.ndarray:
+def _pack(now: Signs) -> np.ndarray:
     """Return two rows of bits: where signs are positive, and where they are negative."""
     flat = torch.cat([sign.reshape(-1) for sign in now.values()]).cpu().numpy()
     return np.packbits(np.stack([flat > 0, flat < 0]), axis=1)

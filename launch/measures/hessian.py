@@ -156,7 +156,7 @@ def largest_eigenvalues(hessian: LinearOperator, k: int = 1, tolerance: float = 
         tolerance: relative tolerance of Lanczos' method.
 
     Raises:
-        NotConverged: not within ARPACK's default number of iterations.
+        NotConverged: the tolerance is not reached within ARPACK's default number of iterations.
     """
     n = hessian.shape[0]
     start = np.random.default_rng(SEED).standard_normal(n)

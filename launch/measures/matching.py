@@ -73,7 +73,7 @@ def permute_units(
     for group, order in zip(groups, found, strict=True):
         for axis in group:
             if axis.name in permuted:
-                permuted[axis.name] = _permuted(permuted[axis.name], axis, order)
+                permuted[axis.name] = _permute(permuted[axis.name], axis, order)
     return permuted
 
 
@@ -81,7 +81,7 @@ def _size(group: Group, tensors: Named) -> int:
     return tensors[group[0].name].shape[group[0].dim] // group[0].block
 
 
-def _permuted(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
+def _permute(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
     entries = order[:, None] * axis.block + torch.arange(axis.block)
     return tensor.index_select(axis.dim, entries.flatten().to(tensor.device))
 

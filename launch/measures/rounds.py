@@ -1,8 +1,8 @@
 """Times of alternatives, measured in turn so that other load on the machine affects all alike.
 
 With one thread, times are those of the process on the CPU: on a machine without other load they
-are equal to the times that pass, and with other load they have no pauses in which other processes
-run. With several threads, times that pass are measured.
+equal wall-clock times, and with other load they exclude the pauses in which other processes run.
+With several threads, wall-clock times are measured.
 
 A GPU works while the process prepares the next call. A round there has several calls between two
 moments at which the GPU is idle, so a call takes what it takes within a network: the time of the
@@ -83,14 +83,14 @@ def measure(
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when a device has done all that it was given; on a CPU, at once."""
+    """Wait until a device has finished its work; on a CPU, return at once."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def threads_set(number: int) -> Iterator[None]:
-    """Let torch use that number of CPU threads in the block; 0: as many as before."""
+    """Let torch use that number of CPU threads in the block; 0: do not change it."""
     before = torch.get_num_threads()
     if number:
         torch.set_num_threads(number)

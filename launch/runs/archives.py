@@ -1,4 +1,4 @@
-"""Files of torch.save and of numpy, read without executing anything. Damage is found."""
+"""Files of torch.save and of numpy, read without executing anything. Damage is detected."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def load_archive(path: Path, label: str | None = None, must_be_sealed: bool = Fa
             return torch.load(path, map_location="cpu", weights_only=True)
         # mapped, a tensor that claims more than the file has is refused
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-        return _copied(found, _Copies(path)) if is_archive else found
+        return _copy(found, _Copies(path)) if is_archive else found
 
 
 def load_objects(path: Path, label: str | None = None) -> Any:
@@ -188,7 +188,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
             raise BrokenFile(f"{path} has a description of {entry.file_size:,} bytes.")
 
 
-def _copied(value: Any, copies: _Copies) -> Any:
+def _copy(value: Any, copies: _Copies) -> Any:
     """Return plain values with copies of their tensors, which no longer depend on the file."""
     done: dict[int, Any] = {}  # copies by what they are of: a file can have a list many times
 

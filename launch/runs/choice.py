@@ -43,7 +43,7 @@ def choose(
         raise UserError(f"{path} holds no state dict.")
     if key:
         entries = _under(entries, key, path)
-    choice = (_fitting(entries, like) if like else None) or _usual(entries)
+    choice = (_fit(entries, like) if like else None) or _usual(entries)
     chosen = renamed(choice.entry, choice.prefix, choice.ours)
     if not choice.prefix and not choice.ours:
         return chosen, ""
@@ -156,7 +156,7 @@ def _shapes(entry: Entry) -> list[tuple[int, ...]]:
 # ---- with a model
 
 
-def _fitting(entries: Sequence[Entry], like: Named) -> Taken | None:
+def _fit(entries: Sequence[Entry], like: Named) -> Taken | None:
     """Choose the prefixes with the most counterparts; None if there are none."""
     named = all_of(entries)
     found: dict[tuple[str, str], tuple[int, int]] = {}

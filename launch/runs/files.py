@@ -144,7 +144,7 @@ class CsvText:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that were killed from a folder that is locked.
 
-    Some of its own files may be written without the lock: their leftovers are told by their age.
+    Some of its own files may be written without the lock: their leftovers are recognised by age.
     """
     # those of `write_file`, and those that safetensors makes in turn
     patterns = (f"*{TEMPORARY}", f"{TEMPORARY}??????")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from analysis.checked import BrokenFile, digest_of
+from analysis.checked import BrokenFile, digest_of, none_if_broken
 from analysis.contents import EpochRow, LayerRow, Result
 from analysis.folder import (
     CONFIG,
@@ -91,10 +91,7 @@ class RunFolder:
         Raises:
             UnreadableFile: the system fails to read it.
         """
-        try:
-            return read_result(self.path)
-        except BrokenFile:
-            return None
+        return none_if_broken(read_result, self.path)
 
     @contextmanager
     def opened(self, patience: float = 0.0) -> Iterator[None]:
@@ -189,7 +186,7 @@ class RunFolder:
             write_file(last, lambda path: save_archive(state, path, self._run.name), locked=True)
 
     def read_state(self, file: str) -> tuple[State | None, str]:
-        """Return one of the states in `STATES`, or why it is damaged. Both are empty if it is gone.
+        """Return one of the states in `STATES`, or why it is damaged; neither if there is no file.
 
         Raises:
             UnreadableFile: the system fails to read it.

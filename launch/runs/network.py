@@ -1,4 +1,4 @@
-"""A run back from its folder: its description, and its network with the weights of a snapshot."""
+"""Reading a run from its folder: its description, and its network with a snapshot's weights."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def held_out_by_seed(run: Run, folder: Path) -> bool:
 
 
 def _following(run: Run) -> Run:
-    """Return the run without decays of Sign-In that are what following its weight decay gives."""
+    """Return the run without decays of Sign-In that equal those that follow its weight decay."""
     recipe = known_recipe(run.recipe) or run.settings
     sign_in = replace(
         run.settings.sign_in,

@@ -1,4 +1,4 @@
-"""config.json: what a run is, and where it comes from (versions, git revision, host)."""
+"""config.json: the fields of a run, and its provenance (versions, git revision, host)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from analysis.checked import BrokenFile
+from analysis.checked import none_if_broken
 from analysis.folder import CONFIG, NAME, RESUMED, read_json
 from analysis.nested import flatten
 from baselines.errors import UserError
@@ -33,7 +33,7 @@ def write_config(folder: Path, run: Run) -> None:
         UserError: the folder holds another run, or cannot be written.
     """
     fields = json.loads(json.dumps(dataclasses.asdict(run.decayed)))
-    there = _read(folder / CONFIG)
+    there = none_if_broken(read_json, folder / CONFIG)
     if there is None:
         about: dict[str, Any] = {NAME: run.name, "run": fields, "label": run.label}
         about |= {"epochs": run.epochs, "early_epochs": run.early_epochs}
@@ -52,9 +52,9 @@ def write_config(folder: Path, run: Run) -> None:
 
 
 def note_start(folder: Path, epoch: int, machine: Mapping[str, Any]) -> None:
-    """Note in config.json with what a run begins, or what differs where it resumes.
+    """Record in config.json the environment of a run's start, or what differs when it resumes.
 
-    Warn if torch or the code are others than at the begin.
+    Warn if torch or the code has changed since the start.
 
     Args:
         epoch: number of epochs that were trained before.
@@ -63,7 +63,8 @@ def note_start(folder: Path, epoch: int, machine: Mapping[str, Any]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    there, now = _read(folder / CONFIG) or {}, {**find_provenance(), **machine}
+    there = none_if_broken(read_json, folder / CONFIG) or {}
+    now = {**find_provenance(), **machine}
     if not epoch or "versions" not in there:
         there.pop(RESUMED, None)
         write_json(folder / CONFIG, {**there, **now})
@@ -94,10 +95,10 @@ def find_provenance() -> dict[str, Any]:
 def git_state() -> dict[str, Any]:
     """Return the revision of the running code, and whether it has uncommitted changes.
 
-    A copy of the code has a file that tells; otherwise git is asked. None stands for unknown.
-    A virtual environment in the checkout of another project is no part of that.
+    A copy of the code has a file with it; otherwise git is called. None means unknown. A virtual
+    environment in the checkout of another project is not part of that project.
     """
-    noted = _read(Path(__file__).parents[2] / REVISION)
+    noted = none_if_broken(read_json, Path(__file__).parents[2] / REVISION)
     if noted is not None:
         return noted
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
@@ -110,14 +111,6 @@ def _agree(new: Any, old: Any) -> bool:
     if isinstance(new, dict) and isinstance(old, dict):
         return all(_agree(new[key], old[key]) for key in new.keys() & old.keys())
     return bool(new == old)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return a JSON file's object; None also if it is damaged."""
-    try:
-        return read_json(path)
-    except BrokenFile:
-        return None
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Torch calls this 2:4 format semi-structured, and has kernels of CUTLASS and of cuSPARSELt for it.
 They take weights of two bytes, whose sides are multiples of numbers that differ between the two.
-Which of them a GPU and a build of torch have, only a call shows.
+Only a call shows which of them a GPU and a build of torch have.
 """
 
 from __future__ import annotations

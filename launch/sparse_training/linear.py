@@ -90,13 +90,13 @@ class _SparseLinear(torch.autograd.Function):
                 active = torch.sparse.sampled_addmm(active, columns, tables[i].T)
         return (
             None if to_x is None else to_x.view(ctx.shape),
-            _scattered(active, pattern.index) if of_weight else None,
+            _to_dense(active, pattern.index) if of_weight else None,
             rows.sum(0) if of_bias else None,
             None,
         )
 
 
-def _scattered(sparse: Tensor, index: Tensor) -> Tensor:
+def _to_dense(sparse: Tensor, index: Tensor) -> Tensor:
     """Return a CSR matrix as a dense one; faster than `to_dense`."""
     dense = sparse.values().new_zeros(sparse.shape)
     dense.view(-1).index_copy_(0, index, sparse.values())

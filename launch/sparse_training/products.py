@@ -53,18 +53,18 @@ class SparseProducts:
         self.choices: dict[str, tuple[float, float]] = {}
         self._inputs: dict[str, tuple[int, bool]] = {}  # rows, and whether they need a gradient
         self._patterns: dict[str, Pattern] = {}
-        self._told = ""
+        self._last_text = ""
 
     def news(self) -> str:
-        """Return how many layers use sparse products, if that has changed since the last call."""
+        """Return the number of layers with sparse products as a text; empty if it is unchanged."""
         chosen = sum(map(self._is_sparse, self.sparsifier.net))
         text = f"sparse products in {chosen} of {len(self._inputs)} linear layers"
-        before, self._told = self._told, text
+        before, self._last_text = self._last_text, text
         return "" if text == before else text
 
     @contextmanager
     def forward_pass(self) -> Iterator[None]:
-        """Compute a training's forward pass, and the backward pass of it, by the choices."""
+        """Compute a forward pass, and its backward pass, by the choices."""
         layers = {id(layer.weight): layer for layer in self.sparsifier.net}
         is_dense = self._needs_dense or not any(map(self._is_sparse, layers.values()))
         if is_dense and self._inputs:
@@ -89,7 +89,7 @@ class SparseProducts:
         Call it after the first step and after each epoch, on all ranks.
         """
         due = [layer for layer in self.sparsifier.net if self._is_due(layer)]
-        found = {layer.name: self._measured(layer) for layer in due if self.ranks.is_first}
+        found = {layer.name: self._measure_layer(layer) for layer in due if self.ranks.is_first}
         self.choices |= self.ranks.from_first(found)
 
     @property
@@ -107,7 +107,7 @@ class SparseProducts:
         before, _ = self.choices.get(layer.name, (0.0, 1.0))
         return not before / CHANGED < _density(layer) < before * CHANGED
 
-    def _measured(self, layer: Layer) -> tuple[float, float]:
+    def _measure_layer(self, layer: Layer) -> tuple[float, float]:
         rows, needs_gradient = self._inputs[layer.name]
         weight = layer.weight.detach().clone().requires_grad_()
         generator = torch.Generator().manual_seed(0)

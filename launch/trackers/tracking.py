@@ -1,4 +1,4 @@
-"""What is tracked of a run, and when. The adapters know only how.
+"""What is tracked of a run, and when. Adapters define how.
 
     config      all settings of the run
     scalars     loss, accuracy, learning rate, sparsity and flips, after each epoch
@@ -6,7 +6,7 @@
     figures     curves, and sparsity and flips by layer, at the end
 
 A tracked run has the name of the run's folder, in which tracker.json says what was tracked. A run
-that resumes goes on in the same tracked run. A tracker that fails never stops the training, and is
+that resumes continues the same tracked run. A tracker that fails never stops the training, and is
 closed in any case: a library may have one run at a time only, into which the next one would log.
 """
 
@@ -110,7 +110,7 @@ def open_tracking(run: Run, machine: Machine, folder: Path, epoch: int) -> Track
 
 
 def is_tracked(folder: Path, name: str) -> bool:
-    """Return whether a tracker lacks nothing of a run that has finished, as far as is noted."""
+    """Return whether all of a finished run has been tracked, according to tracker.json."""
     if name == "none":
         return True
     try:
@@ -195,7 +195,7 @@ class Tracking:
         self._note(closed=False)
 
     def _note(self, closed: bool) -> None:
-        """Note what is tracked; `closed`: nothing is missing."""
+        """Record what is tracked; `closed`: nothing is missing."""
         assert self.tracker is not None
         noted = {"tracker": self.name, "id": self.tracker.id, "epochs": self.logged}
         write_json(self.folder / TRACKER, {**noted, "closed": closed})

@@ -54,7 +54,7 @@ def build_loop(
         sparse_kernels: "auto" to train with sparse products where they are faster.
 
     Raises:
-        UserError: what is asked for cannot be trained.
+        UserError: the run cannot be trained.
     """
     if sparse_kernels != "none":
         check_products(run.settings.precision, ranks.device)
@@ -72,9 +72,9 @@ def build_loop(
 
 
 def check_image_size(run: Run, inputs: Inputs, runs: Path) -> None:
-    """Refuse a size that is not the recipe's for data that have another and are not resized.
+    """Refuse an image size other than the recipe's for data of another size that are not resized.
 
-    Earlier versions did not: runs that have begun are finished.
+    Earlier versions did not: runs that have begun may finish.
 
     Raises:
         UserError: it would have no effect.

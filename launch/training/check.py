@@ -1,4 +1,4 @@
-"""Checks of runs before the first one is trained, so that a typo costs and leaves nothing."""
+"""Checks of runs before the first one is trained, so that a typo is found at once."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = 
     """Check all that can be checked of runs that have not finished. Make the folder for them.
 
     Args:
-        cluster: what the runs ask of Slurm; None if they are trained here. The cluster's devices
-            are not known, and data that are not here are not an error.
+        cluster: what the runs request from Slurm; None if they are trained here. The cluster's
+            devices are not known, and data that are not here are not an error.
 
     Raises:
         UserError: at least one run cannot be trained; the message has every reason.
@@ -67,7 +67,7 @@ def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = 
 
 
 def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Callable[[Run], None]:
-    """Return a function that checks one of the runs, and looks at equal data and models once."""
+    """Return a function that checks one of the runs. Equal data and models are checked once."""
 
     @_once
     def contents(data: Recipe) -> Contents | None:
@@ -173,7 +173,7 @@ def _data_of(recipe: Recipe) -> Recipe:
 
 
 def _abstract_model(name: str, found: Contents) -> torch.nn.Module:
-    """Return a model without values if it can be built so, which takes no time, else with."""
+    """Return a model without values, which takes no time, or with values if that fails."""
     try:
         with torch.device("meta"):
             return make_model(name, found.classes, found.inputs)

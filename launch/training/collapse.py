@@ -1,4 +1,4 @@
-"""Runs that end with a network that computes nothing."""
+"""Runs that end with a constant network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_collapse(loop: Loop, result: Result, sparsity: float) -> None:
     that does not work is the method's result; a warning names its empty layers.
 
     Raises:
-        Collapsed: neither; the message has sparsity, accuracy and empty layers.
+        Collapsed: it has neither; the message has sparsity, accuracy and empty layers.
     """
     allowed = largest_difference(sparsity, result["tolerance"], result["prunable"])
     reached = abs(result["sparsity"] - sparsity) <= allowed

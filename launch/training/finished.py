@@ -1,4 +1,4 @@
-"""A run that has finished before: what is said of it, and what its process has left undone."""
+"""Runs that have finished before: what is printed, and completing what a killed process left."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def finished_text(run: Run, machine: Machine, folder: Path, result: Result) -> s
 
 
 def complete(run: Run, machine: Machine, folder: RunFolder, result: Result) -> None:
-    """Do what a process that was killed just after it wrote the result has left undone.
+    """Complete a run whose process was killed just after it wrote the result.
 
     The folder is locked by this process.
     """
-    with suppress(UserError):  # what stays does no harm
+    with suppress(UserError):  # leftover files are harmless
         folder.tidy()
     if not is_tracked(folder.path, machine.tracker):
         complete_tracking(run, machine, folder.path, result)
 
 
 def complete_if_needed(run: Run, machine: Machine, folder: RunFolder, result: Result) -> None:
-    """Do the same, unless there is nothing to do or another process is at it."""
+    """Call `complete` under the folder's lock, if something is missing and the lock is free."""
     if folder.is_tidy and is_tracked(folder.path, machine.tracker):
         return
     with suppress(UserError), folder.opened():

@@ -37,7 +37,7 @@ def epoch_row(
         "sparsity": net.sparsity(),
         "sparsity_all": net.sparsity_all(),
         "flips": flips,
-        "skipped": _skipped(loop),
+        "skipped": _count_skipped(loop),
         "ranks": loop.ranks.world,
         "seconds": seconds,
         "test_seconds": test_seconds,
@@ -52,7 +52,7 @@ def _validate(loop: Loop) -> Validation:
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 
-def _skipped(loop: Loop) -> int:
+def _count_skipped(loop: Loop) -> int:
     """Return the number of images not read since the last epoch, on all ranks."""
     splits = loop.data.splits
     found = torch.tensor(sum(s.skipped for s in splits), device=loop.ranks.device)

@@ -53,7 +53,8 @@ def run_training(
     Raises:
         UserError: the input cannot be used.
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
-        Collapsed: the final network computes nothing, and has not the requested sparsity.
+        Collapsed: the output of the final network is constant, and its sparsity is not the
+            requested one.
     """
     require_constants([run])
     check_tracker(machine.tracker)
@@ -105,7 +106,7 @@ class Training:
         self._build()
 
     def _build(self) -> None:
-        """Make everything that a state is loaded into."""
+        """Build everything that a state is loaded into."""
         self.loop = self._make_loop()
         self.net = self.loop.sparsifier.net
         keeper = self.folder if self.ranks.is_first else None
@@ -213,7 +214,7 @@ class Training:
         return 0
 
     def _note_start(self, epoch: int) -> None:
-        """Note in config.json what the run is trained with from an epoch on."""
+        """Record in config.json the environment from an epoch on."""
         if self.ranks.is_first:
             with_what = {
                 "device": device_name(self.ranks.device),

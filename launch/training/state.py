@@ -38,7 +38,7 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tupl
             raise Misfit("it was trained on other data")
         loop.attach()
         chosen = _hyperparameters(loop.optimizer)
-        loop.load_state_dict(_upgraded(state["loop"], done * loop.steps, loop.sparsifier.net))
+        loop.load_state_dict(_upgrade(state["loop"], done * loop.steps, loop.sparsifier.net))
         if loop.sparsifier.step != done * loop.steps:
             raise Misfit(f"it has {loop.sparsifier.step} steps, not {done * loop.steps}")
         _check_optimizer(loop.optimizer, chosen)
@@ -107,7 +107,7 @@ def _check_optimizer(optimizer: Optimizer, chosen: list[dict[str, Any]]) -> None
                 raise Misfit(f"{name} has shape {tuple(value.shape)}, not {parameter.shape}")
 
 
-def _upgraded(state: State, step: int, net: SparseModel) -> State:
+def _upgrade(state: State, step: int, net: SparseModel) -> State:
     """Return a loop's state as `Loop.load_state_dict` takes it.
 
     Version 0.1 had no sparsifier: masks and latents, which had no names, were the loop's.

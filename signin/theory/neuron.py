@@ -204,7 +204,7 @@ class Descent:
         return self.task.loss(self.a[:, 0], self.w, self.rows)
 
     @property
-    def hopeless(self) -> Tensor:
+    def stuck(self) -> Tensor:
         """Return which runs provably never reach a loss below that of f = 0: [runs].
 
         Implemented for one input and a teacher w̃ > 0. There w < 0 stays negative (Theorem 5.1),
@@ -239,7 +239,7 @@ def one_thread() -> Iterator[None]:
 def train(
     task: Task, outer: Tensor, inner: Tensor, storages: Storages, rate: float, steps: int
 ) -> FinalState:
-    """Train students until they have converged, are hopeless, or have taken all steps.
+    """Train students until they have converged, are stuck, or have taken all steps.
 
     Args:
         outer, inner: initial a [runs] and w [runs, d].
@@ -250,7 +250,7 @@ def train(
         for step in range(steps + 1):
             if step % CHECK_EVERY == 0 or step == steps:
                 loss = descent.loss
-                done = (loss < CONVERGED) | ~loss.isfinite() | descent.hopeless | (step == steps)
+                done = (loss < CONVERGED) | ~loss.isfinite() | descent.stuck | (step == steps)
                 rows = descent.rows[done]
                 end.outer[rows], end.inner[rows] = descent.a[done, 0], descent.w[done]
                 end.loss[rows] = loss[done]

@@ -43,11 +43,11 @@ def _settings(base: Setting, sweeps: dict[str, tuple[Any, ...]]) -> dict[Key, Se
         seeds = SEEDS.get(varied, (0,))
         shared = replace(base, runs=-(-base.runs // len(seeds)))
         for key in itertools.product([varied], values, METHODS, seeds):
-            found[key] = _changed(shared, *key)
+            found[key] = _change(shared, *key)
     return found
 
 
-def _changed(base: Setting, varied: str, value: Any, method: str, seed: int) -> Setting:
+def _change(base: Setting, varied: str, value: Any, method: str, seed: int) -> Setting:
     beta = value if varied == "beta" else 1.0
     base = replace(base, seed=seed, betas=None if method == "plain" else (beta, beta))
     return base if varied == "beta" else replace(base, **{varied: value})

@@ -71,7 +71,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
             the paper does not have
 
         Recipes of the paper without runs are left out, unless there are no runs at all. Runs that
-        have neither finished nor failed have no part in a cell.
+        have neither finished nor failed are not counted.
 
     Raises:
         UserError: there is no such table, or the runs of no recipe can be compared. If those of
@@ -80,7 +80,7 @@ def paper_cells(runs: pd.DataFrame, number: str, chosen: Sequence[str] = ()) -> 
     values = paper_values(number)
     own = list(dict.fromkeys(values["recipe"]))
     alike = [*_alike(LAYOUTS[number]), *chosen]
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _place_runs(runs, LAYOUTS[number])
     ended = placed[placed["state"].isin(("finished", "failed"))]
     shown = _comparable(ended, alike)
     recipes = set(placed["recipe"]) - (set(ended["recipe"]) - set(shown["recipe"]))
@@ -128,7 +128,7 @@ def fits_layout(runs: pd.DataFrame, number: str) -> bool:
     nothing else.
     """
     layout, ended = LAYOUTS[number], ended_runs(runs)
-    placed = _placed(ended, layout)
+    placed = _place_runs(ended, layout)
     others = ended[~ended["folder"].isin(placed["folder"])]
     alike = not differing_fields(placed, _alike(layout))
     return len(placed) > 0 and alike and bool(others["label"].isin(_learners(ended)).all())
@@ -145,7 +145,7 @@ def _learners(runs: pd.DataFrame) -> set[str]:
     return {*LEARNERS, *masks_of} - {""}
 
 
-def _placed(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _place_runs(runs: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return the runs that belong to a table, with columns row and column."""
     learners, found = _learners(runs), []
     run: RunRow
@@ -194,7 +194,7 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost(done: pd.DataFrame) -> pd.DataFrame:
-    """Return for each transplant the share of its kept weights that have lost each part."""
+    """Return, for each transplant, the shares of its kept weights that a source has no value of."""
     rows = []
     for _, run in done[done["method"] == "fixed"].iterrows():
         try:
@@ -210,7 +210,7 @@ def _lost(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lost_notes(part: pd.DataFrame) -> list[str]:
-    """Return a line for each part that transplants have lost, with the shares of their cells."""
+    """Return a line for each part that sources of transplants lack, with the shares by cell."""
     notes = []
     for name, what in LOST.items():
         cells = part[part[name] > 0]
@@ -236,7 +236,7 @@ def paper_sheets(
         protocol: that of the runs, for the notes.
         command: returns the command line that trains missing cells.
     """
-    placed = _placed(runs, LAYOUTS[number])
+    placed = _place_runs(runs, LAYOUTS[number])
     sheets = []
     for recipe, part in cells.groupby("recipe", sort=False):
         folders = list(placed[placed["recipe"] == recipe]["folder"]) if len(placed) else []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.names import HAM, PLAIN, legend_entry, name_of, with_rule
+from analysis.names import HAM, PAI, PLAIN, legend_entry, name_of, with_rule
 
 Budget = tuple[int, tuple[int, ...]]  # epochs of a run, and its early epochs
 PAPER_BUDGET: Budget = (100, (10, 30))
@@ -52,7 +52,7 @@ def _signs(run: RunRow) -> Place:
 def _masks(run: RunRow) -> Place:
     """Place a run in Table 10: masks of all kinds, initialised at random."""
     column = with_rule("Random", run["rule"])
-    if run["label"] in ("snip", "synflow", "random"):
+    if run["label"] in PAI:
         return name_of(run["label"]), column
     if _takes_mask(run) and run["signs.at"] == run["magnitudes.at"] == "random":
         return name_of(run["mask.label"]), column
@@ -97,7 +97,7 @@ class Layout:
         place: returns the row and column of a run.
         grid: the name of the grid with the table's runs.
         column: the field that runs may differ in besides method, Sign-In and HAM.
-        values: whose values stand beside ours.
+        values: the source of the values beside ours.
         rule: what the table is about; a report without such runs does not have it.
     """
 
@@ -118,9 +118,7 @@ LAYOUTS = {
     "3": _layout("3", "random masks with Sign-In", _by_sparsity("random")),
     "4": _layout("4", "random masks with Sign-In", _by_sparsity("random")),
     "5": _layout("5", "AC/DC with Sign-In", _by_sparsity("acdc")),
-    "9": _layout(
-        "9", "pruning at initialisation with Sign-In", _by_sparsity("random", "snip", "synflow")
-    ),
+    "9": _layout("9", "pruning at initialisation with Sign-In", _by_sparsity(*PAI)),
     "10": _layout("10", "masks of all kinds, initialised at random", _masks, "label"),
     "11": _layout("11", "effect of rescaling", _by_sparsity("random", "mw")),
     "ham": Layout(
