@@ -7,6 +7,7 @@ column input_ids tokens, and all numeric columns together features.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ from launch.data.arrays import Arrays, as_arrays
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.images import converted
 from launch.data.items import integer_labels
+from launch.data.normalisation import Constants
 from launch.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "hf:"
@@ -86,6 +88,15 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.plain = self if transform is centre else Images(rows, image, label, centre, centre)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.normalise = Normalise(mean, std, transform.size)
+
+    def normalised(self, constants: Constants | None) -> Images:
+        """Return the same images, normalised by other constants unless these are None."""
+        if constants is None:
+            return self
+        other = copy(self)
+        other.normalise = Normalise(*constants, self.transform.size)
+        other.plain = other if self.plain is self else self.plain.normalised(constants)
+        return other
 
     def __len__(self) -> int:
         return len(self.rows)

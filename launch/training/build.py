@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from launch.config.recipe import Recipe
 from launch.config.recipes import known_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
+from launch.data.normalisation import warn_of_constants
 from launch.data.order import mix
 from launch.data.sources import takes_image_size
 from launch.inputs import Inputs
@@ -61,6 +63,7 @@ def build_loop(
     check_image_size(run, data.inputs, runs)
     for source in run.options.sources:
         check_held_out(run, source, runs)
+        _warn_of_constants(run, source, data, runs)
     method = build_method(run, len(data.train), runs)
     rule = build_sign_rule(run, method)
     net = build_network(run, data, ranks.device)
@@ -126,6 +129,17 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
             f"{source} was trained by an earlier version on images that this run holds out: "
             f"remove {base.name}, and train it again."
         )
+
+
+def _warn_of_constants(run: Run, source: str, data: Data, runs: Path) -> None:
+    """Warn if the images of a source were, or probably were, normalised otherwise."""
+    own = run.settings.normalise
+    with suppress(UserError):  # a missing source is an error when it is read
+        folder = run_folder_of(source, runs)
+        if folder is None and is_first():
+            warn_of_constants(source, run.settings.model, data.normalise)
+        elif folder and is_first() and (other := read_run(folder).settings.normalise) != own:
+            warnings.warn(f"{source} has --normalise {other}, this run {own}.", stacklevel=2)
 
 
 def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:
