@@ -11,19 +11,18 @@ from torch.utils.data import Dataset, IterableDataset
 
 from baselines.errors import UserError
 from launch.data.arrays import Arrays, as_arrays
-from launch.plugins import call_with_known, import_attribute
+from launch.plugins import call_with_known
 
 Split = Arrays | Dataset[Any]
 SIZES = ("image_size", "img_size")  # parameters for the size of images
 
 
-def takes_size(path: str) -> bool:
+def takes_size(found: Any) -> bool:
     """Return whether what a user's module has is called with the size of images."""
-    found = import_attribute(path, "data")
     return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 
 
-def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
+def read_own(found: Any, name: str, root: Path, image_size: int) -> tuple[Split, Split]:
     """Return the training and the test split that a function or class of a user's module gives.
 
     It is called with those of the parameters root, data_dir, image_size, train and split that it
@@ -32,25 +31,24 @@ def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     (tensor, label), or a pair of inputs and labels. A pair of splits itself is taken, too.
 
     Raises:
-        UserError: it cannot be imported or called, or gives something else.
+        UserError: it cannot be called, or gives something else.
     """
-    found = import_attribute(path, "data")
     known = {"root": root, "data_dir": root, **dict.fromkeys(SIZES, image_size)}
     try:
-        splits = _splits(found, known, path)
+        splits = _splits(found, known, name)
     except UserError:
         raise
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data {path}: {reason}") from error
+        raise UserError(f"data {name}: {reason}") from error
     if not isinstance(splits, (tuple, list)) or len(splits) != 2:
         raise UserError(
-            f"data {path}: a pair of a training and a test split is needed, not "
+            f"data {name}: a pair of a training and a test split is needed, not "
             f"{type(splits).__name__}. A class needs a parameter train or split."
         )
-    train, test = (_as_split(split, f"data {path}") for split in splits)
+    train, test = (_as_split(split, f"data {name}") for split in splits)
     if isinstance(train, Dataset) != isinstance(test, Dataset):
-        raise UserError(f"data {path}: one split is a Dataset, the other a pair of arrays.")
+        raise UserError(f"data {name}: one split is a Dataset, the other a pair of arrays.")
     return train, test
 
 
