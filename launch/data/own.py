@@ -22,7 +22,7 @@ def takes_size(found: Any) -> bool:
     return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 
 
-def read_own(found: Any, name: str, root: Path, image_size: int) -> tuple[Split, Split]:
+def read_own(found: Any, path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     """Return the training and the test split that a function or class of a user's module gives.
 
     It is called with those of the parameters root, data_dir, image_size, train and split that it
@@ -35,20 +35,20 @@ def read_own(found: Any, name: str, root: Path, image_size: int) -> tuple[Split,
     """
     known = {"root": root, "data_dir": root, **dict.fromkeys(SIZES, image_size)}
     try:
-        splits = _splits(found, known, name)
+        splits = _splits(found, known, path)
     except UserError:
         raise
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data {name}: {reason}") from error
+        raise UserError(f"data {path}: {reason}") from error
     if not isinstance(splits, (tuple, list)) or len(splits) != 2:
         raise UserError(
-            f"data {name}: a pair of a training and a test split is needed, not "
+            f"data {path}: a pair of a training and a test split is needed, not "
             f"{type(splits).__name__}. A class needs a parameter train or split."
         )
-    train, test = (_as_split(split, f"data {name}") for split in splits)
+    train, test = (_as_split(split, f"data {path}") for split in splits)
     if isinstance(train, Dataset) != isinstance(test, Dataset):
-        raise UserError(f"data {name}: one split is a Dataset, the other a pair of arrays.")
+        raise UserError(f"data {path}: one split is a Dataset, the other a pair of arrays.")
     return train, test
 
 
