@@ -25,6 +25,7 @@ LEFT_OUT = "left_out"  # name of an attribute of the frame
 ADDED = {
     "ham": False,
     "settings.validation": 0.0,
+    "settings.normalise": "data",
     "settings.sign_in.beta_last": 0.0,
     "settings.sign_in.rescale_masks_late": True,
 }

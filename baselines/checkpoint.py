@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from baselines.errors import UserError
@@ -67,6 +68,9 @@ def with_epoch(source: str) -> str:
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the source's tensors of the given names and shapes.
 
+    Batches that batch normalisation has counted are 0 where they are missing, as in old files:
+    `load_state_dict` fills them in, too.
+
     Raises:
         UserError: one is missing, of another shape, or not finite.
     """
@@ -75,6 +79,8 @@ def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _entry(source: Checkpoint, name: str, like: Tensor) -> Tensor:
     if name not in source.weights:
+        if name.rpartition(".")[2] == "num_batches_tracked":
+            return torch.zeros_like(like)
         raise UserError(f"{source.origin} has no {name}{_nearest(source, name, like)}")
     value = source.weights[name]
     check_shape(source, name, like)

@@ -201,7 +201,8 @@ def make_model(name: str, classes: int, inputs: Inputs) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # models raise exceptions of many types
-        raise UserError(f"{name} cannot take {inputs}: {error}") from error
+        hint = " (integers are tokens; features are floats)" if inputs.vocabulary else ""
+        raise UserError(f"{name} cannot take {inputs}{hint}: {error}") from error
     if getattr(output, "shape", None) != (1, classes):
         got = getattr(output, "shape", type(output).__name__)
         raise UserError(f"{name} must return logits of shape (N, {classes}), not {got}.")

@@ -238,3 +238,28 @@ def test_images_that_a_run_held_out_are_not_measured(machine, monkeypatch):
     given = SharpnessCommand(data_dir=machine.data_dir, device="cpu")
     launch.commands.sharpness._measure(Task(machine.runs, 0), given, load_data)
     assert len(measured) == 50 and set(measured) <= known
+
+
+def test_data_that_have_changed_are_refused(machine, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def write(shift):
+        x, y = np.random.default_rng(0).normal(size=(40, 5)) + shift, np.arange(40) % 2
+        np.savez("set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+    choices = {"data": "set.npz", "model": "mlp", "epochs": 1, "batch_size": 8}
+    runs = [Run.make("digits", "random", **choices, seed=seed) for seed in (0, 1)]
+    names = [run.name for run in runs]
+    for run, shift in zip(runs, (0, 1), strict=True):
+        write(shift)
+        train(run, machine)
+    where = ["--runs", str(machine.runs), "--device", "cpu", "--threads", "1"]
+    assert main(["sharpness", names[1], "--per-class", "2", "--epochs", "1", *where]) == 0
+    capsys.readouterr()
+    before = read_sharpness(machine.runs / names[1])
+    for given in (["barrier", *names], ["barrier", *names[::-1]], ["sharpness", names[0]]):
+        assert main([*given, *where]) == 2
+        assert f"{names[0]} was trained on other data" in capsys.readouterr().err
+    write(2)
+    assert main(["sharpness", names[1], "--again", *where]) == 2
+    assert read_sharpness(machine.runs / names[1]) == before

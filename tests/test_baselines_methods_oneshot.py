@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from baselines import sparsify
-from baselines.checkpoint import Checkpoint
+from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
 from baselines.method import Plan
@@ -187,6 +187,20 @@ def test_the_network_can_be_read_from_a_source():
     plan = Plan(0.5, 4, 4, read=lambda _, **__: Checkpoint({}, {}, "runs/b"))
     with pytest.raises(UserError, match=r"runs/b has no 0.weight"):
         OneShot(plan, options).prepare(SparseModel(tiny_net()), None)
+
+
+def test_a_file_without_counts_of_batches_is_read():
+    """Old versions of torch had no `num_batches_tracked`; `load_state_dict` fills in zeros."""
+    model, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for _ in range(2))
+    model(torch.randn(5, 3))
+    state = {k: v for k, v in model.state_dict().items() if k != "1.num_batches_tracked"}
+    assert other.load_state_dict(state, strict=True)
+    found = entries_of(Checkpoint(state, {}), model.state_dict())
+    assert found.keys() == other.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in other.state_dict().items())
+    del state["1.running_var"]
+    with pytest.raises(UserError, match="has no 1.running_var"):
+        entries_of(Checkpoint(state, {}), model.state_dict())
 
 
 def test_a_weight_that_modules_share_has_the_inputs_of_all():

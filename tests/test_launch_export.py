@@ -28,7 +28,7 @@ from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.data.sources import SOURCES
 from launch.inputs import Inputs
-from launch.models import build_model
+from launch.models import MODELS, build_model, mlp
 from launch.runs.card import input_facts, result_facts
 from launch.runs.network import read_run
 from launch.runs.snapshots import read_snapshot, write_snapshot
@@ -69,6 +69,22 @@ def accuracy_by(card, model, root):
     x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
     with torch.no_grad():
         return float((model(x).argmax(1) == torch.from_numpy(labels)).float().mean())
+
+
+def test_a_card_imports_what_a_plugin_adds(machine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "tiny_plugin.py").write_text("")
+    monkeypatch.setitem(MODELS, "tiny-net", lambda classes, features: mlp(classes, features))
+    run = Run.make("digits", "random", model="tiny-net", epochs=1)
+    train(run, machine)
+    given = ["export", run.name, "--runs", str(machine.runs), "-o", "out"]
+    assert main([*given, "--import", "tiny_plugin"]) == 0
+    card = Path("out", "README.md").read_text()
+    command = re.search(r"^signbench run .*$", card, flags=re.M)[0]
+    made = parse_run(shlex.split(command)[2:])
+    assert made.run == run and made.machine.imports == ("tiny_plugin",)
+    assert "import tiny_plugin\nfrom launch.inputs import Inputs\n" in card
 
 
 def test_a_card_says_how_images_become_inputs():

@@ -355,6 +355,30 @@ def test_fit_goes_on_where_the_one_before_ended(tmp_path):
         assert not (mask & ~between[name]).any()  # gradual pruning has gone on
 
 
+class Failing(Module):
+    """Raises an error once, at the beginning of the second epoch."""
+
+    def training_step(self, batch, i):
+        if len(self.batches) == PER_EPOCH:
+            self.batches.append(None)
+            raise RuntimeError("boom")
+        return super().training_step(batch, i)
+
+
+def test_fit_goes_on_after_an_error(tmp_path):
+    module, callback = Failing(), Sparsify("gmp", sparsity=SPARSITY, sign_in=True)
+    trainer = trainer_of(tmp_path, callback, 15)
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer.fit(module, Loader(batches(PER_EPOCH)))
+    assert trainer.global_step == callback.sparsifier.step == PER_EPOCH
+    between = {name: mask.clone() for name, mask in callback.sparsifier.masks.items()}
+    trainer.fit(module, Loader(batches(PER_EPOCH)))
+    assert callback.sparsifier.step == trainer.global_step == 15
+    assert callback.sparsifier.sparsity() == pytest.approx(SPARSITY, abs=1e-3)
+    for name, mask in callback.sparsifier.masks.items():
+        assert not (mask & ~between[name]).any()
+
+
 def test_a_checkpoint_saved_after_fit_resumes(tmp_path):
     trainer = trainer_of(tmp_path, callback_of("rigl", True), 15, callbacks=[Stop(1)])
     with pytest.warns(UserWarning, match="ended after 10 of 15 planned steps"):

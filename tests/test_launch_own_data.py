@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import types
+import warnings
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from launch.data import describe_data, load_data
 from launch.data.arrays import as_arrays
 from launch.data.items import read_labels
 from launch.inputs import Inputs
+from launch.models import make_model
 from launch.ranks import Share
 from launch.training.build import check_image_size
 
@@ -133,6 +135,26 @@ def test_pairs_and_nested_splits_of_a_torch_file(tmp_path):
     torch.save({"train": pair, "test": {"x": torch.tensor(test[0]), "y": torch.tensor(test[1])}},
                tmp_path / "set.pt")  # fmt: skip
     assert len(load("set.pt").train) == 7
+
+
+def test_a_torch_file_may_be_what_a_function_returns(tmp_path):
+    (x, y), test = (tuple(map(torch.as_tensor, part)) for part in (features(), features(21)))
+    torch.save(((x, y), test), tmp_path / "pairs.pt")
+    found = rows_of(load(tmp_path / "pairs.pt").test)
+    assert found == Counter(map(tuple, test[0].float().tolist()))
+    torch.save((x, y), tmp_path / "pair.pt")
+    assert len(rows_of(load(tmp_path / "pair.pt").test)) == len(y) / 5
+    torch.save([1, 2], tmp_path / "numbers.pt")
+    with pytest.raises(UserError, match="has no training split among train, test"):
+        load(tmp_path / "numbers.pt")
+
+
+def test_integers_for_a_network_of_features_are_explained(tmp_path):
+    x = np.arange(100).reshape(20, 5)
+    np.savez(tmp_path / "ages.npz", x=x, y=np.arange(20) % 2)
+    inputs = load(tmp_path / "ages.npz").inputs
+    with pytest.raises(UserError, match=r"mlp cannot take tokens .* \(integers are tokens; feat"):
+        make_model("mlp", 2, inputs)
 
 
 def test_a_run_does_not_resume_on_a_file_that_was_replaced(tmp_path, machine, monkeypatch):
@@ -333,6 +355,23 @@ def test_an_image_size_without_effect_is_refused(monkeypatch, tmp_path):
     check(lambda: images(9))  # an earlier version has begun it
 
 
+def test_images_of_files_are_not_made_tiny_without_a_word(image_folder, tmp_path):
+    def check(recipe="digits", data=image_folder, **choices):
+        run = Run.make(recipe, "dense", data=str(data), **choices)
+        inputs = Inputs.image(3, run.settings.image_size)
+        check_image_size(run, inputs, tmp_path)
+
+    with pytest.warns(UserWarning, match="are resized to 8×8 pixels, the size of recipe digits"):
+        check()
+    with pytest.warns(UserWarning, match="the images of hf:mnist are resized to 8×8"):
+        check(data="hf:mnist")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(image_size=10)
+        check("imagefolder")
+        check(data="digits")
+
+
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_float_images_with_channels_last_are_warned_of(tmp_path, monkeypatch, kind):
     module = types.ModuleType("float_data")
@@ -409,6 +448,10 @@ class Named(Noisy):
 class Late(Named):
     def __getitem__(self, i):
         return super().__getitem__(i)[0], 1 + i % 4
+
+
+class Mapped(Noisy):
+    targets = [1 + i % 3 for i in range(40)]  # as a target_transform leaves them
 
 
 class Texts(Noisy):
@@ -512,6 +555,20 @@ def test_what_a_dataset_draws_is_a_function_of_seed_epoch_and_index(module, name
     )
 
 
+def test_short_names_are_for_what_a_module_gives(module, monkeypatch):
+    mine = importlib.import_module("mine")
+    for name in ("by_split", "pair"):
+        monkeypatch.setitem(launch.data.sources.SOURCES, "short", getattr(mine, name))
+        short, full = load("short"), load(f"mine:{name}")
+        assert (short.digest, short.inputs) == (full.digest, full.inputs)
+    doubles = features(), features(21)  # float64
+    monkeypatch.setitem(launch.data.sources.SOURCES, "short", lambda root: doubles)
+    assert next(load("short").train.epoch(0))[0].dtype == torch.float32
+    monkeypatch.setitem(launch.data.sources.SOURCES, "short", lambda: (*doubles, 3))
+    with pytest.raises(UserError, match="data short: a pair of a training and a test split is"):
+        load("short")
+
+
 def test_a_dataset_is_described_and_sampled(module):
     data = load("mine:Noisy")
     assert (data.classes, data.inputs) == (3, Inputs((2,)))
@@ -549,6 +606,7 @@ def test_labels_are_taken_from_attributes_where_there_are_some():
         ("mine:one", "a pair of a training and a test split is needed, not Noisy"),
         ("mine:strings", "labels"),
         ("mine:Strings", r"pairs of a tensor and a label, not \(str, int\): give the Dataset a"),
+        ("mine:Mapped", r"item \d has label \d, but \d in the attribute with all labels"),
         ("mine:Late", "labels are 1 to 4, not 0 to 3"),
         ("mine:Texts", "labels must be classes 0, 1, …, not 'cat'"),
         ("mine:Halves", "labels must be classes 0, 1, …, not 0.5"),
@@ -734,7 +792,7 @@ def test_pixels_of_16_bits_are_scaled(hub, tmp_path, size):
     torch.testing.assert_close(*spread, rtol=0, atol=1e-5)
 
 
-def test_labels_of_hugging_face_are_classes_of_a_split_that_has_some(hub, tmp_path):
+def test_labels_of_hugging_face_are_classes_of_a_split_that_has_some(hub, tmp_path, monkeypatch):
     kinds = {"x": hub.Value("int64"), "y": hub.Value("int64")}
     kinds["kind"] = hub.ClassLabel(names=["a", "b", "c"])
     rows = {"x": list(range(24)), "y": [7] * 24, "kind": [i % 3 for i in range(24)]}
@@ -742,13 +800,22 @@ def test_labels_of_hugging_face_are_classes_of_a_split_that_has_some(hub, tmp_pa
     features = hub.Features(kinds)
     made = {k: hub.Dataset.from_dict(v, features=features) for k, v in parts.items()}
     hub.DatasetDict(made).save_to_disk(tmp_path / "named")
+    # one by one they would take long
+    monkeypatch.setattr(hub.arrow_dataset.Column, "__iter__", None, raising=False)
     data = load("hf:named")
     assert data.classes == 3 and data.inputs == Inputs((2,))
     assert torch.cat([y for _, y in data.test.epoch(0)]).tolist() == rows["kind"]
+    unlabelled = hub.Dataset.from_dict(rows | {"kind": [None] * 24}, features=features)
+    for name, test in (("none", unlabelled), ("bare", made["test"].remove_columns("kind"))):
+        hub.DatasetDict({**made, "test": test}).save_to_disk(tmp_path / name)
+        assert torch.cat([y for _, y in load(f"hf:{name}").test.epoch(0)]).tolist() == rows["kind"]
     del made["validation"]
     hub.DatasetDict(made).save_to_disk(tmp_path / "hidden")
     with pytest.raises(UserError, match="the split test has no labels"):
         load("hf:hidden")
+    made["train"].save_to_disk(tmp_path / "single")
+    with pytest.raises(UserError, match="hf:single are one split: save a DatasetDict"):
+        load("hf:single")
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):

@@ -15,16 +15,17 @@ from baselines.errors import UserError, require
 from launch.config.fields import check_not_negative
 from launch.config.machine import Imports
 from launch.data import load_data
+from launch.data.normalisation import warn_of_constants
 from launch.flags import leading_names, parse
 from launch.measures.barrier import Named, Point, barrier, points_between
 from launch.measures.rounds import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv
-from launch.runs.network import load_network, read_run
+from launch.runs.network import check_data, load_network, read_run
 from launch.runs.snapshots import read_source, run_folder_of
 
-_SAME = ("model", "data", "image_size")  # settings that the two runs share
+_SAME = ("model", "data", "image_size", "normalise")  # settings that the two runs share
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
     Raises:
         UserError: a run cannot be read, or the networks or their data are not alike.
     """
-    folders = (run_folder_of(name, given.runs) for name in names)
+    folders = [run_folder_of(name, given.runs) for name in names]
     run, other = (read_run(folder) if folder else None for folder in folders)
     if run is None:
         raise UserError(f"the first of the two must be a run, not the file {names[0]}.")
@@ -100,6 +101,10 @@ def measure(names: Sequence[str], given: BarrierCommand) -> list[Point]:
             raise UserError(f"the runs differ in {field}: {one} and {two}.")
     with join_ranks(given.device) as r:
         data = load_data(run.settings, given.data_dir, r.device, run.seed, Share(0, 1), workers=2)
+        for folder in filter(None, folders):
+            check_data(folder, data.digest)
+        if other is None:
+            warn_of_constants(names[1], run.settings.model, data.normalise)
         net = load_network(run, first, data.classes, data.inputs, r.device)
         template = net.model.state_dict()
         second = read_source(names[1], given.runs, given.key, template, print)

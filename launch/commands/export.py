@@ -87,7 +87,8 @@ def export_run(folder: Path, given: ExportCommand) -> list[Path]:
     shape = network_shape(folder, run, snapshot)
     # all ones in the training of methods whose weights are sparse, such as STR
     found = masks_of(snapshot, {name: snapshot.weights[name] for name in snapshot.masks})
-    text = model_card(run, replace(snapshot, masks=found), shape, folder, given.epoch)
+    masked = replace(snapshot, masks=found)
+    text = model_card(run, masked, shape, folder, given.epoch, given.imports)
     _check_files(given.output)
     with _made(given.output):
         sparse = _sparse(run, snapshot, shape, given.batch or 1) if given.sparse else None

@@ -37,7 +37,7 @@ from launch.measures.rounds import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import cannot_write, write_csv
-from launch.runs.network import load_network, read_run
+from launch.runs.network import check_data, load_network, read_run
 from launch.runs.snapshots import read_snapshot
 from signin.transplant import masks_of
 
@@ -181,6 +181,7 @@ def _measure(task: Task, given: SharpnessCommand, load: Callable[..., Data]) -> 
     with join_ranks(given.device) as r:
         # the run's own seed would give each seed other images
         data = load(run.settings, given.data_dir, r.device, 0, Share(0, 1), workers=2)
+        check_data(folder, data.digest)
         found = _row(run, data, folder, task.epoch, r.device, given)
     _write(folder, task.epoch, found)
     return found

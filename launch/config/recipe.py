@@ -34,6 +34,9 @@ class Recipe:
     bad_images: Literal["error", "skip"] = "error"
     """What to do with a file that cannot be read: stop, or leave it out (training uses the next
     image) and count it in epochs.csv. Sets held on the device and Datasets always stop."""
+    normalise: Literal["data", "model"] = "data"
+    """Normalise images by mean and standard deviation of the training set (of images of more than
+    64 pixels, ImageNet's), or by those of timm's pretrained configuration of the model."""
     validation: float = 0.0
     """Fraction of the training images that are not trained on, but evaluated after each epoch to
     choose hyper-parameters by. Drawn from each class, the same for all seeds."""

@@ -17,7 +17,7 @@ ENDINGS = (".npz", ".pt", ".pth", ".safetensors")
 _SPLITS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 _INPUTS = ("x", "inputs", "images", "data", "features", "tokens", "input_ids")
 _LABELS = ("y", "labels", "label", "targets", "target")
-HELD_OUT = 5  # one in so many examples of each class is for testing, if the file has no test split
+TEST_PART = 5  # one in so many examples of each class is for testing, if there is no test split
 
 
 def read_arrays(path: Path) -> tuple[Arrays, Arrays]:
@@ -58,6 +58,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # readers raise exceptions of many types for garbage
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as arrays: {reason}") from None
+    if isinstance(found, tuple | list) and len(found) == 2:
+        names = ("x", "y") if isinstance(found[0], Tensor) else ("train", "test")
+        found = dict(zip(names, found, strict=True))
     return dict(_flat(found)) if isinstance(found, Mapping) else {}
 
 
@@ -96,7 +99,7 @@ def _divide(whole: Arrays, path: Path) -> tuple[Arrays, Arrays]:
 
     x, y = whole
     try:
-        parts = train_test_split(x, y, test_size=1 / HELD_OUT, stratify=y, random_state=0)
+        parts = train_test_split(x, y, test_size=1 / TEST_PART, stratify=y, random_state=0)
     except ValueError as error:
         raise UserError(f"{path} cannot be split for testing: {error}") from None
     return (parts[0], parts[2]), (parts[1], parts[3])

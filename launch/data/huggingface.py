@@ -7,6 +7,7 @@ column input_ids tokens, and all numeric columns together features.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,13 +22,13 @@ from launch.data.arrays import Arrays, as_arrays
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.images import converted
 from launch.data.items import integer_labels
+from launch.data.normalisation import Constants
+from launch.data.own import Split
 from launch.data.streamed import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "hf:"
 _SPLITS = (("train",), ("test", "validation", "val", "valid"))
 _LABELS = ("label", "labels", "fine_label", "target", "y", "class")
-
-Split = Arrays | Dataset[Any]
 
 
 def read_huggingface(
@@ -49,13 +50,12 @@ def read_huggingface(
     names = [next((name for name in known if name in found), "") for known in _SPLITS]
     if not all(names):
         raise UserError(f"data {data} needs the splits train and test, not {', '.join(found)}.")
-    train, test = (found[name] for name in names)
+    train = found[names[0]]
     label = _label(train, data)
-    if max(test[label], default=0) == -1:  # a test split without labels
-        other = next((name for name in _SPLITS[1][1:] if name in found), "")
-        if not other:
-            raise UserError(f"data {data}: the split test has no labels, and there is no other.")
-        test = found[other]
+    tests = (found[name] for name in _SPLITS[1] if name in found)
+    test = next((split for split in tests if _has_labels(split, label)), None)
+    if test is None:
+        raise UserError(f"data {data}: the split {names[1]} has no labels, and there is no other.")
     image = next((n for n, f in train.features.items() if type(f).__name__ == "Image"), "")
     if not image:
         return _columns(train, label, data), _columns(test, label, data)
@@ -81,11 +81,20 @@ class Images(Dataset[tuple[Tensor, int]]):
         centre: CentreCrop,
     ) -> None:
         self.rows, self.image, self.label, self.transform = rows, image, label, transform
-        self.targets = integer_labels(rows[label], f"column {label}")
+        self.targets = integer_labels(_values(rows, label), f"column {label}")
         self.classes = getattr(rows.features[label], "names", None)
         self.plain = self if transform is centre else Images(rows, image, label, centre, centre)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.normalise = Normalise(mean, std, transform.size)
+
+    def normalised(self, constants: Constants | None) -> Images:
+        """Return the same images, normalised by other constants unless these are None."""
+        if constants is None:
+            return self
+        other = copy(self)
+        other.normalise = Normalise(*constants, self.transform.size)
+        other.plain = other if self.plain is self else self.plain.normalised(constants)
+        return other
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,6 +121,8 @@ def _load(data: str, root: Path) -> Mapping[str, Any]:
         raise UserError(f"data {data} needs: pip install datasets.") from None
     name, _, config = data.removeprefix(PREFIX).partition(":")
     folder = find_saved(data)
+    if folder and (folder / "state.json").is_file():
+        raise UserError(f"data {data} are one split: save a DatasetDict with train and test.")
     try:
         if folder and (folder / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(folder))  # type: ignore[no-any-return,unused-ignore]
@@ -134,15 +145,29 @@ def _label(split: Any, data: str) -> str:
     raise UserError(f"data {data} has no column label among {', '.join(kinds)}.")
 
 
+def _values(split: Any, column: str) -> Any:
+    """Return all values of a column at once: one by one, as `datasets` 4 reads them, takes long."""
+    return split[column][:]
+
+
+def _labels(split: Any, label: str) -> np.ndarray:
+    return np.array(_values(split, label))
+
+
+def _has_labels(split: Any, label: str) -> bool:
+    """Return whether a split has a label; without labels, it may have -1 in their place."""
+    return label in split.features and any(y not in (None, -1) for y in _values(split, label))
+
+
 def _columns(split: Any, label: str, data: str) -> Arrays:
     """Return tokens or features."""
     if "input_ids" in split.features:
-        tokens = split["input_ids"]
+        tokens = _values(split, "input_ids")
         if len({len(row) for row in tokens}) > 1:
             raise UserError(f"data {data}: input_ids are of different lengths; pad them.")
-        return as_arrays(np.array(tokens, np.int64), np.array(split[label]), f"data {data}")
+        return as_arrays(np.array(tokens, np.int64), _labels(split, label), f"data {data}")
     columns = [name for name in split.features if name != label]
-    parts = [np.asarray(split[name]) for name in columns]
+    parts = [np.asarray(_values(split, name)) for name in columns]
     texts = [n for n, part in zip(columns, parts, strict=True) if part.dtype.kind not in "iufb"]
     if texts or not parts:
         raise UserError(
@@ -150,7 +175,7 @@ def _columns(split: Any, label: str, data: str) -> Arrays:
             "tokens as input_ids, or numbers alone."
         )
     features = np.concatenate([p.reshape(len(p), -1).astype(np.float32) for p in parts], axis=1)
-    return as_arrays(features, np.array(split[label]), f"data {data}")
+    return as_arrays(features, _labels(split, label), f"data {data}")
 
 
 def _pixels(split: Any, image: str, label: str, size: int, data: str) -> Arrays:
@@ -166,4 +191,4 @@ def _pixels(split: Any, image: str, label: str, size: int, data: str) -> Arrays:
     images = [read(picture) for picture in split[image]]
     if len({picture.shape for picture in images}) > 1:
         images = [np.broadcast_to(p, (size, size, 3)) for p in images]
-    return as_arrays(np.stack(images), np.array(split[label]), f"data {data}")
+    return as_arrays(np.stack(images), _labels(split, label), f"data {data}")

@@ -165,6 +165,21 @@ def check_labels(labels: Tensor, classes: int, source: str) -> None:
         raise UserError(f"{source}: labels are {low} to {high}, not 0 to {classes - 1}.")
 
 
+def check_targets(dataset: Dataset[Any], labels: Tensor, source: str) -> None:
+    """Raise UserError if a dataset's attribute with the labels has others than its items.
+
+    The items with the smallest and the largest label are looked at.
+    """
+    for at in {int(labels.argmin()), int(labels.argmax())}:
+        with _generators(0):
+            label = _item(dataset, at)[1]
+        if label != labels[at]:
+            raise UserError(
+                f"{source}: item {at} has label {label}, but {int(labels[at])} in the attribute "
+                "with all labels (targets or labels): make them equal."
+            )
+
+
 def _classes(dataset: Dataset[Any]) -> int:
     """Return the number of classes that a dataset names; 0 if it names none."""
     named = (getattr(dataset, name, None) for name in ("classes", "num_classes"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
@@ -16,7 +16,14 @@ from launch.data.arrays import Tensors, digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
-from launch.data.items import Items, check_labels, read_labels, without_augmentation
+from launch.data.items import (
+    Items,
+    check_labels,
+    check_targets,
+    read_labels,
+    without_augmentation,
+)
+from launch.data.normalisation import chosen_constants
 from launch.data.order import Order
 from launch.data.own import Split
 from launch.data.resident import load_resident
@@ -52,9 +59,10 @@ def load_data(
         folder = find_folder(recipe.data, root)
         return load_streamed(recipe, folder, device, seed, share, workers)
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
+    _check_images(recipe, splits.train)
+    splits = _normalised(splits, recipe)
     if recipe.validation:
         splits = splits.holding_out(recipe.validation)
-    _check_augmentation(recipe, splits.train)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)
     if is_images(splits.train[0]):
@@ -76,7 +84,7 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
         return Contents(len(names), Inputs.image(3, recipe.image_size))
     splits = read_splits(recipe.data, root, recipe.image_size, workers, recipe.flip)
     train: Any = splits.train
-    _check_augmentation(recipe, train)
+    _check_images(recipe, train)
     if isinstance(train, Dataset):
         return Contents(splits.classes, splits.inputs, len(train))  # type: ignore[arg-type]
     return Contents(splits.classes, splits.inputs, len(train[1]))
@@ -106,6 +114,7 @@ def _load_items(
 
     def split(dataset: Any, shuffle: bool) -> Items:
         labels = read_labels(dataset)
+        check_targets(dataset, labels, f"data {recipe.data}")
         check_labels(labels, splits.classes, f"data {recipe.data}")
         order = Order(len(labels), recipe.batch_size, shuffle, seed, share)
         plain = without_augmentation(dataset)
@@ -132,22 +141,32 @@ def _check_padding(recipe: Recipe) -> None:
         )
 
 
-def _check_augmentation(recipe: Recipe, train: Split) -> None:
-    """Raise UserError if a recipe augments what it cannot."""
-    if not recipe.crop_padding and not recipe.flip:
+def _check_images(recipe: Recipe, train: Split) -> None:
+    """Raise UserError if a recipe augments or normalises what it cannot."""
+    augments = recipe.crop_padding > 0 or recipe.flip
+    if not augments and recipe.normalise == "data":
         return
     if isinstance(train, Dataset):
-        possible = isinstance(_whole(train), Images)
-        why = "of a Dataset, which augments by itself"
+        possible, why = isinstance(train, Images), "of a Dataset, which augments by itself"
     else:
         possible, why = is_images(train[0]), "no uint8 images"
-    if not possible:
+    if possible:
+        return
+    if augments:
         raise UserError(
             f"data {recipe.data} are {why}: crop_padding and flip cannot augment them; use "
             "--crop-padding 0 --no-flip."
         )
+    raise UserError(
+        f"normalise model: data {recipe.data} are not normalised; use --normalise data."
+    )
 
 
-def _whole(dataset: Dataset[Any]) -> Dataset[Any]:
-    """Return a Dataset without the choice of examples to train on."""
-    return dataset.dataset if isinstance(dataset, Subset) else dataset
+def _normalised(splits: Splits, recipe: Recipe) -> Splits:
+    """Return the splits with the constants that a recipe asks for, if Datasets have them."""
+    if not isinstance(splits.train, Images):
+        return splits
+    assert isinstance(splits.test, Images)
+    constants = chosen_constants(recipe)
+    train, test = (split.normalised(constants) for split in (splits.train, splits.test))
+    return splits._replace(train=train, test=test)

@@ -11,19 +11,18 @@ from torch.utils.data import Dataset, IterableDataset
 
 from baselines.errors import UserError
 from launch.data.arrays import Arrays, as_arrays
-from launch.plugins import call_with_known, import_attribute
+from launch.plugins import call_with_known
 
 Split = Arrays | Dataset[Any]
 SIZES = ("image_size", "img_size")  # parameters for the size of images
 
 
-def takes_size(path: str) -> bool:
+def takes_size(found: Any) -> bool:
     """Return whether what a user's module has is called with the size of images."""
-    found = import_attribute(path, "data")
     return callable(found) and not signature(found).parameters.keys().isdisjoint(SIZES)
 
 
-def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
+def read_own(found: Any, path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     """Return the training and the test split that a function or class of a user's module gives.
 
     It is called with those of the parameters root, data_dir, image_size, train and split that it
@@ -32,9 +31,8 @@ def read_own(path: str, root: Path, image_size: int) -> tuple[Split, Split]:
     (tensor, label), or a pair of inputs and labels. The name may also be that of a pair of splits.
 
     Raises:
-        UserError: it cannot be imported or called, or gives something else.
+        UserError: it cannot be called, or gives something else.
     """
-    found = import_attribute(path, "data")
     known = {"root": root, "data_dir": root, **dict.fromkeys(SIZES, image_size)}
     try:
         splits = _splits(found, known, path)

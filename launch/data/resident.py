@@ -12,6 +12,7 @@ from torch import Tensor
 from launch.config.recipe import Recipe
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
+from launch.data.normalisation import chosen_constants
 from launch.data.order import Order, choose
 from launch.data.sources import Splits, are_files
 from launch.ranks import Share
@@ -90,7 +91,7 @@ def load_resident(
     """Return the splits of a data set that fits on the device. Arguments as of `load_data`."""
     train, test, held_out = splits.arrays
     check_batch_size(recipe.batch_size, len(train[1]))
-    mean, std = pixel_statistics(train[0])
+    mean, std = chosen_constants(recipe, splits.inputs) or pixel_statistics(train[0])
     make = partial(
         Resident,
         mean=mean,

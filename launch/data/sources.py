@@ -74,7 +74,19 @@ def are_files(data: str) -> bool:
 
 def takes_image_size(data: str) -> bool:
     """Return whether data are made by a user's function or class with a parameter for the size."""
-    return not are_files(data) and ":" in data and takes_size(data)
+    return _is_own(data) and takes_size(_own(data))
+
+
+def _is_own(data: str) -> bool:
+    """Return whether data are made by a user's module."""
+    if data in SOURCES:
+        return SOURCES[data] is not _BUILT_IN.get(data)
+    return not are_files(data) and ":" in data
+
+
+def _own(data: str) -> Any:
+    """Return what a user's module has for data. Raises UserError."""
+    return SOURCES[data] if data in SOURCES else import_attribute(data, "data")
 
 
 def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool) -> Splits:
@@ -97,13 +109,13 @@ def read_splits(data: str, root: Path, image_size: int, workers: int, flip: bool
 
 def _version(data: str, root: Path) -> object:
     """Return what differs once data of a name have changed; None if nothing tells."""
+    if _is_own(data):
+        found = _own(data)
+        return found if callable(found) and isinstance(found, Hashable) else None
     if data in SOURCES:
         return SOURCES[data]
     if is_folder(data):
         return None
-    if ":" in data and not data.startswith(PREFIX):
-        found = import_attribute(data, "data")
-        return found if callable(found) and isinstance(found, Hashable) else None
     with suppress(OSError):
         if data.startswith(PREFIX):
             folder = find_saved(data)
@@ -128,8 +140,10 @@ def _data_file(data: str, root: Path) -> Path:
 def _read_splits(
     data: str, root: Path, image_size: int, workers: int, flip: bool, version: object
 ) -> Splits:
-    if data in SOURCES:
-        train, test, classes = SOURCES[data](root)
+    if _is_own(data):
+        return _described(*read_own(_own(data), data, root, image_size), data, made=True)
+    if data in _BUILT_IN:
+        train, test, classes = _BUILT_IN[data](root)
         inputs = describe_arrays(train, test, data)[1]
         digest = _digest(train, test, made=train[0].dtype.kind == "f")
         return Splits(train, test, classes, inputs, digest=digest)
@@ -139,8 +153,6 @@ def _read_splits(
         resident = image_size <= RESIDENT_MAX_SIZE
         read = read_huggingface(data, root, image_size, resident, flip)
         return _described(*read, data, made=True)
-    if ":" in data:
-        return _described(*read_own(data, root, image_size), data, made=True)
     return _described(*read_arrays(_data_file(data, root)), data)
 
 
@@ -252,11 +264,13 @@ def _unpack(archive: Path) -> np.ndarray:
         raise UserError(f"cannot read {archive}: {error}.") from error
 
 
-# each takes the folder of data sets; images are uint8 (N, H, W, C), see `launch.data.arrays` for
-# other inputs; a module of a user's own adds one with `SOURCES[name] = …`
-SOURCES: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
+# each takes the folder of data sets; images are uint8 (N, H, W, C)
+_BUILT_IN: dict[str, Callable[[Path], tuple[Arrays, Arrays, int]]] = {
     "digits": _digits,
     "cifar10": partial(_torchvision, name="CIFAR10"),
     "cifar100": partial(_torchvision, name="CIFAR100"),
     "fashion-mnist": _fashion_mnist,
 }
+
+# a module of a user's own adds one with `SOURCES[name] = …`: what `package.module:name` can name
+SOURCES: dict[str, Any] = dict(_BUILT_IN)

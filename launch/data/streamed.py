@@ -17,6 +17,7 @@ from launch.config.recipe import Recipe
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.batches import Data, check_batch_size
 from launch.data.images import ImageFolder, digest_of_files, read_image, scan, test_folder
+from launch.data.normalisation import Constants, chosen_constants
 from launch.data.order import Order, choose, hold_out
 from launch.inputs import Inputs
 from launch.ranks import Share
@@ -67,6 +68,7 @@ class Streamed:
         size: int,
         device: torch.device,
         workers: int,
+        constants: Constants | None = None,
     ) -> None:
         self._plain, self._order, self._device, self._workers = plain, order, device, workers
         self.skipped = 0
@@ -79,7 +81,7 @@ class Streamed:
             generator=torch.Generator(),  # by default each epoch draws from the global one
             worker_init_fn=ignore_stop,
         )
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        mean, std = constants or (torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
         self.normalise = Normalise(mean.to(device), std.to(device), size)
 
     def __len__(self) -> int:
@@ -143,6 +145,7 @@ def load_streamed(
 ) -> Data:
     """Return the splits of an image folder. Arguments as of `load_data`."""
     size, skip = recipe.image_size, recipe.bad_images == "skip"
+    constants = chosen_constants(recipe)
     augment, centre = RandomResizedCrop(size, recipe.flip), CentreCrop(size)
     train = scan(folder / "train")
     test = scan(test_folder(folder), classes=train.classes)
@@ -157,7 +160,7 @@ def load_streamed(
     ) -> Streamed:
         order = Order(len(files.paths), recipe.batch_size, shuffle, seed, share)
         plain, augmented = (_Files(files, t, seed, skip) for t in (centre, transform))
-        return Streamed(augmented, plain, order, size, device, workers)
+        return Streamed(augmented, plain, order, size, device, workers, constants)
 
     validation = split(held_out, centre, False) if held_out else None
     first, second = split(train, augment, True), split(test, centre, False)

@@ -185,9 +185,11 @@ class Sparsify(SparsifyCallback, Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Stop the check of a forward pass that has failed."""
+        """Keep the state for another call of `fit`, and stop the check of a forward pass."""
         if self._sparsifier is not None and (first := self._first_forward):
             first.abandon()
+        if self._is_fitting:
+            self._final, self._is_fitting = self.saved_state(), False
 
     @property
     def _first_forward(self) -> FirstForward | None:
@@ -200,7 +202,7 @@ class Sparsify(SparsifyCallback, Callback):
         pl_module.log_dict(self.metrics(), sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state for checkpoints saved after `fit`, when the weights are on the CPU."""
+        """Keep the state for what comes after `fit`, when the weights are on the CPU."""
         self._final, self._is_fitting = self.saved_state(), False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

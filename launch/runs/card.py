@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ Made by
 
 
 def model_card(
-    run: Run, snapshot: Checkpoint, shape: tuple[int, Inputs], folder: Path, epoch: str
+    run: Run,
+    snapshot: Checkpoint,
+    shape: tuple[int, Inputs],
+    folder: Path,
+    epoch: str,
+    imports: Sequence[str] = (),
 ) -> str:
     """Return a description of a run's network, with how to build and load it.
 
@@ -49,6 +55,7 @@ def model_card(
         snapshot: the network, with masks of all prunable weights.
         shape: number of classes, and inputs.
         epoch: which snapshot it is.
+        imports: names of modules that define methods, models or recipes.
     """
     config, result = read_config(folder), read_result(folder)
     assert config is not None  # `run` was read from it
@@ -68,7 +75,9 @@ def model_card(
     versions = ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items() if v)
     facts |= {"made with": f"{versions}; revision {config.get('git')}"}
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    code, command = building_code(run.settings.model, *shape), run_command(run)
+    code = "".join(f"import {module}\n" for module in imports)
+    code += building_code(run.settings.model, *shape)
+    command = " ".join([run_command(run), *(f"--import {module}" for module in imports)])
     return CARD.format(name=run.name, facts=lines, sentence=SENTENCE, code=code, command=command)
 
 

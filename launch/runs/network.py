@@ -52,6 +52,21 @@ def read_own_run(folder: Path) -> Run:
     return run
 
 
+def check_data(folder: Path, digest: str) -> None:
+    """Raise UserError if a run was trained on other data.
+
+    Args:
+        digest: of the data that are there now; empty if it is not known.
+    """
+    config = read_config(folder)
+    then = config.get("data_digest") if config else None
+    if then and digest and then != digest:
+        raise UserError(
+            f"{folder} was trained on other data: restore them as they were, or give their "
+            "folder with --data-dir."
+        )
+
+
 def held_out_by_seed(run: Run, folder: Path) -> bool:
     """Return whether a version began a run that held out other images for each seed.
 

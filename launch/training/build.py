@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from launch.config.recipe import Recipe
 from launch.config.recipes import known_recipe
 from launch.config.run import Run
 from launch.data.batches import Data
+from launch.data.normalisation import warn_of_constants
 from launch.data.order import mix
-from launch.data.sources import takes_image_size
+from launch.data.sources import are_files, takes_image_size
 from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
@@ -34,6 +36,8 @@ from launch.runs.network import held_out_by_seed, read_run
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop, memory_format
+
+TINY = 16  # pixels; the recipe of smaller images is for its own data
 
 
 def build_loop(
@@ -61,6 +65,7 @@ def build_loop(
     check_image_size(run, data.inputs, runs)
     for source in run.options.sources:
         check_held_out(run, source, runs)
+        _warn_of_constants(run, source, data, runs)
     method = build_method(run, len(data.train), runs)
     rule = run.sign_rule
     net = build_network(run, data, ranks.device)
@@ -81,6 +86,8 @@ def check_image_size(run: Run, inputs: Inputs, runs: Path) -> None:
     """
     data, size = run.settings.data, run.settings.image_size
     recipe = known_recipe(run.recipe)  # None in a worker, if it was in a file: checked before
+    if recipe is not None and inputs.is_image:
+        _warn_of_tiny_images(run, recipe)
     fits = inputs.is_image and inputs.shape[1:] == (size, size)
     if recipe is None or size == recipe.image_size or fits or takes_image_size(data):
         return
@@ -91,6 +98,18 @@ def check_image_size(run: Run, inputs: Inputs, runs: Path) -> None:
         height, width = inputs.shape[1:]
         what = f"the images of {data} have {height}×{width} pixels and are not resized"
     raise UserError(f"image_size {size}: {what}; leave it out.")
+
+
+def _warn_of_tiny_images(run: Run, recipe: Recipe) -> None:
+    """Warn if images of files are resized to the size of a recipe for other, tiny ones."""
+    data, size = run.settings.data, run.settings.image_size
+    is_recipes = size == recipe.image_size and data != recipe.data
+    if is_recipes and size < TINY and are_files(data) and is_first():
+        warnings.warn(
+            f"the images of {data} are resized to {size}×{size} pixels, the size of recipe "
+            f"{run.recipe}: give --image-size, or another recipe such as imagefolder.",
+            stacklevel=2,
+        )
 
 
 def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -> None:
@@ -126,6 +145,17 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
             f"{source} was trained by an earlier version on images that this run holds out: "
             f"remove {base.name}, and train it again."
         )
+
+
+def _warn_of_constants(run: Run, source: str, data: Data, runs: Path) -> None:
+    """Warn if the images of a source were, or probably were, normalised otherwise."""
+    own = run.settings.normalise
+    with suppress(UserError):  # a missing source is an error when it is read
+        folder = run_folder_of(source, runs)
+        if folder is None and is_first():
+            warn_of_constants(source, run.settings.model, data.normalise)
+        elif folder and is_first() and (other := read_run(folder).settings.normalise) != own:
+            warnings.warn(f"{source} has --normalise {other}, this run {own}.", stacklevel=2)
 
 
 def build_method(run: Run, steps_per_epoch: int, runs: Path) -> Method[Options]:

@@ -21,6 +21,7 @@ from launch.config.recipe import Recipe
 from launch.config.run import Run
 from launch.data import Contents, describe_data
 from launch.data.batches import check_batch_size, check_ranks
+from launch.data.normalisation import chosen_constants
 from launch.data.order import holds_out_none
 from launch.models import find_model, make_model
 from launch.ranks import choose_device
@@ -86,6 +87,7 @@ def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Call
         recipe = run.settings
         find_model(recipe.model)
         found = contents(_data_of(recipe))
+        chosen_constants(recipe, found.inputs if found else None)
         if found is not None:
             check_image_size(run, found.inputs, machine.runs)
             model(recipe.model, found, run.exclude)
@@ -169,6 +171,7 @@ def _data_of(recipe: Recipe) -> Recipe:
         image_size=recipe.image_size,
         crop_padding=recipe.crop_padding,
         flip=recipe.flip,
+        normalise=recipe.normalise,
     )
 
 
