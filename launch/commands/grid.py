@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.folder import JOB, RESULT
 from analysis.protocol import Protocol
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
@@ -98,7 +99,7 @@ def command(args: list[str]) -> int:
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
-        return resubmit_runs(given.machine.runs, {run.name for run in runs}, cancelled=True)
+        return _resubmit(runs, given.machine.runs)
     check_runs(runs, given.machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
@@ -116,6 +117,15 @@ def _parsed(args: list[str]) -> GridCommand:
         if is_field(name):
             raise UserError(f"{error} A grid takes it as --set {name}=VALUE.") from None
         raise
+
+
+def _resubmit(runs: list[Run], root: Path) -> int:
+    """Submit runs of a grid again. Print how many never were. Return the exit code."""
+    new = [run for run in runs if not any((root / run.name / f).exists() for f in (JOB, RESULT))]
+    code = resubmit_runs(root, {run.name for run in runs}, cancelled=True)
+    if new:
+        print(f"{len(new)} runs were never submitted: repeat the command without --resubmit.")
+    return code
 
 
 def preview(runs: list[Run], machine: Machine) -> int:

@@ -128,7 +128,7 @@ def retry(names: list[str], flags: list[str]) -> int:
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
     check_runs(runs, machine, given.cluster if on_slurm else None)
     if on_slurm:
-        return submit_runs(runs, machine, given.cluster)
+        return submit_runs(runs, machine, given.cluster, strict=False)
     failed = [o for o in run_all(runs, machine, given.slots) if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)

@@ -20,15 +20,20 @@ def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
     return 0
 
 
-def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
-    """Submit runs and print their jobs. Return the exit code."""
+def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster, strict: bool = True) -> int:
+    """Submit runs and print their jobs. Return the exit code.
+
+    Args:
+        strict: as for `launch.executors.slurm.submit`.
+    """
     from launch.executors.slurm import submit
 
-    submitted = submit(runs, machine, cluster)
+    submitted = submit(runs, machine, cluster, strict)
     for run, job in submitted:
         print(f"job {job}: {run.title}")
     left = len(runs) - len(submitted)
-    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
+    others = "queued or finished" if strict else "queued, finished or left out"
+    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are {others}.")
     where = "" if machine.runs == Path("runs") else f" --runs {shlex.quote(str(machine.runs))}"
     print(f"follow them with: signbench status{where}")
     return 0
