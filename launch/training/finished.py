@@ -34,8 +34,9 @@ def complete(run: Run, machine: Machine, folder: RunFolder, result: Result) -> N
 
 
 def complete_if_needed(run: Run, machine: Machine, folder: RunFolder, result: Result) -> None:
-    """Do the same, unless there is nothing to do or another process is at it."""
-    if folder.is_tidy and is_tracked(folder.path, machine.tracker):
+    """Do the same, and write a config.json that is gone, unless another process is at it."""
+    is_whole = (folder.path / CONFIG).exists() and folder.is_tidy
+    if is_whole and is_tracked(folder.path, machine.tracker):
         return
     with suppress(UserError), folder.opened():
         complete(run, machine, folder, result)
