@@ -93,7 +93,7 @@ def command(args: list[str]) -> int:
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
-    require_constants(runs)
+    require_constants(runs, given.machine)
     if given.dry_run and given.executor == "slurm":
         print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:

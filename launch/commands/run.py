@@ -67,7 +67,7 @@ def parse_run(args: list[str]) -> RunCommand:
     run = given.run.calibrated()
     if not (given.machine.runs / run.name).exists():  # earlier versions trained it
         _check_optimizer(run)
-    require_constants([run])
+    require_constants([run], given.machine)
     return replace(given, run=run)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.config.shell import runs_flag
 
 
 def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
@@ -34,8 +35,8 @@ def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster, strict: boo
     left = len(runs) - len(submitted)
     others = "queued or finished" if strict else "queued, finished or left out"
     print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are {others}.")
-    where = "" if machine.runs == Path("runs") else f" --runs {shlex.quote(str(machine.runs))}"
-    print(f"follow them with: signbench status{where}")
+    command = shlex.join(["signbench", "status", *runs_flag(machine.runs)])
+    print(f"follow them with: {command}")
     return 0
 
 

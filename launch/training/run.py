@@ -55,7 +55,7 @@ def run_training(
         Diverged: a loss or weight is NaN or infinite. The state of the last epoch is kept.
         Collapsed: the final network computes nothing, and has not the requested sparsity.
     """
-    require_constants([run])
+    require_constants([run], machine)
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
     result = None if "RANK" in os.environ else folder.result  # all ranks must agree, see below
