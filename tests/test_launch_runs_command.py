@@ -175,10 +175,10 @@ def test_runs_of_a_queue_that_is_not_known_are_taken_if_they_are_named(
         warnings.simplefilter("ignore")
         capsys.readouterr()
         assert main(["runs", "retry", *flags, "--device", "cpu"]) == 0
-        assert "1 may be in a queue that is not known here: name them" in capsys.readouterr().out
+        assert "1 may be in a queue that cannot be read here: name them" in capsys.readouterr().out
         assert taken == []
         assert main(["runs", "remove", "--where", "seed=0", "--yes", *flags]) == 2
-        assert "is not known here: name it to remove it" in capsys.readouterr().err
+        assert "cannot be read here: name it to remove it" in capsys.readouterr().err
         assert main(["cancel", *flags]) == 2  # it cancels nothing, so it says why
         assert main(["runs", "retry", run.name, *flags, "--device", "cpu"]) == 0
         assert taken == [run]

@@ -128,7 +128,7 @@ def retry(names: list[str], flags: list[str]) -> int:
     runs = list(_startable(in_order(_readable(left)), machine.runs, on_slurm))
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
     if unknown := [s for s in active if _may_be_queued(s)]:
-        print(f"{len(unknown)} may be in a queue that is not known here: name them to train them.")
+        print(f"{len(unknown)} may be in a queue that cannot be read here: name them to retry.")
     check_runs(runs, machine, given.cluster if on_slurm else None)
     if on_slurm:
         return submit_runs(runs, machine, given.cluster, strict=False)
@@ -180,7 +180,7 @@ def remove(names: list[str], flags: list[str]) -> int:
     found = chosen_statuses(given.selection, given.failed, names)
     for status in found:
         if _is_active(status, names):
-            queued = "may be in a queue that is not known here: name it to remove it"
+            queued = "may be in a queue that cannot be read here: name it to remove it"
             why = queued if _may_be_queued(status) else "is running or waiting: stop it first"
             raise UserError(f"{status.name} {why}.")
     for status in found:

@@ -120,7 +120,7 @@ def _state(
     if record and record.get("cancelled"):
         return "cancelled", _resumable(folder)
     if record and not is_known:
-        return "waiting", f"job {record['job']}, as far as is known: the queue is not"
+        return "waiting", f"job {record['job']}, as far as is known: its queue cannot be read here"
     if record:
         return "failed", f"job {record['job']} exited without a result: see {record['log']}"
     return "stopped", f"{_progress(folder)}; the same command resumes from there"
