@@ -8,6 +8,7 @@ Nothing needs a guard `if __name__ == "__main__"`: see `launch.executors.main_mo
 from __future__ import annotations
 
 import itertools
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.conditions import select_runs
-from analysis.folder import CONFIG, list_runs
+from analysis.folder import CONFIG, FAILURE, list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
-from launch.config.assignments import GRID_LISTS
+from launch.config.assignments import GRID_LISTS, OPTIONS, is_field
 from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
-from launch.config.grid_file import runs_of
+from launch.config.grid_file import alternatives, runs_of
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run, warn_of_short
@@ -94,7 +95,7 @@ def grid(
     stop_in_worker()
     machine = _machine(choices)
     runs = list(in_order(_runs(name, choices)))
-    require_constants(runs)
+    require_constants(runs, machine)
     warn_of_short(runs)
     check_runs(runs, machine)
     outcomes = run_all(runs, machine, slots, progress=progress)
@@ -102,8 +103,7 @@ def grid(
     if failed:
         reasons = "; ".join(f"{o.run.name}: {o.error}" for o in failed[:5])
         warnings.warn(f"{len(failed)} of {len(runs)} runs failed: {reasons}", stacklevel=2)
-    folders = [machine.runs / one.name for one in runs]
-    return load_runs(folder for folder in folders if (folder / CONFIG).exists())
+    return _load(runs, machine.runs, {outcome.run.name: outcome.error for outcome in failed})
 
 
 def results(runs: str | Path = "runs", where: str | Iterable[str] = ()) -> pd.DataFrame:
@@ -134,13 +134,41 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
     for key in fixed.keys() & {"seeds", "methods"}:
         one = isinstance(fixed[key], str | int)
         fixed[key] = (fixed[key],) if one else tuple(fixed[key])
-    lists = {key: value for key, value in fixed.items() if isinstance(value, list)}
-    rest = {key: value for key, value in fixed.items() if key not in lists}
+    lists = {key: alternatives(key, value) for key, value in fixed.items()}
     return [
         one
         for values in itertools.product(*lists.values())
-        for one in find_grid(name, **rest, **dict(zip(lists, values, strict=True)))
+        for one in find_grid(name, **_with_options(dict(zip(lists, values, strict=True))))
     ]
+
+
+def _with_options(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices of a named grid, with options of its methods under `OPTIONS`."""
+    known = {key for key in choices if is_field(key) or key in ("seeds", "methods", "protocol")}
+    options = {key: value for key, value in choices.items() if key not in known}
+    return {key: choices[key] for key in known} | ({OPTIONS: options} if options else {})
+
+
+def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFrame:
+    """Return one row per run, also of those that failed before they had a folder.
+
+    Args:
+        failed: names of runs that failed, and why.
+    """
+    from launch.runs.files import write_json
+    from launch.runs.provenance import write_config
+
+    homes = {one.name: root / one.name for one in runs}
+    with tempfile.TemporaryDirectory() as temporary:
+        for one in runs:
+            if one.name in failed and not (homes[one.name] / CONFIG).exists():
+                homes[one.name] = home = Path(temporary) / one.name
+                home.mkdir()
+                write_config(home, one)
+                write_json(home / FAILURE, {"reason": failed[one.name]})
+        frame = load_runs(home for home in homes.values() if (home / CONFIG).exists())
+    frame["folder"] = [root / home.name for home in frame["folder"]]
+    return frame
 
 
 def _refuse_choices(choices: dict[str, Any]) -> None:

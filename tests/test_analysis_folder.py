@@ -166,7 +166,7 @@ def test_a_job_does_not_count_as_ended_where_there_is_no_squeue(tmp_path, monkey
     monkeypatch.setattr(launch.executors.status.shutil, "which", lambda _: None)
     write_run(tmp_path / "run", slurm={"job": "7", "log": "out.log"})
     (found,) = statuses(tmp_path)
-    assert found.state == "waiting" and "there is no squeue here" in found.detail
+    assert found.state == "waiting" and "its queue cannot be read here" in found.detail
     write_json(tmp_path / "run" / folder.JOB, {"job": "7", "log": "out.log", "cancelled": True})
     assert statuses(tmp_path)[0].state == "cancelled"
 

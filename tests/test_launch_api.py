@@ -85,6 +85,44 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
     assert "Diverged" in "".join(frame["reason"])
 
 
+def test_what_fails_before_it_has_a_folder_is_a_row(forked_workers, here):
+    (here / "bad.pt").write_bytes(b"PK garbage")
+    broken = Run.make("digits", "fixed", mask=str(here / "bad.pt"), epochs=1)
+    after = Run.make("digits", "fixed", mask=broken.name, epochs=1, seed=1)
+    good = Run.make("digits", "random", epochs=1)
+    machine = {key: value for key, value in QUICK.items() if key != "epochs"}
+    with pytest.warns(UserWarning, match="2 of 3 runs failed"):
+        frame = grid([good, broken, after], slots=1, **machine)
+    rows = {row["folder"].name: row for _, row in frame.iterrows()}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        good.name: "finished",
+        broken.name: "failed",
+        after.name: "failed",
+    }
+    assert "bad.pt" in rows[broken.name]["reason"] and rows[after.name]["seed"] == 1
+    assert rows[after.name]["reason"] == f"needs {broken.name}, which did not finish"
+    assert {folder.parent.resolve() for folder in frame["folder"]} == {here / "runs"}
+    assert len(results()) == 1
+
+
+def test_choices_of_a_named_grid_are_those_of_a_run():
+    some = {"recipe": "digits", "epochs": 1, "sparsity": 0.9, "seed": 0}
+    for key, value in (("exclude", ["8.weight"]), ("keep_epochs", [0, 1])):
+        runs = launch.api._runs("table9", {**some, key: value})
+        assert len(runs) == 6 and {getattr(run, key) for run in runs} == {tuple(value)}
+    several = launch.api._runs("table9", {**some, "exclude": [["0.weight"], ["8.weight"]]})
+    assert {run.exclude for run in several} == {("0.weight",), ("8.weight",)}
+    runs = launch.api._runs(
+        "quick", {**some, "method": ["rigl", "set"], "drop_fraction": [0.2, 0.4]}
+    )
+    assert {(r.method, r.options.drop_fraction) for r in runs} == {
+        (method, fraction) for method in ("rigl", "set") for fraction in (0.2, 0.4)
+    }
+    paper = launch.api._runs("table9", {**some, "protocol": "paper"})
+    assert {run.options.iterations for run in paper if run.method == "synflow"} == {1}
+    assert {r.seed for r in launch.api._runs("", {"epochs": 1, "seed": range(3)})} == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -69,6 +69,26 @@ def test_what_is_set_holds_for_the_runs_that_train_learned_masks():
     assert {run.keep_epochs for run in five} == {(0, 2, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)}
 
 
+@pytest.mark.parametrize(
+    "name, text", [("signs", "flip_signs=0.2"), ("signs", "flip_signs=0"), ("table1", "mask=x")]
+)
+def test_options_that_a_grid_gives_itself_are_refused(name, text):
+    with pytest.raises(UserError, match=f"the grid decides {text.partition('=')[0]} itself"):
+        find_grid(name, [text], recipe="digits", epochs=20, seeds=(0,), methods=("acdc",))
+
+
+def test_options_of_all_methods_of_a_grid_can_be_set():
+    chosen = {"recipe": "digits", "seeds": (0,), "methods": ("fixed",)}
+    runs = find_grid("decay", ["mask=x-12345678"], **chosen)
+    assert {run.options.mask for run in runs} == {"x-12345678@final"}
+
+
+def test_options_that_replace_values_of_a_grid_are_told():
+    with pytest.warns(UserWarning, match="denser varies initial_sparsity: 6 runs rather than 10"):
+        runs = find_grid("denser", ["initial_sparsity=0.5"], recipe="digits", seeds=(0,))
+    assert {r.options.initial_sparsity for r in runs if r.method == "gmp"} == {0.5}
+
+
 def test_a_yaml_grid_can_be_set_too(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text("recipe: digits\nmethod: [random, dense]\nlr: 0.3\nseed: [0, 1]")

@@ -23,6 +23,8 @@ SETTINGS = [
     *({"sparsity": 0.9, "epochs": 12, **rule} for rule in ({}, {"sign_in": True}, {"ham": True})),
 ]  # of digits; the latter are those of the quick grid
 
+MACHINE = ["--runs", "exp", "--data-dir", "sets", "--device", "cpu", "--import", "json"]
+
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
@@ -131,6 +133,11 @@ def test_a_damaged_calibration_is_named(tmp_path, capsys):
         (["run", "--method", "str", "--s-init", "-5"], "give both --s-init and --threshold-decay"),
         (["grid", "table1"], "signbench calibrate str --recipe imagenet-resnet50 --sparsity 0.9"),
         (["grid", "quick", "--methods", "str", "--epochs", "3"], "--epochs 3 --sparsity 0.9`"),
+        (
+            ["grid", "quick", "--methods", "str", "--epochs", "3", *MACHINE],
+            f"str --recipe digits --epochs 3 --sparsity 0.9 {' '.join(MACHINE)}`",
+        ),
+        (["run", "--method", "str", "--epochs", "3", *MACHINE], f"0.9 {' '.join(MACHINE)}`"),
         (["calibrate", "rigl"], "only str has constants to find, not rigl"),
         (["calibrate", "str", "--method", "rigl"], "only str has constants to find, not rigl"),
     ],

@@ -125,6 +125,28 @@ def test_a_run_is_read_back_without_its_file(write, machine, monkeypatch):
     assert parse_run(shlex.split(run_command(again))[2:]).run == run  # the file is there again
 
 
+def test_the_command_without_the_file_has_every_setting(write, monkeypatch):
+    write("mine.yaml", "lr: 0.1\nflip: true\nfrobenius_decay: 0.01")
+    run = Run.make("mine.yaml", "rigl", lr=0.05, flip=False, sign_in=True, frobenius_decay=None)
+    monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
+    monkeypatch.setattr(launch.config.recipes, "_FILES", {})  # as in a new process
+    words = shlex.split(run_command(run))[2:]
+    assert "--sparsity" not in words and "--ham-alpha" not in words
+    assert parse_run(words).run == run
+
+
+def test_two_files_of_one_name_must_be_equal(write):
+    write("a/mine.yaml", "lr: 0.1")
+    write("b/mine.yaml", "lr: 0.1")
+    write("c/mine.yaml", "base: ../a/mine.yaml\nlr: 0.2")
+    find_recipe("a/mine.yaml")
+    find_recipe("b/mine.yaml")
+    with pytest.raises(UserError, match="c/mine.yaml has the name of another.* b/mine.yaml"):
+        find_recipe("c/mine.yaml")
+    write("b/mine.yaml", "lr: 0.3")  # it was edited
+    assert find_recipe("b/mine.yaml").lr == 0.3
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [

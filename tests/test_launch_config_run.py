@@ -278,6 +278,8 @@ def test_values_that_are_not_allowed_are_named(make, message):
         ("fixed", {"mask": "a@final", "signs": "random"}, " (mask=a@final, signs=random)"),
         ("rigl", {"lr": 0.5, "exclude": ("a*", "b")}, " (lr=0.5, exclude=a* b)"),
         ("rigl", {"beta": 2.0, "sign_in": True}, " (beta=2.0)"),
+        ("rigl", {"ham_alpha": 5.0, "ham": True}, " (ham_alpha=5.0)"),
+        ("rigl", {"ham_alpha": 5.0}, ""),
         ("rigl", {"beta": 2.0}, ""),  # has no effect, and the name does not depend on it
     ],
 )

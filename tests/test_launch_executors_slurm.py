@@ -32,6 +32,7 @@ from analysis.folder import (
     RESULT,
     read_job,
     read_result,
+    snapshot_path,
 )
 from baselines.errors import UserError
 from launch.cli import main
@@ -39,8 +40,9 @@ from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors import queue, resubmission
+from launch.executors.code_copy import own_modules
 from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled, queued_job
-from launch.executors.slurm import START, Job, master_port, own_modules, parameters, submit
+from launch.executors.slurm import START, Job, master_port, parameters, submit
 from launch.executors.status import statuses
 from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
@@ -287,6 +289,94 @@ def test_jobs_that_are_ending_are_not_cancelled(machine, monkeypatch, capsys):
     assert called == ["2"] and "cancelled 1 jobs" in capsys.readouterr().out
     noted = [read_job(machine.runs / run.name).get("cancelled", False) for run in runs]
     assert noted == [False, True, True]
+
+
+@pytest.fixture
+def fake_slurm(monkeypatch):
+    """Return the ids of the jobs in the queue, by run. Submitted runs become jobs 8_0, 8_1, …"""
+    jobs = {}
+
+    def submit_array(runs, machine, *_):
+        new = {run: f"8_{len(jobs) + i}" for i, run in enumerate(runs)}
+        jobs.update(new)
+        for run, job in new.items():
+            (machine.runs / run.name).mkdir(parents=True, exist_ok=True)
+            write_json(machine.runs / run.name / JOB, {"job": job, "log": "out"})
+        return list(new.items())
+
+    def queue_now():
+        return dict.fromkeys(jobs.values(), ("PENDING", "Priority"))
+
+    for module in (slurm_module, resubmission, launch.executors.status):
+        monkeypatch.setattr(module, "list_jobs", queue_now)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(slurm_module, "max_array_size", lambda: 10)
+    monkeypatch.setattr(slurm_module, "copy_code", lambda folder, _: folder / "code")
+    monkeypatch.setattr(slurm_module, "_submit_array", submit_array)
+    return jobs
+
+
+def fixed(mask, seed=0):
+    return Run.make("digits", "fixed", mask=mask, sparsity=0.8, seed=seed, epochs=2)
+
+
+def test_what_needs_a_failed_run_is_not_submitted(machine, fake_slurm, capsys):
+    base = digits()
+    dependent = fixed(f"{base.name}@final")
+    second = fixed(f"{dependent.name}@final", seed=1)
+    early = fixed(f"{base.name}@0", seed=2)  # this snapshot is there
+    for run, reason in ((base, "Diverged: loss is nan"), (dependent, "UserError"), (second, "")):
+        home = submitted_as_7(run, machine)
+        if reason:
+            write_json(home / FAILURE, {"reason": reason})
+    submitted_as_7(early, machine)
+    snapshot_path(machine.runs / base.name, 0).parent.mkdir()
+    snapshot_path(machine.runs / base.name, 0).touch()
+    flags = ["--runs", str(machine.runs)]
+    with pytest.warns(UserWarning, match="is not submitted: .*It is not in the queue") as warned:
+        assert main(["status", "--resubmit", *flags]) == 0
+    assert list(fake_slurm) == [early] and len(warned) == 2
+    assert "submitted 1 runs again." in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=f"{dependent.name} is not submitted"):
+        assert main(["runs", "retry", dependent.name, "--executor", "slurm", *flags]) == 0
+    assert "submitted 0 of 1 runs; 1 are queued, finished or left out." in capsys.readouterr().out
+    run = ["run", "--method", "fixed", "--epochs", "2", "--sparsity", "0.8", "--seed", "3", *flags]
+    assert main([*run, "--mask", base.name, "--executor", "slurm"]) == 2
+    shown = capsys.readouterr().err
+    assert "has not finished: there is no final snapshot yet. It is not in the queue." in shown
+    assert "(1 of 1 runs) Nothing was submitted." in shown and list(fake_slurm) == [early]
+    assert main(["status", "--resubmit", "--failed", *flags]) == 0  # with the base
+    assert list(fake_slurm) == [early, base, dependent, second]
+    assert main([*run, "--mask", base.name, "--executor", "slurm"]) == 0  # it is in the queue
+    assert len(fake_slurm) == 5
+
+
+def test_runs_of_a_grid_that_never_were_submitted_are_counted(
+    machine, fake_slurm, capsys, tmp_path
+):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("recipe: digits\nmethod: random\nsparsity: 0.8\nseed: [0, 1, 2]\nepochs: 2\n")
+    submitted_as_7(digits(0), machine)
+    write_json(submitted_as_7(digits(1), machine) / RESULT, {"accuracy": 0.5})
+    assert main(["grid", str(grid), "--resubmit", "--runs", str(machine.runs)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "submitted 1 runs again.",
+        "1 runs were never submitted: repeat the command without --resubmit.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given, after, expected",
+    [
+        ("afterok:7", ["5_1", "5_0"], "afterany:5_0:5_1,afterok:7"),
+        ("singleton", [], "singleton"),
+        ("", ["5"], "afterany:5"),
+    ],
+)
+def test_a_dependency_of_the_user_holds_besides_those_of_the_runs(given, after, expected):
+    cluster = Cluster(slurm=(f"dependency={given}",) if given else ())
+    more = parameters(cluster, Path("code"), after)["slurm_additional_parameters"]
+    assert more["dependency"] == expected
 
 
 def test_a_refused_submission_leaves_all_as_it_was(machine, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from filelock import FileLock
 from synthetic_runs import write_runs
 
+import launch.executors.status
 from analysis.folder import find_snapshots
+from baselines.errors import UserError
 from launch.cli import main
 from launch.commands.run import parse_run
 from launch.commands.selection import Selection
@@ -22,6 +26,7 @@ from launch.config.run import Run
 from launch.executors.estimate import time_left
 from launch.executors.progress import Progress, duration
 from launch.executors.status import Status
+from launch.runs.files import write_json
 from launch.runs.network import read_run
 from launch.runs.provenance import write_config
 from launch.training.check import check_runs
@@ -143,6 +148,42 @@ def test_remove_asks_and_spares_what_is_in_use(root, capsys, monkeypatch):
     assert main(["runs", "remove", "--failed", *flags]) == 0
     assert main(["runs", "remove", "--yes", "--where", "state=finished", *flags]) == 0
     assert [folder.name.split("-")[1] for folder in root.iterdir()] == ["rigl"]
+
+
+@pytest.mark.parametrize("has_squeue", [False, True])
+def test_runs_of_a_queue_that_is_not_known_are_taken_if_they_are_named(
+    tmp_path, capsys, monkeypatch, has_squeue
+):
+    def fail():
+        raise UserError("squeue fails: no cluster")
+
+    monkeypatch.setattr(launch.executors.status, "list_jobs", fail)
+    monkeypatch.setattr(shutil, "which", lambda _: "squeue" if has_squeue else None)
+    run = Run.make("digits", "random", epochs=1)
+    (tmp_path / run.name).mkdir()
+    write_config(tmp_path / run.name, run)
+    write_json(tmp_path / run.name / "slurm.json", {"job": "5_0", "log": "out"})
+    taken, flags = [], ["--runs", str(tmp_path)]
+    monkeypatch.setattr("launch.executors.local.run_all", lambda r, *_: taken.extend(r) or [])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert main(["status", *flags]) == 0
+    assert [str(w.message) for w in warned] == (
+        ["the queue is not known: squeue fails: no cluster"] if has_squeue else []
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        capsys.readouterr()
+        assert main(["runs", "retry", *flags, "--device", "cpu"]) == 0
+        assert "1 may be in a queue that cannot be read here: name them" in capsys.readouterr().out
+        assert taken == []
+        assert main(["runs", "remove", "--where", "seed=0", "--yes", *flags]) == 2
+        assert "cannot be read here: name it to remove it" in capsys.readouterr().err
+        assert main(["cancel", *flags]) == 2  # it cancels nothing, so it says why
+        assert main(["runs", "retry", run.name, *flags, "--device", "cpu"]) == 0
+        assert taken == [run]
+        assert main(["runs", "remove", run.name, "--yes", *flags]) == 0
+    assert not (tmp_path / run.name).exists()
 
 
 def test_a_path_in_another_folder_is_not_taken_for_a_name(tmp_path, capsys, monkeypatch):

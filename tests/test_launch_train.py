@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from small_digits import BATCH, STEPS, small_digits
 from torch import nn
 
+import launch.runs.folder
 import launch.training.loop
 import launch.training.run
 from analysis.checked import seal_json
@@ -39,6 +40,7 @@ from launch.data.order import mix
 from launch.measures.flops import count_flops
 from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
+from launch.runs.network import read_run
 from launch.training.build import build_loop
 from launch.training.collapse import Collapsed
 from launch.training.loop import Diverged, Loop, memory_format
@@ -225,6 +227,29 @@ def test_a_finished_run_is_not_trained_again(machine, monkeypatch):
         run_training(run, there, report=said.append)
     text = f"{run.title}: finished before, accuracy {result['accuracy']:.2%}"
     assert said == [text, f"{text}, with the data in {machine.data_dir.resolve()}"]
+
+
+def test_a_finished_run_gets_its_configuration_back(machine):
+    run = Run.make("digits", "random", epochs=1)
+    train(run, machine)
+    config = machine.runs / run.name / "config.json"
+    config.unlink()
+    train(run, machine)
+    assert read_run(config.parent) == run
+
+
+def test_a_folder_is_released_though_an_exception_is_kept(machine, monkeypatch):
+    folder = RunFolder(Run.make("digits", "random"), machine.runs)
+
+    def fail(*_):
+        raise UserError("stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.runs.folder, "write_config", fail)
+        with pytest.raises(UserError, match="stale") as kept, folder.opened():
+            pass
+    with folder.opened():
+        assert kept.value.__traceback__ is not None  # as in a notebook
 
 
 def test_a_run_that_another_process_holds_is_refused(machine):

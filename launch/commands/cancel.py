@@ -30,7 +30,7 @@ def command(args: list[str]) -> int:
     if not shutil.which("squeue"):
         raise UserError("there is no squeue here: cancel jobs on a machine of their cluster.")
     ending = ("finished", "cancelled")  # their jobs can be in the queue for some seconds
-    active = [s for s in statuses(root) if s.active and s.state not in ending]
+    active = [s for s in statuses(root, strict=True) if s.active and s.state not in ending]
     _note(root, active, cancelled=True)  # first: a job that is cancelled may end at once
     jobs = [status.job for status in active]
     try:

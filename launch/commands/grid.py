@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.folder import is_finished
+from analysis.folder import JOB, RESULT, is_finished
 from analysis.protocol import Protocol
 from baselines.errors import UserError
 from launch.commands.missing import missing_command
@@ -93,14 +93,14 @@ def command(args: list[str]) -> int:
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
-    require_constants(runs)
+    require_constants(runs, given.machine)
     warn_of_short(runs)
     if given.dry_run and given.executor == "slurm":
         print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:
         return preview(runs, given.machine)
     if given.resubmit:
-        return resubmit_runs(given.machine.runs, {run.name for run in runs}, cancelled=True)
+        return _resubmit(runs, given.machine.runs)
     check_runs(runs, given.machine, given.cluster if given.executor == "slurm" else None)
     if given.executor == "slurm":
         return submit_runs(runs, given.machine, given.cluster)
@@ -118,6 +118,15 @@ def _parse(args: list[str]) -> GridCommand:
         if is_field(name):
             raise UserError(f"{error} A grid takes it as --set {name}=VALUE.") from None
         raise
+
+
+def _resubmit(runs: list[Run], root: Path) -> int:
+    """Submit runs of a grid again. Print how many never were. Return the exit code."""
+    new = [run for run in runs if not any((root / run.name / f).exists() for f in (JOB, RESULT))]
+    code = resubmit_runs(root, {run.name for run in runs}, cancelled=True)
+    if new:
+        print(f"{len(new)} runs were never submitted: repeat the command without --resubmit.")
+    return code
 
 
 def preview(runs: list[Run], machine: Machine) -> int:

@@ -66,7 +66,7 @@ def parse_run(args: list[str]) -> RunCommand:
     run = given.run.calibrated()
     if not (given.machine.runs / run.name).exists():  # earlier versions trained it
         _check_optimizer(run)
-    require_constants([run])
+    require_constants([run], given.machine)
     warn_of_short([run])
     return replace(given, run=run)
 

@@ -24,12 +24,12 @@ from launch.config.machine import Imports, Machine
 from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.executors.slots import check_slots
-from launch.executors.status import Status
+from launch.executors.status import ACTIVE, Status
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
 from launch.runs.network import read_own_run, read_run
 
-ACTIVE, DONE = ("running", "waiting"), "finished"
+DONE = "finished"
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,30 @@ def retry(names: list[str], flags: list[str]) -> int:
     machine = given.machine
     import_plugins(machine.imports)
     found = chosen_statuses(Selection(machine.runs, given.where), given.failed, names)
-    left = [machine.runs / s.name for s in found if s.state not in (*ACTIVE, DONE)]
+    active = [s for s in found if _is_active(s, names)]
+    left = [machine.runs / s.name for s in found if s not in active and s.state != DONE]
     on_slurm = given.executor == "slurm"
     runs = list(_startable(in_order(_readable(left)), machine.runs, on_slurm))
     print(f"{len(runs)} of {len(found)} runs to train; the others have finished or are active.")
+    if unknown := [s for s in active if _may_be_queued(s)]:
+        print(f"{len(unknown)} may be in a queue that cannot be read here: name them to retry.")
     check_runs(runs, machine, given.cluster if on_slurm else None)
     if on_slurm:
-        return submit_runs(runs, machine, given.cluster)
+        return submit_runs(runs, machine, given.cluster, strict=False)
     failed = [o for o in run_all(runs, machine, given.slots) if o.result is None]
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _may_be_queued(status: Status) -> bool:
+    """Return whether a run was submitted to a queue that is not known here."""
+    return status.state == "waiting" and not status.active
+
+
+def _is_active(status: Status, names: list[str]) -> bool:
+    """Return whether a run is trained or waits. One that may wait does not if it is named."""
+    return status.state in ACTIVE and not (names and _may_be_queued(status))
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Run]:
@@ -165,8 +178,11 @@ def remove(names: list[str], flags: list[str]) -> int:
     if not (names or given.selection.where or given.failed):
         raise UserError("name the runs to remove, or choose with --where or --failed.")
     found = chosen_statuses(given.selection, given.failed, names)
-    if active := [status.name for status in found if status.state in ACTIVE]:
-        raise UserError(f"{active[0]} is running or waiting: stop it first.")
+    for status in found:
+        if _is_active(status, names):
+            queued = "may be in a queue that cannot be read here: name it to remove it"
+            why = queued if _may_be_queued(status) else "is running or waiting: stop it first"
+            raise UserError(f"{status.name} {why}.")
     for status in found:
         print(f"{status.state:9} {status.name}")
     if not found or not (given.yes or _confirm(found)):

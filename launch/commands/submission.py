@@ -9,6 +9,7 @@ from pathlib import Path
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.config.shell import runs_flag
 
 
 def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> None:
@@ -19,17 +20,22 @@ def print_scripts(runs: list[Run], machine: Machine, cluster: Cluster) -> None:
         print(script)
 
 
-def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster) -> int:
-    """Submit runs and print their jobs. Return the exit code."""
+def submit_runs(runs: list[Run], machine: Machine, cluster: Cluster, strict: bool = True) -> int:
+    """Submit runs and print their jobs. Return the exit code.
+
+    Args:
+        strict: as for `launch.executors.slurm.submit`.
+    """
     from launch.executors.slurm import submit
 
-    submitted = submit(runs, machine, cluster)
+    submitted = submit(runs, machine, cluster, strict)
     for run, job in submitted:
         print(f"job {job}: {run.title}")
     left = len(runs) - len(submitted)
-    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are queued or finished.")
-    where = "" if machine.runs == Path("runs") else f" --runs {shlex.quote(str(machine.runs))}"
-    print(f"follow them with: signbench status{where}")
+    others = "queued or finished" if strict else "queued, finished or left out"
+    print(f"submitted {len(submitted)} of {len(runs)} runs; {left} are {others}.")
+    command = shlex.join(["signbench", "status", *runs_flag(machine.runs)])
+    print(f"follow them with: {command}")
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
+from baselines.fields import typed
 from launch.config.fields import differences
 from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
@@ -59,7 +60,7 @@ def apply_options(runs: Iterable[Run], chosen: Mapping[str, Any]) -> list[Run]:
     """Return the runs with those of the options that their methods have and the grid left open.
 
     Raises:
-        UserError: none of the methods has one of the options.
+        UserError: none of the methods has one of the options, or the grid decides it.
     """
     runs = list(runs)
     known = {spec.name for run in runs for spec in dataclasses.fields(run.options)}
@@ -69,9 +70,13 @@ def apply_options(runs: Iterable[Run], chosen: Mapping[str, Any]) -> list[Run]:
 
 
 def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
+    has = {spec.name for spec in dataclasses.fields(run.options)}
+    own = {key: value for key, value in chosen.items() if key in has}
     decided = differences(run.options)
-    has = {spec.name for spec in dataclasses.fields(run.options)} - decided.keys()
-    left = {key: value for key, value in chosen.items() if key in has}
+    left = {key: value for key, value in own.items() if key not in decided}
+    for key, value in typed(run.options, own).items():
+        if key in decided and dataclasses.replace(run.options, **{key: value}) != run.options:
+            raise UserError(f"the grid decides {key} itself; a YAML file can have one value.")
     if not left:
         return run
     return dataclasses.replace(run, options=type(run.options).make(**decided, **left))

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from baselines.errors import UserError
 from baselines.methods.str_ import StrOptions
+from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.config.shell import run_flags
+from launch.config.shell import machine_flags, run_flags
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
@@ -36,8 +37,11 @@ def stages(runs: Iterable[Run]) -> list[list[Run]]:
     return found
 
 
-def require_constants(runs: Iterable[Run]) -> None:
+def require_constants(runs: Iterable[Run], machine: Machine | None = None) -> None:
     """Check that the constants of all runs of STR are known.
+
+    Args:
+        machine: where the runs are trained, and their constants would be found.
 
     Raises:
         UserError: they are not known; the message says how to find them.
@@ -49,10 +53,12 @@ def require_constants(runs: Iterable[Run]) -> None:
         if options.s_init or options.threshold_decay:
             raise UserError("str: give both --s-init and --threshold-decay.")
         flags = run_flags(run, leave_out=("method", "sparsity", "seed", "keep_epochs"))
-        command = f"signbench calibrate str {shlex.join(flags)} --sparsity {run.sparsity:g}"
+        flags += ["--sparsity", f"{run.sparsity:g}", *(machine_flags(machine) if machine else ())]
+        command = shlex.join(["signbench", "calibrate", "str", *flags])
+        where = "" if machine else " and the --runs of these runs"
         raise UserError(
-            f"str has no constants for these settings of {run.recipe}: find them with `{command}`, "
-            "or give --s-init and --threshold-decay, or use str-target."
+            f"str has no constants for these settings of {run.recipe}: find them with `{command}`"
+            f"{where}, or give --s-init and --threshold-decay, or use str-target."
         )
 
 

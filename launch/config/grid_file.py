@@ -64,7 +64,7 @@ def runs_of(found: dict[str, Any], **choices: Any) -> list[Run]:
     rest = {k: v for k, v in found.items() if k not in ("leave_out", "add")}
     entries = [rest, *({**rest, **entry} for entry in _entries(found, "add"))]
     entries = [{**entry, **choices} for entry in entries]
-    number = sum(math.prod(len(_choices(*field)) for field in entry.items()) for entry in entries)
+    number = sum(math.prod(len(alternatives(*f)) for f in entry.items()) for entry in entries)
     check_number(number)
     without = _entries(found, "leave_out")
     combinations = [values for entry in entries for values in _product(entry)]
@@ -137,7 +137,7 @@ def _entries(found: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """Yield all combinations, with the options of a method as fields of their own."""
-    lists = {key: _choices(key, value) for key, value in fields.items()}
+    lists = {key: alternatives(key, value) for key, value in fields.items()}
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         method = chosen.get("method", "dense")
@@ -149,9 +149,9 @@ def _product(fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
         yield chosen
 
 
-def _choices(key: str, value: Any) -> list[Any]:
+def alternatives(key: str, value: Any) -> list[Any]:
     """Return the values of a field. For a field that is a list, several are a list of lists."""
     if key in LIST_FIELDS:
         nested = isinstance(value, list) and value and isinstance(value[0], list)
         return value if nested else [value]
-    return value if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list | range) else [value]

@@ -7,7 +7,9 @@ them in minutes. Runs that need the results of others name them (`Run.needs`).
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -252,11 +254,28 @@ def find_grid(
     for values in parse_assignments(assigned):
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
-        runs += apply_options(_one_grid(name, **choices, **values), values.get(OPTIONS, {}))
+        given = {**choices, **values}
+        found = apply_options(_one_grid(name, **given), given.get(OPTIONS, {}))
+        if (options := given.pop(OPTIONS, None)) and name in GRIDS:
+            _warn_of_fewer(name, found, options, given)
+        runs += found
         check_number(len(runs))
     if protocol == "paper":
         runs = _as_in_the_papers_code(name, runs)
     return in_order({run.name: run for run in runs}.values())  # a seed given twice is one run
+
+
+def _warn_of_fewer(
+    name: str, runs: Sequence[Run], options: dict[str, Any], choices: dict[str, Any]
+) -> None:
+    """Warn if a named grid has fewer runs since options replace values that it varies."""
+    names, usual = {run.name for run in runs}, set[str]()
+    with suppress(UserError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        usual = {run.name for run in _one_grid(name, **choices)}
+    if len(names) < len(usual):
+        text = f"{name} varies {', '.join(options)}: {len(names)} runs rather than {len(usual)}."
+        warnings.warn(text, stacklevel=3)
 
 
 def _one_grid(name: str, **choices: Any) -> list[Run]:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from launch.config.grid_file import run_of
 from launch.config.grid_parts import BOTH, CIFAR, PLAIN, Entry, Rule, Seeds, at_sparsity, pairs
 from launch.config.run import Run
 
@@ -23,7 +24,7 @@ def decay(
 ) -> list[Run]:
     """What Sign-In gains at equal weight decays: of θ, of all else, and at twice the decay."""
     recipe, choices = recipe or CIFAR[0], at_sparsity(choices)
-    settings = Run.make(recipe, "random", sign_in=True, **choices).settings
+    settings = run_of({"recipe": recipe, "method": "random", "sign_in": True, **choices}).settings
     lam, sign_in = settings.weight_decay, settings.sign_in_decayed
     twice, none = {"weight_decay": 2 * lam}, {"decay_norm_and_bias": False}
     # the others keep the decay of plain runs

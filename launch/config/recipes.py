@@ -132,7 +132,7 @@ def read_recipe(path: Path, inner: tuple[Path, ...] = ()) -> Recipe:
 
     Raises:
         UserError: there is no such file, it is not of this form, has an unknown key or value, is
-            its own base, or has the name of a built-in recipe.
+            its own base, or has the name of another recipe.
     """
     found = read_mapping(path)
     base = str(found.pop("base", "digits"))
@@ -145,9 +145,14 @@ def read_recipe(path: Path, inner: tuple[Path, ...] = ()) -> Recipe:
     recipe = replace_settings(recipe, found)
     for key in found:
         raise unknown(f"key of {path}", str(key), {*setting_names(recipe), "base"})
+    if inner:  # no run has its name
+        return recipe
     name = recipe_name(path.name)
     if name in RECIPES and name not in _FILES:
         raise UserError(f"{path} has the name of another recipe, {name}: rename the file.")
+    other = _FILES.get(name, path)
+    if other.resolve() != path.resolve() and RECIPES[name] != recipe:
+        raise UserError(f"{path} has the name of another recipe, that in {other}: rename one file.")
     _FILES[name] = path
     RECIPES[name] = recipe
     return recipe

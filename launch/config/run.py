@@ -231,8 +231,9 @@ class Run:
         """
         recipe = known_recipe(self.recipe) or self.settings
         told = differences(self.options) | _changes(self.settings, recipe)
-        if told.pop("sign_in", None) and self.factorised:
-            told |= _changes(self.settings.sign_in, recipe.sign_in)
+        told = {key: value for key, value in told.items() if key not in RULES}
+        for rule in self.used_rules:
+            told |= _changes(getattr(self.settings, rule), getattr(recipe, rule))
         if self.exclude:
             told["exclude"] = " ".join(self.exclude)
         texts = [f"{key}={value}" for key, value in told.items()]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from analysis.nested import flatten
 from launch.config.assignments import assignment
+from launch.config.machine import Machine
+from launch.config.recipe import setting_names
 from launch.config.recipes import find_recipe, known_recipe, recipe_argument
 from launch.config.run import Run
 
@@ -21,16 +24,33 @@ def run_command(run: Run) -> str:
 def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
     """Return recipe, method, and every field in use that differs from their defaults, as words.
 
+    Where the file of the recipe was not read, all settings are given: its values are not known.
+
     Args:
         leave_out: names of fields.
     """
     base = run.recipe if known_recipe(run.recipe) else "digits"
     own, usual = (_flags_of(asdict(r)) for r in (run, Run.defaults(base, run.method)))
     chosen = {"recipe": recipe_argument(run.recipe), "method": run.method}
-    chosen |= {k: v for k, v in own.items() if k != "recipe" and v != usual[k]}
+    told = set[str]() if known_recipe(run.recipe) else setting_names(run.settings)
+    chosen |= {k: v for k, v in own.items() if k != "recipe" and (v != usual[k] or k in told)}
     unused = {*leave_out}  # and settings that are no part of the name
     unused |= {k for k, rule in run.unused_settings.items() if rule not in run.used_rules}
     return [word for k, v in chosen.items() if k not in unused for word in _flag(k, v)]
+
+
+def runs_flag(root: Path) -> list[str]:
+    """Return the flag for a folder of runs, as words; none for the default."""
+    return [] if root == Path("runs") else ["--runs", str(root)]
+
+
+def machine_flags(machine: Machine) -> list[str]:
+    """Return the flags for folders, device and imports that are not the defaults, as words."""
+    usual, words = Machine(), runs_flag(machine.runs)
+    for name in ("data_dir", "device"):
+        if getattr(machine, name) != getattr(usual, name):
+            words += _flag(name, getattr(machine, name))
+    return words + [word for module in machine.imports for word in ("--import", module)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launch import packages
+from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.runs.files import write_json
 from launch.runs.provenance import REVISION, git_state
 
@@ -53,6 +55,17 @@ def copy_code(folder: Path, imports: Sequence[str] = ()) -> Path:
                 raise
             shutil.rmtree(temporary)  # another process has made the copy meanwhile
     return home
+
+
+def own_modules(runs: Sequence[Run], machine: Machine) -> list[str]:
+    """Return the modules of a user that jobs import: plug-ins, and those of package.module:name."""
+    named = {name for run in runs for name in (run.method, run.settings.model, run.settings.data)}
+    modules = {name.partition(":")[0] for name in named if ":" in name}
+    return [*machine.imports, *sorted(name for name in modules if _is_module(name))]
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split(".")) and name != "hf"
 
 
 def _of_package(folder: Path) -> Iterator[Path]:

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from analysis.checked import FileError
 from analysis.folder import read_config, read_epochs
-from launch.executors.status import Status, epoch_seconds
-
-PENDING = ("running", "waiting")
+from launch.executors.status import ACTIVE, Status, epoch_seconds
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def time_left(root: Path, found: Sequence[Status]) -> float | None:
     if not running or not known:
         return None
     epochs = round(statistics.median(work.epochs for work in known))
-    pending = (works[status.name] for status in found if status.state in PENDING)
+    pending = (works[status.name] for status in found if status.state in ACTIVE)
     left = [_seconds(work or Work("", epochs, 0, None), known) for work in pending]
     return max(sum(left) / len(running), max(left))
 

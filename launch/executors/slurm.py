@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,11 +30,12 @@ from launch.config.cluster import Cluster
 from launch.config.dependencies import stages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.code_copy import copy_code
+from launch.executors.code_copy import copy_code, own_modules
 from launch.executors.queue import list_jobs, max_array_size, queued_job
 from launch.plugins import import_plugins
 from launch.runs.files import make_folder, remove_file, write_json
 from launch.runs.provenance import write_config
+from launch.training.check import missing_sources
 
 NEARLY = 0.8  # of the time limit: a job that is stopped later has used it
 EARLY = 90.0  # seconds: Slurm may signal 60 s early, and the script begins after the job
@@ -128,9 +130,10 @@ def parameters(cluster: Cluster, code: Path, after: Sequence[str] = ()) -> dict[
     more: dict[str, Any] = {"requeue": True}
     if cluster.account:
         more["account"] = cluster.account
-    if after:
-        more["dependency"] = "afterany:" + ":".join(sorted(set(after)))
     more |= dict(pair.split("=", 1) for pair in cluster.slurm)
+    if after:
+        ended = "afterany:" + ":".join(sorted(set(after)))
+        more["dependency"] = ",".join(filter(None, (ended, more.get("dependency"))))
     chosen: dict[str, Any] = {
         "name": "signbench",
         "nodes": cluster.nodes,
@@ -159,25 +162,20 @@ def _use_code(code: Path) -> list[str]:
     return [f"export PYTHONPATH={path}", "export PYTHONSAFEPATH=1"]
 
 
-def own_modules(runs: Sequence[Run], machine: Machine) -> list[str]:
-    """Return the modules of a user that jobs import: plug-ins, and those of package.module:name."""
-    named = {name for run in runs for name in (run.method, run.settings.model, run.settings.data)}
-    modules = {name.partition(":")[0] for name in named if ":" in name}
-    return [*machine.imports, *sorted(name for name in modules if _is_module(name))]
-
-
-def _is_module(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split(".")) and name != "hf"
-
-
-def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tuple[Run, str]]:
+def submit(
+    runs: Sequence[Run], machine: Machine, cluster: Cluster, strict: bool = False
+) -> list[tuple[Run, str]]:
     """Submit what is neither finished nor queued, as job arrays, each run after those it needs.
+
+    Args:
+        strict: refuse runs that need others which have failed, rather than leave them out with a
+            warning.
 
     Returns:
         The runs that were submitted, with their job ids.
 
     Raises:
-        UserError: Slurm is not installed, or refuses the jobs.
+        UserError: Slurm is not installed, or refuses the jobs; or the above.
     """
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: --executor slurm needs a Slurm login node.")
@@ -186,7 +184,6 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
     _check_name(folder)
     make_folder(folder)
     with FileLock(folder / "lock"):  # of two submissions at once, the second sees the first's jobs
-        code = copy_code(folder, own_modules(runs, machine))
         queued = list_jobs()
         concerned = {name for run in runs for name in (run.name, *run.needs)}
         jobs = {name: queued_job(machine.runs / name, queued) for name in concerned}
@@ -196,6 +193,14 @@ def submit(runs: Sequence[Run], machine: Machine, cluster: Cluster) -> list[tupl
             for run in runs
             if run.name not in active and not is_finished(machine.runs / run.name)
         ]
+        missing = missing_sources(todo, active, machine.runs)
+        if missing and strict:
+            reason = next(iter(missing.values()))
+            raise UserError(f"{reason} ({len(missing)} of {len(runs)} runs) Nothing was submitted.")
+        for name, reason in missing.items():
+            warnings.warn(f"{name} is not submitted: {reason}", stacklevel=2)
+        todo = [run for run in todo if run.name not in missing]
+        code = copy_code(folder, own_modules(runs, machine))
         submitted: list[tuple[Run, str]] = []
         most = max_array_size() if todo else 0
         for stage in stages(todo):

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from analysis.folder import (
     read_job,
     read_result,
 )
-from baselines.errors import one_line
+from baselines.errors import UserError, one_line
 from launch.executors.progress import duration
 from launch.executors.queue import is_ending, list_jobs
 
+ACTIVE = ("running", "waiting")
 STATES = ("running", "waiting", "stopped", "cancelled", "failed", "broken", "finished")
 
 
@@ -49,13 +51,31 @@ class Status:
     active: bool = False
 
 
-def statuses(root: Path) -> list[Status]:
-    """Return the states of all runs in a folder, in the order of `STATES`."""
+def statuses(root: Path, strict: bool = False) -> list[Status]:
+    """Return the states of all runs in a folder, in the order of `STATES`.
+
+    Args:
+        strict: whether it is an error if squeue fails, rather than a warning.
+
+    Raises:
+        UserError: the above.
+    """
     folders = list_runs(root, (CONFIG, JOB)) if root.is_dir() else []
     submitted = any(os.path.exists(folder / JOB) for folder in folders)
-    jobs = list_jobs() if submitted and shutil.which("squeue") else None
+    jobs = _queue(strict) if submitted else None
     found = [_status(folder, jobs) for folder in folders]
     return sorted(found, key=lambda s: (STATES.index(s.state), s.name))
+
+
+def _queue(strict: bool) -> dict[str, tuple[str, str]] | None:
+    """Return Slurm's queue; None if there is no squeue here, or if it fails."""
+    try:
+        return list_jobs() if shutil.which("squeue") else None
+    except UserError as error:
+        if strict:
+            raise
+        warnings.warn(f"the queue is not known: {error}", stacklevel=2)
+        return None
 
 
 def _status(folder: Path, jobs: dict[str, tuple[str, str]] | None) -> Status:
@@ -100,7 +120,7 @@ def _state(
     if record and record.get("cancelled"):
         return "cancelled", _resumable(folder)
     if record and not is_known:
-        return "waiting", f"job {record['job']}, as far as is known: there is no squeue here"
+        return "waiting", f"job {record['job']}, as far as is known: its queue cannot be read here"
     if record:
         return "failed", f"job {record['job']} exited without a result: see {record['log']}"
     return "stopped", f"{_progress(folder)}; the same command resumes from there"

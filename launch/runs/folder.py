@@ -107,12 +107,12 @@ class RunFolder:
         lock = FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=patience)
+            held = lock.acquire(timeout=patience)
         except Timeout:
             raise Busy(f"{self.path} is in use by another process.") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}.") from error
-        with lock:
+        with held:  # not `with lock`, which would acquire it a second time
             remove_leftovers(self.path)
             self._set_aside_if_broken(CONFIG, lambda: read_json(self.path / CONFIG))
             self._set_aside_if_broken(RESULT, lambda: read_result(self.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from baselines.engine.prunable import prunable_weights
 from baselines.errors import UserError
 from baselines.sign_rule import check_rule
 from launch.config.cluster import Cluster
+from launch.config.dependencies import in_order
 from launch.config.machine import Machine
 from launch.config.recipe import Recipe
 from launch.config.run import Run
@@ -124,6 +125,27 @@ def check_sources(run: Run, others: Mapping[str, Run], root: Path, elsewhere: bo
         else:
             _check_kept(base, source)
         check_held_out(run, source, root, base)
+
+
+def missing_sources(runs: Sequence[Run], queued: Collection[str], root: Path) -> dict[str, str]:
+    """Return the runs that would fail since a source will not be there, by name, and why.
+
+    Args:
+        runs: the runs to submit.
+        queued: names of runs that wait or run on the cluster.
+        root: the folder of the run folders.
+    """
+    coming, missing = set(queued), dict[str, str]()
+    for run in in_order(runs):
+        try:
+            for source in run.options.sources:
+                if run_of(source) not in coming:
+                    _check_source(source, root, elsewhere=False)
+        except UserError as error:
+            missing[run.name] = f"{error} It is not in the queue." if run.needs else str(error)
+        else:
+            coming.add(run.name)
+    return missing
 
 
 def _check_kept(base: Run, source: str) -> None:

@@ -34,8 +34,9 @@ def complete(run: Run, machine: Machine, folder: RunFolder, result: Result) -> N
 
 
 def complete_if_needed(run: Run, machine: Machine, folder: RunFolder, result: Result) -> None:
-    """Call `complete` under the folder's lock, if something is missing and the lock is free."""
-    if folder.is_tidy and is_tracked(folder.path, machine.tracker):
+    """Call `complete`, and write a lost config.json, unless another process has the lock."""
+    is_whole = (folder.path / CONFIG).exists() and folder.is_tidy
+    if is_whole and is_tracked(folder.path, machine.tracker):
         return
     with suppress(UserError), folder.opened():
         complete(run, machine, folder, result)

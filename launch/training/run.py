@@ -56,7 +56,7 @@ def run_training(
         Collapsed: the output of the final network is constant, and its sparsity is not the
             requested one.
     """
-    require_constants([run])
+    require_constants([run], machine)
     check_tracker(machine.tracker)
     folder = RunFolder(run, machine.runs)
     result = None if "RANK" in os.environ else folder.result  # all ranks must agree, see below
