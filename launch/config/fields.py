@@ -1,4 +1,4 @@
-"""Fields of the frozen dataclasses that describe runs: differences and allowed ranges."""
+"""Fields of the frozen dataclasses that describe runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from baselines.errors import UserError
 from baselines.fields import default_of
 
 KEEP_COMMAS = {"keep_commas": True}  # metadata of a tuple field whose flag's values have commas
@@ -32,26 +31,3 @@ def differences(
         for spec in dataclasses.fields(value)
         if spec.name not in leave_out and getattr(value, spec.name) != default(spec)
     }
-
-
-def check_sparsity(value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"sparsity must be in [0, 1), not {value}.")
-
-
-def check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{name} must be positive, not {value}.")
-
-
-def check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not value >= 0:
-            raise UserError(f"{name} must not be negative, not {value}.")
-
-
-def check_at_most(most: int, **values: float) -> None:
-    for name, value in values.items():
-        if value > most:
-            raise UserError(f"{name} must be at most {most:,}, not {value}.")
