@@ -22,6 +22,16 @@ def one_line(text: object, most: int = 300) -> str:
     return f"{line[:head]} … {line[len(line) - (most - head - 3) :]}"
 
 
+def describe(error: BaseException) -> str:
+    """Return the type and the message of an exception on one line."""
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the type if there is no message."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
 def require(condition: bool, message: str) -> None:
     """Raise a UserError with the message unless the condition holds."""
     if not condition:

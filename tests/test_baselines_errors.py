@@ -1,4 +1,4 @@
-"""Checks of ranges: what they allow, and one wording for what they refuse."""
+"""Checks of ranges, and exceptions in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 
 from baselines import errors
-from baselines.errors import UserError
+from baselines.errors import UserError, describe, first_line
 
 TINY = 1e-9
 
@@ -31,3 +31,10 @@ def test_ranges_are_checked_at_their_bounds(check, text, allowed, refused):
         with pytest.raises(UserError) as error:
             check(before=allowed[0], x=value)
         assert str(error.value) == f"x {text}, not {value}."
+
+
+def test_an_exception_is_told_in_one_line():
+    error = RuntimeError("\nshapes differ:\n  (2, 3)\n")
+    assert describe(error) == "RuntimeError: shapes differ: (2, 3)"
+    assert first_line(error) == "shapes differ:"
+    assert first_line(EOFError()) == "EOFError"
