@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from baselines.errors import UserError, check_not_negative, check_positive
-from launch.config.fields import KEEP_COMMAS
+from baselines.fields import KEEP_COMMAS
 
 Executor = Literal["local", "slurm"]
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
 from baselines.errors import UserError, check_fraction, check_not_negative, unknown
-from baselines.fields import first_default_of, typed
+from baselines.fields import differences, first_default_of, typed
 from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import Factors, SignRule, factors_of
 from launch.config.calibration import find_constants
-from launch.config.fields import differences
 from launch.config.recipe import (
     RULES,
     Recipe,
@@ -249,5 +248,4 @@ def _digest(fields: dict[str, Any]) -> str:
 
 def _changes(value: Any, base: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance that differ from those of another."""
-    names = (spec.name for spec in dataclasses.fields(value))
-    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
+    return differences(value, default=lambda spec: getattr(base, spec.name))
