@@ -1,9 +1,9 @@
-"""Fields of dataclasses: values checked against the declared types, and defaults that changed."""
+"""Fields of dataclasses: types of values, defaults that changed, and differences from defaults."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from functools import cache
 from numbers import Integral, Real
@@ -11,6 +11,8 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
+
+KEEP_COMMAS = {"keep_commas": True}  # metadata of a tuple field whose flag's values have commas
 
 T = TypeVar("T")
 _hints = cache(get_type_hints)
@@ -48,6 +50,28 @@ def earlier_defaults(home: Any) -> dict[str, Any]:
     """Return the values with which these fields do what earlier versions did, by name."""
     found = {spec.name: spec.metadata.get("before") for spec in fields(home)}
     return {name: before for name, before in found.items() if before is not None}
+
+
+def differences(
+    value: Any,
+    prefix: str = "",
+    leave_out: tuple[str, ...] = (),
+    default: Callable[[Field[Any]], Any] = default_of,
+) -> dict[str, Any]:
+    """Return the fields of a dataclass instance that differ from their defaults.
+
+    A field without a default always differs.
+
+    Args:
+        prefix: put before each field's name in the keys.
+        leave_out: fields that are not compared.
+        default: function from a field to the value to compare with.
+    """
+    return {
+        prefix + spec.name: getattr(value, spec.name)
+        for spec in fields(value)
+        if spec.name not in leave_out and getattr(value, spec.name) != default(spec)
+    }
 
 
 def typed(home: Any, values: Mapping[str, Any]) -> dict[str, Any]:

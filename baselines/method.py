@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 from baselines.checkpoint import ReadSource, run_of
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_fraction, check_positive
 from baselines.fields import check_types, typed
 from baselines.samples import Samples
 
@@ -40,16 +40,15 @@ class Plan:
     read: ReadSource | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sparsity, Real) or not 0 <= self.sparsity < 1:
-            raise UserError(f"sparsity must be in [0, 1), not {self.sparsity!r}.")
+        if not isinstance(self.sparsity, Real):
+            raise UserError(f"sparsity must be a number, not {self.sparsity!r}.")
+        check_fraction(sparsity=self.sparsity)
         for name in ("steps", "steps_per_epoch", "seed"):
             if not isinstance(getattr(self, name), Integral):
                 raise UserError(f"{name} must be a whole number, not {getattr(self, name)!r}.")
             object.__setattr__(self, name, int(getattr(self, name)))  # states have no numpy numbers
         object.__setattr__(self, "sparsity", float(self.sparsity))
-        for name in ("steps", "steps_per_epoch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        check_positive(steps=self.steps, steps_per_epoch=self.steps_per_epoch)
 
     @property
     def epochs(self) -> int:

@@ -16,7 +16,7 @@ from baselines.engine.decay import decouples_decay
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Names, Plain, Storage
-from baselines.errors import UserError
+from baselines.errors import UserError, check_not_negative, check_positive
 from baselines.fields import changed, check_types
 from baselines.method import Method, Options
 
@@ -123,14 +123,12 @@ class Factors(SignRule):
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.beta > 0:
-            raise UserError(f"beta must be positive, not {self.beta}.")
-        if not self.beta_last >= 0:
-            raise UserError(f"beta_last must not be negative, not {self.beta_last}.")
-        for name in ("frobenius_decay", "sign_in_weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"{name} must not be negative, not {value}.")
+        check_positive(beta=self.beta)
+        check_not_negative(
+            beta_last=self.beta_last,
+            frobenius_decay=self.frobenius_decay or 0,
+            sign_in_weight_decay=self.sign_in_weight_decay or 0,
+        )
 
     def following(self, weight_decay: float, decoupled: bool) -> Self:
         auto = "factors" if decoupled else "product"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.errors import UserError, require, unknown
+from baselines.errors import UserError, check_positive, require, unknown
 from launch.inputs import OF_IMAGES, OF_TOKENS, Inputs
 from launch.plugins import call_with_known, import_attribute
 
@@ -171,7 +171,7 @@ def shape_of_model(model: str, **given: int | None) -> tuple[int, int, int]:
     for name, value in given.items():
         if value is not None:
             require(bool(model), f"--{name.replace('_', '-')} is of --model, which is not given.")
-            require(value > 0, f"{name} must be positive, not {value}.")
+            check_positive(**{name: value})
     usual = _SHAPES.get(model, _IMAGENET)
     pairs = zip(given.values(), usual, strict=True)
     classes, channels, size = (own if value is None else value for value, own in pairs)

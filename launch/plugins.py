@@ -13,7 +13,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import signin.fixed  # noqa: F401
-from baselines.errors import UserError
+from baselines.errors import UserError, describe
 
 
 def import_plugins(modules: Iterable[str]) -> None:
@@ -32,8 +32,7 @@ def import_plugins(modules: Iterable[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever the module raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"cannot import {name}: {reason}") from error
+            raise UserError(f"cannot import {name}: {describe(error)}") from error
 
 
 def import_attribute(path: str, kind: str) -> Any:

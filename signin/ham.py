@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import check_not_negative
 from baselines.fields import check_types
 from baselines.sign_rule import SignRule
 
@@ -39,9 +39,7 @@ class HAM(SignRule):
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("ham_alpha", "ham_beta"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, not {getattr(self, name)}.")
+        check_not_negative(ham_alpha=self.ham_alpha, ham_beta=self.ham_beta)
 
     def theta_decay(self, weight_decay: float, momentum: float = 0.0) -> float:
         """Return λ + (1 − momentum)·β: momentum amplifies the weight decay λ, but not β."""

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError, check_in_unit
+from baselines.errors import check_in_unit, check_not_negative
 from baselines.fields import changed
 from baselines.sign_rule import Factors
 
@@ -37,8 +37,7 @@ class SignIn(Factors):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.rescale_period >= 0:
-            raise UserError(f"rescale_period must not be negative, not {self.rescale_period}.")
+        check_not_negative(rescale_period=self.rescale_period)
         check_in_unit(rescale_until=self.rescale_until)
 
     def rescale_epochs(self, epochs: int) -> range:

@@ -1,8 +1,8 @@
-"""Values are converted to the types of a dataclass's fields, or refused."""
+"""Values get the types of a dataclass's fields, or are refused; differences from the defaults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from baselines.errors import UserError
 from baselines.fields import (
     changed,
     check_types,
+    differences,
     earlier_defaults,
     first_default_of,
     new_defaults,
@@ -97,3 +98,16 @@ def test_changed_defaults_are_known_with_those_of_before():
         "parts": (),
         "later": None,
     }
+
+
+def test_fields_that_are_not_at_their_defaults_differ():
+    @dataclass(frozen=True)
+    class Later:
+        given: str
+        listed: tuple[int, ...] = field(default_factory=lambda: (1,))
+        options: Options = field(default_factory=Options)
+
+    assert differences(Later("x")) == {"given": "x"}
+    later = Later("x", (2,), Options(steps=4))
+    assert differences(later, "p.", leave_out=("options",)) == {"p.given": "x", "p.listed": (2,)}
+    assert differences(later.options) == {"steps": 4}

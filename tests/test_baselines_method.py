@@ -94,7 +94,7 @@ def test_options_of_another_method_are_refused():
         ({"update_every": 1.5}, "update_every must be of type int, not 1.5"),
         ({"keep_step": 1}, "keep_step must be of type bool, not 1"),
         ({"density": "dense"}, "unknown density 'dense'"),
-        ({"drop_fraction": 2}, r"drop_fraction and update_until must be in \[0, 1\]"),
+        ({"drop_fraction": 2}, r"drop_fraction must be in \[0, 1\], not 2"),
     ],
 )
 def test_options_that_are_unknown_or_of_another_type_are_refused(values, message):

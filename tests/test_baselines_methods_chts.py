@@ -78,8 +78,9 @@ def test_masks_change_at_updates_only_and_keep_their_sizes(start, storage):
     [
         ({"locality": 1.5}, r"locality must be in \[0, 1\], not 1.5"),
         ({"updates": -1}, "updates must not be negative, not -1"),
-        ({"end_power": -1.0}, "start_power and end_power must not be negative"),
-        ({"end_power": float("nan")}, "start_power and end_power must not be negative"),
+        ({"end_power": -1.0}, "end_power must not be negative, not -1"),
+        ({"end_power": float("nan")}, "end_power must not be negative, not nan"),
+        ({"start_power": float("inf")}, "start_power must be finite, not inf"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -226,7 +226,7 @@ def test_a_random_mask_can_be_trained_in_cycles_alone():
     "options, message",
     [
         ({"cycles": 0}, "cycles must be positive, not 0"),
-        ({"level_length": float("inf")}, "level_length must be positive, not inf"),
+        ({"level_length": float("inf")}, "level_length must be finite, not inf"),
         ({"initial_sparsity": 1.0}, r"initial_sparsity must be in \[0, 1\), not 1.0"),
         ({"initial_sparsity": 0.9}, "initial_sparsity 0.9 is above the sparsity 0.8"),
     ],

@@ -201,8 +201,8 @@ def test_constants_are_given_or_calibrated_or_missing(options, constants):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"s_init": 1.0}, "s_init must be negative"),
-        ({"threshold_decay": -1.0}, "threshold_decay positive"),
+        ({"s_init": 1.0}, "s_init must be at most 0, not 1.0"),
+        ({"threshold_decay": -1.0}, "threshold_decay must not be negative, not -1.0"),
         ({"calibrated": (1.0,)}, "calibrated must be s_init and threshold_decay"),
         ({"begin": 0.8}, "need 0 <= begin < end"),
     ],

@@ -166,7 +166,7 @@ def test_the_largest_are_the_same_on_a_gpu(monkeypatch):
 def test_options_are_checked():
     with pytest.raises(UserError, match="superset must be at least 1, not 0.5"):
         line([1.0] * 10, superset=0.5)
-    with pytest.raises(UserError, match="superset must be at least 1, not inf"):
+    with pytest.raises(UserError, match="superset must be finite, not inf"):
         line([1.0] * 10, superset=float("inf"))
     with pytest.raises(UserError, match="exploration must not be negative, not -1"):
         line([1.0] * 10, exploration=-1.0)

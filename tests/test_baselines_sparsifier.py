@@ -422,7 +422,7 @@ def test_a_method_may_be_a_class_or_an_instance():
         ({"no_such_option": 1}, "no_such_option"),
         ({"update_every": "often"}, "update_every must be of type int"),
         ({"sparsity": 1.5}, r"sparsity must be in \[0, 1\)"),
-        ({"sparsity": "0.9"}, r"sparsity must be in \[0, 1\), not '0.9'"),
+        ({"sparsity": "0.9"}, "sparsity must be a number, not '0.9'"),
         ({"steps": "100"}, "steps must be a whole number, not '100'"),
         ({"steps": 0}, "must be positive"),
         ({"steps": 12.5}, "steps must be a whole number, not 12.5"),

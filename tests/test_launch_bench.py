@@ -76,7 +76,7 @@ def test_memory_is_measured_in_mib(monkeypatch):
     "flags, message",
     [
         ("--models resnet21", "unknown model 'resnet21', did you mean resnet20"),
-        ("--steps 0", "must be positive"),
+        ("--steps 0", "steps must be positive, not 0"),
         ("--sparsity 1", "sparsity must be in (0, 1)"),
         *((f"{what} --threads -1", "threads must not be negative") for what in MEASURES),
     ],

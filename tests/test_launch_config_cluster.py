@@ -14,7 +14,7 @@ from launch.config.cluster import Cluster
         ({"timeout": "soon"}, "timeout must be such as 90m, 24h or 2d"),
         ({"timeout": "3"}, "timeout must be at least 5 minutes"),
         ({"nodes": 0}, "nodes must be positive"),
-        ({"gpus": -1}, "must not be negative"),
+        ({"gpus": -1}, "gpus must not be negative, not -1"),
         ({"gpus": 1, "processes": 4}, "one process per GPU: leave out processes"),
         ({"slurm": ("a100",)}, "--slurm takes key=value"),
     ],

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 
 from baselines.engine.storage import Names, Storage, Tensors
-from baselines.errors import UserError
+from baselines.errors import check_not_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ class Product(Storage):
 
     def __post_init__(self) -> None:
         for beta in (self.beta, *self.betas.values()):
-            if not beta > 0:
-                raise UserError(f"beta must be positive, not {beta}.")
-        if not self.frobenius >= 0:
-            raise UserError(f"frobenius must not be negative, not {self.frobenius}.")
+            check_positive(beta=beta)
+        check_not_negative(frobenius=self.frobenius)
         added = ("the product m ⊙ w (frobenius_decay)",) if self.frobenius else ()
         object.__setattr__(self, "added_decays", added)
 

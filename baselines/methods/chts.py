@@ -19,7 +19,6 @@ choose links that exist already, and so have less).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import check_in_unit, require
+from baselines.errors import check_finite, check_in_unit, check_not_negative
 from baselines.method import Method, Options
 from baselines.methods.dynamic import warn_of_replaced_steps
 from baselines.registry import register
@@ -64,9 +63,9 @@ class ChtsOptions(Options):
             drop_fraction=self.drop_fraction,
             update_until=self.update_until,
         )
-        require(self.updates >= 0, f"updates must not be negative, not {self.updates}.")
-        powers = 0 <= self.start_power < math.inf and 0 <= self.end_power < math.inf
-        require(powers, "start_power and end_power must not be negative, nor infinite.")
+        powers = {"start_power": self.start_power, "end_power": self.end_power}
+        check_not_negative(updates=self.updates, **powers)
+        check_finite(**powers)
 
 
 @register

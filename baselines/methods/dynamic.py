@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_in_unit, check_not_negative
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.samples import Samples
@@ -38,11 +38,8 @@ class DynamicOptions(Options):
     """Fraction of the steps after which masks are constant."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "update_every"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} must not be negative, not {value}.")
-        fractions = 0 <= self.drop_fraction <= 1 and 0 <= self.update_until <= 1
-        require(fractions, "drop_fraction and update_until must be in [0, 1].")
+        check_not_negative(updates=self.updates, update_every=self.update_every)
+        check_in_unit(drop_fraction=self.drop_fraction, update_until=self.update_until)
 
 
 D = TypeVar("D", bound=DynamicOptions)

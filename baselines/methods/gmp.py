@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from baselines.fields import changed
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
@@ -40,8 +40,7 @@ class CubicOptions(Options):
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= self.end < 1:
             raise UserError(f"need 0 <= begin <= end < 1, not {self.begin} and {self.end}.")
-        if self.events < 1:
-            raise UserError(f"events must be positive, not {self.events}.")
+        check_positive(events=self.events)
 
 
 @dataclass(frozen=True)

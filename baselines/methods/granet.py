@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_at_least, check_inside_unit, check_positive, require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
@@ -50,7 +50,7 @@ class RegrowthOptions(Options):
     """r: fraction of a layer's weights that updates replace at first."""
 
     def __post_init__(self) -> None:
-        require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
+        check_positive(updates=self.updates)
         allowed = LAST_REGROWTH <= self.regrowth <= 1
         require(allowed, f"regrowth must be in [{LAST_REGROWTH}, 1], not {self.regrowth}.")
 
@@ -64,9 +64,9 @@ class GraNetOptions(RegrowthOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.updates >= 2, f"updates must be at least 2, not {self.updates}.")
+        check_at_least(2, updates=self.updates)
         check_initial_sparsity(self.initial_sparsity)
-        require(0 < self.prune_until < 1, f"prune_until must be in (0, 1), not {self.prune_until}.")
+        check_inside_unit(prune_until=self.prune_until)
 
 
 G = TypeVar("G", bound=RegrowthOptions)

@@ -13,14 +13,13 @@ With `interpolate_norms`, LRR trains as AWS does ("Find A Winning Sign", Oh et a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_finite, check_inside_unit, check_positive, require
 from baselines.method import Method, Options, Plan
 from baselines.samples import Samples
 from baselines.tools.density import check_initial_sparsity
@@ -45,10 +44,9 @@ class LevelOptions(Options):
     """At each step, train with normalisation at a random place between its parameters and 1, 0."""
 
     def __post_init__(self) -> None:
-        require(0 < self.keep < 1, f"keep must be in (0, 1), not {self.keep}.")
-        length = self.level_length
-        require(0 < length < math.inf, f"level_length must be positive, not {length}.")
-        require(self.cycles >= 1, f"cycles must be positive, not {self.cycles}.")
+        check_inside_unit(keep=self.keep)
+        check_positive(level_length=self.level_length, cycles=self.cycles)
+        check_finite(level_length=self.level_length)
         check_initial_sparsity(self.initial_sparsity)
 
 

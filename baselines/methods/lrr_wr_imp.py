@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_fraction
 from baselines.fields import changed
 from baselines.method import Options, Plan
 from baselines.methods.iterative import IterativePruning, LevelOptions
@@ -39,7 +39,7 @@ class WrOptions(RewindOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.rewind_to < 1, f"rewind_to must be in [0, 1), not {self.rewind_to}.")
+        check_fraction(rewind_to=self.rewind_to)
 
 
 R = TypeVar("R", bound=RewindOptions)

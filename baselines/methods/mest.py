@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import check_in_unit, require
+from baselines.errors import check_in_unit, check_not_negative, check_positive
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
@@ -53,11 +53,8 @@ class MestOptions(Options):
 
     def __post_init__(self) -> None:
         check_in_unit(mutation=self.mutation)
-        require(self.updates >= 1, f"updates must be positive, not {self.updates}.")
-        require(
-            self.gradient_weight >= 0,
-            f"gradient_weight must not be negative, not {self.gradient_weight}.",
-        )
+        check_positive(updates=self.updates)
+        check_not_negative(gradient_weight=self.gradient_weight)
 
 
 @register

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import check_in_unit, check_not_negative, check_positive
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.samples import Samples
@@ -45,10 +45,9 @@ class NpbOptions(Options):
     """Largest number of weights in a kernel."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.node_weight <= 1 or not self.kernel_weight >= 0:
-            raise UserError("node_weight must be in [0, 1], kernel_weight not negative.")
-        if self.max_kernel < 1:
-            raise UserError(f"max_kernel must be positive, not {self.max_kernel}.")
+        check_in_unit(node_weight=self.node_weight)
+        check_not_negative(kernel_weight=self.kernel_weight)
+        check_positive(max_kernel=self.max_kernel)
 
 
 @register

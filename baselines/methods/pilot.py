@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.errors import UserError
+from baselines.errors import check_positive
 from baselines.methods.spred import FactorDecay, FactorDecayOptions
 from baselines.registry import register
 
@@ -30,8 +30,7 @@ class PilotOptions(FactorDecayOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.growth > 0:
-            raise UserError(f"growth must be positive, not {self.growth}.")
+        check_positive(growth=self.growth)
 
 
 @register

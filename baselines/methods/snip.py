@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import check_not_negative, check_positive
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
@@ -35,12 +35,8 @@ class SampleOptions(Options):
     0: the data's own batches, sorted by class, which depend on batch size and number of ranks."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_class < 1:
-            raise UserError(f"samples_per_class must be positive, not {self.samples_per_class}.")
-        if self.sample_batch_size < 0:
-            raise UserError(
-                f"sample_batch_size must not be negative, not {self.sample_batch_size}."
-            )
+        check_positive(samples_per_class=self.samples_per_class)
+        check_not_negative(sample_batch_size=self.sample_batch_size)
 
     def batches(self, samples: Samples) -> list[Batch]:
         """Return the sample."""

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import DecayedLatents
-from baselines.errors import require
+from baselines.errors import check_fraction, check_not_negative, check_positive
 from baselines.fields import changed
 from baselines.method import Method, Options
 from baselines.registry import register
@@ -37,9 +37,8 @@ class FactorDecayOptions(Options):
     """When pruning is complete, as a fraction of the steps."""
 
     def __post_init__(self) -> None:
-        decay, at = self.factor_decay, self.prune_at
-        require(decay >= 0, f"factor_decay must not be negative, not {decay}.")
-        require(0 <= at < 1, f"prune_at must be in [0, 1), not {at}.")
+        check_not_negative(factor_decay=self.factor_decay)
+        check_fraction(prune_at=self.prune_at)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class SpredOptions(FactorDecayOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.prune_from < 1, f"prune_from must be in [0, 1), not {self.prune_from}.")
-        require(self.balance > 0, f"balance must be positive, not {self.balance}.")
+        check_fraction(prune_from=self.prune_from)
+        check_positive(balance=self.balance)
 
 
 F = TypeVar("F", bound=FactorDecayOptions)

@@ -21,7 +21,7 @@ from torch import Tensor
 from baselines.engine.selected import Selected
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Storage, Tensors
-from baselines.errors import require
+from baselines.errors import check_not_negative, require
 from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.tools.nm import nm_mask, nm_pattern
@@ -63,7 +63,7 @@ class SrSteOptions(Options):
 
     def __post_init__(self) -> None:
         require(self.m == 0 or self.m >= 2, f"m must be 0 or at least 2, not {self.m}.")
-        require(self.refine >= 0, f"refine must not be negative, not {self.refine}.")
+        check_not_negative(refine=self.refine)
 
 
 @register

@@ -24,7 +24,7 @@ from typing import Literal
 
 from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_at_most, check_not_negative
 from baselines.fields import changed
 from baselines.methods.str_target import TOO_LOW, MovedThresholds, StrTargetOptions
 from baselines.registry import register
@@ -44,8 +44,8 @@ class StrOptions(StrTargetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.s_init <= 0 or not self.threshold_decay >= 0:
-            raise UserError("s_init must be negative, and threshold_decay positive.")
+        check_at_most(0, s_init=self.s_init)
+        check_not_negative(threshold_decay=self.threshold_decay)
         if len(self.calibrated) not in (0, 2):
             raise UserError("calibrated must be s_init and threshold_decay.")
         if self.mode == "target":  # has no effect there

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from baselines.engine.soft_threshold import SoftThreshold
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.tools.masks import global_masks
@@ -43,8 +43,7 @@ class StrTargetOptions(Options):
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end <= 1:
             raise UserError(f"need 0 <= begin < end <= 1, not {self.begin} and {self.end}.")
-        if self.events < 1:
-            raise UserError(f"events must be positive, not {self.events}.")
+        check_positive(events=self.events)
 
 
 T = TypeVar("T", bound=StrTargetOptions, covariant=True)

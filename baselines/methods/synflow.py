@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from baselines.finite import all_finite
 from baselines.forward import mapped
 from baselines.method import Method, Options
@@ -36,8 +36,7 @@ class SynFlowOptions(Options):
     """Number of prunings from dense to the requested density."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"iterations must be positive, not {self.iterations}.")
+        check_positive(iterations=self.iterations)
 
 
 @register

@@ -16,7 +16,6 @@ is restored after each step: neither momentum nor weight decay moves it. There i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from baselines.engine.layer import Layer
 from baselines.engine.selected import Selected
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Storage, Tensors
-from baselines.errors import require
+from baselines.errors import check_at_least, check_finite, check_not_negative
 from baselines.method import Method, Options
 from baselines.registry import register
 from baselines.tools.density import keep_count
@@ -100,8 +99,9 @@ class TopKastOptions(Options):
     """λ: decay of the weights in B that are not in A, times 1/D − 1, on top of the recipe's."""
 
     def __post_init__(self) -> None:
-        require(1 <= self.superset < math.inf, f"superset must be at least 1, not {self.superset}.")
-        require(self.exploration >= 0, f"exploration must not be negative, not {self.exploration}.")
+        check_at_least(1, superset=self.superset)
+        check_finite(superset=self.superset)
+        check_not_negative(exploration=self.exploration)
 
 
 @register

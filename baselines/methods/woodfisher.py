@@ -22,7 +22,7 @@ from torch import Tensor
 
 from baselines.engine.layer import Layer
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import require
+from baselines.errors import check_positive
 from baselines.fields import changed
 from baselines.method import Options, Plan
 from baselines.methods.gmp import CubicOptions, CubicPruning
@@ -52,8 +52,7 @@ class FisherOptions(CubicOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(min(self.gradients, self.block_size) > 0, "gradients, block_size: be positive.")
-        require(self.damping > 0, f"damping must be positive, not {self.damping}.")
+        check_positive(gradients=self.gradients, block_size=self.block_size, damping=self.damping)
 
 
 F = TypeVar("F", bound=FisherOptions)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from baselines.engine.kinds import BatchShape
-from baselines.errors import UserError, require, unknown
+from baselines.errors import UserError, check_fraction, require, unknown
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch.Size is one
 Kind = Callable[[Shapes, float], dict[str, float]]
@@ -179,8 +179,7 @@ def keep_count(numel: int, sparsity: float) -> int:
     Raises:
         UserError: the sparsity is not in [0, 1).
     """
-    if not 0 <= sparsity < 1:
-        raise UserError(f"sparsity must be in [0, 1), not {sparsity}.")
+    check_fraction(sparsity=sparsity)
     return numel - round(sparsity * numel)
 
 
@@ -190,7 +189,7 @@ def check_initial_sparsity(initial: float, final: float = 1.0) -> None:
     Raises:
         UserError: it is not in [0, 1), or above the final one.
     """
-    require(0 <= initial < 1, f"initial_sparsity must be in [0, 1), not {initial}.")
+    check_fraction(initial_sparsity=initial)
     require(initial <= final, f"initial_sparsity {initial} is above the sparsity {final}.")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError
+from baselines.errors import UserError, first_line
 from baselines.forward import arguments, logits_of
 from baselines.tools.masks import count_ones, global_top_k_masks
 from baselines.tools.scores import scoring
@@ -187,7 +187,7 @@ def trace(net: SparseModel, x: Any) -> Paths:
         with scoring(net.model, train=False):
             program = torch.export.export(_Logits(net.model), *arguments(x), strict=False)
     except Exception as error:  # torch.export raises errors of many types
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         raise UserError(f"the paths of this model cannot be followed: {reason}") from None
     signature = program.graph_signature
     inputs = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

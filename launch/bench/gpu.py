@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.folder import read_epochs
-from baselines.errors import UserError
+from baselines.errors import check_positive
 from launch.bench.masks import MasksBench, bench_masks
 from launch.bench.pictures import CIFAR, write_pictures
 from launch.bench.runs import RunBench, bench_run
@@ -66,8 +66,8 @@ class GpuBench:
     """File for the table of steps; that of the 2:4 kernels has a name with -nm."""
 
     def __post_init__(self) -> None:
-        if min((self.images, self.epochs, *self.at_once)) < 1:
-            raise UserError("images, epochs and at_once must be positive.")
+        check_positive(images=self.images, epochs=self.epochs)
+        check_positive(at_once=min(self.at_once, default=1))
 
 
 def bench_gpu(options: GpuBench) -> int:

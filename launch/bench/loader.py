@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from launch.config.run import Run
 from launch.data import load_data
 from launch.data.images import ImageFolder, find_folder, read_image, scan
@@ -47,9 +47,7 @@ class LoaderBench:
     """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "rounds", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        check_positive(batch_size=self.batch_size, rounds=self.rounds, workers=self.workers)
         if self.images < self.batch_size:
             raise UserError("images must be at least one batch.")
 

@@ -20,7 +20,7 @@ import torch
 from baselines.checkpoint import Checkpoint
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError, unknown
+from baselines.errors import check_inside_unit, check_not_negative, unknown
 from baselines.finite import is_finite
 from baselines.method import Plan
 from baselines.methods.set_rigl import RigL, RigLOptions
@@ -31,7 +31,6 @@ from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
 from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS
-from launch.config.fields import check_not_negative
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
@@ -60,8 +59,7 @@ class MasksBench:
     def __post_init__(self) -> None:
         if self.model not in MEASURED_MODELS:
             raise unknown("model", self.model, MEASURED_MODELS)
-        if not 0 < self.sparsity < 1:
-            raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+        check_inside_unit(sparsity=self.sparsity)
         check_not_negative(threads=self.threads)
 
 

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from baselines.errors import UserError
+from baselines.errors import check_not_negative, check_positive
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
 from launch.bench.timing import timed
 from launch.bench.variants import NEEDED
-from launch.config.fields import check_not_negative
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
@@ -65,9 +64,8 @@ class RunBench:
     """File for a trace of one more epoch (Perfetto, Chrome); its operations are printed."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.images < 0:
-            raise UserError("rounds must be positive, images must not be negative.")
-        check_not_negative(threads=self.threads)
+        check_positive(rounds=self.rounds)
+        check_not_negative(images=self.images, threads=self.threads)
 
     def run(self, data: Path) -> Run:
         """Return the run, on images in a folder."""

@@ -26,7 +26,7 @@ import torch
 import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_not_negative, check_positive
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
 from launch.bench.timing import timed
@@ -64,8 +64,9 @@ class ScalingBench:
     """Device of these steps: auto, cpu, cuda or cuda:N. The other measurements use the CPU."""
 
     def __post_init__(self) -> None:
-        if min((1, *self.sizes, *self.ranks)) < 1 or self.steps < 1 or self.image_batch < 0:
-            raise UserError("sizes, ranks and steps must be positive, image_batch not negative.")
+        check_positive(sizes=min(self.sizes, default=1), ranks=min(self.ranks, default=1))
+        check_positive(steps=self.steps)
+        check_not_negative(image_batch=self.image_batch)
 
 
 def bench_scaling(options: ScalingBench) -> int:

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.errors import UserError, unknown
+from baselines.errors import check_not_negative, check_positive, unknown
 from baselines.forward import call, mean_loss
 from baselines.methods.snip import SampleOptions
 from baselines.samples import Batch, Samples
 from baselines.tools.scores import gradients, scoring
 from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS, StepsBench, suite_loop
-from launch.config.fields import check_not_negative
 from launch.measures.rounds import threads_set
 from launch.ranks import join_ranks
 from launch.training.loop import Loop
@@ -62,8 +61,8 @@ class ScoresBench:
             for name in names:
                 if name not in known:
                     raise unknown(kind, name, known)
-        if min(self.iterations, self.rounds, self.samples_per_class) < 1:
-            raise UserError("iterations, rounds and samples-per-class must be positive.")
+        check_positive(iterations=self.iterations, rounds=self.rounds)
+        check_positive(samples_per_class=self.samples_per_class)
         check_not_negative(threads=self.threads)
 
 

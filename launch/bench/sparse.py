@@ -20,9 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from launch.bench.sparse_networks import Network, SparseSource
-from launch.config.fields import check_positive
 from launch.measures.rounds import Times, measure, threads_set
 from launch.ranks import find_device
 from launch.runs.files import make_folder, write_csv

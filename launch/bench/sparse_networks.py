@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.checkpoint import entries_of
 from baselines.engine.prunable import prunable_weights
-from baselines.errors import UserError, require
+from baselines.errors import UserError, check_fraction, require
 from baselines.tools.masks import random_masks
 from baselines.tools.nm import nm_mask, nm_pattern
 from launch.config.machine import Imports
@@ -71,7 +71,7 @@ class SparseSource:
     def __post_init__(self) -> None:
         _ = self.shape  # raises UserError
         for value in self.sparsity:
-            require(0 <= value < 1, f"sparsity must be in [0, 1), not {value}.")
+            check_fraction(sparsity=value)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines import sparsify
-from baselines.errors import UserError, require
+from baselines.errors import UserError, check_inside_unit, check_positive, require
 from baselines.tools.masks import random_mask
-from launch.config.fields import check_positive
 from launch.inputs import Inputs
 from launch.measures.rounds import measure, threads_set
 from launch.models import find_model, make_model
@@ -68,7 +67,7 @@ class SparseStepBench:
             if not _widths(network):
                 find_model(network)
         for value in self.sparsity:
-            require(0 < value < 1, f"sparsity must be in (0, 1), not {value}.")
+            check_inside_unit(sparsity=value)
 
 
 def bench_sparse_step(options: SparseStepBench) -> int:

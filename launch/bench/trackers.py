@@ -21,9 +21,8 @@ from unittest.mock import patch  # restores the environment
 
 from analysis.contents import EpochRow, LayerRow
 from baselines.engine.prunable import prunable_weights
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, check_positive, unknown
 from launch.bench.variants import MEASURED_MODELS
-from launch.config.fields import check_positive
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.models import build_model

@@ -16,12 +16,11 @@ from torch.nn.utils import parametrize
 from baselines.engine.product import Product
 from baselines.engine.prunable import prunable_weights
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError, unknown
+from baselines.errors import check_inside_unit, check_not_negative, check_positive, unknown
 from baselines.registry import find_method, methods
 from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CIFAR
-from launch.config.fields import check_not_negative
 from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
@@ -110,11 +109,9 @@ class StepsBench:
         for name in self.models:
             if name not in MEASURED_MODELS:
                 raise unknown("model", name, MEASURED_MODELS)
-        if min(self.steps, self.epochs, self.images) < 1:
-            raise UserError("steps, epochs and images must be positive.")
+        check_positive(steps=self.steps, epochs=self.epochs, images=self.images)
         check_not_negative(batch_size=self.batch_size, threads=self.threads)
-        if not 0 < self.sparsity < 1:
-            raise UserError(f"sparsity must be in (0, 1), not {self.sparsity}.")
+        check_inside_unit(sparsity=self.sparsity)
         for name in self.methods:
             if name != "all":
                 find_method(name)

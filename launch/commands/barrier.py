@@ -11,8 +11,7 @@ from torch import Tensor
 
 from analysis.figures.style import ENDINGS
 from baselines.checkpoint import Checkpoint, entries_of
-from baselines.errors import UserError, require
-from launch.config.fields import check_not_negative
+from baselines.errors import UserError, check_at_least, check_not_negative, require
 from launch.config.machine import Imports
 from launch.data import load_data
 from launch.data.normalisation import warn_of_constants
@@ -54,8 +53,7 @@ class BarrierCommand:
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
-        if self.points < 3:
-            raise UserError(f"points must be at least 3, not {self.points}.")
+        check_at_least(3, points=self.points)
         check_not_negative(threads=self.threads)
         for path in self.output:
             if path.suffix not in (".csv", *ENDINGS):

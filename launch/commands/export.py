@@ -13,8 +13,7 @@ import torch
 from analysis.checked import read_text
 from analysis.folder import find_run
 from baselines.checkpoint import Checkpoint
-from baselines.errors import UserError, one_line, require
-from launch.config.fields import check_positive
+from baselines.errors import UserError, check_positive, one_line, require
 from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.flags import parse, split_name

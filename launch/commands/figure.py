@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from launch.commands.selection import Selection, split_known
-from launch.config.fields import check_positive
 from launch.flags import leading_names, parse
 
 if TYPE_CHECKING:

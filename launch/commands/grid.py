@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.folder import JOB, RESULT, is_finished
 from analysis.protocol import Protocol
 from baselines.errors import UserError
+from baselines.fields import KEEP_COMMAS
 from launch.commands.missing import missing_command
 from launch.commands.selection import terminal_width
 from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
@@ -18,7 +19,6 @@ from launch.config.assignments import is_field
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
-from launch.config.fields import KEEP_COMMAS
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run, warn_of_short

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_fraction
 from baselines.method import Plan
 from baselines.registry import methods
-from launch.config.fields import check_sparsity
 from launch.config.machine import Imports
 from launch.config.recipes import find_recipe
 from launch.flags import parse
@@ -26,7 +25,7 @@ class MethodsCommand:
     """Import this Python module first, which defines methods of your own."""
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
+        check_fraction(sparsity=self.sparsity)
 
 
 def command(args: list[str]) -> int:

@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 
 from analysis.folder import LOCK, read_result
 from baselines.errors import UserError
+from baselines.fields import KEEP_COMMAS
 from launch.commands.selection import Selection, split_known
 from launch.commands.states import chosen_statuses
 from launch.commands.submission import submit_runs
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import in_order
-from launch.config.fields import KEEP_COMMAS
 from launch.config.machine import Imports, Machine
 from launch.config.run import Run
 from launch.config.shell import run_command

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.errors import UserError, unknown
-from launch.config.fields import KEEP_COMMAS
+from baselines.fields import KEEP_COMMAS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,10 +23,9 @@ from analysis.folder import (
     read_result,
     read_sharpness,
 )
-from baselines.errors import UserError, one_line
+from baselines.errors import UserError, check_not_negative, check_positive, one_line
 from baselines.tools.scores import scoring
 from launch.commands.selection import Selection
-from launch.config.fields import check_not_negative, check_positive
 from launch.config.machine import Imports
 from launch.config.run import Run
 from launch.data import load_data

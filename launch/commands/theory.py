@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launch.config.fields import check_not_negative
+from baselines.errors import check_not_negative
 from launch.flags import parse, split_name
 
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from baselines.checkpoint import Checkpoint, check_shape, entries_of
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import UserError, check_in_unit
+from baselines.errors import UserError, check_in_unit, check_not_negative
 from baselines.tools.masks import seeded
-from launch.config.fields import check_not_negative
 from launch.data.order import mix
 from launch.flags import parse
 from launch.models import shape_of_model

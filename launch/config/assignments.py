@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
-from baselines.fields import typed
-from launch.config.fields import differences
+from baselines.fields import differences, typed
 from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
 from signin import HAM, SignIn

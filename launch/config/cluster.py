@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from baselines.errors import UserError
-from launch.config.fields import KEEP_COMMAS
+from baselines.errors import UserError, check_not_negative, check_positive
+from baselines.fields import KEEP_COMMAS
 
 Executor = Literal["local", "slurm"]
 
@@ -40,11 +40,8 @@ class Cluster:
     """Shell commands to execute before the run, such as "module load cuda"."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "cpus", "parallel"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
-        if self.gpus < 0 or self.processes < 0:
-            raise UserError("gpus and processes must not be negative.")
+        check_positive(nodes=self.nodes, cpus=self.cpus, parallel=self.parallel)
+        check_not_negative(gpus=self.gpus, processes=self.processes)
         if self.gpus and self.processes not in (0, self.gpus):
             raise UserError("with gpus there is one process per GPU: leave out processes.")
         if self.minutes < 5:

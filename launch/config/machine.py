@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from baselines.errors import require
-from launch.config.fields import check_at_most, check_not_negative
+from baselines.errors import check_at_most, check_not_negative, require
 
 Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 

@@ -6,9 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from baselines.errors import UserError, check_in_unit
+from baselines.errors import (
+    UserError,
+    check_at_most,
+    check_fraction,
+    check_in_unit,
+    check_not_negative,
+    check_positive,
+)
 from baselines.fields import typed
-from launch.config.fields import check_at_most, check_not_negative, check_positive
 from signin import HAM, SignIn
 
 T = TypeVar("T")
@@ -95,10 +101,7 @@ class Recipe:
         check_in_unit(
             warmup=self.warmup, lr_start=self.lr_start, label_smoothing=self.label_smoothing
         )
-        if not 0 <= self.validation < 1:
-            raise UserError(f"validation must be in [0, 1), not {self.validation}.")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum must be in [0, 1), not {self.momentum}.")
+        check_fraction(validation=self.validation, momentum=self.momentum)
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum above 0.")
 

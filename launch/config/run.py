@@ -13,14 +13,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
-from baselines.errors import UserError, unknown
-from baselines.fields import first_default_of, typed
+from baselines.errors import UserError, check_fraction, check_not_negative, unknown
+from baselines.fields import differences, first_default_of, typed
 from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import Factors, SignRule, factors_of
 from launch.config.calibration import find_constants
-from launch.config.fields import check_sparsity, differences
 from launch.config.recipe import (
     RULES,
     Recipe,
@@ -58,13 +57,12 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", recipe_name(self.recipe))  # a file's is not its path
-        check_sparsity(self.sparsity)
+        check_fraction(sparsity=self.sparsity)
         if self.sparsity and not find_method(self.method).is_sparse:
             raise UserError(f"{self.method} keeps every weight: sparsity must be 0.")
         if self.ham and self.factorised:
             raise UserError("ham combines with methods that train plain weights, without sign_in.")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, not {self.seed}.")
+        check_not_negative(seed=self.seed)
         beyond = [e for e in self.keep_epochs if not 0 <= e <= self.epochs]
         if beyond:
             raise UserError(f"keep_epochs: {beyond[0]} is not in 0 to {self.epochs}.")
@@ -276,5 +274,4 @@ def _digest(fields: dict[str, Any]) -> str:
 
 def _changes(value: Any, base: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance that differ from those of another."""
-    names = (spec.name for spec in dataclasses.fields(value))
-    return {n: getattr(value, n) for n in names if getattr(value, n) != getattr(base, n)}
+    return differences(value, default=lambda spec: getattr(base, spec.name))

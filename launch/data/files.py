@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from launch.data.arrays import Arrays, as_arrays
 
 ENDINGS = (".npz", ".pt", ".pth", ".safetensors")
@@ -56,8 +56,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # readers raise exceptions of many types for garbage
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read as arrays: {reason}") from None
+        raise UserError(f"{path} cannot be read as arrays: {one_line(error, 200)}") from None
     if isinstance(found, tuple | list) and len(found) == 2:
         names = ("x", "y") if isinstance(found[0], Tensor) else ("train", "test")
         found = dict(zip(names, found, strict=True))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from baselines.errors import UserError
+from baselines.errors import UserError, one_line
 from launch.data.arrays import Arrays, as_arrays
 from launch.data.augment import CentreCrop, Normalise, RandomResizedCrop
 from launch.data.images import converted
@@ -130,8 +130,7 @@ def _load(data: str, root: Path) -> Mapping[str, Any]:
         cache = str(root / "huggingface")
         return datasets.load_dataset(path, config or None, cache_dir=cache)  # type: ignore[no-any-return,unused-ignore]
     except Exception as error:  # the library raises exceptions of many types
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot load {data}: {reason}") from error
+        raise UserError(f"cannot load {data}: {one_line(error)}") from error
 
 
 def _label(split: Any, data: str) -> str:

@@ -19,7 +19,7 @@ from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
 from analysis.checked import FileError, open_regular
-from baselines.errors import UserError
+from baselines.errors import UserError, first_line
 from launch.limits import IMAGE
 from launch.runs.archives import load_array, save_array
 from launch.runs.files import make_folder, remove_leftovers, write_file
@@ -163,7 +163,7 @@ def _open(path: Path, data: bytes) -> Any:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # PIL raises exceptions of many types for garbage
-        raise UserError(f"cannot read image {path}: {error or type(error).__name__}") from error
+        raise UserError(f"cannot read image {path}: {first_line(error)}") from error
 
 
 def converted(image: Any, mode: str, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
-from baselines.errors import UserError
+from baselines.errors import UserError, describe
 from launch.data.arrays import Arrays, as_arrays
 from launch.plugins import call_with_known
 
@@ -39,8 +39,7 @@ def read_own(found: Any, path: str, root: Path, image_size: int) -> tuple[Split,
     except UserError:
         raise
     except Exception as error:  # whatever the user's code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data {path}: {reason}") from error
+        raise UserError(f"data {path}: {describe(error)}") from error
     if not isinstance(splits, (tuple, list)) or len(splits) != 2:
         raise UserError(
             f"data {path}: a pair of a training and a test split is needed, not "

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 
 from analysis.folder import SNAPSHOTS
-from baselines.errors import UserError
+from baselines.errors import UserError, check_positive
 from baselines.methods.str_ import Str, StrOptions
 from baselines.target import largest_difference
 from launch.config.calibration import FILE, Constants, calibration_folder
-from launch.config.fields import check_positive
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data

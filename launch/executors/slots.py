@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from launch.config.fields import check_at_most, check_not_negative, check_positive
+from baselines.errors import check_at_most, check_not_negative, check_positive
 from launch.config.machine import Machine
 
 MOST_SLOTS = 1024

@@ -26,7 +26,7 @@ from analysis.folder import (
     read_job,
     read_result,
 )
-from baselines.errors import UserError, one_line
+from baselines.errors import UserError, describe, one_line
 from launch.executors.progress import duration
 from launch.executors.queue import is_ending, list_jobs
 
@@ -92,7 +92,7 @@ def _status(folder: Path, jobs: dict[str, tuple[str, str]] | None) -> Status:
     except FileError as error:
         state, detail = "broken", str(error)
     except Exception as error:  # a folder from elsewhere can hold anything
-        state, detail = "broken", f"it cannot be read: {type(error).__name__}: {error}"
+        state, detail = "broken", f"it cannot be read: {describe(error)}"
     job = record["job"] if record else ""
     return Status(folder.name, state, one_line(detail), job, in_queue is not None)
 

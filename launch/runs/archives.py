@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from analysis.checked import BrokenFile, FileError, cannot_read, is_sealed, open_regular, seal_file
+from baselines.errors import first_line
 from launch.runs.stubs import MOST_PICKLE, load_with_stubs
 
 _END_OF_ARCHIVE = b"PK\x05\x06"
@@ -124,8 +125,7 @@ def _readable(path: Path) -> Iterator[None]:
             "state dict alone: torch.save(torch.load(FILE, weights_only=False)[KEY], NEW)."
         ) from None
     except Exception as error:  # torch.load raises exceptions of many types for garbage
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise BrokenFile(f"{path} cannot be read as plain tensors: {reason}") from None
+        raise BrokenFile(f"{path} cannot be read as plain tensors: {first_line(error)}") from None
 
 
 def copied_tensors(

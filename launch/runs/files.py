@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.checked import seal_json
-from baselines.errors import UserError
+from baselines.errors import UserError, first_line
 
 TEMPORARY = ".tmp"
 LOCKED = f".locked{TEMPORARY}"  # of files that are only written under the lock of their folder
@@ -66,7 +66,7 @@ def write_file(path: Path, write: Callable[[Path], object], locked: bool = False
 
 def cannot_write(path: Path, error: Exception) -> UserError:
     """Return the error for a file that cannot be written."""
-    reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
+    reason = getattr(error, "strerror", None) or first_line(error)
     return UserError(f"cannot write {path}: {reason}.")
 
 

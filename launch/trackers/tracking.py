@@ -25,7 +25,7 @@ from analysis.checked import FileError
 from analysis.contents import EpochRow, LayerRow
 from analysis.folder import TRACKER, read_epochs, read_json, read_layers
 from analysis.nested import flatten
-from baselines.errors import UserError
+from baselines.errors import UserError, describe
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.runs.files import write_json
@@ -103,8 +103,7 @@ def open_tracking(run: Run, machine: Machine, folder: Path, epoch: int) -> Track
     try:
         tracker = adapter(run, machine, known.get("id", ""), epoch)
     except Exception as error:  # libraries raise exceptions of many types
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{machine.tracker} cannot begin: {reason}") from error
+        raise UserError(f"{machine.tracker} cannot begin: {describe(error)}") from error
     logged = known.get("epochs", 0) if tracker.id == known.get("id") else 0
     return Tracking(folder, machine.tracker, tracker, min(epoch, logged))
 

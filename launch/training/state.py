@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from analysis.folder import EPOCHS, LAYERS, parse_rows
 from baselines.engine.sparse_model import SparseModel
+from baselines.errors import describe
 from launch.measures.flips import FlipTracker
 from launch.runs.folder import Rows
 from launch.training.loop import Loop
@@ -58,7 +59,7 @@ def load_state(loop: Loop, flips: FlipTracker, state: Mapping[str, Any]) -> tupl
 
 def _reason(error: Exception) -> str:
     """Return in a few words why contents cannot be loaded."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = describe(error)
     return text.rpartition("loading state_dict for ")[2][:100]  # of torch, which names the layer
 
 

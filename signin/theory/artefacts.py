@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from baselines.errors import UserError, unknown
+from baselines.errors import UserError, check_positive, unknown
 from signin.theory import figures, flow, network, portraits, style, sweeps, tables
 from signin.theory.experiment import Setting
 from signin.theory.tables import Results
@@ -45,9 +45,7 @@ class Budget:
     """Learning rates of Table 2."""
 
     def __post_init__(self) -> None:
-        for name in ("runs", "steps"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
+        check_positive(runs=self.runs, steps=self.steps)
 
 
 class Folder:

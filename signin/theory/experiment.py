@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from baselines.errors import UserError
+from baselines.errors import UserError, check_not_negative, check_positive
 from signin.theory.neuron import (
     PLAIN,
     DataSet,
@@ -58,11 +58,9 @@ class Setting:
     """Draw the first two entries of w̃ from N(0, 1) for each run, in place of (1, 0, …)."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "scale", "rate", "steps", "runs"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
-        if self.samples < 0:
-            raise UserError(f"samples must not be negative, not {self.samples}.")
+        check_positive(width=self.width, scale=self.scale, rate=self.rate)
+        check_positive(steps=self.steps, runs=self.runs)
+        check_not_negative(samples=self.samples)
         if self.random_teacher and self.width < 2:
             raise UserError("a random teacher has two inputs; width must be 2 or more.")
 
