@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.conditions import select_runs
-from analysis.folder import CONFIG, FAILURE, list_runs
+from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
 from launch.config.assignments import GRID_LISTS, OPTIONS, is_field
@@ -63,7 +63,7 @@ def run(
         one = recipe.calibrated()
     else:
         one = Run.make(recipe, method, **choices)
-    warn_of_short([one])
+    warn_of_short([one], machine.runs)
     run_training(one, machine, report=print if progress else silent, bar=False)
     return load_runs([machine.runs / one.name]).iloc[0]
 
@@ -96,7 +96,7 @@ def grid(
     machine = _machine(choices)
     runs = list(in_order(_runs(name, choices)))
     require_constants(runs, machine)
-    warn_of_short(runs)
+    warn_of_short(runs, machine.runs)
     check_runs(runs, machine)
     outcomes = run_all(runs, machine, slots, progress=progress)
     failed = [outcome for outcome in outcomes if outcome.result is None]
@@ -150,12 +150,11 @@ def _with_options(choices: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFrame:
-    """Return one row per run, also of those that failed before they had a folder.
+    """Return one row per run, also of those that failed before they had a folder or wrote why.
 
     Args:
         failed: names of runs that failed, and why.
     """
-    from launch.runs.files import write_json
     from launch.runs.provenance import write_config
 
     homes = {one.name: root / one.name for one in runs}
@@ -165,9 +164,11 @@ def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFra
                 homes[one.name] = home = Path(temporary) / one.name
                 home.mkdir()
                 write_config(home, one)
-                write_json(home / FAILURE, {"reason": failed[one.name]})
         frame = load_runs(home for home in homes.values() if (home / CONFIG).exists())
     frame["folder"] = [root / home.name for home in frame["folder"]]
+    for name, error in failed.items():
+        row = (frame["folder"] == root / name) & (frame["state"] == "stopped")
+        frame.loc[row, ["state", "reason"]] = ["failed", error]
     return frame
 
 

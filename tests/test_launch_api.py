@@ -19,6 +19,7 @@ from launch.executors.main_module import uses_main
 from launch.executors.progress import Display
 from launch.packages import root as code
 from launch.runs.files import write_json
+from launch.runs.provenance import write_config
 
 QUICK = {"epochs": 1, "threads": 1, "device": "cpu", "progress": False}
 
@@ -85,11 +86,14 @@ def test_failures_are_rows_and_a_warning(forked_workers, here):
     assert "Diverged" in "".join(frame["reason"])
 
 
-def test_what_fails_before_it_has_a_folder_is_a_row(forked_workers, here):
+def test_what_fails_before_its_folder_says_why_is_a_row(forked_workers, here):
     (here / "bad.pt").write_bytes(b"PK garbage")
     broken = Run.make("digits", "fixed", mask=str(here / "bad.pt"), epochs=1)
     after = Run.make("digits", "fixed", mask=broken.name, epochs=1, seed=1)
     good = Run.make("digits", "random", epochs=1)
+    started = here / "runs" / after.name  # an earlier start has left it
+    started.mkdir(parents=True)
+    write_config(started, after)
     machine = {key: value for key, value in QUICK.items() if key != "epochs"}
     with pytest.warns(UserWarning, match="2 of 3 runs failed"):
         frame = grid([good, broken, after], slots=1, **machine)
@@ -102,7 +106,7 @@ def test_what_fails_before_it_has_a_folder_is_a_row(forked_workers, here):
     assert "bad.pt" in rows[broken.name]["reason"] and rows[after.name]["seed"] == 1
     assert rows[after.name]["reason"] == f"needs {broken.name}, which did not finish"
     assert {folder.parent.resolve() for folder in frame["folder"]} == {here / "runs"}
-    assert len(results()) == 1
+    assert len(results()) == 2
 
 
 def test_choices_of_a_named_grid_are_those_of_a_run():

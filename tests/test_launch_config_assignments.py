@@ -84,7 +84,7 @@ def test_options_of_all_methods_of_a_grid_can_be_set():
 
 
 def test_options_that_replace_values_of_a_grid_are_told():
-    with pytest.warns(UserWarning, match="denser varies initial_sparsity: 6 runs rather than 10"):
+    with pytest.warns(UserWarning, match="with initial_sparsity, denser has 6 runs rather than 10"):
         runs = find_grid("denser", ["initial_sparsity=0.5"], recipe="digits", seeds=(0,))
     assert {r.options.initial_sparsity for r in runs if r.method == "gmp"} == {0.5}
 

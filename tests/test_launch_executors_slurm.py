@@ -186,7 +186,7 @@ def test_a_run_with_a_damaged_result_is_submitted_again(machine, monkeypatch):
     home = submitted_as_7(run, machine)
     (home / RESULT).write_text("no")
     monkeypatch.setattr(resubmission, "list_jobs", dict)
-    monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
+    monkeypatch.setattr(resubmission, "submit", lambda runs, *_, **__: [(r, "8") for r in runs])
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == [(run, "8")]
     write_json(home / RESULT, {"accuracy": 0.5})
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
@@ -206,7 +206,7 @@ def test_a_cancelled_job_that_is_still_ending_is_not_queued(machine, monkeypatch
     shown = {"COMPLETING": "cancelled", "RUNNING": "running", "PENDING": "waiting"}
     assert state_of(machine, run).state == shown[state]  # `runs retry` takes the cancelled ones
     monkeypatch.setattr(resubmission, "list_jobs", lambda: queue_now)
-    monkeypatch.setattr(resubmission, "submit", lambda runs, *_: [(r, "8") for r in runs])
+    monkeypatch.setattr(resubmission, "submit", lambda runs, *_, **__: [(r, "8") for r in runs])
     again = [(run, "8")] if state == "COMPLETING" else []
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=True) == again
     assert resubmission.resubmit(machine.runs, {run.name}, cancelled=False) == []
@@ -255,7 +255,7 @@ def test_a_run_is_submitted_again_from_where_it_was(tmp_path, monkeypatch):
         given = {"machine": asdict(machine), "cluster": asdict(CLUSTER), "cwd": str(home)}
         write_json(folder / JOB, {"job": str(seed), "log": "out", **given})
 
-    def submit(runs, machine, cluster):
+    def submit(runs, machine, cluster, strict):
         submitted.extend((run.seed, Path.cwd(), machine.runs) for run in runs)
         return []
 
@@ -344,7 +344,9 @@ def test_what_needs_a_failed_run_is_not_submitted(machine, fake_slurm, capsys):
     assert main([*run, "--mask", base.name, "--executor", "slurm"]) == 2
     shown = capsys.readouterr().err
     assert "has not finished: there is no final snapshot yet. It is not in the queue." in shown
-    assert "(1 of 1 runs) Nothing was submitted." in shown and list(fake_slurm) == [early]
+    assert "Nothing was submitted: this holds for 1 of 1 runs." in shown and list(fake_slurm) == [
+        early
+    ]
     assert main(["status", "--resubmit", "--failed", *flags]) == 0  # with the base
     assert list(fake_slurm) == [early, base, dependent, second]
     assert main([*run, "--mask", base.name, "--executor", "slurm"]) == 0  # it is in the queue

@@ -94,7 +94,7 @@ def command(args: list[str]) -> int:
     add_calibrations(given.machine.runs)
     runs = find_grid(name, given.set, given.protocol, **given.choices)
     require_constants(runs, given.machine)
-    warn_of_short(runs)
+    warn_of_short(runs, given.machine.runs)
     if given.dry_run and given.executor == "slurm":
         print_scripts(runs, given.machine, given.cluster)
     if given.dry_run:

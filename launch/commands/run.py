@@ -67,7 +67,8 @@ def parse_run(args: list[str]) -> RunCommand:
     if not (given.machine.runs / run.name).exists():  # earlier versions trained it
         _check_optimizer(run)
     require_constants([run], given.machine)
-    warn_of_short([run])
+    if is_first():
+        warn_of_short([run], given.machine.runs)
     return replace(given, run=run)
 
 

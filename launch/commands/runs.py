@@ -121,7 +121,8 @@ def retry(names: list[str], flags: list[str]) -> int:
     given = parse(RetryCommand, flags, "signbench runs retry")
     machine = given.machine
     import_plugins(machine.imports)
-    found = chosen_statuses(Selection(machine.runs, given.where), given.failed, names)
+    selection = Selection(machine.runs, given.where)
+    found = chosen_statuses(selection, given.failed, names, strict=True)
     active = [s for s in found if _is_active(s, names)]
     left = [machine.runs / s.name for s in found if s not in active and s.state != DONE]
     on_slurm = given.executor == "slurm"
@@ -177,7 +178,7 @@ def remove(names: list[str], flags: list[str]) -> int:
     given = parse(RemoveCommand, flags, "signbench runs remove")
     if not (names or given.selection.where or given.failed):
         raise UserError("name the runs to remove, or choose with --where or --failed.")
-    found = chosen_statuses(given.selection, given.failed, names)
+    found = chosen_statuses(given.selection, given.failed, names, strict=True)
     for status in found:
         if _is_active(status, names):
             queued = "may be in a queue that cannot be read here: name it to remove it"

@@ -36,7 +36,7 @@ from launch.measures.rounds import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import cannot_write, write_csv
-from launch.runs.network import check_data, load_network, read_run
+from launch.runs.network import OtherData, check_data, load_network, read_run
 from launch.runs.snapshots import read_snapshot
 from signin.transplant import masks_of
 
@@ -107,18 +107,18 @@ def measure(tasks: Sequence[Task], given: SharpnessCommand) -> None:
 
     Raises:
         UserError: the data are not there, or a snapshot cannot be read. Or at the end: Lanczos'
-            method has not converged at some snapshots.
+            method has not converged at some snapshots, or the data of some runs have changed.
     """
     from launch.measures.hessian import NotConverged
 
     load = lru_cache(maxsize=1)(load_data)  # consecutive snapshots are of one run
-    began, failed = time.perf_counter(), 0
+    began, failed = time.perf_counter(), list[UserError | NotConverged]()
     for i, task in enumerate(tasks, start=1):
         where = f"[{i}/{len(tasks)}] {task.folder.name} epoch {task.epoch}:"
         try:
             found = _measure(task, given, load)
-        except NotConverged as error:
-            failed += 1
+        except (NotConverged, OtherData) as error:
+            failed.append(error)
             print(f"{where} not measured. {one_line(error)}", file=sys.stderr, flush=True)
             continue
         left = (time.perf_counter() - began) / i * (len(tasks) - i)
@@ -127,10 +127,14 @@ def measure(tasks: Sequence[Task], given: SharpnessCommand) -> None:
             f"{found['seconds']:.1f} s" + (f"; {duration(left)} left" if left else ""),
             flush=True,
         )
+    if stuck := sum(isinstance(error, NotConverged) for error in failed):
+        raise UserError(
+            f"Lanczos' method has not converged at {stuck} of {len(tasks)} snapshots: measure "
+            "them with a larger --tolerance."
+        )
     if failed:
         raise UserError(
-            f"Lanczos' method has not converged at {failed} of {len(tasks)} snapshots: measure "
-            "them with a larger --tolerance."
+            f"{len(failed)} of {len(tasks)} snapshots were not measured: the data have changed."
         )
 
 

@@ -14,13 +14,14 @@ FAILED = ("failed", "broken")
 
 
 def chosen_statuses(
-    selection: Selection, failed: bool = False, names: Sequence[str] = ()
+    selection: Selection, failed: bool = False, names: Sequence[str] = (), strict: bool = False
 ) -> list[Status]:
     """Return the states of the selected runs. Conditions on `state` refer to these states.
 
     Args:
         failed: whether to return only runs that have failed.
         names: names of runs, patterns of names, or paths; all if empty.
+        strict: as for `launch.executors.status.statuses`.
 
     Raises:
         UserError: there is no such folder, a condition is not valid, no run has one of the names,
@@ -29,7 +30,7 @@ def chosen_statuses(
     from analysis.folder import list_runs
 
     list_runs(selection.runs)  # says so if there is no such folder
-    found = statuses(selection.runs)
+    found = statuses(selection.runs, strict)
     if selection.where:
         found = _select_by_conditions(selection.where, found, selection.runs)
     if names:

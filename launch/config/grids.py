@@ -274,7 +274,8 @@ def _warn_of_fewer(
         warnings.simplefilter("ignore")
         usual = {run.name for run in _one_grid(name, **choices)}
     if len(names) < len(usual):
-        text = f"{name} varies {', '.join(options)}: {len(names)} runs rather than {len(usual)}."
+        given = ", ".join(options)
+        text = f"with {given}, {name} has {len(names)} runs rather than {len(usual)}."
         warnings.warn(text, stacklevel=3)
 
 

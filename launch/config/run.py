@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import launch.plugins  # noqa: F401  # registers signin's methods
+from analysis.folder import is_finished
 from baselines.errors import UserError, check_fraction, check_not_negative, unknown
 from baselines.fields import differences, first_default_of, typed
 from baselines.method import Method, Options, Plan
@@ -260,9 +262,14 @@ class Run:
         return f"{self.recipe}-{method}{rule}{sparsity}"
 
 
-def warn_of_short(runs: Sequence[Run]) -> None:
-    """Warn of runs that are too short for Sign-In, once for each reason."""
-    for reason, n in Counter(run.shortage for run in runs if run.shortage).items():
+def warn_of_short(runs: Sequence[Run], root: Path) -> None:
+    """Warn of unfinished runs that are too short for Sign-In, once for each reason.
+
+    Args:
+        root: the folder of the run folders.
+    """
+    found = (run.shortage for run in runs if not is_finished(root / run.name))
+    for reason, n in Counter(filter(None, found)).items():
         share = f" ({n} of {len(runs)} runs)" if len(runs) > 1 else ""
         warnings.warn(f"{reason}{share}", stacklevel=3)
 

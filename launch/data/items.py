@@ -111,7 +111,8 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
     else counted in the labels.
 
     Raises:
-        UserError: the items are no pairs of a tensor and a label, or of different shapes.
+        UserError: the items are no pairs of a tensor and a label, of different shapes, or have
+            other labels than an attribute of their split.
     """
     firsts = []
     for split in (train, test):
@@ -119,6 +120,7 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
             raise UserError(f"{source}: a split has no items.")
         with _generators(0):
             firsts.append(_item(split, 0)[0])
+        check_targets(split, source)
     if firsts[0].shape != firsts[1].shape:
         shapes = " and ".join(str(tuple(x.shape)) for x in firsts)
         raise UserError(f"{source}: items of the splits have shapes {shapes}.")
@@ -136,15 +138,23 @@ def describe_items(train: Dataset[Any], test: Dataset[Any], source: str) -> tupl
 
 def read_labels(dataset: Dataset[Any]) -> Tensor:
     """Return the labels of all items: its attribute targets or labels, or else read one by one."""
+    if (named := _named_labels(dataset)) is not None:
+        return named
+    with _generators(0):
+        return torch.tensor([_item(dataset, i)[1] for i in range(_length(dataset))])
+
+
+def _named_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Return the labels in an attribute of a dataset; None if there is none."""
     if isinstance(dataset, Subset):
-        return read_labels(dataset.dataset)[torch.as_tensor(dataset.indices)]
+        labels = _named_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
     tensors: Sequence[Any] = getattr(dataset, "tensors", ())
     named = (getattr(dataset, name, None) for name in ("targets", "labels"))
     for found in (*named, *tensors[1:2]):
         if found is not None and len(found) == _length(dataset):
             return integer_labels(found, type(dataset).__name__)
-    with _generators(0):
-        return torch.tensor([_item(dataset, i)[1] for i in range(_length(dataset))])
+    return None
 
 
 def integer_labels(labels: Any, source: str) -> Tensor:
@@ -165,11 +175,14 @@ def check_labels(labels: Tensor, classes: int, source: str) -> None:
         raise UserError(f"{source}: labels are {low} to {high}, not 0 to {classes - 1}.")
 
 
-def check_targets(dataset: Dataset[Any], labels: Tensor, source: str) -> None:
+def check_targets(dataset: Dataset[Any], source: str) -> None:
     """Raise UserError if a dataset's attribute with the labels has others than its items.
 
     The items with the smallest and the largest label are looked at.
     """
+    labels = _named_labels(dataset)
+    if labels is None:
+        return
     for at in {int(labels.argmin()), int(labels.argmax())}:
         with _generators(0):
             label = _item(dataset, at)[1]

@@ -16,13 +16,7 @@ from launch.data.arrays import Tensors, digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
-from launch.data.items import (
-    Items,
-    check_labels,
-    check_targets,
-    read_labels,
-    without_augmentation,
-)
+from launch.data.items import Items, check_labels, read_labels, without_augmentation
 from launch.data.normalisation import chosen_constants
 from launch.data.order import Order
 from launch.data.own import Split
@@ -114,7 +108,6 @@ def _load_items(
 
     def split(dataset: Any, shuffle: bool) -> Items:
         labels = read_labels(dataset)
-        check_targets(dataset, labels, f"data {recipe.data}")
         check_labels(labels, splits.classes, f"data {recipe.data}")
         order = Order(len(labels), recipe.batch_size, shuffle, seed, share)
         plain = without_augmentation(dataset)

@@ -66,7 +66,7 @@ def resubmit(root: Path, names: Collection[str], cancelled: bool) -> list[tuple[
             group = [run for run in stage if settings_of[run] == settings]
             machine, cluster, home = settings
             with _inside(home):
-                submitted += submit(group, machine, cluster)
+                submitted += submit(group, machine, cluster, strict=False)
     return submitted
 
 

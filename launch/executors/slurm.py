@@ -163,7 +163,7 @@ def _use_code(code: Path) -> list[str]:
 
 
 def submit(
-    runs: Sequence[Run], machine: Machine, cluster: Cluster, strict: bool = False
+    runs: Sequence[Run], machine: Machine, cluster: Cluster, strict: bool = True
 ) -> list[tuple[Run, str]]:
     """Submit what is neither finished nor queued, as job arrays, each run after those it needs.
 
@@ -196,7 +196,8 @@ def submit(
         missing = missing_sources(todo, active, machine.runs)
         if missing and strict:
             reason = next(iter(missing.values()))
-            raise UserError(f"{reason} ({len(missing)} of {len(runs)} runs) Nothing was submitted.")
+            share = f"{len(missing)} of {len(runs)} runs"
+            raise UserError(f"{reason} Nothing was submitted: this holds for {share}.")
         for name, reason in missing.items():
             warnings.warn(f"{name} is not submitted: {reason}", stacklevel=2)
         todo = [run for run in todo if run.name not in missing]

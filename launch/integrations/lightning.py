@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -189,7 +190,9 @@ class Sparsify(SparsifyCallback, Callback):
         if self._sparsifier is not None and (first := self._first_forward):
             first.abandon()
         if self._is_fitting:
-            self._final, self._is_fitting = self.saved_state(), False
+            self._is_fitting = False
+            with suppress(Exception):  # it can have the same cause, and must not hide that
+                self._final = self.saved_state()
 
     @property
     def _first_forward(self) -> FirstForward | None:

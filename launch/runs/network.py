@@ -52,8 +52,12 @@ def read_own_run(folder: Path) -> Run:
     return run
 
 
+class OtherData(UserError):
+    """A run was trained on other data than those that are there."""
+
+
 def check_data(folder: Path, digest: str) -> None:
-    """Raise UserError if a run was trained on other data.
+    """Raise OtherData if a run was trained on other data.
 
     Args:
         digest: of the data that are there now; empty if it is not known.
@@ -61,7 +65,7 @@ def check_data(folder: Path, digest: str) -> None:
     config = read_config(folder)
     then = config.get("data_digest") if config else None
     if then and digest and then != digest:
-        raise UserError(
+        raise OtherData(
             f"{folder} was trained on other data: restore them as they were, or give their "
             "folder with --data-dir."
         )
