@@ -151,7 +151,7 @@ def read_recipe(path: Path, inner: tuple[Path, ...] = ()) -> Recipe:
     if name in RECIPES and name not in _FILES:
         raise UserError(f"{path} has the name of another recipe, {name}: rename the file.")
     other = _FILES.get(name, path)
-    if other.resolve() != path.resolve() and RECIPES[name] != recipe:
+    if other.resolve() != path.resolve() and RECIPES.get(name, recipe) != recipe:
         raise UserError(f"{path} has the name of another recipe, that in {other}: rename one file.")
     _FILES[name] = path
     RECIPES[name] = recipe
