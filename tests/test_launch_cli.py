@@ -101,7 +101,7 @@ def test_a_dry_run_says_what_is_to_train(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("grid table9 --recipe digits --epochs 5", "(27 of 54 runs)"),
+        ("grid table9 --recipe digits --epochs 5", "(27 of 54 runs: random, snip, synflow)"),
         ("grid table9 --recipe digits --epochs 10", ""),
         ("run --method random --sign-in --epochs 5", "for plain m ⊙ w."),
         ("run --method random --sign-in", ""),

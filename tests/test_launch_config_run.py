@@ -223,7 +223,7 @@ def test_theta_decays_with_the_beta_of_the_method():
     assert theta("spred", beta=4.0, balance=0.01, sign_in=True) == pytest.approx(4e-4)
 
 
-def test_runs_that_are_too_short_for_sign_in_are_warned_of_once_for_each_length():
+def test_runs_that_are_too_short_for_sign_in_are_warned_of_once_for_each_length(tmp_path):
     def runs(method, epochs, **more):
         return [Run.make("digits", method, epochs=epochs, seed=s, **more) for s in (0, 1)]
 
@@ -233,15 +233,16 @@ def test_runs_that_are_too_short_for_sign_in_are_warned_of_once_for_each_length(
     # levels of a quarter of 20 epochs have 5
     levels = runs("lrr", 20, sign_in=True, level_length=0.25)
     with pytest.warns(UserWarning) as caught:
-        warn_of_short([*few, *enough])
-        warn_of_short(levels)
-        warn_of_short(levels[:1])
-        warn_of_short(runs("random", 3, sign_in=True, rescale_until=0.6))
+        warn_of_short([*few, *enough], tmp_path)
+        warn_of_short(levels, tmp_path)
+        warn_of_short(levels[:1], tmp_path)
+        warn_of_short(runs("random", 3, sign_in=True, rescale_until=0.6), tmp_path)
     texts = [str(warning.message) for warning in caught]
     start = "Sign-In does not rescale after the first epoch: too few epochs (5) for rescale_period "
     end = "1 and rescale_until 0.5. Give more epochs, a larger rescale_until, or rescale_period=0 "
     whole = f"{start}{end}for plain m ⊙ w."
-    assert texts[:3] == [f"{whole} (4 of 14 runs)", f"{whole} (2 of 2 runs)", whole]
+    assert texts[0] == f"{whole} (4 of 14 runs: random, snip)"
+    assert texts[1:3] == [f"{whole} (2 of 2 runs: lrr)", whole]
     assert len(texts) == 4 and "epochs (3)" in texts[3] and "rescale_until 0.6" in texts[3]
 
 

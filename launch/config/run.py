@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -268,9 +267,13 @@ def warn_of_short(runs: Sequence[Run], root: Path) -> None:
     Args:
         root: the folder of the run folders.
     """
-    found = (run.shortage for run in runs if not is_finished(root / run.name))
-    for reason, n in Counter(filter(None, found)).items():
-        share = f" ({n} of {len(runs)} runs)" if len(runs) > 1 else ""
+    short: dict[str, list[str]] = {}
+    for run in runs:
+        if not is_finished(root / run.name) and (reason := run.shortage):
+            short.setdefault(reason, []).append(run.method)
+    for reason, methods in short.items():
+        which = f"{len(methods)} of {len(runs)} runs: {', '.join(dict.fromkeys(methods))}"
+        share = f" ({which})" if len(runs) > 1 else ""
         warnings.warn(f"{reason}{share}", stacklevel=3)
 
 
