@@ -19,7 +19,7 @@ from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
-from launch.config.assignments import GRID_LISTS, OPTIONS, is_field
+from launch.config.assignments import GRID_LISTS, grid_choices
 from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import alternatives, runs_of
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Run", "grid", "results", "run"]
+
+_NAMES = (*GRID_LISTS.values(), "protocol")  # choices of named grids that are no fields of runs
 
 
 def run(
@@ -131,22 +133,15 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
     if not name:
         return runs_of(choices)
     fixed = {GRID_LISTS.get(key, key): value for key, value in choices.items()}
-    for key in fixed.keys() & {"seeds", "methods"}:
+    for key in fixed.keys() & set(GRID_LISTS.values()):
         one = isinstance(fixed[key], str | int)
         fixed[key] = (fixed[key],) if one else tuple(fixed[key])
     lists = {key: alternatives(key, value) for key, value in fixed.items()}
     return [
         one
         for values in itertools.product(*lists.values())
-        for one in find_grid(name, **_with_options(dict(zip(lists, values, strict=True))))
+        for one in find_grid(name, **grid_choices(dict(zip(lists, values, strict=True)), _NAMES))
     ]
-
-
-def _with_options(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the choices of a named grid, with options of its methods under `OPTIONS`."""
-    known = {key for key in choices if is_field(key) or key in ("seeds", "methods", "protocol")}
-    options = {key: value for key, value in choices.items() if key not in known}
-    return {key: choices[key] for key in known} | ({OPTIONS: options} if options else {})
 
 
 def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFrame:

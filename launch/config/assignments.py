@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
@@ -38,7 +38,7 @@ def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
             raise UserError(f"--set has two values of {key}: separate alternatives by commas.")
         fields[key] = _values(key, value.strip(), hints.get(key))
     combinations = itertools.product(*fields.values())
-    return [_choices(dict(zip(fields, values, strict=True)), hints) for values in combinations]
+    return [grid_choices(dict(zip(fields, values, strict=True))) for values in combinations]
 
 
 def assignment(key: str, value: Any) -> str:
@@ -81,9 +81,15 @@ def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
     return dataclasses.replace(run, options=type(run.options).make(**decided, **left))
 
 
-def _choices(values: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
-    choices = {GRID_LISTS.get(key, key): value for key, value in values.items() if key in hints}
-    options = {key: value for key, value in values.items() if key not in hints}
+def grid_choices(values: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
+    """Return fields by the names of a named grid, and all else under `OPTIONS`.
+
+    Args:
+        names: further names that the grid takes.
+    """
+    known = {key for key in values if is_field(key) or key in names}
+    choices = {GRID_LISTS.get(key, key): value for key, value in values.items() if key in known}
+    options = {key: value for key, value in values.items() if key not in known}
     return {**choices, OPTIONS: options} if options else choices
 
 
