@@ -105,7 +105,7 @@ def show(names: list[str], flags: list[str]) -> int:
         folder = given.selection.runs / status.name
         print(f"{_title(folder)}\n  {status.state}: {status.detail}\n  folder: {folder}")
         try:
-            print(f"  command: {run_command(read_run(folder))}")
+            print(f"  command: {run_command(read_run(folder), given.imports)}")
             for key, value in (read_result(folder) or {}).items():
                 print(f"  {key}: {value}")
         except UserError as error:

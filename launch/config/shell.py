@@ -16,9 +16,9 @@ from launch.config.recipes import find_recipe, known_recipe, recipe_argument
 from launch.config.run import Run
 
 
-def run_command(run: Run) -> str:
-    """Return the command line that trains a run again."""
-    return shlex.join(["signbench", "run", *run_flags(run)])
+def run_command(run: Run, imports: Sequence[str] = ()) -> str:
+    """Return the command line that trains a run again, with modules to import first."""
+    return shlex.join(["signbench", "run", *run_flags(run), *_import_flags(imports)])
 
 
 def run_flags(run: Run, leave_out: Collection[str] = ()) -> list[str]:
@@ -50,7 +50,11 @@ def machine_flags(machine: Machine) -> list[str]:
     for name in ("data_dir", "device"):
         if getattr(machine, name) != getattr(usual, name):
             words += _flag(name, getattr(machine, name))
-    return words + [word for module in machine.imports for word in ("--import", module)]
+    return words + _import_flags(machine.imports)
+
+
+def _import_flags(modules: Sequence[str]) -> list[str]:
+    return [word for module in modules for word in ("--import", module)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -77,7 +77,7 @@ def model_card(
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     code = "".join(f"import {module}\n" for module in imports)
     code += building_code(run.settings.model, *shape)
-    command = " ".join([run_command(run), *(f"--import {module}" for module in imports)])
+    command = run_command(run, imports)
     return CARD.format(name=run.name, facts=lines, sentence=SENTENCE, code=code, command=command)
 
 
