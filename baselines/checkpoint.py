@@ -68,8 +68,7 @@ def with_epoch(source: str) -> str:
 def entries_of(source: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the source's tensors of the given names and shapes.
 
-    Batches that batch normalisation has counted are 0 where they are missing, as in old files:
-    `load_state_dict` fills them in, too.
+    A missing `num_batches_tracked` of batch normalisation becomes 0, as in `load_state_dict`.
 
     Raises:
         UserError: one is missing, of another shape, or not finite.

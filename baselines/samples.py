@@ -49,7 +49,11 @@ class Samples:
         return self.source(per_class)
 
     def one_example(self) -> Any:
-        """Return the inputs of one example, as a batch of size 1. Raises UserError as a call."""
+        """Return the inputs of one example, as a batch of size 1.
+
+        Raises:
+            UserError: there is no data.
+        """
         inputs, _ = next(iter(self(1)))
         return first_examples(inputs, 1)
 

@@ -106,7 +106,7 @@ class TopKastOptions(Options):
 
 @register
 class TopKast(Method[TopKastOptions]):
-    """Always sparse training with the top K weights, and gradients for some more."""
+    """Computes with the K largest weights, and trains some more."""
 
     name = "topkast"
     family = "dynamic sparse"

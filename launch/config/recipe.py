@@ -79,7 +79,7 @@ class Recipe:
 
     @property
     def inertia(self) -> float:
-        """The momentum, if the optimizer is SGD; 0 for AdamW, which does not decay by it."""
+        """The momentum of SGD; 0 with AdamW, which multiplies no weight decay by momentum."""
         return self.momentum if self.optimizer == "sgd" else 0.0
 
     @property

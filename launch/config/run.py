@@ -269,7 +269,7 @@ def warn_of_short(runs: Sequence[Run], root: Path) -> None:
     """
     short: dict[str, list[str]] = {}
     for run in runs:
-        if not is_finished(root / run.name) and (reason := run.shortage):
+        if (reason := run.shortage) and not is_finished(root / run.name):  # which reads a file
             short.setdefault(reason, []).append(run.method)
     for reason, methods in short.items():
         which = f"{len(methods)} of {len(runs)} runs: {', '.join(dict.fromkeys(methods))}"

@@ -176,9 +176,9 @@ def check_labels(labels: Tensor, classes: int, source: str) -> None:
 
 
 def check_targets(dataset: Dataset[Any], source: str) -> None:
-    """Raise UserError if a dataset's attribute with the labels has others than its items.
+    """Raise UserError if the labels in an attribute of a dataset differ from those of its items.
 
-    The items with the smallest and the largest label are looked at.
+    Compares the items with the smallest and the largest label.
     """
     labels = _named_labels(dataset)
     if labels is None:

@@ -175,7 +175,8 @@ def submit(
         The runs that were submitted, with their job ids.
 
     Raises:
-        UserError: Slurm is not installed, or refuses the jobs; or the above.
+        UserError: Slurm is not installed, or refuses the jobs; or, if `strict`, a run needs one
+            that has failed.
     """
     if shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here: --executor slurm needs a Slurm login node.")

@@ -58,7 +58,7 @@ def statuses(root: Path, strict: bool = False) -> list[Status]:
         strict: whether it is an error if squeue fails, rather than a warning.
 
     Raises:
-        UserError: the above.
+        UserError: squeue fails, and `strict`.
     """
     folders = list_runs(root, (CONFIG, JOB)) if root.is_dir() else []
     submitted = any(os.path.exists(folder / JOB) for folder in folders)

@@ -142,7 +142,7 @@ def missing_sources(runs: Sequence[Run], queued: Collection[str], root: Path) ->
                 if run_of(source) not in coming:
                     _check_source(source, root, elsewhere=False)
         except UserError as error:
-            missing[run.name] = f"{error} It is not in the queue." if run.needs else str(error)
+            missing[run.name] = f"{error} It is not in the queue." if run_of(source) else str(error)
         else:
             coming.add(run.name)
     return missing
