@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from analysis.checked import BrokenFile, FileError
 from analysis.contents import Config
 from analysis.decay import decays_of, is_factorised
 from analysis.folder import CONFIG, RESULT, read_config, read_failure, read_result, read_rows
-from analysis.names import HAM, PLAIN, SIGN_IN, with_rule
+from analysis.names import HAM, PLAIN, SIGN_IN
 from analysis.nested import flatten
+from analysis.references import name_references
 from baselines.errors import UserError, one_line, unknown
 
 LEFT_OUT = "left_out"  # name of an attribute of the frame
@@ -29,7 +29,6 @@ ADDED = {
     "settings.sign_in.beta_last": 0.0,
     "settings.sign_in.rescale_masks_late": True,
 }
-PARTS = ("mask", "signs", "magnitudes")  # parts that a run may take from other runs
 # columns of what was chosen for a run, besides settings and options
 _CHOICES = (
     "recipe",
@@ -48,19 +47,6 @@ KEPT_BYTES = 256 * 2**20  # of rows that are kept in a block of `rows_kept`
 # within such a block, the rows by path, and the number of bytes that are left as the only item
 _Kept = tuple[dict[Path, pd.DataFrame], list[int]]
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
-_REFERENCE = re.compile(r"([^/@(),= ]+)@(\w+)")  # RUN@EPOCH
-# options of the method `fixed`, and those of their values that no label has
-_TRANSPLANT = (
-    "mask",
-    "init",
-    "signs",
-    "magnitudes",
-    "others",
-    "key",
-    "magnitude_kind",
-    "flip_signs",
-)
-_DEFAULTS = (None, "", "each", 0.0)
 
 
 def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
@@ -92,10 +78,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    by_name = {row["folder"].name: row for row in rows}
-    labels = {name: with_rule(row["label"], row["rule"]) for name, row in by_name.items()}
-    for row in rows:
-        _name_references(row, by_name, labels)
+    name_references(rows, lambda _: None)
     runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
     runs.attrs[LEFT_OUT] = broken
     return runs
@@ -242,47 +225,3 @@ def _flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of nested dictionaries by dotted names; lists become texts."""
     flat = flatten(value)
     return {key: str(entry) if isinstance(entry, list) else entry for key, entry in flat.items()}
-
-
-def _name_references(
-    row: dict[str, Any], by_name: dict[str, dict[str, Any]], labels: dict[str, str]
-) -> None:
-    """Replace the names of runs in a label by their methods, so that seeds have equal labels."""
-
-    def label(found: re.Match[str]) -> str:
-        return f"{labels.get(found[1], found[1])}@{found[2]}"
-
-    if row["method"] != "fixed":
-        return
-    named = {name: _with_run(row.get(f"options.{name}"), by_name) for name in _TRANSPLANT}
-    row["label"] = _REFERENCE.sub(label, _transplant_label(str(row["label"]), named))
-    for part in PARTS:
-        source = named[part] or named["init"] or "random"
-        run, _, at = source.rpartition("@")
-        row[f"{part}.at"], row[f"{part}.run"] = at, run
-        row[f"{part}.label"] = labels.get(run, "")
-    source = by_name.get(row["mask.run"], row)
-    row["mask.epochs"] = source.get("result.epochs") or source.get("settings.epochs")
-    row["mask.early"] = source["early_epochs"]
-
-
-def _with_run(value: Any, by_name: dict[str, dict[str, Any]]) -> Any:
-    """Return an option as `RUN@EPOCH` if it is the path of a run, with or without an epoch."""
-    if not isinstance(value, str):
-        return value
-    head, at, epoch = value.rpartition("@")
-    run = Path(head if at else value).name
-    return f"{run}@{epoch if at else 'final'}" if run in by_name else value
-
-
-def _transplant_label(label: str, options: Mapping[str, Any]) -> str:
-    """Return the label of a run of the method `fixed`: the mask's source, then the other sources.
-
-    The label in config.json does not tell which part comes from which source.
-    """
-    mask = options["mask"] or options["init"]
-    if not mask:
-        return label
-    rest = {name: value for name, value in options.items() if name != "mask"}
-    others = [f"{name}={value}" for name, value in rest.items() if value not in _DEFAULTS]
-    return f"fixed ({', '.join([mask, *others])})"

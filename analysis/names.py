@@ -136,8 +136,17 @@ def mask_of(label: str) -> str:
     """Return the label whose mask a run with this label trains; the label itself, if its own."""
     if not is_fixed(label):
         return label
-    inner = label.removeprefix("fixed (").removesuffix(")")
-    return inner.partition("@")[0] if "@" in inner else inner.partition(", ")[0]
+    return _before("@", _before(",", label.removeprefix("fixed (").removesuffix(")")))
+
+
+def _before(mark: str, text: str) -> str:
+    """Return the part of a text before a character that is outside of brackets."""
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in "([") - (character in ")]")
+        if character == mark and not depth:
+            return text[:i]
+    return text
 
 
 def family_of(label: str) -> str:

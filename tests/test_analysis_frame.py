@@ -118,37 +118,6 @@ def test_theta_of_runs_with_ham_decays_by_it_too_which_earlier_versions_left_out
         assert found == pytest.approx({"theta": theta, "others": 1e-4})
 
 
-def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
-    """Runs whose parts differ are never averaged, nor taken for the same run."""
-    write(tmp_path / "gmp", "gmp", {})
-    ours = write(tmp_path / "gmp-2", "gmp", {})
-    config = json.loads((ours / "config.json").read_text())
-    config["run"]["sign_in"] = True
-    (ours / "config.json").write_text(json.dumps(config))
-    own = {"init": "", "mask": "gmp@final", "signs": "", "magnitudes": "", "others": ""}
-    own |= {"key": "", "magnitude_kind": "each", "flip_signs": 0.0}
-    expected = {
-        "fixed (gmp@final)": {},
-        "fixed (gmp + Sign-In@final)": {"mask": "gmp-2@final"},
-        "fixed (gmp@final, signs=gmp@2)": {"signs": "gmp@2"},
-        "fixed (gmp@final, magnitudes=gmp@2)": {"magnitudes": "gmp@2"},
-        "fixed (gmp@final, init=gmp@final)": {"mask": "", "init": "gmp@final"},
-        "fixed (gmp@final, others=gmp@2, flip_signs=0.1)": {"others": "gmp@2", "flip_signs": 0.1},
-        "fixed (gmp@final, signs=gmp@3)": {"mask": "runs/gmp", "signs": "/runs/gmp@3"},
-        "fixed (m.pt, signs=m.pt@ema)": {"mask": "m.pt", "signs": "m.pt@ema"},
-    }
-    for i, options in enumerate(expected.values()):
-        options = own | options
-        label = f"fixed ({', '.join(v for v in options.values() if v and isinstance(v, str))})"
-        write(tmp_path / f"z{i}", label, options)
-    found = load_runs(sorted(tmp_path.iterdir()))
-    assert found["label"].tolist()[2:] == list(expected)
-    assert found["mask.label"].tolist()[2:4] == ["gmp", "gmp + Sign-In"]
-    by_path = found.iloc[8]
-    assert [by_path[f"mask.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "final"]
-    assert [by_path[f"signs.{key}"] for key in ("label", "run", "at")] == ["gmp", "gmp", "3"]
-
-
 def test_earlier_runs_of_methods_with_factors_are_known(tmp_path):
     """Later ones say whether they train factors, also those of methods outside the suite."""
     runs = load_runs(

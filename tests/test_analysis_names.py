@@ -36,6 +36,9 @@ INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
         ("fixed (acdc@final, lrr (a=1)@3)", "AC/DC mask, LRR (a=1)@3"),
         ("fixed (acdc@final, signs=lrr (a=1)@3)", "AC/DC mask, signs=LRR (a=1)@3"),
         ("fixed (mask.safetensors)", "mask.safetensors mask"),
+        ("fixed (mask.pt, signs=gmp@3)", "mask.pt mask, signs=GMP@3"),
+        ("fixed (oneshot (dense@final)@final)", "One-shot (dense@final) mask"),
+        ("fixed (oneshot (lrr (a=1)@3, layer)@final)", "One-shot (lrr (a=1)@3, layer) mask"),
         ("mine", "mine"),
     ],
 )
