@@ -679,6 +679,9 @@ def test_tables_have_only_transplants_from_one_run():
     assert one({**run, **sizes, "magnitudes.run": "b"}) is None
     fresh = {**run, "signs.at": "random", "signs.run": ""}
     assert one(fresh) == ("Random init + learned mask", "GMP") and ten(fresh) == ("GMP", "Random")
+    of_snip = {**fresh, "mask.label": "snip", "label": "fixed (snip@final)"}
+    assert ten(of_snip) == ("SNIP mask", "Random")  # not the row of SNIP itself
+    assert ten({**fresh, "label": "snip", "method": "snip"}) == ("SNIP", "Random")
     early = {"signs.at": "40", "mask.early": (10, 40)}
     assert one({**run, **early}) == ("Epoch 30 sign + learned mask", "GMP")
     assert one({**run, **early, "signs.at": "30"}) is None

@@ -55,7 +55,9 @@ def _masks(run: RunRow) -> Place:
     if run["label"] in PAI:
         return name_of(run["label"]), column
     if _takes_mask(run) and run["signs.at"] == run["magnitudes.at"] == "random":
-        return name_of(run["mask.label"]), column
+        mask = run["mask.label"]
+        # methods at initialisation have a row of the runs that choose their own mask
+        return f"{name_of(mask)} mask" if mask in PAI else name_of(mask), column
     return None
 
 
