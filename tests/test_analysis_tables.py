@@ -596,6 +596,61 @@ def test_numbered_tables_have_our_cells_and_the_papers(tmp_path):
     assert len(make_table("9", load_runs([])).sheets) == 2  # only the paper's values
 
 
+def test_a_best_row_of_few_seeds_is_why_there_are_no_marks(tmp_path):
+    def sheets():
+        runs = load_runs(list_runs(tmp_path))
+        made = [make_table(name, runs).sheets for name in ("compare", "3")]
+        return [*made[0], *made[1], results_sheet(runs)]
+
+    for sparsity in (0.8, 0.9):
+        for seed in range(3):
+            write_run(tmp_path, "random", 0.9 + seed / 100, seed, sparsity=sparsity)
+            write_run(tmp_path, "random", 0.9, seed, True, sparsity=sparsity)
+    assert not any("fewer than three" in note for sheet in sheets() for note in sheet.notes)
+    write_run(tmp_path, "snip", 0.95)
+    write_run(tmp_path, "random", 0.9, sparsity=0.95)
+    for sheet in sheets():
+        (note,) = [note for note in sheet.notes if "fewer than three" in note]
+        assert note.endswith("have no †, nor has any row if the best one has fewer")
+
+
+def test_gains_without_an_interval_are_explained(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "random", 0.9, seed)
+        write_run(tmp_path, "random", 0.91 + seed / 100, seed, True)
+    for sign_in in (False, True):
+        write_run(tmp_path, "snip", 0.9, sign_in=sign_in)
+    runs = load_runs(list_runs(tmp_path))
+    for shown, told in ((runs[runs["label"] == "random"], "interval"), (runs, "three seeds on")):
+        notes = make_table("compare", shown).sheets[-1].notes
+        assert next(note for note in notes if note.startswith("gain")).endswith(told)
+
+
+def test_cells_of_fewer_seeds_are_named_and_completed(tmp_path):
+    def notes():
+        (sheet,) = make_table("3", load_runs(list_runs(tmp_path)), paper=False).sheets
+        return [note for note in sheet.notes if "fewer seeds than" in note or "missing" in note]
+
+    recipe, sparsities = {"recipe": "imagenet-resnet50"}, (0.8, 0.9, 0.95)
+    folders = [
+        write_run(tmp_path, "random", 0.7 - sparsity / 10, seed, sign_in, sparsity, **recipe)
+        for sparsity in sparsities
+        for sign_in in (False, True)
+        for seed in range(3)
+    ]
+    assert notes() == []
+    for folder in (folders[5], folders[16], folders[17]):  # their jobs were killed
+        (folder / "result.json").unlink()
+    told = (
+        "fewer seeds than in other cells (3): Random + Sign-In, s = 0.8 (2); "
+        "Random + Sign-In, s = 0.95 (1)"
+    )
+    command = "missing: signbench table 3 shows how to train them"
+    assert notes() == [told, command]
+    (folders[5] / "failure.json").write_text('{"reason": "NaN"}')  # trained, marked with *
+    assert notes() == [told.replace("Random + Sign-In, s = 0.8 (2); ", ""), command]
+
+
 def test_table_one_finds_its_rows(tmp_path):
     base = write_run(tmp_path, "gmp", 0.9, epochs=20)
     for i, (signs, magnitudes) in enumerate(

@@ -106,7 +106,7 @@ def make_table(
         select: fields whose values are chosen for each row by validation accuracy.
         protocol: whose runs of random masks and SynFlow the paper's tables show: the suite's, or
             that of code of the paper's group (see `analysis.protocol`).
-        command: returns the command line that trains missing cells of the paper's tables.
+        command: returns the command line that trains what is missing in the paper's tables.
 
     Raises:
         UserError: there is no such table, it has no runs of the protocol, or the runs cannot be

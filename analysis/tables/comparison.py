@@ -17,7 +17,7 @@ from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (t-test, 5 %, paired by seed, variance of similar rows)"
 FAILED = "* some seeds failed and are not included in the mean"
-FEW_SEEDS = "rows of fewer than three seeds have no † and no interval"
+FEW_SEEDS = "rows of fewer than three seeds have no †, nor has any row if the best one has fewer"
 
 
 def comparison_sheets(
@@ -89,10 +89,7 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
         cells["inference"] = [ratio_text(row["flops"], row["dense_flops"]) for row in records]
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold["accuracy"] = table["best"]
-    notes = mark_notes(table)
-    notes += gain_notes(table)
-    if (table["runs"] < LEAST_SEEDS).any():
-        notes.append(FEW_SEEDS)
+    notes = mark_notes(table) + gain_notes(table)
     if "dense epochs" in cells:
         notes.append(
             "dense epochs: with the same number of operations, of the epochs trained; training: "
@@ -114,8 +111,9 @@ def mean_text(row: dict[Any, Any]) -> str:
 
 
 def mark_notes(table: pd.DataFrame) -> list[str]:
-    """Return a line for each kind of mark in a table."""
+    """Return a line for each kind of mark in a table, and one for rows that cannot have †."""
     notes = [TIED] * bool(table["tied"].any())
+    notes += [FEW_SEEDS] * bool(table["runs"].between(1, LEAST_SEEDS - 1).any())
     if table["misses"].any():
         found = (f"{s:.4f}" for s in table["realised"][table["misses"]])
         realised = ", ".join(dict.fromkeys(found))
@@ -132,6 +130,7 @@ def listed_rules(table: pd.DataFrame) -> str:
 def gain_notes(table: pd.DataFrame) -> list[str]:
     """Return a line that defines the gain, if a table has gains."""
     told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
+    told += " from three seeds on" * bool(table["gain_low"].isna().gt(table["gain"].isna()).any())
     return [told] * bool(table["gain"].notna().any())
 
 

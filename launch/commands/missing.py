@@ -1,4 +1,4 @@
-"""Command lines for the cells of a table that have no runs yet."""
+"""Command lines for the cells of a table that have no runs yet, or fewer seeds than others."""
 
 from __future__ import annotations
 

@@ -220,6 +220,15 @@ def _lost_notes(part: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _few_seeds_notes(part: pd.DataFrame) -> list[str]:
+    """Return a line that names the cells of fewer seeds than others; failed seeds count."""
+    seeds = part["runs"] + part["failed"]
+    few = part[(seeds > 0) & (seeds < seeds.max())]
+    cells = zip(few["row"], few["column"], seeds[few.index], strict=True)
+    found = "; ".join(f"{row}, {column} ({n})" for row, column, n in cells)
+    return [f"fewer seeds than in other cells ({seeds.max()}): {found}"] * bool(found)
+
+
 def paper_sheets(
     cells: pd.DataFrame,
     runs: pd.DataFrame,
@@ -234,7 +243,7 @@ def paper_sheets(
         cells: from `paper_cells`, of the same runs and number.
         paper: whether to show the paper's own values, in brackets.
         protocol: that of the runs, for the notes.
-        command: returns the command line that trains missing cells.
+        command: returns the command line that trains missing cells and seeds.
     """
     placed = _place_runs(runs, LAYOUTS[number])
     sheets = []
@@ -267,7 +276,9 @@ def _sheet(
         notes.append(f"in brackets: {whose} for {part['paper_recipe'].iloc[0]}{single}")
     if protocol == "paper" or paper:
         notes += filter(None, [protocol_note(protocol, number)])
-    if not (part["runs"] + part["failed"]).all():
+    few = _few_seeds_notes(part)
+    notes += few
+    if few or not (part["runs"] + part["failed"]).all():
         notes.append(f"{MISSING}: {command or f'signbench table {number} shows how to train them'}")
     network = part["network"].iloc[0]
     title = f"{LAYOUTS[number].title}{network and ', '}{network}"
