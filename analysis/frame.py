@@ -178,7 +178,7 @@ def _row(folder: Path) -> dict[str, Any]:
     row["new_defaults"] = config.get("new_defaults", {})
     row["early_epochs"] = _early_epochs(config)
     row |= _flatten({"decays": decays_of(config)})
-    row |= {key: config.get(key) for key in ("git", "git_dirty", "host")}
+    row |= {key: config.get(key) for key in ("git", "git_dirty", "host", "data_digest")}
     row |= _flatten({"versions": config.get("versions", {}), "result": result or {}})
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.alike import differing_fields, without_unused
+from analysis.folder import CONFIG
 from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
@@ -122,7 +123,8 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
-    Warn if there are several runs of one seed, all else alike, with different results.
+    Warn if there are several runs of one seed, all else alike, with different results, and if runs
+    of the same data have recorded different digests of them.
 
     Raises:
         UserError: they differ in other fields, which are named with a choice of values.
@@ -141,7 +143,9 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
             f"runs of {recipe} differ in {' and '.join(parts)}: choose with "
             f"--where {' '.join(chosen)}, or see all with signbench table compare."
         )
-    _warn_of_repeats(runs[runs["state"] == "finished"], list(dict.fromkeys(["recipe", *by])))
+    done = runs[runs["state"] == "finished"]
+    _warn_of_repeats(done, list(dict.fromkeys(["recipe", *by])))
+    _warn_of_other_data(done)
 
 
 def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
@@ -160,3 +164,23 @@ def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
             f"other results, which are not shown: {Path(shown['folder'].iloc[0]).name}, …",
             stacklevel=3,
         )
+
+
+def _warn_of_other_data(done: pd.DataFrame) -> None:
+    """Warn of runs of one recipe and data set that have different digests of the data.
+
+    Not an error: versions differ in the digest of the same data. Earlier runs have none.
+    """
+    if "data_digest" not in done:
+        return
+    keys = [k for k in ("recipe", "settings.data", "settings.image_size") if k in done]
+    known = done[done["data_digest"].fillna("") != ""]
+    for (recipe, *_), group in known.groupby(keys, dropna=False):
+        folders = group.drop_duplicates("data_digest")["folder"]
+        if len(folders) > 1:
+            names = " and ".join(Path(folder).name for folder in folders[:2])
+            warnings.warn(
+                f"runs of {recipe} were trained on data with different digests, such as {names}: "
+                f"other files, or another version of signbench; see data_digest in {CONFIG}.",
+                stacklevel=3,
+            )

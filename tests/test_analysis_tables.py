@@ -313,6 +313,26 @@ def test_runs_that_differ_in_something_else_are_not_mixed(tmp_path):
     assert len(aggregate(runs, rows=("method", "epochs", "lr"))) == 2
 
 
+def test_runs_on_other_data_are_averaged_with_a_warning(tmp_path):
+    def write(data, seed, digest):
+        folder = write_run(tmp_path / data, "random", 0.9, seed, settings={"data": data})
+        config = json.loads((folder / "config.json").read_text()) | {"data_digest": digest}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder.rename(tmp_path / f"{data}-{seed}")
+
+    folders = [write("birds", 0, "a" * 16), write("birds", 1, ""), write("cats", 0, "c" * 16)]
+    folders.append(write_run(tmp_path, "random", 0.9, 2, settings={"data": "birds"}))  # earlier
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_table("compare", load_runs(folders))
+    folders.append(write("birds", 3, "b" * 16))
+    told = "runs of digits were trained on data with different digests, such as birds-0 and birds-3"
+    with pytest.warns(UserWarning, match=told) as warned:
+        table = make_table("compare", load_runs(folders)).numbers
+    assert len(warned) == 1
+    assert table["runs"].tolist() == [4, 1]
+
+
 def test_runs_of_version_0_1_are_not_mixed_with_others(tmp_path):
     """They have no field for validation, and rescaled after late changes of masks."""
     now = {"sign_in": {"rescale_period": 1, "rescale_masks_late": False}, "validation": 0.0}
