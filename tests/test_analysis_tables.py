@@ -561,6 +561,15 @@ def test_the_decay_of_ham_is_compared_with_that_of_plain_runs(tmp_path):
     assert notes() == [f"{told}; {others} (see ham_beta and grid decay)"]
 
 
+def test_the_report_has_unequal_decays_beside_its_gains(tmp_path):
+    own = {"frobenius_decay": 0.1, "sign_in_weight_decay": 0.0}
+    for sign_in in (False, True):
+        settings = {"weight_decay": 1e-4, "sign_in": own}
+        write_run(tmp_path, "random", 0.9, sign_in=sign_in, settings=settings)
+    notes = results_sheet(load_runs(list_runs(tmp_path))).notes
+    assert [note for note in notes if note.startswith("unequal weight decays on digits: of θ")]
+
+
 def test_a_mixed_recipe_does_not_block_the_others(tmp_path):
     for epochs in (5, 20):
         write_run(tmp_path / f"{epochs}", "random", 0.9, epochs=epochs)

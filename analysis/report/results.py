@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.alike import comparison_fields
-from analysis.frame import find_column
+from analysis.decay import decay_notes
+from analysis.frame import find_column, finished_runs
 from analysis.names import PLAIN, RULES
 from analysis.statistics import aggregate
 from analysis.tables.comparison import (
@@ -62,7 +63,8 @@ def results_sheet(runs: pd.DataFrame) -> Sheet:
     bold = bold.reindex(columns=cells.columns, fill_value=False)
     several = [_SEEDS.format(" / ".join(r or "plain" for r in rules))]
     several *= bool(cells["seeds"].str.contains("/").any())
-    notes = [*mark_notes(numbers), *gain_notes(numbers), *several, _COSTS]
+    notes = [*mark_notes(numbers), *gain_notes(numbers), *decay_notes(finished_runs(runs))]
+    notes += [*several, _COSTS]
     return leave_out_constants(Sheet(_TITLE, cells, bold, labels, notes))
 
 
