@@ -63,7 +63,8 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
         done = group[group["state"] == "finished"]
         if len(candidates) > 1 and len(done):
             best, left_out = _best(done, list(columns))
-            incomplete |= left_out
+            tried = done.groupby(list(columns), dropna=False)
+            incomplete |= left_out or len(tried) < len(candidates)
             for column in columns:
                 considered.setdefault(column, set()).update(_values(group, column))
             found = group[list(columns)].astype(object)

@@ -93,6 +93,15 @@ def test_values_with_fewer_seeds_are_not_chosen(tmp_path):
     assert "seeds failed or are missing" in choice.notes[-1]
 
 
+def test_values_at_which_all_seeds_failed_are_not_said_to_be_considered(tmp_path):
+    write_sweep(tmp_path, {0.1: [0.90, 0.91], 0.2: [0.80, 0.81]})
+    assert len(choose_by_validation(load(tmp_path), ["lr"]).notes) == 1
+    write_sweep(tmp_path, {0.4: [None, None]})
+    among, note = choose_by_validation(load(tmp_path), ["lr"]).notes
+    assert "among 0.1, 0.2, 0.4," in among
+    assert note == "values at which seeds failed or are missing were not considered"
+
+
 def test_several_fields_are_chosen_together(tmp_path):
     better = {0.1: [0.90, 0.91, 0.92], 0.2: [0.95, 0.95, 0.95]}
     write_sweep(tmp_path / "a", better, weight_decay=0.0)
