@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _BY = ["recipe", "label", "sparsity", "rule"]
 _UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
+_DARK = "#404040"
 _PITCH, _LEAST_PITCH, _ENDS = 0.24, 0.15, 0.75  # heights in inches: of a row, and of the rest
 _XLABEL = "gain (% points)"
 _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
@@ -132,12 +133,20 @@ def _draw_means(ax: Any, means: pd.DataFrame) -> None:
     low, high = _limits(means)
     far = means[["gain", "gain_low", "gain_high"]].abs().max(axis=1) > high
     for y in places[far]:
-        ends = means.iloc[y][["gain_low", "gain_high"]]
-        text = f"[{ends.iloc[0]:+.1f}, {ends.iloc[1]:+.1f}]"
+        text = _far_text(*means.iloc[y][["gain", "gain_low", "gain_high"]])
         ax.text(0.98 * high, y + 0.1, text, ha="right", va="bottom", fontsize=SMALL)
     ax.set_xlim(low, high)
     ax.axvline(0, color="#808080", linewidth=0.8)
-    half = (means["gain_high"] - means["gain"]).fillna(0)
-    ax.errorbar(means["gain"], places, xerr=half, fmt="s", color="#404040", capsize=2)
+    half = means["gain_high"] - means["gain"]
+    known = half.notna().to_numpy()
+    look = {"fmt": "s", "color": _DARK, "capsize": 2}
+    ax.errorbar(means["gain"][known], places[known], xerr=half[known], **look)
+    ax.plot(means["gain"][~known], places[~known], "s", color=_DARK, markerfacecolor="white")
     ax.locator_params(axis="x", nbins=5)
-    ax.set(xlabel=_XLABEL, title="mean gain, 95 % interval")
+    title = "mean gain, 95 % interval" + ("" if known.all() else " (□: none)")
+    ax.set(xlabel=_XLABEL, title=title)
+
+
+def _far_text(gain: float, low: float, high: float) -> str:
+    """Return the interval of a gain that is not on the axis, or the gain if it has none."""
+    return f"{gain:+.1f}" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
