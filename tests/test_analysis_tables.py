@@ -111,6 +111,20 @@ def test_a_gain_that_rounds_to_zero_has_no_minus():
     assert gain_text({**row, "gain": -0.006}) == "-0.01 [-0.50, +0.00]"
 
 
+def test_the_rule_is_in_the_rows_or_in_the_columns(tmp_path):
+    for sparsity in (0.8, 0.9):
+        for sign_in in (False, True):
+            write_run(tmp_path, "random", sparsity + sign_in / 100, 0, sign_in, sparsity)
+    runs = load_runs(list_runs(tmp_path))
+    usual, named = (make_table("compare", runs, r) for r in (("method",), ("method", "rule")))
+    assert usual.render("text") == named.render("text")
+    matrix, details = make_table("compare", runs, ("method", "sparsity"), ("rule",)).sheets
+    found = matrix.cells.set_index("sparsity")[["rule = none", "rule = Sign-In"]]
+    assert found.T.to_dict("list") == {"0.8": ["80.00", "81.00"], "0.9": ["90.00", "91.00"]}
+    assert list(details.cells.columns).count("rule") == 0
+    assert details.cells["accuracy"].tolist() == ["80.00", "90.00", "81.00", "91.00"]
+
+
 def test_seeds_are_no_rows_or_columns(folders):
     for fields in ({"rows": ["method", "seed"]}, {"columns": ["sparsity", "seed"]}):
         with pytest.raises(UserError, match="means are over seeds"):

@@ -33,7 +33,7 @@ def comparison_sheets(
     across = [find_column(runs, name) for name in columns]
     down = list(dict.fromkeys(["recipe", *(find_column(runs, name) for name in rows)]))
     down = [name for name in down if name not in across]
-    by = [*down, *(c for c in across if c not in down)]
+    by = [*down, *(c for c in across if c not in (*down, "rule"))]
     details = _details(numbers, by, choice.columns)
     more = [*choice.notes, *decay_notes(finished_runs(runs))]
     sheets = [replace(details, notes=[*details.notes, *more])]
@@ -47,7 +47,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     row_of = table.assign(**{c: shown(table, c) for c in [*down, *across]})
     row_of["column"] = row_of[across].replace("", "none").agg(", ".join, axis=1)
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
-    index = [*down, "rule"]
+    index = down if "rule" in across else [*down, "rule"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
     bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
     names = [shortened(name) for name in across]
