@@ -103,6 +103,16 @@ def test_results_are_ordered_and_paired(tmp_path):
     assert "Sign-In" not in plain.cells and "gain" not in plain.cells
 
 
+def test_seeds_have_a_place_for_each_rule(tmp_path):
+    runs = write_runs(tmp_path, ("random", "rigl", "snip"), rules=RULES)
+    left_out = (runs["rule"] == "Sign-In") & (runs["label"] != "random")
+    left_out |= (runs["rule"] == "HAM") & (runs["label"] == "rigl") & (runs["seed"] == 2)
+    sheet = results_sheet(runs[~left_out])
+    seeds = sheet.cells.set_index("method")["seeds"].to_dict()
+    assert seeds == {"Random": "3", "RigL": "3 / – / 2", "SNIP": "3"}
+    assert "seeds: where their numbers differ, plain / Sign-In / HAM" in sheet.notes
+
+
 def test_results_have_the_seeds_and_failures_of_each_rule(tmp_path):
     for seed in range(3):
         write_run(tmp_path, "random", 0.9, seed)

@@ -57,7 +57,7 @@ def results_sheet(runs: pd.DataFrame) -> Sheet:
             gains[gain] = [gain_text(part[0]) if part else "" for part in parts]
     cells = cells.assign(**gains)
     records = first.to_dict("records")
-    cells["seeds"] = [_seeds(group["runs"]) for group in groups]
+    cells["seeds"] = [_seeds(group, rules) for group in groups]
     cells["dense epochs"] = [cost_text(record) for record in records]
     cells["inference"] = [ratio_text(record["flops"], record["dense_flops"]) for record in records]
     bold = bold.reindex(columns=cells.columns, fill_value=False)
@@ -68,9 +68,12 @@ def results_sheet(runs: pd.DataFrame) -> Sheet:
     return leave_out_constants(Sheet(_TITLE, cells, bold, labels, notes))
 
 
-def _seeds(numbers: pd.Series[int]) -> str:
-    """Return the number of seeds, or those of each rule if they differ."""
-    return " / ".join(map(str, numbers if numbers.nunique() > 1 else numbers[:1]))
+def _seeds(group: pd.DataFrame, rules: list[str]) -> str:
+    """Return the number of seeds, or that of each rule if they differ."""
+    numbers = dict(zip(group["rule"], group["runs"], strict=True))
+    if len(set(numbers.values())) == 1:
+        return str(group["runs"].iloc[0])
+    return " / ".join(str(numbers.get(rule, "–")) for rule in rules)
 
 
 _TITLE = "Accuracy in percent, mean ± standard deviation over seeds"
