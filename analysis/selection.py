@@ -143,14 +143,16 @@ def describe_choice(choice: Choice) -> list[str]:
         return []
     lines = []
     groups = without_unused(choice.runs).groupby(["recipe", "label", "rule", "sparsity"])
-    for (_, label, rule, sparsity), group in groups:
+    several = choice.runs["recipe"].nunique() > 1
+    for (recipe, label, rule, sparsity), group in groups:
         values = ", ".join(
             f"{column.rpartition('.')[2]} {_listed(values)}"
             for column in choice.columns
             if (values := _values(group, column))
         )
         if values:
-            lines.append(f"{legend_entry(str(label), str(rule))} at {sparsity:g}: {values}")
+            name, where = legend_entry(str(label), str(rule)), f" on {recipe}" if several else ""
+            lines.append(f"{name} at {sparsity:g}{where}: {values}")
     return lines
 
 

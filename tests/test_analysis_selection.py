@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
+from synthetic_runs import write_runs
 from test_analysis_tables import write_run
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs
-from analysis.selection import choose_by_validation
+from analysis.selection import VALIDATION, choose_by_validation
 from analysis.tables import make_table, swept_fields
 from analysis.tables.sheet import to_text
 from baselines.errors import UserError
@@ -84,6 +86,21 @@ def test_the_papers_tables_and_ranks_can_have_chosen_values(tmp_path):
     cells = table.numbers[table.numbers["column"] == "s = 0.9"].set_index("row")["accuracy"]
     assert cells["Random"] == pytest.approx(86) and cells["Random + Sign-In"] == pytest.approx(96)
     assert "Random + Sign-In at 0.9: lr 0.2" in table.sheets[0].notes
+
+
+def test_tables_without_columns_of_chosen_values_have_them_in_notes(tmp_path):
+    runs = write_runs(tmp_path, ("random", "rigl"), (0.8, 0.9))
+    unchosen = {"settings.sign_in.rescale_until": 0.5, VALIDATION: 0.8}
+    better = {"settings.lr": 0.1, VALIDATION: 0.9}
+    runs = runs.assign(**unchosen)
+    runs = pd.concat([runs, runs.assign(**better)], ignore_index=True)
+    for name in ("flips", "ranks"):
+        notes = make_table(name, runs, select=["lr"]).sheets[-1].notes
+        assert any("lr was chosen for each row among 0.1, 0.2" in note for note in notes)
+        assert "RigL + Sign-In at 0.9: lr 0.1" in notes
+    others = pd.concat([runs, runs.assign(recipe="fashion")], ignore_index=True)
+    notes = make_table("ranks", others, select=["lr"]).sheets[-1].notes
+    assert "RigL + Sign-In at 0.9 on fashion: lr 0.1" in notes
 
 
 def test_values_with_fewer_seeds_are_not_chosen(tmp_path):

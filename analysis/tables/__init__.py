@@ -122,7 +122,7 @@ def make_table(
         rows = [field for field in rows if field != "rule"]  # the rows of each method
         rows, columns = comparison_fields(runs, rows, columns, choice.columns)
         if name == FLIPS:
-            return _flips(runs, ("recipe", *rows, *columns))
+            return _flips(choice, ("recipe", *rows, *columns))
         numbers = aggregate(runs, rows, columns, choice.columns)
         if name == RANKS:
             return _ranks(numbers, choice, rows, columns)
@@ -130,8 +130,12 @@ def make_table(
         return Table(numbers, list(map(leave_out_constants, sheets)))
     cells = paper_cells(runs, name, choice.columns)
     sheets = paper_sheets(cells, runs, name, paper, protocol, command)
-    told = [*choice.notes, *describe_choice(choice)]
-    return Table(cells, [replace(sheet, notes=[*sheet.notes, *told]) for sheet in sheets])
+    return Table(cells, [_with_choice(sheet, choice) for sheet in sheets])
+
+
+def _with_choice(sheet: Sheet, choice: Choice) -> Sheet:
+    """Return a sheet with notes on what was chosen, for tables without columns of it."""
+    return replace(sheet, notes=[*sheet.notes, *choice.notes, *describe_choice(choice)])
 
 
 def _ranks(
@@ -139,15 +143,15 @@ def _ranks(
 ) -> Table:
     down, across = ([find_column(choice.runs, name) for name in names] for names in (rows, columns))
     ranks = rank_summary(numbers[~numbers["misses"]], down, across)
-    sheet = ranks_sheet(ranks, down)
-    return Table(ranks.table, [replace(sheet, notes=[*sheet.notes, *choice.notes])])
+    return Table(ranks.table, [_with_choice(ranks_sheet(ranks, down), choice)])
 
 
-def _flips(runs: pd.DataFrame, fields: Sequence[str]) -> Table:
-    by = list(dict.fromkeys(find_column(runs, name) for name in fields))
+def _flips(choice: Choice, fields: Sequence[str]) -> Table:
+    runs = choice.runs
+    by = list(dict.fromkeys(find_column(runs, name) for name in fields if name != "rule"))
     numbers = flip_statistics(runs, by)
-    sheets = flip_sheets(numbers, by)
-    return Table(numbers, [leave_out_constants(sheet, numbers=False) for sheet in sheets])
+    *others, last = (leave_out_constants(s, numbers=False) for s in flip_sheets(numbers, by))
+    return Table(numbers, [*others, _with_choice(last, choice)])
 
 
 def is_of_one_sparsity(name: str) -> bool:
