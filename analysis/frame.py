@@ -49,8 +49,12 @@ _Kept = tuple[dict[Path, pd.DataFrame], list[int]]
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
-def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
+def load_runs(folders: Iterable[Path], root: Path | None = None) -> pd.DataFrame:
     """Return configuration and result of every run, one column per field.
+
+    Args:
+        root: folder of further runs, which have no rows here, but which options of these runs may
+            name.
 
     Columns are the fields of a run (`settings.lr`, `options.drop_fraction`), those of its result
     (`result.accuracy`), and
@@ -78,7 +82,7 @@ def load_runs(folders: Iterable[Path]) -> pd.DataFrame:
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(f"left out: {'; '.join(broken[:5])}{more}", stacklevel=2)
-    name_references(rows, lambda _: None)
+    name_references(rows, lambda name: _source(root / name) if root else None)
     runs = pd.DataFrame(rows, columns=None if rows else ["recipe", "label", "state", "folder"])
     runs.attrs[LEFT_OUT] = broken
     return runs
@@ -183,6 +187,14 @@ def _row(folder: Path) -> dict[str, Any]:
     row["state"] = "finished" if result else "failed" if failure else "stopped"
     row["reason"] = failure["reason"] if failure and not result else ""
     return _rename_method(row)
+
+
+def _source(folder: Path) -> dict[str, Any] | None:
+    """Return the row of a run that others name, if it can be read."""
+    try:
+        return _row(folder)
+    except FileError:
+        return None
 
 
 def _early_epochs(config: Config) -> tuple[int, ...]:

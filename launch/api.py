@@ -67,7 +67,7 @@ def run(
         one = Run.make(recipe, method, **choices)
     warn_of_short([one], machine.runs)
     run_training(one, machine, report=print if progress else silent, bar=False)
-    return load_runs([machine.runs / one.name]).iloc[0]
+    return load_runs([machine.runs / one.name], machine.runs).iloc[0]
 
 
 def grid(
@@ -159,7 +159,7 @@ def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFra
                 homes[one.name] = home = Path(temporary) / one.name
                 home.mkdir()
                 write_config(home, one)
-        frame = load_runs(home for home in homes.values() if (home / CONFIG).exists())
+        frame = load_runs((home for home in homes.values() if (home / CONFIG).exists()), root)
     frame["folder"] = [root / home.name for home in frame["folder"]]
     for name, error in failed.items():
         row = (frame["folder"] == root / name) & (frame["state"] == "stopped")

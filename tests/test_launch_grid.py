@@ -10,6 +10,7 @@ from test_analysis_tables import write_run
 from analysis.frame import load_runs
 from analysis.tables import table_of_grid
 from baselines.errors import UserError
+from launch import api
 from launch.commands import grid
 from launch.config.machine import Machine
 from launch.executors.local import Outcome
@@ -56,3 +57,18 @@ def test_failed_runs_are_named_where_there_is_no_table(tmp_path, capsys, monkeyp
     with pytest.raises(UserError, match="no table"):
         grid.show("table3", [outcome(folders[0]), outcome(folders[1], "NaN")], Machine())
     assert f"failed: {folders[1].name}: NaN" in capsys.readouterr().err
+
+
+def test_masks_of_runs_outside_the_grid_are_averaged(tmp_path, capsys):
+    """Each run trains the mask of the run of its seed, which is not in the grid."""
+    folders = []
+    for seed in range(3):
+        source = write_run(tmp_path, "gmp", 0.95, seed)
+        options, label = {"mask": f"{source.name}@final"}, f"fixed ({source.name}@final)"
+        accuracy = 0.90 + seed / 100
+        folders.append(write_run(tmp_path, label, accuracy, seed, options=options, method="fixed"))
+    assert grid.show("mine.yaml", list(map(outcome, folders)), Machine(runs=tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "GMP mask" in shown and "91.00 ± 1.00" in shown
+    runs = [SimpleNamespace(name=folder.name) for folder in folders]
+    assert set(api._load(runs, tmp_path, {})["label"]) == {"fixed (gmp@final)"}

@@ -178,7 +178,7 @@ def _show_table(name: str, outcomes: list[Outcome], machine: Machine, protocol: 
     from analysis.tables import COMPARISON, make_table, render, table_of_grid
 
     folders = [machine.runs / outcome.run.name for outcome in outcomes]
-    runs = load_runs(folder for folder in folders if (folder / CONFIG).exists())
+    runs = load_runs((f for f in folders if (f / CONFIG).exists()), machine.runs)
     kind, stem = table_of_grid(name, runs, protocol), Path(name).stem
     if kind == COMPARISON:
         table = make_table(kind, runs)
