@@ -13,6 +13,7 @@ from analysis.folder import list_runs
 from launch.cli import main
 from launch.commands.missing import missing_command
 from launch.config.calibration import Constants
+from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
 from launch.runs.provenance import write_config
 
@@ -86,6 +87,21 @@ def test_every_setting_is_in_the_command(tmp_path):
         f"signbench grid table9 --recipe digits --runs {tmp_path}/runs"
     )
     assert command("9", "a recipe of one's own", [folder]) == ""
+
+
+@pytest.mark.parametrize("number", ["1", "10"])
+def test_masks_of_other_methods_are_in_the_command(tmp_path, number):
+    folders = []
+    for method in ("snip", "gmp"):
+        base = Run.make("digits", method, sparsity=0.8)
+        for run in (base, from_mask_of(base)):
+            folders.append(tmp_path / run.name)
+            folders[-1].mkdir()
+            write_config(folders[-1], run)
+    command = missing_command(tmp_path)
+    fixed = [folder for folder in folders if "fixed" in folder.name]
+    assert "--methods acdc,rigl,str,gmp,snip " in command(number, "digits", fixed)
+    assert "--methods" not in command(number, "digits", folders[:1])  # SNIP of Table 10 or 9
 
 
 def test_the_report_has_the_command_of_the_table(tmp_path, capsys, monkeypatch):

@@ -43,10 +43,22 @@ def _command(
         }
         if is_of_one_sparsity(number):
             flags["sparsity"] = tuple(sorted({run.sparsity for run in runs if run.sparsity}))
-            own = {run.method for run in runs} - {*LEARNERS, *PAI, "fixed"}
+            masks = {read_run(folder).method for folder in _sources_of_masks(folders, root)}
+            own = ({run.method for run in runs} - {*PAI, "fixed"} | masks) - {*LEARNERS}
             flags["methods"] = (*LEARNERS, *sorted(own)) if own else ()
         flags["protocol"] = () if protocol == "suite" else (protocol,)
         flags["runs"] = () if root == Path("runs") else (root,)
         return grid_command(LAYOUTS[number].grid, recipe, runs, **flags)
     except UserError:
         return ""
+
+
+def _sources_of_masks(folders: Sequence[Path], root: Path) -> list[Path]:
+    """Return the folders of the runs whose masks runs of the method `fixed` train."""
+    from analysis.frame import load_runs
+
+    runs = load_runs(folders, root)
+    if "mask.label" not in runs:
+        return []
+    names = runs["mask.run"][runs["mask.label"].fillna("") != ""]
+    return [root / name for name in set(names)]
