@@ -7,6 +7,7 @@ import re
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 from needs import needs_browser
 from structure import Page, decode_svg
@@ -19,7 +20,7 @@ from analysis.folder import list_runs, read_rows
 from analysis.frame import load_runs
 from analysis.names import RULES, name_of
 from analysis.report import render_page
-from analysis.report.page import Part
+from analysis.report.page import Part, _shared_settings
 from analysis.report.results import results_sheet
 from analysis.statistics import aggregate
 from baselines.errors import UserError
@@ -279,3 +280,11 @@ def test_each_table_of_a_run_is_read_once(unsaved, root, monkeypatch):
     read.clear()
     assert render_page(runs) == page
     assert len(read) >= 2 * len(set(read))
+
+
+def test_settings_are_those_of_runs_that_have_ended(tmp_path):
+    runs = write_runs(tmp_path, ("random",), rules=("",))
+    begun = runs[:1].assign(**{"settings.epochs": 1, "state": "stopped"})
+    assert "epochs 20, batch size" in _shared_settings(pd.concat([begun, runs]))
+    failed = begun.assign(state="failed")
+    assert "epochs 1 or 20, batch size" in _shared_settings(pd.concat([failed, runs]))

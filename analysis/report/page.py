@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.frame import LEFT_OUT, rows_kept
+from analysis.frame import LEFT_OUT, ended_runs, rows_kept
 from analysis.protocol import Protocol, protocols
 from analysis.report.pictures import Picture, draw_picture
 from analysis.report.results import results_sheet
@@ -176,7 +176,8 @@ def _by_sparsity(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _shared_settings(runs: pd.DataFrame) -> str:
-    """Return the main settings in one line."""
+    """Return the main settings of the runs that have ended in one line."""
+    runs = ended_runs(runs)
     names = ("model", "data", "epochs", "batch_size", "optimizer", "lr", "weight_decay")
     parts = []
     for name in names:
