@@ -11,7 +11,7 @@ from itertools import zip_longest
 
 from analysis.tables.sheet import MINUS, POWER, Sheet
 
-COLUMN, TEXT, LANDSCAPE = 234.0, 487.0, 650.0  # ICML's column and text, in points
+COLUMN, TEXT = 234.0, 487.0  # ICML's column and text, in points
 ROWS, LANDSCAPE_ROWS = 48, 30  # on a page
 _CHARACTER, _GAP = 4.7, 12.0  # widths of a character in \small, and of the space between columns
 _SMALLEST = 0.75  # a table that would shrink further to fit the text's width is rotated
