@@ -9,7 +9,7 @@ import pytest
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config import grid_file
-from launch.config.assignments import OPTIONS, assignment, parse_assignments
+from launch.config.assignments import OPTIONS_KEY, assignment, parse_assignments
 from launch.config.grids import find_grid
 from launch.config.recipe import Recipe
 
@@ -26,7 +26,7 @@ from launch.config.recipe import Recipe
         (["exclude=fc,conv1"], [{"exclude": ("fc", "conv1")}]),
         (["keep_epochs=1,2", "exclude="], [{"keep_epochs": (1, 2), "exclude": ()}]),
         (["data=10", "model=a,b"], [{"data": "10", "model": "a"}, {"data": "10", "model": "b"}]),
-        (["alpha=1", "lr=2"], [{"lr": 2, OPTIONS: {"alpha": 1}}]),
+        (["alpha=1", "lr=2"], [{"lr": 2, OPTIONS_KEY: {"alpha": 1}}]),
     ],
 )
 def test_texts_become_choices(texts, choices):

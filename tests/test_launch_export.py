@@ -145,9 +145,9 @@ def test_what_cannot_be_exported_is_one_line(machine, tmp_path, capsys):
 
 
 def choose_with(monkeypatch, network=0.5, **ratios):
-    choose = partial(choose_formats, rounds=1, exported=True, measure=timings(**ratios))
+    choose = partial(choose_formats, rounds=1, exported=True, timer=timings(**ratios))
     whole = timings(sparse=network)
-    network = partial(sparse_network, choose=choose, measure=whole)
+    network = partial(sparse_network, choose=choose, timer=whole)
     monkeypatch.setattr(launch.commands.export, "sparse_network", network)
 
 

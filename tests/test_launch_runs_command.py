@@ -64,6 +64,7 @@ def test_list_has_the_selected_runs(root, capsys):
         (["--where", "state=stopped,failed"], ["rigl", "gmp"]),
         (["--where", "method=random,snip", "accuracy>0"], ["random", "snip"]),
         (["--where", "method!=random", "state=finished"], ["snip"]),
+        (["--where", "method=gmp,rigl", "state=running,stopped"], ["rigl"]),
     ):
         assert main(["runs", "list", *flags, *selection]) == 0
         assert [row.split("-")[1] for row in lines(capsys)[:-1]] == methods
@@ -71,6 +72,9 @@ def test_list_has_the_selected_runs(root, capsys):
         assert [row.split("-")[1] for row in lines(capsys)[:-1]] == methods
     assert main(["runs", "list", "*snip*", str(root / "digits-gm*"), *flags]) == 0
     assert [row.split("-")[1] for row in lines(capsys)[:-1]] == ["gmp", "snip"]
+    for where in (("state=runing",), ("state=runing", "method=gmp")):
+        with pytest.raises(UserError, match="state=runing: .* running, waiting, stopped, canc"):
+            chosen_statuses(Selection(root, where))
 
 
 def test_show_has_result_and_command(root, capsys):

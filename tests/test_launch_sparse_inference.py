@@ -185,7 +185,7 @@ def timings(**ratios):
 )
 def test_a_layer_is_replaced_only_by_a_faster_format(ratios, expected):
     net, x = small_net(), torch.randn(2, 1, 4, 4)
-    choices = choose_formats(net, x, rounds=1, measure=timings(**ratios))
+    choices = choose_formats(net, x, rounds=1, timer=timings(**ratios))
     assert [choice.format for choice in choices] == expected
     assert [choice.name for choice in choices] == ["0", "3", "5"]
     assert choices[2].reason == "its weight has no zeros"
@@ -236,7 +236,7 @@ def test_layers_whose_weights_are_read_by_others_stay_dense():
         def forward(self, x):
             return self.attention(x, x, x, need_weights=False)[0]
 
-    choices = choose_formats(Model().eval(), torch.randn(2, 3, 8), 1, measure=timings(csr=0.1))
+    choices = choose_formats(Model().eval(), torch.randn(2, 3, 8), 1, timer=timings(csr=0.1))
     assert {choice.name: choice.reason for choice in choices} == {
         "attention": "there is no sparse MultiheadAttention",
         "attention.out_proj": "the model does not call it",
@@ -246,9 +246,9 @@ def test_layers_whose_weights_are_read_by_others_stay_dense():
 def test_a_layer_in_two_places_is_replaced_in_both():
     layer = sparsified(nn.Linear(6, 6), "random", torch.float32)
     net, x = nn.Sequential(layer, nn.ReLU(), layer).eval(), torch.randn(2, 6)
-    swapped = with_formats(net, choose_formats(net, x, 1, measure=timings(gather=0.1)))
+    swapped = with_formats(net, choose_formats(net, x, 1, timer=timings(gather=0.1)))
     assert swapped[0] is swapped[2] and type(swapped[0]) is not nn.Linear
-    alone = with_formats(layer, choose_formats(layer, x, 1, measure=timings(gather=0.1)))
+    alone = with_formats(layer, choose_formats(layer, x, 1, timer=timings(gather=0.1)))
     assert check_outputs(layer, alone, x) < 1e-6
 
 

@@ -13,7 +13,7 @@ from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
 from signin import HAM, SignIn
 
-OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them
+OPTIONS_KEY = "options"  # of a grid's choices: options for those of its methods that have them
 GRID_LISTS = {"seed": "seeds", "method": "methods"}  # fields of which named grids take a list
 
 
@@ -22,7 +22,7 @@ def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
 
     Several values of a field are alternatives: there is one dictionary for each combination. The
     values of seed, method and of fields that are lists stay together. Other names are under
-    `OPTIONS`.
+    `OPTIONS_KEY`.
 
     Raises:
         UserError: a text is not of this form, or a field is given twice.
@@ -82,7 +82,7 @@ def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
 
 
 def grid_choices(values: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
-    """Return fields by the names of a named grid, and all else under `OPTIONS`.
+    """Return fields by the names of a named grid, and all else under `OPTIONS_KEY`.
 
     Args:
         names: further names that the grid takes.
@@ -90,7 +90,7 @@ def grid_choices(values: Mapping[str, Any], names: Collection[str] = ()) -> dict
     known = {key for key in values if is_field(key) or key in names}
     choices = {GRID_LISTS.get(key, key): value for key, value in values.items() if key in known}
     options = {key: value for key, value in values.items() if key not in known}
-    return {**choices, OPTIONS: options} if options else choices
+    return {**choices, OPTIONS_KEY: options} if options else choices
 
 
 def _values(key: str, text: str, hint: Any) -> list[Any]:

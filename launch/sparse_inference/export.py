@@ -56,14 +56,14 @@ def choose_exported(model: nn.Module, x: Tensor) -> list[LayerFormat]:
 
 
 def sparse_network(
-    model: nn.Module, x: Tensor, choose: Chooser = choose_exported, measure: Measure = measure
+    model: nn.Module, x: Tensor, choose: Chooser = choose_exported, timer: Measure = measure
 ) -> SparseNetwork:
     """Choose the formats of a network's layers for inputs like x, and record the result.
 
     Args:
         model: in eval mode, on the CPU.
         choose: chooses the formats.
-        measure: measures the network.
+        timer: measures the network.
 
     Raises:
         UserError: no layer is faster in a sparse format, or the network is not faster with those
@@ -79,7 +79,7 @@ def sparse_network(
     check_outputs(model, swapped, x)
     with torch.no_grad():
         works = {"dense": lambda: model(x), "sparse": lambda: swapped(x)}
-        time = measure(works, ROUNDS, x.device)["sparse"].ratio
+        time = timer(works, ROUNDS, x.device)["sparse"].ratio
     if time >= 1:
         raise UserError(
             f"dense wins: with the layers that are faster in a sparse format the network takes "
