@@ -15,7 +15,7 @@ from baselines.fields import KEEP_COMMAS
 from launch.commands.missing import missing_command
 from launch.commands.selection import terminal_width
 from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
-from launch.config.assignments import is_field
+from launch.config.assignments import is_field, parse_assignments
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
@@ -92,7 +92,7 @@ def command(args: list[str]) -> int:
     given = _parse(rest)
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
-    runs = find_grid(name, given.set, given.protocol, **given.choices)
+    runs = find_grid(name, parse_assignments(given.set), given.protocol, **given.choices)
     require_constants(runs, given.machine)
     warn_of_short(runs, given.machine.runs)
     if given.dry_run and given.executor == "slurm":

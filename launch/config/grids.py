@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
@@ -20,7 +20,7 @@ from analysis.protocol import OPTIONS, Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.assignments import OPTIONS_KEY, apply_options, parse_assignments
+from launch.config.assignments import OPTIONS_KEY, apply_options, combinations
 from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import check_number, read_grid
 from launch.config.grid_parts import (
@@ -234,13 +234,15 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 
 
 def find_grid(
-    name: str, assigned: Sequence[str] = (), protocol: Protocol = "suite", **choices: Any
+    name: str,
+    alternatives: Mapping[str, Sequence[Any]] | None = None,
+    protocol: Protocol = "suite",
+    **choices: Any,
 ) -> list[Run]:
     """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
-        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
-            each combination of their values.
+        alternatives: values by field; the grid is repeated for each of their `combinations`.
         protocol: "paper" for one-shot SynFlow and balanced densities as in code of the paper's
             group.
         choices: recipe, seeds, methods, and values of fields for all its runs.
@@ -250,7 +252,7 @@ def find_grid(
             a grid whose methods are fixed, or a protocol for a grid that is the same in all.
     """
     runs: list[Run] = []
-    for values in parse_assignments(assigned):
+    for values in combinations(alternatives or {}):
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
         given = {**choices, **values}
