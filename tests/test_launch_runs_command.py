@@ -23,8 +23,9 @@ from launch.commands.states import chosen_statuses
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.console import duration
 from launch.executors.estimate import time_left
-from launch.executors.progress import Progress, duration
+from launch.executors.progress import Progress
 from launch.executors.status import Status
 from launch.runs.files import write_json
 from launch.runs.network import read_run

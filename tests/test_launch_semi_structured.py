@@ -31,8 +31,8 @@ from launch.bench.gpu import GpuBench, kernel_bench
 from launch.cli import main
 from launch.config.run import Run
 from launch.inputs import Inputs
-from launch.measures import rounds
-from launch.measures.rounds import GPU_CALLS, measure, threads_set
+from launch.measures import timing
+from launch.measures.timing import GPU_CALLS, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
@@ -202,8 +202,8 @@ def test_a_gpu_is_idle_when_the_clock_is_read(threads, monkeypatch):
         events.append("clock")
         return float(len(events))
 
-    monkeypatch.setattr(rounds, "MORE", 1)
-    monkeypatch.setattr(rounds.time, "perf_counter", read)
+    monkeypatch.setattr(timing, "MORE", 1)
+    monkeypatch.setattr(timing.time, "perf_counter", read)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("idle"))
     with threads_set(threads):
         times = measure({"a": lambda: events.append("a")}, 1, torch.device("cuda", 0))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-import launch.measures.rounds
+import launch.measures.timing
 from baselines.errors import UserError
-from launch.measures.rounds import Times, measure, threads_set
+from launch.measures.timing import Times, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
@@ -277,9 +277,9 @@ def test_outputs_beyond_the_tolerance_are_refused():
 
 @pytest.mark.parametrize("threads, clock", [(1, "process_time"), (2, "perf_counter")])
 def test_times_are_medians_over_rounds(threads, clock, monkeypatch):
-    monkeypatch.setattr(launch.measures.rounds, "MORE", 1)
+    monkeypatch.setattr(launch.measures.timing, "MORE", 1)
     now = [0.0]
-    monkeypatch.setattr(launch.measures.rounds.time, clock, lambda: now[0])
+    monkeypatch.setattr(launch.measures.timing.time, clock, lambda: now[0])
     durations = {"a": [9.0, 9.0, 1.0, 2.0, 40.0], "b": [9.0, 9.0, 3.0, 8.0, 20.0]}
 
     def work(name):

@@ -29,9 +29,8 @@ import torch
 from tqdm import tqdm
 
 from launch.bench.memory import median_memory
-from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set, timed
 from launch.ranks import join_ranks
 from launch.runs.files import write_csv
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baselines.engine.kinds import slots
 from baselines.errors import UserError, one_line
-from launch.measures.rounds import Measure, Times, measure
+from launch.measures.timing import Measure, Times, measure
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.formats import held_bytes
 

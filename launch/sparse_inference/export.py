@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
-from launch.measures.rounds import Measure, measure
+from launch.measures.timing import Measure, measure
 from launch.sparse_inference.choice import LayerFormat, check_outputs, choose_formats, with_formats
 
 ROUNDS = 30

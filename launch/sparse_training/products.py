@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from baselines.engine.layer import Layer
 from baselines.errors import require
 from baselines.sparsifier import Sparsifier
-from launch.measures.rounds import Measure, measure
+from launch.measures.timing import Measure, measure
 from launch.ranks import Ranks
 from launch.sparse_training.linear import Pattern, both_passes, sparse_linear
 

@@ -17,7 +17,7 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import FlipTracker
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set
 from launch.ranks import Ranks, join_ranks
 from launch.runs.files import CsvText, one_sync
 from launch.runs.folder import STATES, RowTexts, RunFolder
