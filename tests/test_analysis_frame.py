@@ -100,24 +100,6 @@ def test_decays_of_a_run_of_an_earlier_version_are_those_of_its_settings(setting
     assert decays_of(config) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    "settings, theta",
-    [
-        ({"momentum": 0.8, "ham": {"ham_beta": 1e-2}}, 2.1e-3),
-        ({"momentum": 0.8, "ham": {"ham_beta": 1e-2}, "optimizer": "adamw"}, 1.01e-2),
-        ({"ham": {"ham_beta": 0.0}}, 1e-4),
-        ({"ham": {}}, 2e-4),
-    ],
-)
-def test_theta_of_runs_with_ham_decays_by_it_too_which_earlier_versions_left_out(settings, theta):
-    settings = {"weight_decay": 1e-4, **settings}
-    config = {"run": {"sign_in": False, "ham": True, "method": "random", "settings": settings}}
-    earlier = {"decays": {"theta": 1e-4, "others": 1e-4}}
-    for more in ({}, earlier):
-        found = decays_of(config | more)
-        assert found == pytest.approx({"theta": theta, "others": 1e-4})
-
-
 def test_labels_of_transplants_say_which_part_is_of_which_run(tmp_path):
     """Runs whose parts differ are never averaged, nor taken for the same run."""
     write(tmp_path / "gmp", "gmp", {})
