@@ -134,8 +134,9 @@ def test_mistakes_are_named(sets, message):
 
 def test_an_unknown_flag_that_is_a_field_says_how_to_set_it(capsys):
     for flags, expected in (
-        (["--batch-size", "8"], "A grid takes it as --set batch_size=VALUE."),
-        (["--lr=8"], "A grid takes it as --set lr=VALUE."),
+        (["--batch-size", "8"], "no --batch-size: a grid takes it as --set batch_size=VALUE."),
+        (["--lr=8"], "no --lr: a grid takes it as --set lr=VALUE."),
+        (["--seed", "1"], "--seeds"),
     ):
         assert main(["grid", "quick", *flags]) == 2
         assert expected in capsys.readouterr().err
