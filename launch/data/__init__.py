@@ -6,7 +6,6 @@ its slice of one global order, so that the ranks' batches together are the batch
 process sees.
 """
 
-from launch.data.batches import Batches, Contents, Data
 from launch.data.load import describe_data, load_data
 
-__all__ = ["Batches", "Contents", "Data", "describe_data", "load_data"]
+__all__ = ["describe_data", "load_data"]
