@@ -18,6 +18,7 @@ from analysis.names import COMMA, name_of
 from baselines.errors import UserError
 
 FORM = "FIELD=VALUE[,VALUE…], FIELD!=VALUE or FIELD<VALUE (also <=, >, >=)"
+STATES = ("finished", "failed", "stopped")  # of runs from `analysis.frame.load_runs`
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -44,7 +45,9 @@ class Condition:
         return equal if self.relation == "=" else not equal
 
 
-def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+def select_runs(
+    runs: pd.DataFrame, conditions: Sequence[str], states: Sequence[str] = STATES
+) -> pd.DataFrame:
     """Return the runs that meet all conditions.
 
     A value can be a pattern with `*`, `?` and `[…]`; upper and lower case are equal. Several values
@@ -55,17 +58,29 @@ def select_runs(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     Args:
         runs: from `analysis.frame.load_runs`.
         conditions: such as `method=rigl,snip`, `method!=dense`, `recipe=cifar*`, `epochs>=20`.
+        states: all that the runs can have.
 
     Raises:
-        UserError: a condition is not of this form, or names no field.
+        UserError: a condition is not of this form, or names no field, or a state that there is not.
     """
-    for condition in parse_conditions(conditions):
+    parsed = parse_conditions(conditions)
+    check_states(parsed, states)
+    for condition in parsed:
         column = runs[find_column(runs, condition.field)]
         if condition.field == "method":
             condition = _by_label(condition, runs)
         _check_order(condition, column)
         runs = runs[column.map(condition.holds).astype(bool)]
     return runs
+
+
+def check_states(conditions: Sequence[Condition], states: Sequence[str]) -> None:
+    """Raise UserError if a value of a condition on the state matches none of the states."""
+    for condition in conditions:
+        for value in condition.values if condition.field == "state" else ():
+            if not any(_matches(state, value) for state in states):
+                text = f"--where state{condition.relation}{value}"
+                raise UserError(f"{text}: the state is one of {', '.join(states)} here.")
 
 
 def _check_order(condition: Condition, column: pd.Series[Any]) -> None:

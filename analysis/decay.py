@@ -27,31 +27,22 @@ def is_factorised(config: Config) -> bool:
 def decays_of(config: Config) -> dict[str, float]:
     """Return the weight decay of θ near zero, and that of normalisation and biases.
 
-    Runs of earlier versions do not have them, or lack the decay of HAM: what their settings say.
-    Empty if they say nothing, NaN where they have no number.
+    Runs of version 0.1 do not have them: what their settings say. Empty if they say nothing, NaN
+    where they have no number.
     """
-    with_ham = config["run"].get("ham", False)
-    if "decays" in config and not with_ham:
+    if "decays" in config:
         return config["decays"]
     settings = config["run"]["settings"]
     if "weight_decay" not in settings:
-        return config.get("decays", {})
+        return {}
     theta = others = _number(settings, "weight_decay", 0.0)
-    if with_ham:
-        theta += _ham_decay(settings)
-    elif is_factorised(config):
+    if is_factorised(config):
         own = settings.get("sign_in", {})
         factors = _number(own, "sign_in_weight_decay", 0.0)
         theta = _beta(config) * _number(own, "frobenius_decay", 1e-4) + 2 * factors
         scope = own.get("sign_in_decay_scope", "all") if isinstance(own, dict) else "all"
         others = factors if scope == "all" else others
     return {"theta": theta, "others": others if settings.get("decay_norm_and_bias", True) else 0.0}
-
-
-def _ham_decay(settings: dict[str, Any]) -> float:
-    """Return (1 − momentum)·β: momentum amplifies the weight decay of SGD, but not β."""
-    momentum = _number(settings, "momentum", 0.9) if settings.get("optimizer") != "adamw" else 0.0
-    return (1 - momentum) * _number(settings.get("ham", {}), "ham_beta", 1e-3)
 
 
 def _beta(config: Config) -> float:

@@ -7,7 +7,6 @@ Nothing needs a guard `if __name__ == "__main__"`: see `launch.executors.main_mo
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from analysis.conditions import select_runs
 from analysis.folder import CONFIG, list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
-from launch.config.assignments import GRID_LISTS, grid_choices
+from launch.config.assignments import GRID_LISTS
 from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import alternatives, runs_of
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "grid", "results", "run"]
 
-_NAMES = (*GRID_LISTS.values(), "protocol")  # choices of named grids that are no fields of runs
+_FIELDS = {several: one for one, several in GRID_LISTS.items()}  # by the names of named grids
 
 
 def run(
@@ -132,16 +131,15 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
         return [one.calibrated() for one in name]
     if not name:
         return runs_of(choices)
-    fixed = {GRID_LISTS.get(key, key): value for key, value in choices.items()}
-    for key in fixed.keys() & set(GRID_LISTS.values()):
-        one = isinstance(fixed[key], str | int)
-        fixed[key] = (fixed[key],) if one else tuple(fixed[key])
-    lists = {key: alternatives(key, value) for key, value in fixed.items()}
-    return [
-        one
-        for values in itertools.product(*lists.values())
-        for one in find_grid(name, **grid_choices(dict(zip(lists, values, strict=True)), _NAMES))
-    ]
+    rest = dict(choices)
+    protocols = alternatives("protocol", rest.pop("protocol", "suite"))
+    lists: dict[str, list[Any]] = {}
+    for key, value in ((_FIELDS.get(key, key), value) for key, value in rest.items()):
+        if key in GRID_LISTS:
+            lists[key] = [(value,) if isinstance(value, str | int) else tuple(value)]
+        else:
+            lists[key] = alternatives(key, value)
+    return [one for protocol in protocols for one in find_grid(name, lists, protocol)]
 
 
 def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFrame:

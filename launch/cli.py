@@ -67,7 +67,3 @@ def _dispatch(args: list[str]) -> int:
         raise unknown("command", args[0], COMMANDS)
     code: int = importlib.import_module(f"launch.commands.{args[0]}").command(args[1:])
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The terminal: errors and warnings on one line each, and readers that leave."""
+"""The terminal: errors, warnings and durations as text, and readers that leave."""
 
 from __future__ import annotations
 
@@ -101,6 +101,17 @@ def show_warnings_on_one_line() -> None:
         return f"signbench: warning: {one_line(message)}\n"
 
     warnings.formatwarning = form
+
+
+def duration(seconds: float) -> str:
+    """Return a time in two units, such as "2 h 5 min", or in seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _show_error(error: object) -> None:

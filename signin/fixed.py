@@ -13,8 +13,11 @@ has their numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from torch import Tensor
 
 from baselines.checkpoint import Checkpoint, with_epoch
 from baselines.engine.sparse_model import SparseModel
@@ -23,14 +26,14 @@ from baselines.method import Method, Options, Plan
 from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.density import keep_count
-from baselines.tools.masks import seeded
 from signin.transplant import (
     PARTS,
     RANDOM,
-    layer_means,
+    MagnitudeKind,
+    kept_zeros,
     load_others,
     masks_of,
-    transplant_weights,
+    seeded_transplant,
     weights_of,
 )
 
@@ -49,7 +52,7 @@ class FixedOptions(Options):
     """Source of all other parameters and of buffers."""
     key: str = ""
     """Which network of files that have several, such as model_ema."""
-    magnitude_kind: Literal["each", "layer"] = "each"
+    magnitude_kind: MagnitudeKind = "each"
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
     """Fraction of the signs to reverse at random."""
@@ -107,27 +110,26 @@ class Fixed(Method[FixedOptions]):
         sources = {part: read[self.options.source(part)] for part in PARTS}
         own = {name: weight.detach().clone() for name, weight in net.weights.items()}
         masks = net.masks if sources["mask"] is None else masks_of(sources["mask"], own)
-        kept = sum(int(mask.sum()) for mask in masks.values())
-        missed = abs(kept - keep_count(net.numel, self.plan.sparsity))
-        if missed > self.options.mask_within * net.numel:
-            raise UserError(
-                f"fixed: {self.options.source('mask')} has sparsity {1 - kept / net.numel}, "
-                f"not {self.plan.sparsity:g}: give its sparsity with --sparsity."
-            )
+        self._check_sparsity(masks, net.numel)
         signs, magnitudes = (weights_of(sources[part], own) for part in ("signs", "magnitudes"))
-        if self.options.magnitude_kind == "layer":
-            magnitudes = layer_means(magnitudes, masks)
-        generator = seeded(self.plan.seed, "transplant")
-        weights, self.drawn = transplant_weights(
-            masks, signs, magnitudes, generator, self.options.flip_signs
+        options = self.options
+        weights, self.drawn = seeded_transplant(
+            masks, signs, magnitudes, self.plan.seed, options.magnitude_kind, options.flip_signs
         )
-        self.zeros = {
-            name: int((weights[name][mask.cpu()] == 0).sum()) for name, mask in masks.items()
-        }
+        self.zeros = kept_zeros(masks, weights)
         if sources["others"] is not None:
             load_others(sources["others"], net)
         net.set_masks(masks)
         net.set_weights(weights)
+
+    def _check_sparsity(self, masks: Mapping[str, Tensor], numel: int) -> None:
+        kept = sum(int(mask.sum()) for mask in masks.values())
+        missed = abs(kept - keep_count(numel, self.plan.sparsity))
+        if missed > self.options.mask_within * numel:
+            raise UserError(
+                f"fixed: {self.options.source('mask')} has sparsity {1 - kept / numel}, "
+                f"not {self.plan.sparsity:g}: give its sparsity with --sparsity."
+            )
 
     def _read(self, text: str, net: SparseModel) -> Checkpoint | None:
         """Return the checkpoint of a source; None for this run's own initialisation."""

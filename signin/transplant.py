@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +14,13 @@ from torch import Tensor
 from baselines.checkpoint import Checkpoint, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError
+from baselines.tools.masks import seeded
 
 PARTS = ("mask", "signs", "magnitudes", "others")  # others: all that is not pruned
 RANDOM = "random"  # the source that is a fresh initialisation
 
 Named = Mapping[str, Tensor]
+MagnitudeKind = Literal["each", "layer"]
 
 
 class Transplanted(NamedTuple):
@@ -53,6 +55,24 @@ def transplant_weights(
         weights[name] = torch.where(mask.cpu(), weight, 0.0)  # the mean of an empty layer is NaN
         drawn[name] = int(unknown.count_nonzero())
     return Transplanted(weights, drawn)
+
+
+def seeded_transplant(
+    masks: Named, signs: Named, magnitudes: Named, seed: int, kind: MagnitudeKind, flip: float
+) -> Transplanted:
+    """Combine masks, signs and magnitudes as the method `fixed` and `signbench transplant` do.
+
+    Args:
+        kind: whether each weight has its own magnitude, or the mean of its layer.
+        masks, signs, magnitudes, flip: as in `transplant_weights`.
+    """
+    sizes = layer_means(magnitudes, masks) if kind == "layer" else magnitudes
+    return transplant_weights(masks, signs, sizes, seeded(seed, "transplant"), flip)
+
+
+def kept_zeros(masks: Named, weights: Named) -> dict[str, int]:
+    """Return by layer how many of the kept weights are zero."""
+    return {k: int((mask.cpu() & (weights[k] == 0)).count_nonzero()) for k, mask in masks.items()}
 
 
 def masks_of(source: Checkpoint, like: Named) -> dict[str, Tensor]:

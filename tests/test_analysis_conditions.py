@@ -76,6 +76,7 @@ RUNS = pd.DataFrame(
         (["sign_in=true", "seed=1,2"], [1]),
         (["folder=*random", "settings.epochs==10"], [2]),
         (["state=failed"], [3]),
+        (["state!=fail*,stopped"], [0, 1, 2, 4]),
     ],
 )
 def test_conditions(conditions, rows):
@@ -113,6 +114,8 @@ def test_methods_are_found_by_their_names_in_tables(condition, rows):
         ("epochs => 5", "--where takes FIELD=VALUE"),
         ("epochs=<5", "--where takes FIELD=VALUE"),
         ("epochs>>5", "--where takes FIELD=VALUE"),
+        ("state=running", "--where state=running: .* finished, failed, stopped here"),
+        ("state!=failed,run*", r"--where state!=run\*: .* finished, failed, stopped here"),
         ("method>=3", "--where method>=: method has texts, such as 'dense'"),
         (
             "epoch=5",

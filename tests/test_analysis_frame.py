@@ -99,25 +99,6 @@ def test_decays_of_a_run_of_an_earlier_version_are_those_of_its_settings(setting
     config = {"run": {"sign_in": True, "settings": settings}}
     assert decays_of(config) == pytest.approx(expected, nan_ok=True)
 
-
-@pytest.mark.parametrize(
-    "settings, theta",
-    [
-        ({"momentum": 0.8, "ham": {"ham_beta": 1e-2}}, 2.1e-3),
-        ({"momentum": 0.8, "ham": {"ham_beta": 1e-2}, "optimizer": "adamw"}, 1.01e-2),
-        ({"ham": {"ham_beta": 0.0}}, 1e-4),
-        ({"ham": {}}, 2e-4),
-    ],
-)
-def test_theta_of_runs_with_ham_decays_by_it_too_which_earlier_versions_left_out(settings, theta):
-    settings = {"weight_decay": 1e-4, **settings}
-    config = {"run": {"sign_in": False, "ham": True, "method": "random", "settings": settings}}
-    earlier = {"decays": {"theta": 1e-4, "others": 1e-4}}
-    for more in ({}, earlier):
-        found = decays_of(config | more)
-        assert found == pytest.approx({"theta": theta, "others": 1e-4})
-
-
 def test_earlier_runs_of_methods_with_factors_are_known(tmp_path):
     """Later ones say whether they train factors, also those of methods outside the suite."""
     runs = load_runs(

@@ -560,12 +560,14 @@ def test_the_decay_of_ham_is_compared_with_that_of_plain_runs(tmp_path):
     def write(name, ham=False, **choices):
         folder = write_run(tmp_path, "random", 0.9, settings=settings, **choices)
         config = json.loads((folder / "config.json").read_text())
-        config["run"]["ham"] = ham
+        if ham:
+            config["run"]["ham"] = True
+            config["decays"] = {"theta": 2e-4, "others": 1e-4}
         (folder / "config.json").write_text(json.dumps(config))
         folder.rename(tmp_path / name)
 
     own = {"frobenius_decay": 1e-4, "sign_in_weight_decay": 0.0}
-    settings = {"weight_decay": 1e-4, "momentum": 0.9, "sign_in": own, "ham": {"ham_beta": 1e-3}}
+    settings = {"weight_decay": 1e-4, "sign_in": own}
     write("plain")
     write("ham", ham=True)
     told = "unequal weight decays on digits: of θ 0.0001 plain, 0.0002 with HAM"

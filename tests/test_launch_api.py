@@ -14,7 +14,7 @@ import launch
 import launch.executors.progress
 from baselines.errors import UserError
 from launch import Run, grid, results, run
-from launch.config import calibration
+from launch.config import calibration, grid_file
 from launch.executors.main_module import uses_main
 from launch.executors.progress import Display
 from launch.packages import root as code
@@ -109,7 +109,7 @@ def test_what_fails_before_its_folder_says_why_is_a_row(forked_workers, here):
     assert len(results()) == 2
 
 
-def test_choices_of_a_named_grid_are_those_of_a_run():
+def test_choices_of_a_named_grid_are_those_of_a_run(monkeypatch):
     some = {"recipe": "digits", "epochs": 1, "sparsity": 0.9, "seed": 0}
     for key, value in (("exclude", ["8.weight"]), ("keep_epochs", [0, 1])):
         runs = launch.api._runs("table9", {**some, key: value})
@@ -122,6 +122,10 @@ def test_choices_of_a_named_grid_are_those_of_a_run():
     assert {(r.method, r.options.drop_fraction) for r in runs} == {
         (method, fraction) for method in ("rigl", "set") for fraction in (0.2, 0.4)
     }
+    assert len(launch.api._runs("table9", {**some, "lr": [0.1, 0.1]})) == 6
+    monkeypatch.setattr(grid_file, "MOST_RUNS", 11)
+    with pytest.raises(UserError, match="a grid has at most 11 runs, not 12"):
+        launch.api._runs("table9", {**some, "lr": [0.1, 0.2]})
     paper = launch.api._runs("table9", {**some, "protocol": "paper"})
     assert {run.options.iterations for run in paper if run.method == "synflow"} == {1}
     assert {r.seed for r in launch.api._runs("", {"epochs": 1, "seed": range(3)})} == {0, 1, 2}

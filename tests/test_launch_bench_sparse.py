@@ -31,7 +31,7 @@ def bench(tmp_path, monkeypatch):
 
     def run(*flags, layers=None, network=None):
         if layers:
-            choose = partial(choose_formats, measure=timings(**layers))
+            choose = partial(choose_formats, timer=timings(**layers))
             monkeypatch.setattr(launch.bench.sparse, "choose_formats", choose)
         if network:
             monkeypatch.setattr(launch.bench.sparse, "measure", timings(**network))

@@ -9,9 +9,13 @@ import pytest
 from baselines.errors import UserError
 from launch.cli import main
 from launch.config import grid_file
-from launch.config.assignments import OPTIONS, assignment, parse_assignments
+from launch.config.assignments import OPTIONS_KEY, assignment, combinations, parse_assignments
 from launch.config.grids import find_grid
 from launch.config.recipe import Recipe
+
+
+def grid_with(name, texts, **choices):
+    return find_grid(name, parse_assignments(texts), **choices)
 
 
 @pytest.mark.parametrize(
@@ -26,25 +30,25 @@ from launch.config.recipe import Recipe
         (["exclude=fc,conv1"], [{"exclude": ("fc", "conv1")}]),
         (["keep_epochs=1,2", "exclude="], [{"keep_epochs": (1, 2), "exclude": ()}]),
         (["data=10", "model=a,b"], [{"data": "10", "model": "a"}, {"data": "10", "model": "b"}]),
-        (["alpha=1", "lr=2"], [{"lr": 2, OPTIONS: {"alpha": 1}}]),
+        (["alpha=1", "lr=2"], [{"lr": 2, OPTIONS_KEY: {"alpha": 1}}]),
     ],
 )
 def test_texts_become_choices(texts, choices):
-    assert parse_assignments(texts) == choices
+    assert list(combinations(parse_assignments(texts))) == choices
 
 
 @pytest.mark.parametrize(
     "key, value", [("exclude", ("fc", "8.weight")), ("flip", True), ("lr", 1e-05), ("data", "10")]
 )
 def test_a_field_is_read_as_it_is_written(key, value):
-    (choices,) = parse_assignments([assignment(key, value)])
+    (choices,) = combinations(parse_assignments([assignment(key, value)]))
     found = choices[key]
     assert (float(found) if key == "lr" else found) == value
 
 
 def test_any_field_of_a_named_grid_can_be_set():
     sets = ["lr=1e-2,0.2", "exclude=8.weight", "beta=2", "drop_fraction=0.1", "model=resnet20"]
-    runs = find_grid("table10", sets, recipe="digits", epochs=3, seeds=(0,), methods=("rigl",))
+    runs = grid_with("table10", sets, recipe="digits", epochs=3, seeds=(0,), methods=("rigl",))
     usual = find_grid("table10", recipe="digits", epochs=3, seeds=(0,), methods=("rigl",))
     assert len(runs) == 2 * len(usual)
     assert {run.settings.lr for run in runs} == {0.01, 0.2}
@@ -58,14 +62,14 @@ def test_any_field_of_a_named_grid_can_be_set():
 def test_what_is_set_holds_for_the_runs_that_train_learned_masks():
     chosen = {"recipe": "digits", "epochs": 20, "seeds": (0,), "methods": ("acdc",)}
     usual = find_grid("table1", **chosen)
-    layer = find_grid("table1", ["magnitude_kind=layer"], **chosen)
+    layer = grid_with("table1", ["magnitude_kind=layer"], **chosen)
     fixed = [run for run in layer if run.method == "fixed"]
     assert {run.options.magnitude_kind for run in fixed} == {"layer"}
     assert [replace(r.options, magnitude_kind="each") for r in fixed] == [
         run.options for run in usual if run.method == "fixed"
     ]
-    assert {r.keep_epochs for r in find_grid("table1", ["keep_epochs=5"], **chosen)} == {(5,)}
-    five = find_grid("figure5", ["keep_epochs=5"], **chosen)
+    assert {r.keep_epochs for r in grid_with("table1", ["keep_epochs=5"], **chosen)} == {(5,)}
+    five = grid_with("figure5", ["keep_epochs=5"], **chosen)
     assert {run.keep_epochs for run in five} == {(0, 2, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20)}
 
 
@@ -74,25 +78,25 @@ def test_what_is_set_holds_for_the_runs_that_train_learned_masks():
 )
 def test_options_that_a_grid_gives_itself_are_refused(name, text):
     with pytest.raises(UserError, match=f"the grid decides {text.partition('=')[0]} itself"):
-        find_grid(name, [text], recipe="digits", epochs=20, seeds=(0,), methods=("acdc",))
+        grid_with(name, [text], recipe="digits", epochs=20, seeds=(0,), methods=("acdc",))
 
 
 def test_options_of_all_methods_of_a_grid_can_be_set():
     chosen = {"recipe": "digits", "seeds": (0,), "methods": ("fixed",)}
-    runs = find_grid("decay", ["mask=x-12345678"], **chosen)
+    runs = grid_with("decay", ["mask=x-12345678"], **chosen)
     assert {run.options.mask for run in runs} == {"x-12345678@final"}
 
 
 def test_options_that_replace_values_of_a_grid_are_told():
     with pytest.warns(UserWarning, match="with initial_sparsity, denser has 6 runs rather than 10"):
-        runs = find_grid("denser", ["initial_sparsity=0.5"], recipe="digits", seeds=(0,))
+        runs = grid_with("denser", ["initial_sparsity=0.5"], recipe="digits", seeds=(0,))
     assert {r.options.initial_sparsity for r in runs if r.method == "gmp"} == {0.5}
 
 
 def test_a_yaml_grid_can_be_set_too(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text("recipe: digits\nmethod: [random, dense]\nlr: 0.3\nseed: [0, 1]")
-    runs = find_grid(str(file), ["lr=0.1,0.2", "sign_in=true", "seed=5"])
+    runs = grid_with(str(file), ["lr=0.1,0.2", "sign_in=true", "seed=5"])
     assert {(r.method, r.settings.lr, r.sign_in, r.seed) for r in runs} == {
         (method, lr, True, 5) for method in ("random", "dense") for lr in (0.1, 0.2)
     }
@@ -103,11 +107,11 @@ def test_the_limit_of_runs_holds_for_all_combinations_together(tmp_path, monkeyp
     file.write_text("recipe: digits\nmethod: [random, dense]\nseed: [0, 1]")
     monkeypatch.setattr(grid_file, "MOST_RUNS", 11)
     for name in (str(file), "table3"):
-        usual = len(find_grid(name, ["lr=0.1"], recipe="digits", seeds=(0,)))
+        usual = len(grid_with(name, ["lr=0.1"], recipe="digits", seeds=(0,)))
         values = ",".join(f"0.{i}" for i in range(1, 11 // usual + 1))
-        assert len(find_grid(name, [f"lr={values}"], recipe="digits", seeds=(0,))) <= 11
+        assert len(grid_with(name, [f"lr={values}"], recipe="digits", seeds=(0,))) <= 11
         with pytest.raises(UserError, match=r"a grid has at most 11 runs, not 1\d"):
-            find_grid(name, [f"lr={values},1"], recipe="digits", seeds=(0,))
+            grid_with(name, [f"lr={values},1"], recipe="digits", seeds=(0,))
 
 
 @pytest.mark.parametrize(
@@ -125,13 +129,14 @@ def test_the_limit_of_runs_holds_for_all_combinations_together(tmp_path, monkeyp
 )
 def test_mistakes_are_named(sets, message):
     with pytest.raises(UserError, match=message):
-        find_grid("table3", sets, epochs=1)
+        grid_with("table3", sets, epochs=1)
 
 
 def test_an_unknown_flag_that_is_a_field_says_how_to_set_it(capsys):
     for flags, expected in (
-        (["--batch-size", "8"], "A grid takes it as --set batch_size=VALUE."),
-        (["--lr=8"], "A grid takes it as --set lr=VALUE."),
+        (["--batch-size", "8"], "no --batch-size: a grid takes it as --set batch_size=VALUE."),
+        (["--lr=8"], "no --lr: a grid takes it as --set lr=VALUE."),
+        (["--seed", "1"], "--seeds"),
     ):
         assert main(["grid", "quick", *flags]) == 2
         assert expected in capsys.readouterr().err

@@ -26,6 +26,7 @@ from baselines.errors import UserError
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data import load_data
+from launch.data.augment import Normalise
 from launch.data.images import read_image, scan
 from launch.data.load import describe_data
 from launch.data.order import mix
@@ -48,11 +49,10 @@ def resident(n=50, batch_size=8, seed=0, share=None, **augmentation):
         images.astype(np.uint8),
         labels,
         batch_size,
-        torch.tensor([0.4, 0.5, 0.6]),
-        torch.tensor([0.2, 0.3, 0.4]),
         CPU,
         seed,
         share,
+        Normalise(torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4]), 6),
         shuffle=True,
         **augmentation,
     )

@@ -32,7 +32,6 @@ from launch.models import MODELS, build_model, mlp
 from launch.runs.card import input_facts, result_facts
 from launch.runs.network import read_run
 from launch.runs.snapshots import read_snapshot, write_snapshot
-from launch.sparse_inference.choice import choose_formats
 from launch.sparse_inference.export import sparse_network
 
 
@@ -145,10 +144,8 @@ def test_what_cannot_be_exported_is_one_line(machine, tmp_path, capsys):
 
 
 def choose_with(monkeypatch, network=0.5, **ratios):
-    choose = partial(choose_formats, rounds=1, exported=True, measure=timings(**ratios))
-    whole = timings(sparse=network)
-    network = partial(sparse_network, choose=choose, measure=whole)
-    monkeypatch.setattr(launch.commands.export, "sparse_network", network)
+    timed = partial(sparse_network, timer=timings(sparse=network, **ratios))
+    monkeypatch.setattr(launch.commands.export, "sparse_network", timed)
 
 
 LOADER = """

@@ -23,8 +23,9 @@ from launch.commands.states import chosen_statuses
 from launch.config.cluster import Cluster
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.console import duration
 from launch.executors.estimate import time_left
-from launch.executors.progress import Progress, duration
+from launch.executors.progress import Progress
 from launch.executors.status import Status
 from launch.runs.files import write_json
 from launch.runs.network import read_run
@@ -64,6 +65,7 @@ def test_list_has_the_selected_runs(root, capsys):
         (["--where", "state=stopped,failed"], ["rigl", "gmp"]),
         (["--where", "method=random,snip", "accuracy>0"], ["random", "snip"]),
         (["--where", "method!=random", "state=finished"], ["snip"]),
+        (["--where", "method=gmp,rigl", "state=running,stopped"], ["rigl"]),
     ):
         assert main(["runs", "list", *flags, *selection]) == 0
         assert [row.split("-")[1] for row in lines(capsys)[:-1]] == methods
@@ -71,6 +73,9 @@ def test_list_has_the_selected_runs(root, capsys):
         assert [row.split("-")[1] for row in lines(capsys)[:-1]] == methods
     assert main(["runs", "list", "*snip*", str(root / "digits-gm*"), *flags]) == 0
     assert [row.split("-")[1] for row in lines(capsys)[:-1]] == ["gmp", "snip"]
+    for where in (("state=runing",), ("state=runing", "method=gmp")):
+        with pytest.raises(UserError, match="state=runing: .* running, waiting, stopped, canc"):
+            chosen_statuses(Selection(root, where))
 
 
 def test_show_has_result_and_command(root, capsys):

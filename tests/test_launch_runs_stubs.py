@@ -23,7 +23,7 @@ from torch import nn
 from baselines.errors import UserError
 from launch.runs.archives import load_objects
 from launch.runs.checkpoints import read_checkpoint
-from launch.runs.stubs import MOST_NAMES, MOST_PICKLE, Stub, contents
+from launch.runs.stubs import MOST_NAMES, MOST_PICKLE_OBJECTS, Stub, contents
 
 LIBRARY = """
 from enum import Enum
@@ -185,7 +185,7 @@ def archive(path, pickled):
     "pickled, message",
     [
         (b"]" + b"".join(b"clib\nC%d\na" % i for i in range(MOST_NAMES + 1)) + b".", "of 65 cla"),
-        (b"]clib\nC\na" + b"Na" * (MOST_PICKLE // 2) + b".", "description of 2,097,164 bytes"),
+        (b"]clib\nC\na" + b"Na" * (MOST_PICKLE_OBJECTS // 2) + b".", "description of 2,097,164 by"),
         (b"clib\nC\n(K\x01K\x02tb.", "other contents|cannot be read"),  # state of a class
         (b"clib\nC\n)\x81(K\x01K\x02tb.", "cannot be read"),  # state that is no dictionary
         (b"clib\nC\n)\x81(lK\x01a.", "other contents|cannot be read"),

@@ -31,8 +31,8 @@ from launch.bench.gpu import GpuBench, kernel_bench
 from launch.cli import main
 from launch.config.run import Run
 from launch.inputs import Inputs
-from launch.measures import rounds
-from launch.measures.rounds import GPU_CALLS, measure, threads_set
+from launch.measures import timing
+from launch.measures.timing import GPU_CALLS, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
@@ -160,7 +160,7 @@ def net_of_linears():
 @pytest.mark.parametrize("ratio, is_swapped", [(0.5, True), (FASTER, True), (FASTER + 0.01, False)])
 def test_layers_are_swapped_only_where_the_kernel_is_faster(gpu, ratio, is_swapped):
     net, x = net_of_linears(), torch.randn(5, 64).bfloat16()
-    choices = choose_formats(net, x, 1, measure=timings(**{CUTLASS: ratio}))
+    choices = choose_formats(net, x, 1, timer=timings(**{CUTLASS: ratio}))
     formats = [choice.format for choice in choices]
     assert formats == ([CUTLASS] * 2 if is_swapped else ["dense"] * 2) + ["dense"]
     swapped = with_formats(net, choices)
@@ -172,7 +172,7 @@ def test_layers_are_swapped_only_where_the_kernel_is_faster(gpu, ratio, is_swapp
 
 def test_kernels_that_a_gpu_lacks_are_named(gpu):
     net, x = net_of_linears(), torch.randn(5, 64).bfloat16()
-    choices = choose_formats(net, x, 1, measure=timings())
+    choices = choose_formats(net, x, 1, timer=timings())
     assert list(choices[0].times) == ["dense", CUTLASS]
     assert list(choices[0].failed) == [CUSPARSELT]
     assert "Could not run 'aten::_cslt_compress'" in choices[0].failed[CUSPARSELT]
@@ -182,7 +182,7 @@ def test_kernels_with_wrong_results_are_not_used(gpu, monkeypatch):
     right = torch._sparse_semi_structured_addmm
     monkeypatch.setattr(torch, "_sparse_semi_structured_addmm", lambda *a: 1.2 * right(*a))
     x = torch.randn(5, 64).bfloat16()
-    choices = choose_formats(net_of_linears(), x, 1, measure=timings(**{CUTLASS: 0.1}))
+    choices = choose_formats(net_of_linears(), x, 1, timer=timings(**{CUTLASS: 0.1}))
     assert [choice.format for choice in choices] == ["dense"] * 3
     assert "sparse and dense outputs differ by 0.2" in choices[0].failed[CUTLASS]
 
@@ -190,7 +190,7 @@ def test_kernels_with_wrong_results_are_not_used(gpu, monkeypatch):
         raise RuntimeError("Supported only on GPUs with compute capability 8.x")
 
     monkeypatch.setattr(torch, "_sparse_semi_structured_addmm", broken)
-    (choice, *_) = choose_formats(net_of_linears(), x, 1, measure=timings())
+    (choice, *_) = choose_formats(net_of_linears(), x, 1, timer=timings())
     assert choice.failed[CUTLASS].endswith("capability 8.x") and list(choice.times) == ["dense"]
 
 
@@ -202,8 +202,8 @@ def test_a_gpu_is_idle_when_the_clock_is_read(threads, monkeypatch):
         events.append("clock")
         return float(len(events))
 
-    monkeypatch.setattr(rounds, "MORE", 1)
-    monkeypatch.setattr(rounds.time, "perf_counter", read)
+    monkeypatch.setattr(timing, "MORE", 1)
+    monkeypatch.setattr(timing.time, "perf_counter", read)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("idle"))
     with threads_set(threads):
         times = measure({"a": lambda: events.append("a")}, 1, torch.device("cuda", 0))
@@ -217,7 +217,7 @@ def test_a_gpu_is_idle_when_the_clock_is_read(threads, monkeypatch):
 
 def test_speeds_are_sums_over_the_measured_layers(gpu, monkeypatch):
     def speed(**ratios):
-        choose = partial(choose_formats, measure=timings(**ratios))
+        choose = partial(choose_formats, timer=timings(**ratios))
         monkeypatch.setattr(launch.training.kernel_speed, "choose_formats", choose)
         return kernel_speed(net, Inputs((64,)), 5)
 
@@ -312,7 +312,7 @@ def bench(tmp_path):
 
 
 def test_the_kernels_are_measured_by_bench_sparse(gpu, bench, monkeypatch, capsys):
-    choose = partial(choose_formats, measure=timings(**{CUTLASS: 0.5}))
+    choose = partial(choose_formats, timer=timings(**{CUTLASS: 0.5}))
     monkeypatch.setattr(launch.bench.sparse, "choose_formats", choose)
     monkeypatch.setattr(launch.bench.sparse, "measure", timings(sparse=0.5))
     rows = bench("--layers")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-import launch.measures.rounds
+import launch.measures.timing
 from baselines.errors import UserError
-from launch.measures.rounds import Times, measure, threads_set
+from launch.measures.timing import Times, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.choice import (
     FASTER,
@@ -185,7 +185,7 @@ def timings(**ratios):
 )
 def test_a_layer_is_replaced_only_by_a_faster_format(ratios, expected):
     net, x = small_net(), torch.randn(2, 1, 4, 4)
-    choices = choose_formats(net, x, rounds=1, measure=timings(**ratios))
+    choices = choose_formats(net, x, rounds=1, timer=timings(**ratios))
     assert [choice.format for choice in choices] == expected
     assert [choice.name for choice in choices] == ["0", "3", "5"]
     assert choices[2].reason == "its weight has no zeros"
@@ -236,7 +236,7 @@ def test_layers_whose_weights_are_read_by_others_stay_dense():
         def forward(self, x):
             return self.attention(x, x, x, need_weights=False)[0]
 
-    choices = choose_formats(Model().eval(), torch.randn(2, 3, 8), 1, measure=timings(csr=0.1))
+    choices = choose_formats(Model().eval(), torch.randn(2, 3, 8), 1, timer=timings(csr=0.1))
     assert {choice.name: choice.reason for choice in choices} == {
         "attention": "there is no sparse MultiheadAttention",
         "attention.out_proj": "the model does not call it",
@@ -246,9 +246,9 @@ def test_layers_whose_weights_are_read_by_others_stay_dense():
 def test_a_layer_in_two_places_is_replaced_in_both():
     layer = sparsified(nn.Linear(6, 6), "random", torch.float32)
     net, x = nn.Sequential(layer, nn.ReLU(), layer).eval(), torch.randn(2, 6)
-    swapped = with_formats(net, choose_formats(net, x, 1, measure=timings(gather=0.1)))
+    swapped = with_formats(net, choose_formats(net, x, 1, timer=timings(gather=0.1)))
     assert swapped[0] is swapped[2] and type(swapped[0]) is not nn.Linear
-    alone = with_formats(layer, choose_formats(layer, x, 1, measure=timings(gather=0.1)))
+    alone = with_formats(layer, choose_formats(layer, x, 1, timer=timings(gather=0.1)))
     assert check_outputs(layer, alone, x) < 1e-6
 
 
@@ -277,9 +277,9 @@ def test_outputs_beyond_the_tolerance_are_refused():
 
 @pytest.mark.parametrize("threads, clock", [(1, "process_time"), (2, "perf_counter")])
 def test_times_are_medians_over_rounds(threads, clock, monkeypatch):
-    monkeypatch.setattr(launch.measures.rounds, "MORE", 1)
+    monkeypatch.setattr(launch.measures.timing, "MORE", 1)
     now = [0.0]
-    monkeypatch.setattr(launch.measures.rounds.time, clock, lambda: now[0])
+    monkeypatch.setattr(launch.measures.timing.time, clock, lambda: now[0])
     durations = {"a": [9.0, 9.0, 1.0, 2.0, 40.0], "b": [9.0, 9.0, 3.0, 8.0, 20.0]}
 
     def work(name):

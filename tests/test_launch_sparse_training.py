@@ -54,7 +54,7 @@ SHORT = small_digits(epochs=4, lr=0.05, model=f"{__name__}:small_mlp")
 def faster(monkeypatch):
     """Let measurements find a gain. Return the list of the layers' shapes in sparse calls."""
     calls = []
-    forced = partial(SparseProducts, measure=timings(sparse=0.5))
+    forced = partial(SparseProducts, timer=timings(sparse=0.5))
     monkeypatch.setattr(launch.training.build, "SparseProducts", forced)
 
     def counted(x, weight, bias=None, *, pattern):
@@ -171,7 +171,7 @@ def library_training(method="random"):
     model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 5))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     sparsifier = sparsify(model, optimizer, method, sparsity=0.8, steps=100)
-    products = SparseProducts(sparsifier, measure=timings(sparse=0.5))
+    products = SparseProducts(sparsifier, timer=timings(sparse=0.5))
     x = torch.randn(8, 20)
 
     def step():
@@ -202,7 +202,7 @@ def test_a_method_with_a_hook_for_gradients_gets_dense_ones(faster):
 def test_layers_are_measured_again_when_their_density_has_halved_or_doubled():
     products, step = library_training()
     net, measured = products.sparsifier.net, []
-    products._measure = lambda *given: measured.append(1) or timings(sparse=0.5)(*given)
+    products._timer = lambda *given: measured.append(1) or timings(sparse=0.5)(*given)
     products.choose()
     assert not measured  # no input is known
     step()
@@ -217,7 +217,7 @@ def test_layers_are_measured_again_when_their_density_has_halved_or_doubled():
 @pytest.mark.parametrize("ratio, is_sparse", [(0.91, False), (0.89, True)])
 def test_only_layers_with_a_gain_of_a_tenth_are_sparse(faster, ratio, is_sparse):
     products, step = library_training()
-    products._measure = timings(sparse=ratio)
+    products._timer = timings(sparse=ratio)
     step()
     assert products.news() == "sparse products in 0 of 2 linear layers"
     products.choose()
@@ -255,7 +255,7 @@ def test_a_resumed_run_keeps_its_choices(machine, faster, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         interrupt_after(2, patch)
         train(run, machine)
-    slower = partial(SparseProducts, measure=timings(sparse=2.0))  # on a busy machine, say
+    slower = partial(SparseProducts, timer=timings(sparse=2.0))  # on a busy machine, say
     monkeypatch.setattr(launch.training.build, "SparseProducts", slower)
     train(run, machine)
     assert len(faster) == 2 * used > 0
@@ -282,7 +282,7 @@ def test_rank_0_measures_for_both_ranks(tmp_path, monkeypatch, machine):
         assert os.environ["RANK"] == "0"
         return timings(sparse=0.5)(works, rounds, device)
 
-    forced = partial(SparseProducts, measure=ranked)
+    forced = partial(SparseProducts, timer=ranked)
     monkeypatch.setattr(launch.training.build, "SparseProducts", forced)
     run = make("rigl", {}, "signin", **SHORT)
     there = replace(machine, sparse_kernels="auto", threads=1, runs=tmp_path / "two")

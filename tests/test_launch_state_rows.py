@@ -6,14 +6,13 @@ import csv
 
 import pytest
 from test_launch_checked import rewrite
-from test_launch_train import assert_same, stopped_after, train
+from test_launch_train import stopped_after, train
 
 from analysis.folder import EPOCHS, LAST_STATE, LAYERS
 from launch.config.run import Run
 from launch.runs import files
 from launch.runs.archives import load_archive
 from launch.runs.files import CsvText
-from launch.training.state import rows_of
 
 
 @pytest.fixture
@@ -29,15 +28,6 @@ def test_a_state_has_the_texts_of_the_tables(stopped):
     state = load_archive(folder / LAST_STATE)
     for file, text in zip((EPOCHS, LAYERS), state["rows"], strict=True):
         assert (folder / file).read_bytes() == text.encode()
-
-
-def test_a_state_whose_rows_are_lists_is_resumed_from(stopped):
-    run, machine, whole = stopped
-    rewrite(machine.runs / run.name / LAST_STATE, lambda s: s.update(rows=rows_of(s)))
-    for file in (EPOCHS, LAYERS):  # it does not depend on these
-        (machine.runs / run.name / file).unlink()
-    train(run, machine)
-    assert_same(run, machine, whole)
 
 
 def test_rows_that_are_no_table_are_refused(stopped):

@@ -22,7 +22,8 @@ from baselines.samples import Samples
 from baselines.tools.masks import random_mask
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.data import Batches, load_data
+from launch.data import load_data
+from launch.data.batches import Batches
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.build import build_loop

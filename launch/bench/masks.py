@@ -29,12 +29,11 @@ from baselines.tools.density import keep_count, layer_counts
 from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import data_set
-from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set, timed
 from launch.ranks import join_ranks
 from launch.runs.folder import RunFolder
 

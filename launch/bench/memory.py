@@ -14,7 +14,7 @@ import torch
 from baselines.errors import UserError, one_line
 from launch.allocator import HUGE_PAGES
 from launch.bench.variants import StepsBench, make_step
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set
 from launch.ranks import join_ranks
 
 PROCESSES = 3

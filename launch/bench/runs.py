@@ -21,12 +21,11 @@ import torch
 from baselines.errors import check_not_negative, check_positive
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import CLASSES, data_set, write_pictures
-from launch.bench.timing import timed
 from launch.bench.variants import NEEDED
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set, timed
 from launch.ranks import Ranks, join_ranks
 from launch.runs.folder import RunFolder
 from launch.training.run import Training, silent

@@ -29,13 +29,13 @@ from torch.profiler import ProfilerActivity, profile
 from baselines.errors import UserError, check_not_negative, check_positive
 from launch.bench.bare import BareLoop
 from launch.bench.pictures import IMAGENET
-from launch.bench.timing import timed
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data import load_data
 from launch.executors.local import run_all
+from launch.measures.timing import timed
 from launch.ranks import join_ranks
 from launch.training.build import build_loop
 from launch.training.loop import Loop

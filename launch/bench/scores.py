@@ -25,9 +25,8 @@ from baselines.forward import call, mean_loss
 from baselines.methods.snip import SampleOptions
 from baselines.samples import Batch, Samples
 from baselines.tools.scores import gradients, scoring
-from launch.bench.timing import timed
 from launch.bench.variants import MEASURED_MODELS, StepsBench, suite_loop
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set, timed
 from launch.ranks import join_ranks
 from launch.training.loop import Loop
 

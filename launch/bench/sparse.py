@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from baselines.errors import UserError, check_positive
 from launch.bench.sparse_networks import Network, SparseSource
-from launch.measures.rounds import Times, measure, threads_set
+from launch.measures.timing import Times, measure, threads_set
 from launch.ranks import find_device
 from launch.runs.files import make_folder, write_csv
 from launch.sparse_inference.choice import (

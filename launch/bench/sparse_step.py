@@ -22,7 +22,7 @@ from baselines import sparsify
 from baselines.errors import UserError, check_inside_unit, check_positive, require
 from baselines.tools.masks import random_mask
 from launch.inputs import Inputs
-from launch.measures.rounds import measure, threads_set
+from launch.measures.timing import measure, threads_set
 from launch.models import find_model, make_model
 from launch.runs.files import make_folder, write_csv
 from launch.sparse_inference.choice import relative_difference

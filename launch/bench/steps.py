@@ -29,16 +29,15 @@ import torch
 from tqdm import tqdm
 
 from launch.bench.memory import median_memory
-from launch.bench.timing import timed
 from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set, timed
 from launch.ranks import join_ranks
-from launch.runs.files import write_csv
+from launch.runs.files import make_folder, write_csv
 
 
 def bench_steps(options: StepsBench) -> int:
     """Print the table and write it as CSV. Return the exit code."""
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output.parent)
     rows = []
     with threads_set(options.threads), join_ranks(options.device) as r:
         for model in options.models:

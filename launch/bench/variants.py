@@ -24,6 +24,7 @@ from launch.bench.pictures import CIFAR
 from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
+from launch.data.augment import Normalise
 from launch.data.batches import Data
 from launch.data.resident import Resident
 from launch.inputs import Inputs
@@ -231,8 +232,9 @@ def random_data(recipe: Recipe, classes: int, device: torch.device, batches: int
     size = recipe.image_size
     images = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, n)
-    half = torch.full((3,), 0.5)
-    make = partial(Resident, mean=half, std=half / 2, device=device, batch_size=recipe.batch_size)
+    half = torch.full((3,), 0.5, device=device)
+    normalise, batch = Normalise(half, half / 2, size), recipe.batch_size
+    make = partial(Resident, normalise=normalise, device=device, batch_size=batch)
     train = make(images, labels, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True)
     return Data(train, make(images[:1], labels[:1]), classes, Inputs.image(3, size))
 

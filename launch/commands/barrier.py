@@ -17,7 +17,7 @@ from launch.data import load_data
 from launch.data.normalisation import warn_of_constants
 from launch.flags import leading_names, parse
 from launch.measures.barrier import Named, Point, barrier, points_between
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import write_csv

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from baselines.fields import KEEP_COMMAS
 from launch.commands.missing import missing_command
 from launch.commands.selection import terminal_width
 from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
-from launch.config.assignments import is_field
+from launch.config.assignments import GRID_LISTS, is_field, parse_assignments
 from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
@@ -92,7 +91,7 @@ def command(args: list[str]) -> int:
     given = _parse(rest)
     import_plugins(given.machine.imports)
     add_calibrations(given.machine.runs)
-    runs = find_grid(name, given.set, given.protocol, **given.choices)
+    runs = find_grid(name, parse_assignments(given.set), given.protocol, **given.choices)
     require_constants(runs, given.machine)
     warn_of_short(runs, given.machine.runs)
     if given.dry_run and given.executor == "slurm":
@@ -109,15 +108,13 @@ def command(args: list[str]) -> int:
 
 
 def _parse(args: list[str]) -> GridCommand:
-    """Return the flags. The message about an unknown flag that is a field says how to set it."""
-    try:
-        return parse(GridCommand, args, "signbench grid NAME")
-    except UserError as error:
-        found = re.search(r"Unrecognized options: --([\w-]+)", str(error))
-        name = found[1].replace("-", "_") if found else ""
-        if is_field(name):
-            raise UserError(f"{error} A grid takes it as --set {name}=VALUE.") from None
-        raise
+    """Return the flags. Raise UserError for a field without a flag, which --set takes."""
+    own = {spec.name for spec in fields(GridCommand)}
+    for flag in (arg.partition("=")[0] for arg in args if arg.startswith("--")):
+        name = flag.removeprefix("--").replace("-", "_")
+        if is_field(name) and name not in own and name not in GRID_LISTS:
+            raise UserError(f"there is no {flag}: a grid takes it as --set {name}=VALUE.")
+    return parse(GridCommand, args, "signbench grid NAME")
 
 
 def _resubmit(runs: list[Run], root: Path) -> int:

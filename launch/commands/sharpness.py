@@ -28,11 +28,11 @@ from baselines.tools.scores import scoring
 from launch.commands.selection import Selection
 from launch.config.machine import Imports
 from launch.config.run import Run
+from launch.console import duration
 from launch.data import load_data
 from launch.data.batches import Data
-from launch.executors.progress import duration
 from launch.flags import leading_names, parse
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
 from launch.runs.files import cannot_write, write_csv

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baselines.errors import UserError
 from launch.commands.selection import Selection
-from launch.executors.status import Status, statuses
+from launch.executors.status import STATES, Status, statuses
 
 FAILED = ("failed", "broken")
 
@@ -40,17 +40,18 @@ def chosen_statuses(
 
 def _select_by_conditions(where: Sequence[str], found: list[Status], root: Path) -> list[Status]:
     """Return the runs that meet the conditions."""
-    from analysis.conditions import parse_conditions, select_runs
+    from analysis.conditions import check_states, parse_conditions, select_runs
     from analysis.folder import list_runs
     from analysis.frame import load_runs
 
     conditions = parse_conditions(where)
+    check_states(conditions, STATES)
     if all(condition.field == "state" for condition in conditions):  # holds for broken ones, too
         return [s for s in found if all(condition.holds(s.state) for condition in conditions)]
     runs = load_runs(list_runs(root))
     states = {status.name: status.state for status in found}
     runs = runs.assign(state=[states.get(folder.name, "") for folder in runs["folder"]])
-    chosen = {folder.name for folder in select_runs(runs, where)["folder"]}
+    chosen = {folder.name for folder in select_runs(runs, where, STATES)["folder"]}
     return [status for status in found if status.name in chosen]
 
 

@@ -9,8 +9,8 @@ from analysis.conditions import parse_conditions
 from launch.commands.selection import Selection
 from launch.commands.states import chosen_statuses
 from launch.commands.submission import resubmit_runs
+from launch.console import duration
 from launch.executors.estimate import time_left
-from launch.executors.progress import duration
 from launch.executors.status import Status, to_text
 from launch.flags import parse
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from baselines.checkpoint import Checkpoint, check_shape, entries_of
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, check_in_unit, check_not_negative
-from baselines.tools.masks import seeded
 from launch.data.order import mix
 from launch.flags import parse
 from launch.models import shape_of_model
@@ -26,10 +24,11 @@ from signin.signs import agreement
 from signin.transplant import (
     PARTS,
     RANDOM,
-    layer_means,
+    MagnitudeKind,
+    kept_zeros,
     masks_of,
     prunable_of,
-    transplant_weights,
+    seeded_transplant,
     weights_of,
 )
 
@@ -55,7 +54,7 @@ class TransplantCommand:
     others: str = ""
     """Source of biases, normalisation and all else that is not pruned; that of the mask if not
     given."""
-    magnitude_kind: Literal["each", "layer"] = "each"
+    magnitude_kind: MagnitudeKind = "each"
     """The magnitude of each weight, or their mean over the layer's kept weights."""
     flip_signs: float = 0.0
     """Fraction of the signs to reverse at random."""
@@ -125,9 +124,9 @@ def write_transplant(given: TransplantCommand) -> None:
     like = prunable_of(sources["mask"]) if fresh is None else dict(fresh.weights)
     masks = masks_of(sources["mask"], like)
     signs, magnitudes = (weights_of(sources[part], like) for part in ("signs", "magnitudes"))
-    sizes = layer_means(magnitudes, masks) if given.magnitude_kind == "layer" else magnitudes
-    generator = seeded(given.seed, "transplant")
-    weights, drawn = transplant_weights(masks, signs, sizes, generator, given.flip_signs)
+    weights, drawn = seeded_transplant(
+        masks, signs, magnitudes, given.seed, given.magnitude_kind, given.flip_signs
+    )
 
     template = sources["mask"].weights if fresh is None else fresh.model.state_dict()
     named = _by_all_names(weights, template, is_file=fresh is None)
@@ -257,8 +256,7 @@ def _summary(
     lines.append(f"{'all':{width}} {n:10,} {kept:10,} {1 - kept / n:8.4f}")
     if any(drawn.values()):
         lines.append(f"{sum(drawn.values()):,} signs drawn at random: their source has zeros there")
-    lost = sum(_ones(mask & (weights[name] == 0)) for name, mask in masks.items())
-    if lost:
+    if lost := sum(kept_zeros(masks, weights).values()):
         lines.append(
             f"{lost:,} kept weights are zero: the source of the magnitudes has zeros there"
         )

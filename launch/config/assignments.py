@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from baselines.errors import UserError, unknown
@@ -13,16 +13,14 @@ from launch.config.recipe import RULES, Recipe
 from launch.config.run import Run
 from signin import HAM, SignIn
 
-OPTIONS = "options"  # key of a grid's choices: options for those of its methods that have them
+OPTIONS_KEY = "options"  # of a grid's choices: options for those of its methods that have them
 GRID_LISTS = {"seed": "seeds", "method": "methods"}  # fields of which named grids take a list
 
 
-def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the choices of a grid that texts `FIELD=VALUE[,VALUE…]` stand for.
+def parse_assignments(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the alternatives that texts `FIELD=VALUE[,VALUE…]` give, by field.
 
-    Several values of a field are alternatives: there is one dictionary for each combination. The
-    values of seed, method and of fields that are lists stay together. Other names are under
-    `OPTIONS`.
+    The values of seed, method and of fields that are lists stay together, as one alternative.
 
     Raises:
         UserError: a text is not of this form, or a field is given twice.
@@ -37,8 +35,19 @@ def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
         if key in fields:
             raise UserError(f"--set has two values of {key}: separate alternatives by commas.")
         fields[key] = _values(key, value.strip(), hints.get(key))
-    combinations = itertools.product(*fields.values())
-    return [grid_choices(dict(zip(fields, values, strict=True))) for values in combinations]
+    return fields
+
+
+def combinations(alternatives: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the choices of a named grid for each combination of alternatives.
+
+    Seed and method have the names of the grid's lists. What is no field is under `OPTIONS_KEY`.
+    """
+    for values in itertools.product(*alternatives.values()):
+        given = dict(zip(alternatives, values, strict=True))
+        options = {key: given.pop(key) for key in alternatives if not is_field(key)}
+        choices = {GRID_LISTS.get(key, key): value for key, value in given.items()}
+        yield {**choices, OPTIONS_KEY: options} if options else choices
 
 
 def assignment(key: str, value: Any) -> str:
@@ -79,18 +88,6 @@ def _with_options(run: Run, chosen: Mapping[str, Any]) -> Run:
     if not left:
         return run
     return dataclasses.replace(run, options=type(run.options).make(**decided, **left))
-
-
-def grid_choices(values: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
-    """Return fields by the names of a named grid, and all else under `OPTIONS`.
-
-    Args:
-        names: further names that the grid takes.
-    """
-    known = {key for key in values if is_field(key) or key in names}
-    choices = {GRID_LISTS.get(key, key): value for key, value in values.items() if key in known}
-    options = {key: value for key, value in values.items() if key not in known}
-    return {**choices, OPTIONS: options} if options else choices
 
 
 def _values(key: str, text: str, hint: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
-from launch.config.assignments import GRID_LISTS, OPTIONS
+from launch.config.assignments import GRID_LISTS, OPTIONS_KEY
 from launch.config.run import Run
 from launch.config.yaml_file import read_mapping
 
@@ -109,8 +109,8 @@ def _same(one: Any, other: Any) -> bool:
 def run_of(values: dict[str, Any]) -> Run:
     """Return the run of one combination of a grid.
 
-    A grid's sparsity does not apply to methods that keep every weight, and its `OPTIONS` apply to
-    methods that have them.
+    A grid's sparsity does not apply to methods that keep every weight, and its `OPTIONS_KEY` apply
+    to methods that have them.
     """
     chosen = dict(values)
     recipe, method = chosen.pop("recipe", "digits"), chosen.pop("method", "dense")
@@ -119,9 +119,9 @@ def run_of(values: dict[str, Any]) -> Run:
             raise UserError(f"{key} must be a name, not {name!r}.")
     kind = find_method(method)
     own = {spec.name for spec in dataclasses.fields(kind.options_class)}
-    options = chosen.pop(OPTIONS, {})
+    options = chosen.pop(OPTIONS_KEY, {})
     if not isinstance(options, dict):
-        raise UserError(f"{OPTIONS} must be a mapping, not {options!r}.")
+        raise UserError(f"{OPTIONS_KEY} must be a mapping, not {options!r}.")
     chosen |= {key: value for key, value in options.items() if key in own}
     if not kind.is_sparse:
         chosen["sparsity"] = 0.0

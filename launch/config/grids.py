@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.names import LEARNERS, PAI
-from analysis.protocol import OPTIONS as PROTOCOL_OPTIONS
-from analysis.protocol import Protocol, check_protocol
+from analysis.protocol import OPTIONS, Protocol, check_protocol
 from baselines.errors import UserError, unknown
 from baselines.registry import find_method
 from baselines.registry import methods as all_methods
-from launch.config.assignments import OPTIONS, apply_options, parse_assignments
+from launch.config.assignments import OPTIONS_KEY, apply_options, combinations
 from launch.config.dependencies import in_order, with_constants
 from launch.config.grid_file import check_number, read_grid
 from launch.config.grid_parts import (
@@ -235,13 +234,15 @@ GRIDS: dict[str, Callable[..., list[Run]]] = {
 
 
 def find_grid(
-    name: str, assigned: Sequence[str] = (), protocol: Protocol = "suite", **choices: Any
+    name: str,
+    alternatives: Mapping[str, Sequence[Any]] | None = None,
+    protocol: Protocol = "suite",
+    **choices: Any,
 ) -> list[Run]:
     """Return the runs of a named grid or of a YAML file, each after those that it needs.
 
     Args:
-        assigned: texts `FIELD=VALUE[,VALUE…]`, see `parse_assignments`; the grid is repeated for
-            each combination of their values.
+        alternatives: values by field; the grid is repeated for each of their `combinations`.
         protocol: "paper" for one-shot SynFlow and balanced densities as in code of the paper's
             group.
         choices: recipe, seeds, methods, and values of fields for all its runs.
@@ -251,12 +252,12 @@ def find_grid(
             a grid whose methods are fixed, or a protocol for a grid that is the same in all.
     """
     runs: list[Run] = []
-    for values in parse_assignments(assigned):
+    for values in combinations(alternatives or {}):
         if twice := values.keys() & choices.keys():
             raise UserError(f"{min(twice)} is given twice, once by --set.")
         given = {**choices, **values}
-        found = apply_options(_one_grid(name, **given), given.get(OPTIONS, {}))
-        if (options := given.pop(OPTIONS, None)) and name in GRIDS:
+        found = apply_options(_one_grid(name, **given), given.get(OPTIONS_KEY, {}))
+        if (options := given.pop(OPTIONS_KEY, None)) and name in GRIDS:
             _warn_of_fewer(name, found, options, given)
         runs += found
         check_number(len(runs))
@@ -295,5 +296,5 @@ def _one_grid(name: str, **choices: Any) -> list[Run]:
 
 def _as_in_the_papers_code(name: str, runs: list[Run]) -> list[Run]:
     check_protocol("paper", name.removeprefix("table"))
-    changes = {method: PROTOCOL_OPTIONS.get(method, {}) for method in {run.method for run in runs}}
+    changes = {method: OPTIONS.get(method, {}) for method in {run.method for run in runs}}
     return [replace(run, options=replace(run.options, **changes[run.method])) for run in runs]

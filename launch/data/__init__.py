@@ -1,12 +1,11 @@
 """Data sets and their batches, whose order and augmentation depend on (seed, epoch) only.
 
-Small images are held as one uint8 tensor on the training device, where whole batches are cropped
-and flipped (`resident`); larger ones stream from an image folder (`streamed`). Both give each rank
-its slice of one global order, so that the ranks' batches together are the batch that a single
-process sees.
+Small images, features and tokens are held as one tensor on the training device, where whole batches
+of images are cropped and flipped (`resident`); larger images stream from an image folder
+(`streamed`). Both give each rank its slice of one global order, so that the ranks' batches together
+are the batch that a single process sees.
 """
 
-from launch.data.batches import Batches, Contents, Data
 from launch.data.load import describe_data, load_data
 
-__all__ = ["Batches", "Contents", "Data", "describe_data", "load_data"]
+__all__ = ["describe_data", "load_data"]

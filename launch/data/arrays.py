@@ -1,4 +1,4 @@
-"""Inputs and labels as arrays: their forms, and splits of them on the device.
+"""Inputs and labels as arrays: their forms.
 
 uint8   images (N, H, W, C), (N, C, H, W) or (N, H, W), which can be augmented
 float   features of any shape, used as they are
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
-from launch.data.order import Order, choose
 from launch.inputs import CHANNELS, Inputs, float_inputs
-from launch.ranks import Share
 
 Arrays = tuple[np.ndarray, np.ndarray]  # inputs (N, …), labels (N,)
 
@@ -96,45 +93,6 @@ def digest_of_arrays(*arrays: np.ndarray) -> str:
 def is_images(x: np.ndarray) -> bool:
     """Return whether inputs are images (N, H, W, C) of uint8."""
     return x.dtype == np.uint8
-
-
-class Tensors:
-    """A split held on the device, without augmentation.
-
-    Args:
-        inputs: (N, …) float32 or int64.
-        shuffle: shuffle and drop an incomplete last batch, for a training split.
-    """
-
-    def __init__(
-        self,
-        inputs: np.ndarray,
-        labels: np.ndarray,
-        batch_size: int,
-        device: torch.device,
-        seed: int = 0,
-        share: Share | None = None,
-        shuffle: bool = False,
-    ) -> None:
-        self.skipped = 0
-        self._inputs = torch.from_numpy(inputs).to(device)
-        self._labels = torch.from_numpy(labels).to(device)
-        self._order = Order(len(labels), batch_size, shuffle, seed, share or Share())
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        indices, _ = self._order.draw(epoch)
-        yield from map(self._batch, self._order.parts(indices))
-
-    def sample(self, per_class: int) -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = choose(self._labels, per_class, self._order.seed)
-        yield from map(self._batch, torch.split(chosen, self._order.batch_size))
-
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        index = index.to(self._labels.device)
-        return self._inputs.index_select(0, index), self._labels.index_select(0, index)
 
 
 def _array(values: Any) -> np.ndarray:

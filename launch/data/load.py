@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 
 from baselines.errors import UserError
 from launch.config.recipe import Recipe
-from launch.data.arrays import Tensors, digest_of_arrays, is_images
+from launch.data.arrays import digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
 from launch.data.huggingface import Images
 from launch.data.images import class_names, find_folder, test_folder
@@ -59,9 +58,7 @@ def load_data(
         splits = splits.holding_out(recipe.validation)
     if isinstance(splits.train, Dataset):
         return _load_items(recipe, splits, device, seed, share, workers)
-    if is_images(splits.train[0]):
-        return load_resident(recipe, splits, device, seed, share)
-    return _load_tensors(recipe, splits, device, seed, share)
+    return load_resident(recipe, splits, device, seed, share)
 
 
 def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
@@ -82,23 +79,6 @@ def describe_data(recipe: Recipe, root: Path, workers: int) -> Contents:
     if isinstance(train, Dataset):
         return Contents(splits.classes, splits.inputs, len(train))  # type: ignore[arg-type]
     return Contents(splits.classes, splits.inputs, len(train[1]))
-
-
-def _load_tensors(
-    recipe: Recipe, splits: Splits, device: torch.device, seed: int, share: Share
-) -> Data:
-    """Return splits of features or tokens."""
-    train, test, held_out = splits.arrays
-    check_batch_size(recipe.batch_size, len(train[1]))
-    make = partial(Tensors, batch_size=recipe.batch_size, device=device, share=share)
-    return Data(
-        make(*train, seed=seed, shuffle=True),
-        make(*test),
-        splits.classes,
-        splits.inputs,
-        make(*held_out) if held_out else None,
-        splits.digest,
-    )
 
 
 def _load_items(

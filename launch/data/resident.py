@@ -1,4 +1,4 @@
-"""Splits of small images, held on the training device."""
+"""Splits held on the training device: small images, features and tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from launch.config.recipe import Recipe
+from launch.data.arrays import is_images
 from launch.data.augment import Normalise
 from launch.data.batches import Data, check_batch_size
 from launch.data.normalisation import chosen_constants
@@ -19,37 +20,36 @@ from launch.ranks import Share
 
 
 class Resident:
-    """A split held as one uint8 tensor on the device.
+    """A split held as one tensor on the device.
 
     Args:
-        images: (N, H, W, C) uint8.
-        mean, std: per channel, of pixels in [0, 1].
-        padding, flip: augmentation; 0 and False for a test set.
+        inputs: images (N, H, W, C) uint8, or (N, …) float32 or int64.
+        normalise: converts images; None for other inputs, which are used as they are.
+        padding, flip: augmentation of images; 0 and False for a test set.
         shuffle: shuffle and drop an incomplete last batch, for a training split.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
+        inputs: np.ndarray,
         labels: np.ndarray,
         batch_size: int,
-        mean: Tensor,
-        std: Tensor,
         device: torch.device,
         seed: int = 0,
         share: Share | None = None,
+        normalise: Normalise | None = None,
         padding: int = 0,
         flip: bool = False,
         shuffle: bool = False,
     ) -> None:
-        padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        self._size = inputs.shape[1:3]  # of images
+        if normalise is not None:
+            inputs = np.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         self.skipped = 0  # all images were read before
-        self._pixels = torch.from_numpy(padded).to(device)
+        self._inputs = torch.from_numpy(inputs).to(device)
         self._labels = torch.from_numpy(labels).long().to(device)
-        self._height, self._width = images.shape[1:3]
         self._order = Order(len(labels), batch_size, shuffle, seed, share or Share())
-        self._padding, self._flip = padding, flip
-        self.normalise = Normalise(mean.to(device), std.to(device), self._width)
+        self._normalise, self._padding, self._flip = normalise, padding, flip
 
     def __len__(self) -> int:
         return len(self._order)
@@ -70,19 +70,23 @@ class Resident:
             yield self._batch(index, centre, torch.zeros_like(index, dtype=torch.bool))
 
     def _batch(self, index: Tensor, corner: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = self._pixels
         if self._padding or self._flip:
-            _, height, width, channels = pixels.shape
-            down = torch.arange(self._height, device=index.device)
-            along = torch.arange(self._width, device=index.device)
-            rows = corner[:, :1] + down
-            columns = corner[:, 1:] + torch.where(mirror[:, None], self._width - 1 - along, along)
-            at = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-            images = pixels.view(-1, channels).index_select(0, at.flatten())
-            images = images.view(*at.shape, channels)
+            inputs = self._crops(index, corner, mirror)
         else:
-            images = pixels.index_select(0, index)
-        return self.normalise(images), self._labels.index_select(0, index)
+            inputs = self._inputs.index_select(0, index)
+        if self._normalise is not None:
+            inputs = self._normalise(inputs)
+        return inputs, self._labels.index_select(0, index)
+
+    def _crops(self, index: Tensor, corner: Tensor, mirror: Tensor) -> Tensor:
+        """Return images, cropped at corners of the padded ones, and mirrored where wanted."""
+        _, height, width, channels = self._inputs.shape
+        down, along = (torch.arange(side, device=index.device) for side in self._size)
+        rows = corner[:, :1] + down
+        columns = corner[:, 1:] + torch.where(mirror[:, None], self._size[1] - 1 - along, along)
+        at = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+        images = self._inputs.view(-1, channels).index_select(0, at.flatten())
+        return images.view(*at.shape, channels)
 
 
 def load_resident(
@@ -91,25 +95,22 @@ def load_resident(
     """Return the splits of a data set that fits on the device. Arguments as of `load_data`."""
     train, test, held_out = splits.arrays
     check_batch_size(recipe.batch_size, len(train[1]))
-    mean, std = chosen_constants(recipe, splits.inputs) or pixel_statistics(train[0])
-    make = partial(
-        Resident,
-        mean=mean,
-        std=std.clamp_min(1e-6),
-        device=device,
-        batch_size=recipe.batch_size,
-        share=share,
-    )
-    evaluated, size = make(*test), recipe.image_size
+    normalise = None
+    if is_images(train[0]):
+        mean, std = chosen_constants(recipe, splits.inputs) or pixel_statistics(train[0])
+        width = train[0].shape[2]
+        normalise = Normalise(mean.to(device), std.clamp_min(1e-6).to(device), width)
+    batch, size = recipe.batch_size, recipe.image_size
+    make = partial(Resident, batch_size=batch, device=device, share=share, normalise=normalise)
     fitted = f"the largest square in the middle is resized to {size} × {size} (PIL.ImageOps.fit)"
     return Data(
         make(*train, seed=seed, padding=recipe.crop_padding, flip=recipe.flip, shuffle=True),
-        evaluated,
+        make(*test),
         splits.classes,
         splits.inputs,
         make(*held_out) if held_out else None,
         splits.digest,
-        evaluated.normalise,
+        normalise,
         fitted if are_files(recipe.data) else "",
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from launch.config.run import Run
+from launch.console import duration
 
 _EPOCH = re.compile(r"epoch +(\d+)/")
 
@@ -121,14 +122,3 @@ def _notebook_bar() -> Any:
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm as bar
     return bar
-
-
-def duration(seconds: float) -> str:
-    """Return a time in two units, such as "2 h 5 min", or in seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

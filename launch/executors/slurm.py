@@ -13,7 +13,7 @@ import shlex
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -189,19 +189,7 @@ def submit(
         concerned = {name for run in runs for name in (run.name, *run.needs)}
         jobs = {name: queued_job(machine.runs / name, queued) for name in concerned}
         active = {name: job for name, job in jobs.items() if job}
-        todo = [
-            run
-            for run in runs
-            if run.name not in active and not is_finished(machine.runs / run.name)
-        ]
-        missing = missing_sources(todo, active, machine.runs)
-        if missing and strict:
-            reason = next(iter(missing.values()))
-            share = f"{len(missing)} of {len(runs)} runs"
-            raise UserError(f"{reason} Nothing was submitted: this holds for {share}.")
-        for name, reason in missing.items():
-            warnings.warn(f"{name} is not submitted: {reason}", stacklevel=2)
-        todo = [run for run in todo if run.name not in missing]
+        todo = _to_submit(runs, active, machine.runs, strict)
         code = copy_code(folder, own_modules(runs, machine))
         submitted: list[tuple[Run, str]] = []
         most = max_array_size() if todo else 0
@@ -211,6 +199,21 @@ def submit(
             for part in _parts(stage, most):
                 submitted += _submit_array(part, machine, cluster, folder, code, after)
     return submitted
+
+
+def _to_submit(
+    runs: Sequence[Run], active: Mapping[str, str], root: Path, strict: bool
+) -> list[Run]:
+    """Return the runs that are neither finished nor active and have all that they need."""
+    todo = [run for run in runs if run.name not in active and not is_finished(root / run.name)]
+    missing = missing_sources(todo, active, root)
+    if missing and strict:
+        reason = next(iter(missing.values()))
+        share = f"{len(missing)} of {len(runs)} runs"
+        raise UserError(f"{reason} Nothing was submitted: this holds for {share}.")
+    for name, reason in missing.items():
+        warnings.warn(f"{name} is not submitted: {reason}", stacklevel=3)
+    return [run for run in todo if run.name not in missing]
 
 
 def _check_name(folder: Path) -> None:

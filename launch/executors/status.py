@@ -27,7 +27,7 @@ from analysis.folder import (
     read_result,
 )
 from baselines.errors import UserError, describe, one_line
-from launch.executors.progress import duration
+from launch.console import duration
 from launch.executors.queue import is_ending, list_jobs
 
 ACTIVE = ("running", "waiting")

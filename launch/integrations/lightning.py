@@ -95,16 +95,7 @@ class Sparsify(SparsifyCallback, Callback):
         Raises:
             UserError: the training cannot be served.
         """
-        if trainer.strategy.restore_checkpoint_after_setup:
-            name = type(trainer.strategy).__name__
-            raise UserError(f"{name} shards the weights: use DDP or one device.")
-        if self._steps_taken and not self._loaded:
-            raise UserError(
-                "the checkpoint was saved without Sparsify: load its weights only, and fit again."
-            )
-        if self.optimizer >= len(trainer.optimizers):
-            count = len(trainer.optimizers)
-            raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
+        self._check_trainer(trainer)
         automatic = pl_module.automatic_optimization
         self.manual_begin = automatic if self._asked_begin is None else self._asked_begin
         self._optimizer = trainer.optimizers[self.optimizer]
@@ -115,18 +106,36 @@ class Sparsify(SparsifyCallback, Callback):
             self.attach(pl_module, self._optimizer, plan["steps"], plan["steps_per_epoch"], True)
             self.load_saved_state(state)
         else:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            if any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
-                self._require_steps("GradientAccumulationScheduler changes the number of steps")
-            if not automatic and trainer.max_steps > 0 and len(trainer.optimizers) > 1:
-                self._require_steps("max_steps counts the steps of all optimizers")
-            steps, epoch = steps_of(trainer)
-            if self._epochs > 0 and trainer.max_epochs:
-                steps -= epoch * (trainer.max_epochs - self._epochs)
-            self.attach(pl_module, self._optimizer, steps, epoch)
-            if automatic:
-                self.check_steps(steps)
+            self._begin(trainer, pl_module, self._optimizer)
         self._final, self._is_fitting = None, True
+
+    def _check_trainer(self, trainer: Trainer) -> None:
+        """Raise UserError if the trainer, or the checkpoint that it has loaded, is not served."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            name = type(trainer.strategy).__name__
+            raise UserError(f"{name} shards the weights: use DDP or one device.")
+        if self._steps_taken and not self._loaded:
+            raise UserError(
+                "the checkpoint was saved without Sparsify: load its weights only, and fit again."
+            )
+        if self.optimizer >= len(trainer.optimizers):
+            count = len(trainer.optimizers)
+            raise UserError(f"optimizer={self.optimizer}: the module has {count} optimizers.")
+
+    def _begin(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Attach the optimizer for a new training. Raises UserError if its length is not known."""
+        automatic = module.automatic_optimization
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
+            self._require_steps("GradientAccumulationScheduler changes the number of steps")
+        if not automatic and trainer.max_steps > 0 and len(trainer.optimizers) > 1:
+            self._require_steps("max_steps counts the steps of all optimizers")
+        steps, epoch = steps_of(trainer)
+        if self._epochs > 0 and trainer.max_epochs:
+            steps -= epoch * (trainer.max_epochs - self._epochs)
+        self.attach(module, optimizer, steps, epoch)
+        if automatic:
+            self.check_steps(steps)
 
     def _require_steps(self, why: str) -> None:
         if self.steps is None:

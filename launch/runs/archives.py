@@ -15,11 +15,11 @@ import torch
 
 from analysis.checked import BrokenFile, FileError, cannot_read, is_sealed, open_regular, seal_file
 from baselines.errors import first_line
-from launch.runs.stubs import MOST_PICKLE, load_with_stubs
+from launch.runs.stubs import MOST_PICKLE_OBJECTS, load_with_stubs
 
 _END_OF_ARCHIVE = b"PK\x05\x06"
 _END_SIZE = 22  # of an archive without a comment
-_MOST_PICKLE = 32 * 2**20  # bytes; torch's reader of plain contents is slow
+_MOST_PICKLE_PLAIN = 32 * 2**20  # bytes; torch's reader of plain contents is slow
 
 
 def save_archive(value: Any, path: Path, label: str = "") -> None:
@@ -146,10 +146,10 @@ def copied_tensors(
 def _check_size_of_pickle(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
-            if entry.filename.endswith(".pkl") and entry.file_size > MOST_PICKLE:
+            if entry.filename.endswith(".pkl") and entry.file_size > MOST_PICKLE_OBJECTS:
                 raise BrokenFile(
                     f"{path} has objects with a description of {entry.file_size:,} bytes, above "
-                    f"{MOST_PICKLE:,}; save its state dict alone."
+                    f"{MOST_PICKLE_OBJECTS:,}; save its state dict alone."
                 )
 
 
@@ -184,7 +184,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], path: Path) -> None:
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise BrokenFile(f"{path} is damaged: its entries have more bytes than the file.")
     for entry in entries:
-        if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE:
+        if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE_PLAIN:
             raise BrokenFile(f"{path} has a description of {entry.file_size:,} bytes.")
 
 

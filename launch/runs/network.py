@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.folder import CONFIG, read_config, read_json, read_result
+from analysis.folder import read_config, read_result
 from baselines.checkpoint import Checkpoint
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import UserError, one_line
@@ -69,16 +69,6 @@ def check_data(folder: Path, digest: str) -> None:
             f"{folder} was trained on other data: restore them as they were, or give their "
             "folder with --data-dir."
         )
-
-
-def held_out_by_seed(run: Run, folder: Path) -> bool:
-    """Return whether a version began a run that held out other images for each seed.
-
-    Its config.json lacks the classes. Raises BrokenFile.
-    """
-    config = read_json(folder / CONFIG) or {}
-    earlier = "versions" in config and "classes" not in config
-    return bool(run.settings.validation and run.seed and earlier)
 
 
 def _following(run: Run) -> Run:

@@ -23,7 +23,7 @@ from analysis.checked import BrokenFile
 MOST_NAMES = 64  # torch looks at all of them for each object
 MOST_MODULES = 20_000
 MOST_LETTERS = 32 * 2**20  # of all names of tensors and modules together
-MOST_PICKLE = 2 * 2**20  # bytes of the description of a file with objects
+MOST_PICKLE_OBJECTS = 2 * 2**20  # bytes of the description of a file with objects
 
 # of Python's library: modules of plain values, and what else is part of one
 _MODULES = {

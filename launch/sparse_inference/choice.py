@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baselines.engine.kinds import slots
 from baselines.errors import UserError, one_line
-from launch.measures.rounds import Measure, Times, measure
+from launch.measures.timing import Measure, Times, measure
 from launch.sparse_inference.candidates import candidates, why_dense
 from launch.sparse_inference.formats import held_bytes
 
@@ -60,7 +60,7 @@ def choose_formats(
     x: Tensor,
     rounds: int,
     exported: bool = False,
-    measure: Measure = measure,
+    timer: Measure = measure,
 ) -> list[LayerFormat]:
     """Return a choice for each module with the weight of a linear map, on inputs like x.
 
@@ -69,13 +69,13 @@ def choose_formats(
         x: inputs on the model's device, which decides on the formats.
         rounds: of the measurement of each layer.
         exported: use only formats that torch.export can record.
-        measure: measures alternatives.
+        timer: measures alternatives.
     """
     layers = _layers(model)
     with _recorded_inputs([module for _, module, _ in layers]) as inputs:
         model(x)
     return [
-        _choice(path, module, weight, inputs.get(module), rounds, exported, measure)
+        _choice(path, module, weight, inputs.get(module), rounds, exported, timer)
         for path, module, weight in layers
     ]
 
@@ -87,7 +87,7 @@ def _choice(
     x: Tensor | None,
     rounds: int,
     exported: bool,
-    measure: Measure,
+    timer: Measure,
 ) -> LayerFormat:
     density = float((weight != 0).double().mean())
     kept = LayerFormat(path, type(layer).__name__, tuple(weight.shape), density)
@@ -96,7 +96,7 @@ def _choice(
         return replace(kept, reason=reason)
     modules, failed = _modules(layer, x, exported)
     works = {name: lambda module=module: module(x) for name, module in modules.items()}
-    times = measure(works, rounds, x.device)
+    times = timer(works, rounds, x.device)
     best = min(times, key=lambda name: times[name].ratio)
     return replace(
         kept,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
-from launch.measures.rounds import Measure, measure
+from launch.measures.timing import Measure, measure
 from launch.sparse_inference.choice import LayerFormat, check_outputs, choose_formats, with_formats
 
 ROUNDS = 30
-Chooser = Callable[[nn.Module, Tensor], list[LayerFormat]]
 
 
 @dataclass(frozen=True)
@@ -50,26 +49,18 @@ class SparseNetwork:
             check_outputs(self.dense, torch.export.load(stream).module(), self.x)
 
 
-def choose_exported(model: nn.Module, x: Tensor) -> list[LayerFormat]:
-    """Return a choice of formats that torch.export can record, by measurement."""
-    return choose_formats(model, x, ROUNDS, exported=True)
-
-
-def sparse_network(
-    model: nn.Module, x: Tensor, choose: Chooser = choose_exported, measure: Measure = measure
-) -> SparseNetwork:
+def sparse_network(model: nn.Module, x: Tensor, timer: Measure = measure) -> SparseNetwork:
     """Choose the formats of a network's layers for inputs like x, and record the result.
 
     Args:
         model: in eval mode, on the CPU.
-        choose: chooses the formats.
-        measure: measures the network.
+        timer: measures the layers and the network.
 
     Raises:
         UserError: no layer is faster in a sparse format, or the network is not faster with those
             that are, or it cannot be recorded.
     """
-    choices = choose(model, x)
+    choices = choose_formats(model, x, ROUNDS, exported=True, timer=timer)
     if not any(choice.is_sparse for choice in choices):
         raise UserError(
             f"dense wins: none of {len(choices)} layers is faster in a sparse format at batch size "
@@ -79,7 +70,7 @@ def sparse_network(
     check_outputs(model, swapped, x)
     with torch.no_grad():
         works = {"dense": lambda: model(x), "sparse": lambda: swapped(x)}
-        time = measure(works, ROUNDS, x.device)["sparse"].ratio
+        time = timer(works, ROUNDS, x.device)["sparse"].ratio
     if time >= 1:
         raise UserError(
             f"dense wins: with the layers that are faster in a sparse format the network takes "

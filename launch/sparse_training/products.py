@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from baselines.engine.layer import Layer
 from baselines.errors import require
 from baselines.sparsifier import Sparsifier
-from launch.measures.rounds import Measure, measure
+from launch.measures.timing import Measure, measure
 from launch.ranks import Ranks
 from launch.sparse_training.linear import Pattern, both_passes, sparse_linear
 
@@ -43,13 +43,13 @@ class SparseProducts:
     Args:
         sparsifier: of a model on the CPU that is not compiled.
         ranks: of the training; rank 0 measures for all.
-        measure: measures alternatives.
+        timer: measures alternatives.
     """
 
     def __init__(
-        self, sparsifier: Sparsifier, ranks: Ranks = ALONE, measure: Measure = measure
+        self, sparsifier: Sparsifier, ranks: Ranks = ALONE, timer: Measure = measure
     ) -> None:
-        self.sparsifier, self.ranks, self._measure = sparsifier, ranks, measure
+        self.sparsifier, self.ranks, self._timer = sparsifier, ranks, timer
         self.choices: dict[str, tuple[float, float]] = {}
         self._inputs: dict[str, tuple[int, bool]] = {}  # rows, and whether they need a gradient
         self._patterns: dict[str, Pattern] = {}
@@ -121,7 +121,7 @@ class SparseProducts:
             "dense": partial(both_passes, F.linear, x, weight, gradient),
             "sparse": partial(both_passes, sparse, x, weight, gradient),
         }
-        return _density(layer), self._measure(works, ROUNDS, weight.device)["sparse"].ratio
+        return _density(layer), self._timer(works, ROUNDS, weight.device)["sparse"].ratio
 
     def _pattern(self, layer: Layer) -> Pattern:
         """Return the pattern of a layer's mask."""

@@ -50,7 +50,7 @@ SCALARS = {
     "seconds": "seconds",
 }
 Numbers = Mapping[str, float]
-FIGURES = ("curves", "8", "9")  # of analysis.figures
+DRAWN = ("curves", "8", "9")  # of analysis.figures.FIGURES
 
 
 class Tracker(Protocol):
@@ -162,7 +162,7 @@ class Tracking:
         """Track the result, which is in the folder, and figures of the run."""
         self.result = result
         if self.tracker is not None and not self.has_failed:
-            for name in FIGURES:
+            for name in DRAWN:
                 self._try(f"lacks the figure {name}", self._draw, name)
 
     def __enter__(self) -> Self:

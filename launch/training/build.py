@@ -32,7 +32,7 @@ from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
 from launch.runs.folder import RunFolder
-from launch.runs.network import held_out_by_seed, read_run
+from launch.runs.network import read_run
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop, memory_format
@@ -123,15 +123,13 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
     """
     if not run.settings.validation or source.endswith(("@init", "@0")):
         return
-    by_seed = False
     with suppress(UserError):  # a missing source is an error when it is read
         epoch = snapshot_epoch(find_source(source, runs)[0])
         folder = run_folder_of(source, runs)
         if epoch == 0:
             return
-        if folder:
-            base = base or read_run(folder)
-            by_seed = held_out_by_seed(base, folder)
+        if folder and base is None:
+            base = read_run(folder)
     if base is None or base.settings.data != run.settings.data:
         return
     own, others = run.settings.validation, base.settings.validation
@@ -139,11 +137,6 @@ def check_held_out(run: Run, source: str, runs: Path, base: Run | None = None) -
         raise UserError(
             f"{source} was trained with validation {others:g}, on images that this run holds out: "
             f"train it with --validation {own:g}, or give this run --validation {others:g}."
-        )
-    if by_seed:
-        raise UserError(
-            f"{source} was trained by an earlier version on images that this run holds out: "
-            f"remove {base.name}, and train it again."
         )
 
 

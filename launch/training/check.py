@@ -20,8 +20,8 @@ from launch.config.dependencies import in_order
 from launch.config.machine import Machine
 from launch.config.recipe import Recipe
 from launch.config.run import Run
-from launch.data import Contents, describe_data
-from launch.data.batches import check_batch_size, check_ranks
+from launch.data import describe_data
+from launch.data.batches import Contents, check_batch_size, check_ranks
 from launch.data.normalisation import chosen_constants
 from launch.data.order import holds_out_none
 from launch.models import find_model, make_model

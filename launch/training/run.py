@@ -17,11 +17,10 @@ from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.flips import FlipTracker
-from launch.measures.rounds import threads_set
+from launch.measures.timing import threads_set
 from launch.ranks import Ranks, join_ranks
 from launch.runs.files import CsvText, one_sync
 from launch.runs.folder import STATES, RowTexts, RunFolder
-from launch.runs.network import held_out_by_seed
 from launch.runs.provenance import note_start
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
@@ -235,8 +234,6 @@ class Training:
         try:
             done, rows = load_state(self.loop, self.flips, state)
             if self.ranks.is_first:
-                if held_out_by_seed(self.run, self.folder.path):
-                    raise Misfit("an earlier version held out other images")
                 rows = rows or self.folder.rows_before(done, self.net.layers)
                 if done == self.loop.epochs and not has_last_rows(rows, done):
                     raise Misfit("the rows of its last epoch are lost")

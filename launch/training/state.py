@@ -70,8 +70,8 @@ def rows_of(state: Mapping[str, Any]) -> Rows | None:
         BrokenFile: they are not those of epochs and layers.
     """
     rows = state.get("rows")
-    if not rows or not isinstance(rows[0], str):  # 0.2 had them as lists at first
-        return rows
+    if not rows:
+        return None
     epochs, layers = (
         parse_rows(text, Path(file)) for file, text in zip((EPOCHS, LAYERS), rows, strict=True)
     )

@@ -88,6 +88,15 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds until the work is done, which a GPU may do asynchronously."""
+    wait_for(device)
+    began = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - began
+
+
 @contextmanager
 def threads_set(number: int) -> Iterator[None]:
     """Let torch use that number of CPU threads in the block; 0: do not change it."""
