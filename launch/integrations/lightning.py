@@ -93,7 +93,7 @@ class Sparsify(SparsifyCallback, Callback):
         """Attach the optimizer.
 
         Raises:
-            UserError: the training cannot be served.
+            UserError: the training is not supported.
         """
         if trainer.strategy.restore_checkpoint_after_setup:
             name = type(trainer.strategy).__name__
