@@ -71,10 +71,8 @@ def with_constants(runs: Iterable[Run]) -> list[Run]:
             found.append(run)
         except UserError as error:
             missing[str(error)] = None
-    for message in list(missing)[:1]:
-        others = len(missing) - 1
-        also = (
-            f" {others} other settings, such as with Sign-In, have none either." if others else ""
-        )
-        warnings.warn(f"left out: {message}{also}", stacklevel=3)
+    if missing:
+        first, *others = missing
+        also = f" So are {len(others)} other settings, such as with Sign-In." if others else ""
+        warnings.warn(f"left out: {first}{also}", stacklevel=3)
     return found
