@@ -104,7 +104,7 @@ class Factors(SignRule):
     """
 
     beta: float = 1.0
-    """Inner scaling β = m² − w² that a split sets."""
+    """Inner scaling β = m² − w² of the initial factors, which a rescale restores."""
     beta_last: float = 0.0
     """β of the last prunable layer: layer l = 0, …, L − 1, in the order of the network, has
     β_l = beta·(beta_last/beta)^(l/(L − 1)). 0: beta in all layers, as in the paper."""

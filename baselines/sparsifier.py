@@ -74,7 +74,7 @@ class Sparsifier(PlannedSteps):
             share: give the masks and the model of rank 0 to all ranks of the process group.
 
         Raises:
-            UserError: the method or the optimizer cannot serve the model.
+            UserError: the method or the optimizer does not support the model.
         """
         device = next(self.net.model.parameters()).device
         with kept_random_state(device), equal_on_ranks(self.net, share):
@@ -276,7 +276,7 @@ def sparsify(
         The sparsifier. Save its state_dict in checkpoints.
 
     Raises:
-        UserError: the model, the optimizer, the method or an option cannot be served.
+        UserError: the model, the optimizer, the method or an option is not supported.
     """
     chosen = make_method(method, options, sparsity, steps, steps_per_epoch, seed)
     net = SparseModel(model, None, exclude, dense_latents, include, not chosen.is_sparse)

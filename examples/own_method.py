@@ -9,13 +9,13 @@ The method removes randomly chosen weights gradually. Run it by one of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from baselines import Method, Options, SparseModel, register
 from baselines.tools.masks import global_masks, seeded
 from baselines.tools.schedules import cubic_sparsity, events
+from launch import run
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,12 @@ class RandomGradual(Method[RandomGradualOptions]):
 
 
 def main() -> None:
-    from launch.config.machine import Machine
-    from launch.config.run import Run
-    from launch.training.run import run_training
-
     for sign_in in (False, True):
-        run = Run.make("digits", "random-gradual", sparsity=0.8, epochs=3, sign_in=sign_in)
-        result = run_training(run, Machine(runs=Path("runs")), report=lambda _: None)
-        print(f"Sign-In {sign_in}: {result['accuracy']:.3f} at sparsity {result['sparsity']:.4f}")
+        found = run(
+            "digits", "random-gradual", sparsity=0.8, epochs=3, sign_in=sign_in, progress=False
+        )
+        accuracy, sparsity = found["result.accuracy"], found["result.sparsity"]
+        print(f"Sign-In {sign_in}: {accuracy:.3f} at sparsity {sparsity:.4f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Nothing needs a guard `if __name__ == "__main__"`: see `launch.executors.main_mo
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.conditions import select_runs
-from analysis.folder import CONFIG, list_runs
+from analysis.folder import list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
 from launch.config.assignments import GRID_LISTS
@@ -46,7 +45,8 @@ def run(
         method: name of a method, or `package.module:Class`.
         progress: print one line per epoch.
         choices: fields of runs, recipes, Sign-In and methods (sparsity=0.9, sign_in=True, lr=0.1),
-            and of `launch.config.machine.Machine` (runs="runs", data_dir, device, threads, …).
+            and of `launch.config.machine.Machine` (runs="runs", data_dir, device, threads,
+            imports=("my_plugins",), …).
 
     Returns:
         The run's row of `results`.
@@ -54,6 +54,8 @@ def run(
     Raises:
         UserError: a name, field or value is not valid, or the run cannot be trained.
         Diverged: a loss or weight is not finite.
+        Collapsed: the output of the final network is constant, and its sparsity is not the
+            requested one.
     """
     from launch.training.run import run_training, silent
 
@@ -91,6 +93,7 @@ def grid(
             been started then.
     """
     from launch.executors.local import run_all
+    from launch.executors.outcomes import load_outcomes
     from launch.training.check import check_runs
 
     stop_in_worker()
@@ -99,12 +102,13 @@ def grid(
     require_constants(runs, machine)
     warn_of_short(runs, machine.runs)
     check_runs(runs, machine)
-    outcomes = run_all(runs, machine, slots, progress=progress)
+    ended = {one.run.name: one for one in run_all(runs, machine, slots, progress=progress)}
+    outcomes = [ended[one.name] for one in runs]
     failed = [outcome for outcome in outcomes if outcome.result is None]
     if failed:
         reasons = "; ".join(f"{o.run.name}: {o.error}" for o in failed[:5])
         warnings.warn(f"{len(failed)} of {len(runs)} runs failed: {reasons}", stacklevel=2)
-    return _load(runs, machine.runs, {outcome.run.name: outcome.error for outcome in failed})
+    return load_outcomes(outcomes, machine.runs)
 
 
 def results(runs: str | Path = "runs", where: str | Iterable[str] = ()) -> pd.DataFrame:
@@ -140,29 +144,6 @@ def _runs(name: str | Sequence[Run], choices: dict[str, Any]) -> list[Run]:
         else:
             lists[key] = alternatives(key, value)
     return [one for protocol in protocols for one in find_grid(name, lists, protocol)]
-
-
-def _load(runs: Sequence[Run], root: Path, failed: dict[str, str]) -> pd.DataFrame:
-    """Return one row per run, also of those that failed before they had a folder or wrote why.
-
-    Args:
-        failed: names of runs that failed, and why.
-    """
-    from launch.runs.provenance import write_config
-
-    homes = {one.name: root / one.name for one in runs}
-    with tempfile.TemporaryDirectory() as temporary:
-        for one in runs:
-            if one.name in failed and not (homes[one.name] / CONFIG).exists():
-                homes[one.name] = home = Path(temporary) / one.name
-                home.mkdir()
-                write_config(home, one)
-        frame = load_runs((home for home in homes.values() if (home / CONFIG).exists()), root)
-    frame["folder"] = [root / home.name for home in frame["folder"]]
-    for name, error in failed.items():
-        row = (frame["folder"] == root / name) & (frame["state"] == "stopped")
-        frame.loc[row, ["state", "reason"]] = ["failed", error]
-    return frame
 
 
 def _refuse_choices(choices: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ def test_decays_of_a_run_of_an_earlier_version_are_those_of_its_settings(setting
     config = {"run": {"sign_in": True, "settings": settings}}
     assert decays_of(config) == pytest.approx(expected, nan_ok=True)
 
+
 def test_earlier_runs_of_methods_with_factors_are_known(tmp_path):
     """Later ones say whether they train factors, also those of methods outside the suite."""
     runs = load_runs(

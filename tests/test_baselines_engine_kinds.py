@@ -165,8 +165,8 @@ REFUSE = {
     "srste": "srste needs weights of convolutions and Linear layers",
     "rigl_nm": "rigl_nm needs weights of convolutions and Linear layers",
     "chts": "chts needs weights of convolutions and Linear layers",
-    "wanda": "wanda serves Linear, Conv2d and Hugging Face's Conv1D: exclude",
-    "sparsegpt": "sparsegpt serves Linear, Conv2d and Hugging Face's Conv1D: exclude",
+    "wanda": "wanda supports Linear, Conv2d and Hugging Face's Conv1D: exclude",
+    "sparsegpt": "sparsegpt supports Linear, Conv2d and Hugging Face's Conv1D: exclude",
     "phew": "cannot be followed through conv_transpose2d",
     "npb": "cannot be followed through conv_transpose2d",
 }

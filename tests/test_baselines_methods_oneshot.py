@@ -222,7 +222,7 @@ def test_layers_without_inputs_are_refused():
     with pytest.raises(UserError, match=r"extra.head.weight: its layer is not called"):
         pruned("wanda", model)
     for module in (nn.LSTM(4, 4), nn.Conv1d(4, 4, 3)):
-        with pytest.raises(UserError, match="sparsegpt serves Linear, Conv2d and Hugging Face's"):
+        with pytest.raises(UserError, match="sparsegpt supports Linear, Conv2d and Hugging Face's"):
             pruned("sparsegpt", module)
 
 

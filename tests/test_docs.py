@@ -81,7 +81,7 @@ def test_python_runs(name, forked_workers, tmp_path, monkeypatch):
 def test_the_method_of_the_guide_runs_with_its_option(tmp_path):
     page = DOCS / "guide" / "own-method.md"
     write_files(page, tmp_path)
-    (line,) = (line for line in commands(page) if "oneshot:" in line)
+    (line,) = (line for line in commands(page) if "my_method:" in line)
     _, *arguments = shlex.split(line)
     assert command([*arguments, "--threads", "1"], tmp_path, tmp_path) == 0
     (path,) = tmp_path.glob("runs/*/result.json")
@@ -144,7 +144,7 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
     assert command in COMMANDS
     if not args or "--help" in args or PLACEHOLDER.search(line):
         return
-    if "oneshot:OneShot" in args:  # runs above
+    if "my_method:PruneOnce" in args:  # runs above
         return
     parse = tyro.cli
 

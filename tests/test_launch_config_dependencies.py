@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from baselines.errors import UserError
-from launch.config.dependencies import in_order, stages
+from launch.config.dependencies import in_order, stages, with_constants
 from launch.config.run import Run
 
 
@@ -31,3 +31,11 @@ def test_runs_that_need_each_other_are_refused():
     vars(one)["name"], vars(two)["name"] = "one", "two"
     with pytest.raises(UserError, match="these runs need each other: one, two"):
         stages([one, two])
+
+
+def test_str_without_constants_is_left_out_with_one_warning():
+    rules = ({}, {"sign_in": True}, {"ham": True})
+    runs = [Run.make("digits", "str", epochs=7, **rule) for rule in rules]
+    with pytest.warns(UserWarning, match="left out: .* So are 2 other settings") as caught:
+        assert with_constants([*runs, digits()]) == [digits()]
+    assert len(caught) == 1 and "(with the same --runs)" in str(caught[0].message)

@@ -7,13 +7,17 @@ from types import SimpleNamespace
 import pytest
 from test_analysis_tables import write_run
 
+from analysis.folder import read_result
 from analysis.frame import load_runs
 from analysis.tables import table_of_grid
 from baselines.errors import UserError
 from launch import api
 from launch.commands import grid
 from launch.config.machine import Machine
+from launch.config.run import Run
 from launch.executors.local import Outcome
+from launch.runs.files import write_json
+from launch.runs.provenance import write_config
 
 
 def outcome(folder, error=""):
@@ -36,6 +40,23 @@ def test_a_numbered_grid_of_several_values_ends_with_a_comparison(tmp_path, caps
     assert "settings.lr" in (tmp_path / "tables" / "table3.csv").read_text()
     assert grid.show("table3.yaml", outcomes[:1], Machine(runs=tmp_path)) == 0
     assert "Table 3" not in capsys.readouterr().out  # a file of one's own
+
+
+def test_runs_that_failed_before_they_had_a_folder_are_rows(tmp_path, capsys):
+    runs = [Run.make("digits", "random", sign_in=sign_in) for sign_in in (False, True)]
+    (tmp_path / runs[0].name).mkdir()
+    write_config(tmp_path / runs[0].name, runs[0])
+    made_up = write_run(tmp_path / "made-up", "random", 0.8)
+    write_json(tmp_path / runs[0].name / "result.json", read_result(made_up))
+    outcomes = [Outcome(runs[0], {}), Outcome(runs[1], None, "no layer has weights")]
+    assert grid.show("mine.yaml", outcomes, Machine(runs=tmp_path)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    plain, failed = (line.split() for line in lines if line.startswith("Random"))
+    assert plain[:2] == ["Random", "**80.00**"] and failed[:3] == ["Random", "Sign-In", "failed"]
+    assert grid.show("table3", outcomes, Machine(runs=tmp_path)) == 1
+    shown = capsys.readouterr().out
+    assert "failed" in shown and "signbench grid table3 --recipe digits" in shown
+    assert not (tmp_path / runs[1].name).exists()
 
 
 def test_runs_without_a_place_in_a_numbered_table_are_compared(tmp_path):

@@ -53,6 +53,16 @@ def lines(capsys):
     return capsys.readouterr().out.splitlines()
 
 
+def test_help_names_the_actions_and_each_has_its_own(capsys):
+    assert main(["runs", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {action} " in shown for action in ("list", "show", "retry", "remove"))
+    assert "signbench runs ACTION" in shown
+    with pytest.raises(SystemExit):
+        main(["runs", "retry", "--help"])
+    assert "usage: signbench runs retry" in capsys.readouterr().out
+
+
 def test_list_has_the_selected_runs(root, capsys):
     flags = ["--runs", str(root)]
     assert main(["runs", "list", *flags]) == 0

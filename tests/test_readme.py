@@ -46,7 +46,7 @@ def test_commands_parse(line):
 
 
 def test_the_grid_is_read(tmp_path):
-    text, sweep = re.findall(r"```yaml[^\n]*\n(.*?)```", GRIDS, flags=re.S)
+    text, sweep, final = re.findall(r"```yaml[^\n]*\n(.*?)```", GRIDS, flags=re.S)
     (tmp_path / "grid.yaml").write_text(text)
     runs = read_grid(tmp_path / "grid.yaml")
     # three methods, two sparsities, three seeds, twice; less rigl with Sign-In; and dense twice
@@ -55,3 +55,7 @@ def test_the_grid_is_read(tmp_path):
     (tmp_path / "sweep.yaml").write_text(sweep)
     runs = read_grid(tmp_path / "sweep.yaml")
     assert len(runs) == 2 * 2 * 3 * 3 and {run.settings.validation for run in runs} == {0.1}
+    (tmp_path / "final.yaml").write_text(final)
+    runs = read_grid(tmp_path / "final.yaml")
+    chosen = {(run.method, run.sign_in): run.settings.lr for run in runs}
+    assert len(runs) == 3 * 4 and chosen["random", True] == 0.2 and chosen["rigl", False] == 0.05

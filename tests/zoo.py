@@ -361,7 +361,7 @@ python tests/zoo.py --minutes 300 --out docs/zoo.md
 ```
 
 with torch {torch}, timm {timm} and torchvision {torchvision} on a CPU. Of {all} models, {exact} are
-served and {refused} are refused with a reason.{left}
+supported and {refused} are refused with a reason.{left}
 
 Each model gets a mask of {sparsity:.0%} sparsity, with an exact number of ones. It takes one step
 of SGD with Product (Sign-In's m ⊙ w) and one with STR's soft threshold.

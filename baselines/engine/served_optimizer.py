@@ -45,7 +45,7 @@ def served_optimizer(
         plain: the latents are the weights' own values.
 
     Raises:
-        UserError: it cannot be served, or does not hold the weights.
+        UserError: it is not supported, or does not hold the weights.
     """
     kind = type(optimizer).__name__
     for base in type(optimizer).__mro__:

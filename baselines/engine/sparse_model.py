@@ -204,7 +204,7 @@ class SparseModel(MaskedWeights):
             after: called with the optimizer after each step.
 
         Raises:
-            UserError: the optimizer lacks a prunable weight or cannot be served, or one is
+            UserError: the optimizer lacks a prunable weight or is not supported, or one is
                 attached already. Nothing is changed then.
         """
         chosen = self.served_optimizer(optimizer)

@@ -9,7 +9,7 @@ The network is that of a checkpoint, or the model as it is. Training then fine-t
 those to the right compensate the error of the layer's output, by the inverse of XᵀX.
 
 Differs from the official codes: layers are pruned one by one in the model's order, each on inputs
-from the pruned ones before it (theirs: block of a transformer by block); convolutions are served,
+from the pruned ones before it (theirs: block of a transformer by block); convolutions are pruned
 as the linear maps of their patches; all layers have the same sparsity, and the network exactly the
 requested one (theirs differ by up to one weight per output or block).
 """

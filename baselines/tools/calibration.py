@@ -26,8 +26,8 @@ def check_layers(net: SparseModel, what: str) -> None:
         for module in modules_of(net, name):
             if not (isinstance(module, nn.Linear | nn.Conv2d) or is_transposed_linear(module)):
                 raise UserError(
-                    f"{what} serves Linear, Conv2d and Hugging Face's Conv1D: exclude {name!r} of "
-                    f"a {type(module).__name__}."
+                    f"{what} supports Linear, Conv2d and Hugging Face's Conv1D: exclude {name!r} "
+                    f"of a {type(module).__name__}."
                 )
 
 

@@ -66,7 +66,7 @@ class SparseSource:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
     def __post_init__(self) -> None:
         _ = self.shape  # raises UserError

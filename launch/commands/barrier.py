@@ -50,7 +50,7 @@ class BarrierCommand:
     threads: int = 0
     """CPU threads of the computation; 0: torch's default."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
     def __post_init__(self) -> None:
         check_at_least(3, points=self.points)

@@ -52,7 +52,7 @@ class ExportCommand:
     runs: Path = Path("runs")
     """Folder of the run folders."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
     def __post_init__(self) -> None:
         if self.batch is not None:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GridCommand:
-    """Run a grid, print its table and write it as CSV and LaTeX. NAME is a named grid or a YAML
-    file: lists of values for any fields of a run (recipe, method, sparsity, sign_in, seed, …)."""
+    """Run a grid, print its table and write it as CSV and LaTeX. NAME is a named grid (signbench
+    grid without a name lists them) or a YAML file: lists of values for any fields of a run
+    (recipe, method, sparsity, sign_in, seed, …)."""
 
     recipe: str | None = None
     """Recipe of all runs; replaces the grid's."""
@@ -45,7 +46,7 @@ class GridCommand:
     epochs: int | None = None
     """Epochs; replace the recipe's."""
     validation: float | None = None
-    """Fraction of the training images to hold out, to choose hyper-parameters by."""
+    """Fraction of the training examples to hold out, to choose hyper-parameters by."""
     sparsity: float | None = None
     """Sparsity; replaces the grid's."""
     model: str | None = None
@@ -53,7 +54,7 @@ class GridCommand:
     data: str | None = None
     """Data; replaces the recipes'."""
     set: tuple[str, ...] = field(default=(), metadata=KEEP_COMMAS)
-    """Values of any other fields, as FIELD=VALUE: batch_size=128 lr=0.1,0.2. The grid is repeated
+    """Values of any fields, as FIELD=VALUE: sparsity=0.8,0.9 batch_size=128. The grid is repeated
     for each of several values."""
     protocol: Protocol = "suite"
     """Random masks and SynFlow of table3, table9, table10 and table11: the suite's, or those of
@@ -149,7 +150,7 @@ def show_choice(name: str, runs: pd.DataFrame, machine: Machine) -> None:
         return
     names = ", ".join(column.rpartition(".")[2] for column in swept)
     if VALIDATION not in runs:
-        print(f"no choice of {names}: --validation 0.1 holds out training images to choose by.")
+        print(f"no choice of {names}: --validation 0.1 holds out training examples to choose by.")
         return
     table = make_table(COMPARISON, runs, select=swept)
     print("", render(table.sheets[-1], "text", terminal_width()), sep="\n")
@@ -170,12 +171,10 @@ def show(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protoco
 
 def _show_table(name: str, outcomes: list[Outcome], machine: Machine, protocol: Protocol) -> None:
     """Print and write the table of a grid's runs: the paper's, or else a comparison."""
-    from analysis.folder import CONFIG
-    from analysis.frame import load_runs
     from analysis.tables import COMPARISON, make_table, render, table_of_grid
+    from launch.executors.outcomes import load_outcomes
 
-    folders = [machine.runs / outcome.run.name for outcome in outcomes]
-    runs = load_runs((f for f in folders if (f / CONFIG).exists()), machine.runs)
+    runs = load_outcomes(outcomes, machine.runs)
     kind, stem = table_of_grid(name, runs, protocol), Path(name).stem
     if kind == COMPARISON:
         table = make_table(kind, runs)

@@ -22,7 +22,7 @@ class MethodsCommand:
     sparsity: float = 0.9
     """Sparsity to reach; some methods train longer for more."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
     def __post_init__(self) -> None:
         check_fraction(sparsity=self.sparsity)

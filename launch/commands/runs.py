@@ -30,6 +30,16 @@ from launch.plugins import import_plugins
 from launch.runs.network import read_own_run, read_run
 
 DONE = "finished"
+USAGE = """usage: signbench runs ACTION [NAME…] [OPTIONS]
+
+ACTION is
+  list     print one line per run: state, accuracy and settings
+  show     print all about runs, and the command that trains them
+  retry    train runs that have failed or were stopped
+  remove   remove the folders of runs
+
+signbench runs ACTION --help shows the options of each.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class ListCommand:
     failed: bool = False
     """Only runs that have failed."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ def command(args: list[str]) -> int:
     """Do one of `ACTIONS`. Return the exit code."""
     action, rest = split_known(args, ACTIONS, "runs")
     if action not in ACTIONS:  # --help
-        action = "list"
+        print(USAGE, end="")
+        return 0
     names, flags = leading_names(rest)
     return ACTIONS[action](names, flags)
 

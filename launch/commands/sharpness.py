@@ -75,7 +75,7 @@ class SharpnessCommand:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models or data of your own."""
 
     def __post_init__(self) -> None:
         check_positive(per_class=self.per_class, top=self.top, tolerance=self.tolerance)

@@ -55,7 +55,7 @@ def require_constants(runs: Iterable[Run], machine: Machine | None = None) -> No
         flags = run_flags(run, leave_out=("method", "sparsity", "seed", "keep_epochs"))
         flags += ["--sparsity", f"{run.sparsity:g}", *(machine_flags(machine) if machine else ())]
         command = shlex.join(["signbench", "calibrate", "str", *flags])
-        where = "" if machine else " and the --runs of these runs"
+        where = "" if machine else " (with the same --runs)"
         raise UserError(
             f"str has no constants for these settings of {run.recipe}: find them with `{command}`"
             f"{where}, or give --s-init and --threshold-decay, or use str-target."
@@ -63,7 +63,7 @@ def require_constants(runs: Iterable[Run], machine: Machine | None = None) -> No
 
 
 def with_constants(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs without those of STR whose constants are not known. Warn once per setting."""
+    """Return the runs without those of STR whose constants are not known, with one warning."""
     found, missing = list[Run](), dict[str, None]()
     for run in runs:
         try:
@@ -71,6 +71,8 @@ def with_constants(runs: Iterable[Run]) -> list[Run]:
             found.append(run)
         except UserError as error:
             missing[str(error)] = None
-    for message in missing:
-        warnings.warn(f"left out: {message}", stacklevel=3)
+    if missing:
+        first, *others = missing
+        also = f" So are {len(others)} other settings, such as with Sign-In." if others else ""
+        warnings.warn(f"left out: {first}{also}", stacklevel=3)
     return found

@@ -37,7 +37,8 @@ class Machine:
     tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
     """Experiment tracker that shows settings, curves and figures of the runs."""
     imports: Imports = ()
-    """Import this Python module first, which defines methods of your own."""
+    """Import this Python module first, which defines methods, models, data or recipes of your
+    own."""
 
     def __post_init__(self) -> None:
         is_plain = self.sparse_kernels == "none" or not self.compile

@@ -41,15 +41,16 @@ class Recipe:
     """What to do with a file that cannot be read: stop, or leave it out (training uses the next
     image) and count it in epochs.csv. Sets held on the device and Datasets always stop."""
     normalise: Literal["data", "model"] = "data"
-    """Normalise images by mean and standard deviation of the training set (of images of more than
-    64 pixels, ImageNet's), or by those of timm's pretrained configuration of the model."""
+    """Normalise images by mean and standard deviation of the training set (of files with an
+    image_size above 64, by ImageNet's), or by those of timm's pretrained configuration of the
+    model."""
     validation: float = 0.0
-    """Fraction of the training images that are not trained on, but evaluated after each epoch to
+    """Fraction of the training examples that are not trained on, but evaluated after each epoch to
     choose hyper-parameters by. Drawn from each class, the same for all seeds."""
     epochs: int = 20
     """Length of the training. Every schedule scales with it."""
     batch_size: int = 64
-    """Images per step, over all ranks together."""
+    """Examples per step, over all ranks together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer of the weights, or of the factors."""
     lr: float = 0.05

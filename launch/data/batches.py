@@ -101,5 +101,5 @@ def check_batch_size(batch_size: int, examples: int) -> None:
     """Raise UserError if a training split has no complete batch."""
     if examples < batch_size:
         raise UserError(
-            f"batch_size {batch_size} is above the {examples} training examples: set --batch-size."
+            f"batch_size {batch_size} is above the {examples} training examples: set a smaller one."
         )

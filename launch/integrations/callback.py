@@ -93,7 +93,7 @@ class SparsifyCallback:
             resume: a state is loaded next.
 
         Raises:
-            UserError: the number of steps is not known, or the training cannot be served.
+            UserError: the number of steps is not known, or the training is not supported.
         """
         if self._sparsifier is not None:
             self._sparsifier.detach()  # weights that were loaded since stay as they are

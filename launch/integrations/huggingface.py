@@ -44,7 +44,7 @@ class Sparsify(SparsifyCallback, TrainerCallback):
         """Attach the optimizer, unless a SparseTrainer has.
 
         Raises:
-            UserError: the training cannot be served.
+            UserError: the training is not supported.
         """
         if not self.is_ready:
             if args.max_grad_norm:
@@ -133,7 +133,7 @@ class SparseTrainer(Trainer):
         """Attach the optimizer before.
 
         Raises:
-            UserError: the training cannot be served.
+            UserError: the training is not supported.
         """
         if callback := self._sparsify:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:

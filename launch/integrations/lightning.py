@@ -93,7 +93,7 @@ class Sparsify(SparsifyCallback, Callback):
         """Attach the optimizer.
 
         Raises:
-            UserError: the training cannot be served.
+            UserError: the training is not supported.
         """
         self._check_trainer(trainer)
         automatic = pl_module.automatic_optimization
