@@ -84,9 +84,9 @@ class SRigL(GradientGrowth[SRigLOptions]):
         """Choose the neurons, and give them their strongest weights and candidates."""
         fraction = self.drop_fraction(step)
         *_, last = net.layers
-        masks = net.masks
-        for layer in net:
-            mask, k = masks[layer.name], self.fan_ins[layer.name]
+        masks = {}
+        for layer, mask in self.changing(net, step):
+            k = self.fan_ins[layer.name]
             ranks = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
             alive = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
             if self.options.ablation and layer.name != last:
