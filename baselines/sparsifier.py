@@ -221,7 +221,8 @@ class Sparsifier(PlannedSteps):
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method, sparsity, sign_in, steps, or of other layers.
+            UserError: it is of another method, sparsity, steps or seed, of other options or
+                settings of sign_in (for its decays, a warning), or of other layers.
         """
         check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it
