@@ -52,7 +52,7 @@ class RigLNm(GradientGrowth[RigLNmOptions]):
         self.warn_of_replaced_steps()
         net.require_ordinary("rigl_nm")
         drawn = {
-            name: torch.rand(shape, generator=seeded(self.plan.seed, name))
+            name: torch.rand(shape, generator=seeded(self.plan.seed, name), device="cpu")
             for name, shape in net.shapes.items()
         }
         net.set_masks({name: nm_mask(scores, self.n, self.m) for name, scores in drawn.items()})

@@ -109,7 +109,8 @@ class Set(DynamicMask[SetOptions]):
     def growth(self, layer: Layer, step: int) -> Tensor:
         """Return uniformly random scores, equal on all ranks."""
         generator = seeded(self.plan.seed, step, layer.name)
-        return torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)
+        scores = torch.rand(layer.weight.shape, generator=generator, device="cpu")
+        return scores.to(layer.weight.device)
 
 
 @register

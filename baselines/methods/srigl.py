@@ -73,8 +73,8 @@ class SRigL(GradientGrowth[SRigLOptions]):
         warn_if_denser(self.fan_ins, counts, net.shapes)
         masks = {}
         for name, shape in net.shapes.items():
-            ranks = torch.rand(shape, generator=seeded(self.plan.seed, name))
-            masks[name] = top_of_rows(ranks, torch.ones(shape[0]).bool(), self.fan_ins[name])
+            ranks = torch.rand(shape, generator=seeded(self.plan.seed, name), device="cpu")
+            masks[name] = top_k_of_rows(ranks.flatten(1), self.fan_ins[name]).view(shape)
         net.set_masks(masks)
         if self.options.sparse_init:
             gains = {n: (w[0].numel() / self.fan_ins[n]) ** 0.5 for n, w in net.weights.items()}
