@@ -270,7 +270,8 @@ def sparsify(
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,
             Adafactor, …); takes the memory of a dense training.
         manual_begin: see `Sparsifier.begin_step`.
-        resume: choose no masks and change no weight: `load_state_dict` is called next.
+        resume: choose no masks: `load_state_dict` is called next. STR, SR-STE and Top-KAST prune
+            the weights of the model at once; the states restore them.
         options: the method's own.
 
     Returns:
