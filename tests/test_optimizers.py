@@ -135,3 +135,18 @@ def test_steps_are_those_of_the_literal_formulation(name, is_product):
     expected = literal(make, is_product, dense)
     for key, value in stepped(make, is_product, dense).items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-12, msg=key)
+
+
+def test_first_states_that_are_not_zero_are_known():
+    """Weights that grow begin with them: see `cleared_value`."""
+    found = set()
+    for name in OPTIMIZERS.keys() - REFUSED.keys():
+        weight = nn.Parameter(torch.zeros(6, 5))
+        weight.grad = torch.zeros(6, 5)
+        optimizer = OPTIMIZERS[name]([weight])
+        optimizer.step()
+        for key, value in optimizer.state[weight].items():
+            is_own = torch.is_tensor(value) and value.shape == weight.shape
+            if is_own and float(value.abs().max()) > 1e-6:  # some add a small ε
+                found.add((type(optimizer).__name__, key))
+    assert found == {("RMSpropTF", "square_avg"), ("Rprop", "step_size")}
