@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from baselines.errors import UserError
+from baselines.errors import UserError, require
 from baselines.forward import first_examples, mapped, mean_loss
 
 Batch = tuple[Any, Any]  # inputs and targets, on the model's device
@@ -30,12 +31,20 @@ class Samples:
             arguments, a tuple or list its positional ones.
         loss: mean loss of the model's outputs and the targets. By default the `loss` that the
             model returns, else the cross-entropy of its logits.
-        device: where batches of a DataLoader are moved to.
+        device: where batches of a DataLoader are moved to; `sparsify` replaces None by the model's.
+
+    Raises:
+        UserError: the source is neither a DataLoader nor a function.
     """
 
     def __init__(
         self, source: Source, loss: Loss = mean_loss, device: torch.device | None = None
     ) -> None:
+        require(
+            isinstance(source, DataLoader) or callable(source),
+            "samples must be a DataLoader of torch, or a function that takes a number and returns "
+            f"batches (inputs, targets), not {type(source).__name__}.",
+        )
         self.source, self.loss, self.device = source, loss, device
 
     def __call__(self, per_class: int) -> Iterable[Batch]:
@@ -71,11 +80,21 @@ class Samples:
 
 
 def as_samples(source: Source | Samples | None, model: nn.Module) -> Samples:
-    """Return samples on the model's device; for None, samples that raise an error when called."""
-    if isinstance(source, Samples):
-        return source
+    """Return samples on the model's device; for None, samples that raise an error when called.
+
+    Samples with a device of their own are returned as they are.
+
+    Raises:
+        UserError: the source is of another kind.
+    """
     device = next(model.parameters()).device
-    return Samples(no_samples if source is None else source, device=device)
+    if not isinstance(source, Samples):
+        return Samples(no_samples if source is None else source, device=device)
+    if source.device is not None:
+        return source
+    placed = copy.copy(source)
+    placed.device = device
+    return placed
 
 
 def no_samples(_per_class: int) -> Iterable[Batch]:

@@ -221,7 +221,8 @@ class Sparsifier(PlannedSteps):
         """Load a state. The model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UserError: it is of another method, sparsity, sign_in, steps, or of other layers.
+            UserError: it is of another method, sparsity, steps or seed, of other options or
+                settings of sign_in (for its decays, a warning), or of other layers.
         """
         check_training(state, self._training)
         self.method.load_state_dict(state["method"])  # latents can depend on it
@@ -269,7 +270,8 @@ def sparsify(
         dense_latents: for optimizers that treat weights by the shape of their tensor (Muon,
             Adafactor, …); takes the memory of a dense training.
         manual_begin: see `Sparsifier.begin_step`.
-        resume: choose no masks and change no weight: `load_state_dict` is called next.
+        resume: choose no masks: `load_state_dict` is called next. STR, SR-STE and Top-KAST prune
+            the weights of the model at once; the states restore them.
         options: the method's own.
 
     Returns:

@@ -45,10 +45,10 @@ def transplant_weights(
     weights, drawn = {}, {}
     for name, mask in masks.items():
         sign = signs[name].detach().cpu().sign().float()
-        coins = torch.rand(sign.shape, generator=generator)
+        coins = torch.rand(sign.shape, generator=generator, device="cpu")
         unknown = mask.cpu() & (sign == 0)
         sign = torch.where(unknown, (coins < 0.5) * 2.0 - 1.0, sign)
-        reversed_ = torch.rand(sign.shape, generator=generator) < flip
+        reversed_ = torch.rand(sign.shape, generator=generator, device="cpu") < flip
         magnitude = magnitudes[name].detach().cpu().abs()
         magnitude = magnitude.to(torch.promote_types(magnitude.dtype, torch.float32))
         weight = torch.where(reversed_, -sign, sign) * magnitude

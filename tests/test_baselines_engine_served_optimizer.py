@@ -378,6 +378,20 @@ def test_torchs_muon_is_served_by_dense_latents_only():
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
 
+def test_an_optimizer_of_matrices_is_refused_for_thresholds():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5, bias=False))
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.01)
+    choices = {"sparsity": 0.5, "steps": 9, "dense_latents": True}
+    for method, own in (("str", {"s_init": -5.0, "threshold_decay": 1e-3}), ("str-target", {})):
+        with pytest.raises(UserError, match=r"Muon steps no thresholds.*: use another optimizer\."):
+            sparsify(model, optimizer, method, **choices, **own)
+    sparsify(model, optimizer, "topkast", **choices).finalize()
+    model = tiny_net()
+    optimizer = muon(model)
+    sparsify(model, optimizer, "str-target", **choices)  # timm's steps them as Adam does
+    train(model, optimizer)
+
+
 def train_masked(model, optimizer, masks, x, y):
     for name, mask in masks.items():
         model.get_parameter(name).mul_(mask)

@@ -6,6 +6,7 @@ import copy
 import io
 
 import pytest
+import timm.optim
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +159,7 @@ def test_mask_changes_keep_what_stays_and_clear_what_comes(storage, masks, seed)
         (lambda ps: torch.optim.Rprop(ps, 0.03), "step_size", 0.03),
         (lambda ps: torch.optim.Adagrad(ps, 0.01, initial_accumulator_value=0.5), "sum", 0.5),
         (lambda ps: torch.optim.SGD(ps, 0.1, 0.9), "momentum_buffer", 0.0),
+        (lambda ps: timm.optim.RMSpropTF(ps, 0.01), "square_avg", 1.0),
     ],
 )
 def test_weights_that_grow_begin_with_the_optimizers_first_state(make, key, first, dense_latents):

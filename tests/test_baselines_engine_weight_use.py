@@ -106,6 +106,16 @@ def test_modules_that_transform_their_weight_are_refused_with_its_name(name):
     assert list(net.layers) == ["0.weight"]
 
 
+def test_they_are_found_with_another_default_device():
+    inside, outside, x = nn.ModuleList([Centred(8, 8)]), Outside(), torch.randn(4, 8)
+    with torch.device("meta"):
+        with pytest.raises(UserError, match="a Centred transforms"):
+            SparseModel(inside)
+        SparseModel(outside).attach(torch.optim.SGD(outside.parameters(), 0.1))
+        with pytest.warns(UserWarning, match=r"^a\.weight \(and 1 others\) is transformed"):
+            outside(x)
+
+
 @pytest.mark.parametrize("name", AS_IT_IS)
 def test_others_are_served_and_left_as_they_were(name):
     model = nn.ModuleList([AS_IT_IS[name]()])

@@ -108,6 +108,25 @@ def test_a_layer_without_a_gradient_is_named():
 
 
 @pytest.mark.parametrize("name", ["rigl", "srigl", "rigl_nm"])
+def test_a_layer_that_is_frozen_after_the_first_update_keeps_its_mask(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = sparsify(model, optimizer, name, sparsity=0.5, steps=20, update_every=1)
+    masks = []
+    for step in range(5):  # updates at the steps 1 to 4
+        if step == 2:
+            model[0].requires_grad_(False)
+        model(torch.randn(4, 8)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        masks.append(sparsifier.masks)
+    assert not torch.equal(masks[0]["0.weight"], masks[1]["0.weight"])
+    assert torch.equal(masks[1]["0.weight"], masks[4]["0.weight"])
+    assert not torch.equal(masks[1]["1.weight"], masks[4]["1.weight"])
+
+
+@pytest.mark.parametrize("name", ["rigl", "srigl", "rigl_nm"])
 def test_a_step_without_any_gradient_is_no_update(name):
     """As that of a batch that the loop leaves out, such as Lightning's without a loss."""
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))

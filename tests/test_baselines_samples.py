@@ -19,7 +19,7 @@ from baselines.errors import UserError
 from baselines.method import Plan
 from baselines.methods.grasp import Grasp, grasp_scores
 from baselines.methods.snip import SampleOptions, Snip, snip_scores
-from baselines.samples import Samples
+from baselines.samples import Samples, as_samples
 from baselines.tools.scores import shuffled_batches
 from launch.config.recipes import find_recipe
 from launch.data import load_data
@@ -102,6 +102,35 @@ def test_the_training_draws_as_if_masks_had_not_been_chosen(method):
     before = torch.random.get_rng_state()
     sparsify(model, optimizer, method, sparsity=0.5, steps=10, samples=loader)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Own(Samples):
+    """Samples of a user."""
+
+
+def test_batches_of_a_loader_come_on_the_device_of_the_model():
+    loader = DataLoader(TensorDataset(torch.rand(20, 3), torch.arange(20) % 5), 10)
+    model = nn.Linear(3, 5, device="meta")
+    for source, kind, device in (
+        (loader, Samples, "meta"),
+        (Own(loader, nn.functional.mse_loss), Own, "meta"),
+        (Samples(loader, device=CPU), Samples, "cpu"),
+    ):
+        samples = as_samples(source, model)
+        (inputs, labels), *_ = samples(1)
+        assert {inputs.device.type, labels.device.type} == {device}
+        assert type(samples) is kind and samples.loss is getattr(source, "loss", samples.loss)
+
+
+@pytest.mark.parametrize("method", ["snip", "rigl"])
+@pytest.mark.filterwarnings("ignore:.*updates replace")
+def test_samples_of_another_kind_are_refused(method):
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pairs = [(torch.rand(4, 3, 6, 6), torch.arange(4))]
+    with pytest.raises(UserError, match=r"samples must be a DataLoader .*, not list\."):
+        sparsify(model, optimizer, method, sparsity=0.5, steps=10, samples=pairs)
+    assert not optimizer._optimizer_step_pre_hooks
 
 
 def test_batches_are_shuffled_whole_and_of_equal_size():

@@ -507,6 +507,31 @@ def test_a_state_of_a_training_of_another_length_is_refused():
         steps_of(model, optimizer, 1)
 
 
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"events": 4}, "events=3, not events=4"),
+        ({"end": 0.5}, "end=0.75, not end=0.5"),
+        ({"seed": 7}, "seed=0, not seed=7"),
+        ({"sign_in": SignIn(beta=4.0)}, "beta=1, not beta=4"),
+        ({"sign_in": SignIn(rescale_period=0)}, "rescale_period=1, not rescale_period=0"),
+    ],
+    ids=str,
+)
+def test_a_state_of_other_options_or_settings_is_refused(changed, message):
+    own = {"events": 3, "sign_in": SignIn(), "end": 0.75}
+    state = small("gmp", **own)[2].state_dict()
+    other = small("gmp", resume=True, **{**own, **changed})[2]
+    with pytest.raises(UserError, match=f"the state is of a training with {message}."):
+        other.load_state_dict(state)
+    same = {"events": np.int64(3), "sign_in": SignIn(beta=np.float64(1)), "end": np.float64(0.75)}
+    small("gmp", resume=True, **same)[2].load_state_dict(state)
+    words = changed.keys() | {"beta", "rescale_period"}
+    old = {key: value for key, value in state.items() if words.isdisjoint(key.split())}
+    assert len(old) < len(state)
+    other.load_state_dict(old)  # of a version without the option
+
+
 @pytest.mark.parametrize("manual_begin", [False, True])
 def test_a_training_that_is_resumed_needs_a_state(manual_begin):
     saved = small("random")[2].state_dict()

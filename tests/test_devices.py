@@ -13,7 +13,7 @@ from literal import batches, loss_of, tiny_net, train_literally
 from needs import on_gpu
 from small_digits import small_digits
 from test_baselines_engine_sparse_model import OPTIMIZERS, STORAGES, masks_for
-from test_contract import CASES, FIRST_VARIANTS, SHORT, make
+from test_contract import CASES, FIRST_VARIANTS, SHORT, STR, make
 from test_launch_train import train
 from torch import nn
 from two_ranks import assert_same, default_dtype, train_loop
@@ -25,7 +25,7 @@ from baselines import sparsify
 from baselines.engine.product import Product
 from baselines.engine.soft_threshold import soft_threshold, soft_threshold_backward
 from baselines.engine.sparse_model import SparseModel
-from baselines.registry import find_method
+from baselines.registry import find_method, methods
 from baselines.tools.masks import top_k_mask
 from launch.config.run import Run
 from launch.data import load_data
@@ -97,6 +97,28 @@ def test_losses_are_checked_seldom_on_a_gpu(gpu_branches):
     assert due() == list(range(2 * CHECK_EVERY + 1))
     gpu_branches()
     assert due() == [0, CHECK_EVERY, 2 * CHECK_EVERY]
+
+
+@pytest.mark.parametrize("name", [name for name, method in methods().items() if method.variants])
+@pytest.mark.filterwarnings("ignore")
+def test_the_default_device_has_no_effect(name):
+    """As the "cuda" of a user's program. A computation with tensors of "meta" would fail."""
+    cls, data = find_method(name), batches(5)
+    own = {"lrr": {"interpolate_norms": True}, "str": STR}.get(name, cls.variants[0])
+    choices = {"sparsity": 0.5 * cls.is_sparse, "steps": 12, "samples": lambda n: data[:1], **own}
+
+    def weights(device):
+        model = tiny_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        with torch.device(device):  # as torch.set_default_device
+            sparsify(model, optimizer, name, **choices)
+            for x, y in data:
+                loss_of(model(x), y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return model.parameters()
+
+    assert all(map(torch.equal, weights("meta"), weights("cpu")))
 
 
 def test_a_rank_gives_ddp_its_gpu_alone():

@@ -325,7 +325,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"saved without Sparsify: it has no sparsifier\.pt"):
         resume()
     trained(tmp_path, tiny_bert(), "rigl", None, save_strategy="steps", save_steps=5)
-    with pytest.raises(UserError, match="saved with steps=15, not 20"):
+    with pytest.raises(UserError, match="of a training with steps=15, not steps=20"):
         resume(num_train_epochs=4)
 
 

@@ -16,6 +16,7 @@ from baselines.errors import UserError
 from signin import Product
 
 REFUSED = {"torch LBFGS": "closure", "timm adahessian": "second derivatives"}
+NOT_FACTORS = ("timm madgrad", "timm madgradw")
 BY_SHAPE = ("adafactor", "adamp", "sgdp", "mars", "muon", "kron")  # in their lower-case names
 ELSEWHERE = ("bnb", "fused")  # need a GPU
 COMPILED = ("kron",)  # take seconds: see test_baselines_engine_served_optimizer
@@ -123,6 +124,10 @@ def test_steps_are_those_of_the_literal_formulation(name, is_product):
         with pytest.raises(UserError, match=REFUSED[name]):
             stepped(make, is_product, False)
         return
+    if is_product and name in NOT_FACTORS:
+        with pytest.raises(UserError, match="MADGRAD remembers the initial values"):
+            stepped(make, is_product, False)
+        return
     dense = any(part in name.lower() for part in BY_SHAPE)
     if dense:
         with pytest.raises(UserError, match="set dense_latents=True"):
@@ -130,3 +135,18 @@ def test_steps_are_those_of_the_literal_formulation(name, is_product):
     expected = literal(make, is_product, dense)
     for key, value in stepped(make, is_product, dense).items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-12, msg=key)
+
+
+def test_first_states_that_are_not_zero_are_known():
+    """Weights that grow begin with them: see `cleared_value`."""
+    found = set()
+    for name in OPTIMIZERS.keys() - REFUSED.keys():
+        weight = nn.Parameter(torch.zeros(6, 5))
+        weight.grad = torch.zeros(6, 5)
+        optimizer = OPTIMIZERS[name]([weight])
+        optimizer.step()
+        for key, value in optimizer.state[weight].items():
+            is_own = torch.is_tensor(value) and value.shape == weight.shape
+            if is_own and float(value.abs().max()) > 1e-6:  # some add a small ε
+                found.add((type(optimizer).__name__, key))
+    assert found == {("RMSpropTF", "square_avg"), ("Rprop", "step_size")}

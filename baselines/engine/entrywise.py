@@ -45,6 +45,16 @@ def is_entrywise(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     return torch.allclose(matrix.flatten(), vector, rtol=1e-4, atol=1e-7)
 
 
+def steps_numbers(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Return whether the optimizer steps tensors without a dimension, found as `is_entrywise`.
+
+    An optimizer that steps no matrix either is taken to do it.
+    """
+    if type(optimizer) in _ENTRYWISE or _step_twice(optimizer, group, ()) is not None:
+        return True
+    return _step_twice(optimizer, group, _SHAPE) is None
+
+
 def _step_twice(
     optimizer: Optimizer, group: dict[str, Any], shape: tuple[int, ...]
 ) -> Tensor | None:

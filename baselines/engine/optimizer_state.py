@@ -100,6 +100,8 @@ def cleared_value(optimizer: Optimizer, weight: Tensor, key: str) -> float:
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
     if isinstance(optimizer, Adagrad) and key == "sum":
         return float(optimizer.defaults["initial_accumulator_value"])
+    if type(optimizer).__name__ == "RMSpropTF" and key == "square_avg":
+        return 1.0
     return 0.0
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from baselines.engine.entrywise import is_entrywise
+from baselines.engine.entrywise import is_entrywise, steps_numbers
 from baselines.engine.step_hooks import StepHooks
+from baselines.engine.storage import Storage
 from baselines.errors import UserError
 
 _SHARDED = "keeps parts of the parameters on other ranks: use DDP with an ordinary optimizer"
@@ -25,6 +26,7 @@ _REFUSED = {
     "PostLocalSGDOptimizer": _OUTSIDE,
     "Lookahead": _OUTSIDE,
 }
+_ANCHORED = {"MADGRAD", "Prodigy", "DAdaptSGD", "DAdaptAdaGrad"}
 _INNER = ("optimizer", "base_optimizer", "optim", "opt")
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_state_dict_pre_hooks")
 
@@ -32,8 +34,8 @@ _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_state_dict_pre_hooks")
 def served_optimizer(
     optimizer: Any,
     weights: Mapping[str, nn.Parameter],
-    full_size: bool = False,
-    plain: bool = True,
+    full_size: bool,
+    storage: Storage,
 ) -> Optimizer:
     """Return the optimizer to attach: the given one, or one that it wraps.
 
@@ -42,7 +44,7 @@ def served_optimizer(
     Args:
         weights: the prunable weights by name.
         full_size: latents have the shapes of the weights.
-        plain: the latents are the weights' own values.
+        storage: makes the latents.
 
     Raises:
         UserError: it is not supported, or does not hold the weights.
@@ -65,7 +67,7 @@ def served_optimizer(
                 "mask_gradients() before, so that masked weights stay zero.",
                 stacklevel=4,
             )
-        return served_optimizer(inner, weights, full_size, plain)
+        return served_optimizer(inner, weights, full_size, storage)
     if not isinstance(optimizer, Optimizer) or any(not hasattr(optimizer, x) for x in _HOOKS):
         raise UserError(f"{kind} has no step hooks: give the torch optimizer that it wraps.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -76,7 +78,10 @@ def served_optimizer(
         raise UserError(f"the optimizer does not hold {', '.join(missing)}.")
     if _is_attached(optimizer):
         raise UserError(f"the {kind} is attached already: finalize() its sparsifier first.")
-    _check_shapes(optimizer, weights.values(), full_size, plain)
+    _check_latents(optimizer, full_size, storage)
+    ids = {id(weight) for weight in weights.values()}
+    groups = (g for g in optimizer.param_groups if any(id(p) in ids for p in g["params"]))
+    _check_shapes(optimizer, groups, full_size, storage)
     return optimizer
 
 
@@ -104,19 +109,33 @@ def _held(optimizer: Any) -> list[int]:
     return [id(p) for group in optimizer.param_groups for p in group["params"]]
 
 
-def _check_shapes(
-    optimizer: Optimizer, weights: Iterable[nn.Parameter], full_size: bool, plain: bool
-) -> None:
-    kind, ids = type(optimizer).__name__, {id(weight) for weight in weights}
-    if callable(getattr(optimizer, "eval", None)) and not (full_size and plain):
+def _check_latents(optimizer: Optimizer, full_size: bool, storage: Storage) -> None:
+    """Raise UserError if the optimizer writes or remembers values that latents do not keep."""
+    kind = type(optimizer).__name__
+    if callable(getattr(optimizer, "eval", None)) and not (full_size and storage.is_identity):
         raise UserError(
             f"{kind}.eval() writes the weights: it needs dense_latents=True, without factors or "
             "thresholds."
         )
-    if full_size:
-        return
-    for group in optimizer.param_groups:
-        if any(id(p) in ids for p in group["params"]) and not is_entrywise(optimizer, group):
+    has_factors = len(storage.names) - storage.has_shared > 1
+    if has_factors and _ANCHORED & {base.__name__ for base in type(optimizer).__mro__}:
+        raise UserError(
+            f"{kind} remembers the initial values of the parameters, but factors are set again: "
+            "use another optimizer, or train without Sign-In and without factors."
+        )
+
+
+def _check_shapes(
+    optimizer: Optimizer, groups: Iterable[dict[str, Any]], full_size: bool, storage: Storage
+) -> None:
+    kind = type(optimizer).__name__
+    for group in groups:
+        if not full_size and not is_entrywise(optimizer, group):
             raise UserError(
                 f"{kind} treats weights by the shape of their tensor: set dense_latents=True."
+            )
+        if storage.has_shared and not steps_numbers(optimizer, group):
+            raise UserError(
+                f"{kind} steps no thresholds, which are tensors without a dimension: use another "
+                "optimizer."
             )

@@ -24,6 +24,7 @@ class SoftThreshold(Storage):
     """
 
     keeps_values = False
+    has_shared = True
 
     def __init__(
         self, inner: Storage, kind: Literal["sigmoid", "exp"], s_init: float, decay: float = 0.0

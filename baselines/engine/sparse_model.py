@@ -188,8 +188,7 @@ class SparseModel(MaskedWeights):
         """
         if self._latents is not None:
             raise UserError("an optimizer is attached already; detach() it first.")
-        plain = self.storage.is_identity
-        return served_optimizer(optimizer, self.weights, self.full_size, plain)
+        return served_optimizer(optimizer, self.weights, self.full_size, self.storage)
 
     @torch.no_grad()
     def attach(self, optimizer: Any, before: Hook = nothing, after: Hook = nothing) -> SparseModel:

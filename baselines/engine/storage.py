@@ -35,6 +35,8 @@ class Storage(ABC):
     keeps_values = True
     #: False if an entry of θ depends on more than one entry of a latent.
     in_pieces = True
+    #: True if there are latents with no dimension.
+    has_shared = False
     #: Weight decay of latents with no dimension; the weights' own decay does not apply to them.
     shared_decay = 0.0
     #: Names of the weight decays that `pull_back` adds to the gradients.
@@ -105,7 +107,8 @@ class Wrapped(Storage):
         self.inner = inner
         self.names = inner.names
         self.keeps_values, self.in_pieces = inner.keeps_values, inner.in_pieces
-        self.shared_decay, self.added_decays = inner.shared_decay, inner.added_decays
+        self.has_shared, self.shared_decay = inner.has_shared, inner.shared_decay
+        self.added_decays = inner.added_decays
 
     def split(self, thetas: Tensors, names: Names = ()) -> tuple[Tensors, ...]:
         return self.inner.split(thetas, names)

@@ -103,8 +103,9 @@ class WeightWatch(TorchFunctionMode):
             return value
         if derived.shadow is None:
             generator = torch.Generator().manual_seed(0)
-            drawn = torch.randn(derived.tensor.shape, generator=generator)
-            drawn *= torch.rand(derived.tensor.shape, generator=generator) < 0.5
+            shape = derived.tensor.shape
+            drawn = torch.randn(shape, generator=generator, device="cpu")
+            drawn *= torch.rand(shape, generator=generator, device="cpu") < 0.5
             return drawn.to(derived.tensor)
         return derived.shadow
 
@@ -166,4 +167,5 @@ def _input(slot: Slot) -> Tensor | None:
         shape = (2, module.in_channels, *(max(8, d * (k - 1) + 1) for k, d in sizes))
     else:
         return None
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(slot.weight)
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(shape, generator=generator, device="cpu").to(slot.weight)

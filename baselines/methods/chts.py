@@ -126,7 +126,7 @@ class Chts(Method[ChtsOptions]):
         power = given.start_power + step / self.end * (given.end_power - given.start_power)
         kept = sample_links(weight, mask, links - dropped, power, generator)
         scores = ch2_l3(kept.flatten(1)).flatten().masked_fill(kept.flatten(), -1.0)
-        order = torch.randperm(len(scores), generator=generator).to(scores.device)
+        order = torch.randperm(len(scores), generator=generator, device="cpu").to(scores.device)
         grown = torch.zeros_like(kept).flatten()
         grown[order] = top_k_mask(scores[order], dropped)
         return kept | grown.view(mask.shape)

@@ -69,17 +69,20 @@ class DynamicMask(Method[D], ABC):
         return cosine_fraction(step, self.end, self.options.drop_fraction)
 
     def update(self, net: SparseModel, step: int) -> None:
-        """Replace the weakest weights of every layer that is not dense."""
+        """Replace the weakest weights of every layer that changes."""
         fraction = self.drop_fraction(step)
         net.set_masks(
             {
                 layer.name: drop_and_grow(
                     layer.weight.detach(), mask, self.growth(layer, step), fraction
                 )
-                for layer in net
-                if (mask := layer.mask) is not None
+                for layer, mask in self.changing(net, step)
             }
         )
+
+    def changing(self, net: SparseModel, step: int) -> list[tuple[Layer, Tensor]]:
+        """Return the layers that an update changes, with their masks: those that are not dense."""
+        return [(layer, mask) for layer in net if (mask := layer.mask) is not None]
 
     @abstractmethod
     def growth(self, layer: Layer, step: int) -> Tensor:

@@ -89,7 +89,7 @@ class IterativePruning(Method[L]):
     def before_step(self, net: SparseModel, step: int) -> None:
         if self.norms is not None:
             generator = seeded(self.plan.seed, "norms", step)
-            self.norms.share = float(torch.rand((), generator=generator))
+            self.norms.share = float(torch.rand((), generator=generator, device="cpu"))
         sparsity = self.levels.pruned_before(step)
         if sparsity is not None:
             masks = global_masks(net.magnitudes(), sparsity)

@@ -137,6 +137,7 @@ class Mest(Method[MestOptions]):
 
     def grown(self, mask: Tensor, count: int, name: str, step: int) -> Tensor:
         """Return a mask with up to `count` more ones, drawn at random, equal on all ranks."""
-        drawn = torch.rand(mask.shape, generator=seeded(self.plan.seed, step, name))
+        generator = seeded(self.plan.seed, step, name)
+        drawn = torch.rand(mask.shape, generator=generator, device="cpu")
         free = mask.numel() - int(mask.sum())
         return mask | top_k_mask(drawn.to(mask.device).masked_fill(mask, -1.0), min(count, free))

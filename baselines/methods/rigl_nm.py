@@ -52,7 +52,7 @@ class RigLNm(GradientGrowth[RigLNmOptions]):
         self.warn_of_replaced_steps()
         net.require_ordinary("rigl_nm")
         drawn = {
-            name: torch.rand(shape, generator=seeded(self.plan.seed, name))
+            name: torch.rand(shape, generator=seeded(self.plan.seed, name), device="cpu")
             for name, shape in net.shapes.items()
         }
         net.set_masks({name: nm_mask(scores, self.n, self.m) for name, scores in drawn.items()})
@@ -60,10 +60,8 @@ class RigLNm(GradientGrowth[RigLNmOptions]):
     def update(self, net: SparseModel, step: int) -> None:
         """Replace the weakest weights of every layer within their groups."""
         fraction, masks = self.drop_fraction(step), {}
-        for layer in net:
-            if (mask := layer.mask) is not None:
-                growth = self.growth(layer, step)
-                ranks = ranking(layer.weight.detach(), mask, growth, fraction)
-                ranks += TINY * mask  # of weights without gradient, active ones stay
-                masks[layer.name] = nm_mask(ranks, self.n, self.m)
+        for layer, mask in self.changing(net, step):
+            ranks = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
+            ranks += TINY * mask  # of weights without gradient, active ones stay
+            masks[layer.name] = nm_mask(ranks, self.n, self.m)
         net.set_masks(masks)

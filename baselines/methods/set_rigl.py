@@ -74,12 +74,22 @@ class GradientGrowth(DynamicMask[R]):
         self.update(net, step)
         return not self.options.keep_step
 
+    def changing(self, net: SparseModel, step: int) -> list[tuple[Layer, Tensor]]:
+        """Leave out layers without a gradient, such as those that were frozen since.
+
+        Raises:
+            UserError: a layer has none at the first update: the model does not use it.
+        """
+        found = super().changing(net, step)
+        missing = [layer.name for layer, _ in found if layer.weight.grad is None]
+        if missing and not any(map(self.is_update, range(step))):
+            raise UserError(f"{self.name} grows by gradient: exclude {missing[0]}, which has none.")
+        return [(layer, mask) for layer, mask in found if layer.weight.grad is not None]
+
     def growth(self, layer: Layer, step: int) -> Tensor:
         """Return |∂L/∂θ|. DDP has averaged the signed gradient over ranks."""
-        grad = layer.weight.grad
-        if grad is None:
-            raise UserError(f"{self.name} grows by gradient: exclude {layer.name}, which has none.")
-        return grad.abs()
+        assert layer.weight.grad is not None  # see `changing`
+        return layer.weight.grad.abs()
 
 
 @register
@@ -99,7 +109,8 @@ class Set(DynamicMask[SetOptions]):
     def growth(self, layer: Layer, step: int) -> Tensor:
         """Return uniformly random scores, equal on all ranks."""
         generator = seeded(self.plan.seed, step, layer.name)
-        return torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)
+        scores = torch.rand(layer.weight.shape, generator=generator, device="cpu")
+        return scores.to(layer.weight.device)
 
 
 @register

@@ -73,8 +73,8 @@ class SRigL(GradientGrowth[SRigLOptions]):
         warn_if_denser(self.fan_ins, counts, net.shapes)
         masks = {}
         for name, shape in net.shapes.items():
-            ranks = torch.rand(shape, generator=seeded(self.plan.seed, name))
-            masks[name] = top_of_rows(ranks, torch.ones(shape[0]).bool(), self.fan_ins[name])
+            ranks = torch.rand(shape, generator=seeded(self.plan.seed, name), device="cpu")
+            masks[name] = top_k_of_rows(ranks.flatten(1), self.fan_ins[name]).view(shape)
         net.set_masks(masks)
         if self.options.sparse_init:
             gains = {n: (w[0].numel() / self.fan_ins[n]) ** 0.5 for n, w in net.weights.items()}
@@ -84,9 +84,9 @@ class SRigL(GradientGrowth[SRigLOptions]):
         """Choose the neurons, and give them their strongest weights and candidates."""
         fraction = self.drop_fraction(step)
         *_, last = net.layers
-        masks = net.masks
-        for layer in net:
-            mask, k = masks[layer.name], self.fan_ins[layer.name]
+        masks = {}
+        for layer, mask in self.changing(net, step):
+            k = self.fan_ins[layer.name]
             ranks = ranking(layer.weight.detach(), mask, self.growth(layer, step), fraction)
             alive = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
             if self.options.ablation and layer.name != last:

@@ -103,7 +103,7 @@ def reconstructed(
     w, h = weight.double(), hessian.double()
     dead = h.diagonal() == 0
     h = h + torch.diag(dead.double())
-    h = h + damping * h.diagonal().mean() * torch.eye(len(h)).to(h)
+    h = h + damping * h.diagonal().mean() * torch.eye(len(h), device=h.device).to(h)
     w = w.masked_fill(dead, 0.0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     upper = torch.linalg.cholesky(inverse, upper=True)

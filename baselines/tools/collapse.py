@@ -78,8 +78,9 @@ def depends_on_input(model: nn.Module, inputs: Any) -> bool:
         output, leaves = _trace(model, inputs)
         if not leaves or not output.requires_grad:
             return True
-        direction = torch.rand(output.shape, generator=seeded("collapse")).to(output)
-        grads = torch.autograd.grad((output * direction).sum(), leaves, allow_unused=True)
+        direction = torch.rand(output.shape, generator=seeded("collapse"), device="cpu")
+        value = (output * direction.to(output)).sum()
+        grads = torch.autograd.grad(value, leaves, allow_unused=True)
     return any(grad is None or bool(grad.any()) for grad in grads)
 
 

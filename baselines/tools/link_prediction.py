@@ -52,8 +52,8 @@ def local_links(shape: tuple[int, int], count: int, r: float, generator: torch.G
     """
     small, large = sorted(shape)
     degrees = _degrees(small, large, count, generator)
-    place = torch.arange(small) * max(1, large // small) % large
-    distance = (torch.arange(large) - place[:, None]).abs()
+    place = torch.arange(small, device="cpu") * max(1, large // small) % large
+    distance = (torch.arange(large, device="cpu") - place[:, None]).abs()
     distance = torch.minimum(distance, large - distance).float()
     noise = _gumbel((small, large), generator)
     scores = -distance if r == 0 else noise - (1 - r) / r * distance.log1p()
@@ -65,10 +65,10 @@ def local_links(shape: tuple[int, int], count: int, r: float, generator: torch.G
 def _degrees(small: int, large: int, count: int, generator: torch.Generator) -> Tensor:
     """Return the number of links of each node of the smaller side, at most `large` each."""
     if count < small:
-        return (torch.randperm(small, generator=generator) < count).long()
-    degrees = torch.ones(small, dtype=torch.int64)
+        return (torch.randperm(small, generator=generator, device="cpu") < count).long()
+    degrees = torch.ones(small, dtype=torch.int64, device="cpu")
     while left := count - int(degrees.sum()):
-        more = torch.randint(small, (left,), generator=generator)
+        more = torch.randint(small, (left,), generator=generator, device="cpu")
         degrees = (degrees + torch.bincount(more, minlength=small)).clamp_max(large)
     return degrees
 
@@ -91,5 +91,5 @@ def sample_links(
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return Gumbel noise: the k largest of log p + noise are k draws without replacement."""
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(1e-300, 1 - 1e-16)
-    return -(-uniform.log()).log()
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()

@@ -19,15 +19,19 @@ TINY = 1e-30  # below all scores that are not zero
 
 
 def seeded(*parts: int | str) -> torch.Generator:
-    """Return a generator that depends on numbers and names only, unlike one seeded by hash()."""
+    """Return a generator of the CPU that depends on numbers and names only, not on hash().
+
+    Draw with device="cpu": the default device of a user's program may be another.
+    """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def random_mask(shape: tuple[int, ...], k: int, seed: int, name: str) -> Tensor:
     """Return a uniformly random mask with exactly k ones; it depends on seed and layer name."""
-    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
-    mask[torch.randperm(mask.numel(), generator=seeded(seed, name))[:k]] = True
+    order = torch.randperm(math.prod(shape), generator=seeded(seed, name), device="cpu")
+    mask = torch.zeros_like(order, dtype=torch.bool)
+    mask[order[:k]] = True
     return mask.view(shape)
 
 

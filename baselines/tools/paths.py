@@ -67,7 +67,7 @@ class Paths:
         for op in self.ops:
             found = [counts[source] for source in op.sources]
             if op.kind == "input":
-                counts.append(torch.ones(op.units, dtype=torch.float64))
+                counts.append(torch.ones(op.units, dtype=torch.float64, device="cpu"))
             elif op.kind == "layer":
                 kernel = (
                     kernels[op.layer] if op.layer in kernels else connections(self.fixed[op.layer])
@@ -99,7 +99,7 @@ class Paths:
         grads = torch.autograd.grad(total, list(kernels.values()), allow_unused=True)
         live = {}
         for (name, mask), grad in zip(masks.items(), grads, strict=True):
-            through = torch.zeros(mask.shape[:2], dtype=torch.bool) if grad is None else grad > 0
+            through = mask.new_zeros(mask.shape[:2]) if grad is None else grad > 0
             live[name] = through.view(*mask.shape[:2], *[1] * (mask.ndim - 2)).expand(mask.shape)
         return live
 

@@ -61,7 +61,7 @@ def place_greedily(norms: Tensor, gains: Gains, n: int, most: int) -> tuple[Tens
             heapq.heappush(heap, (-gains.path[u], u, False))
         if search.order[u]:
             heapq.heappush(heap, (-search.gain(u), u, True))
-    chosen = torch.zeros(norms.shape, dtype=torch.bool)
+    chosen = norms.new_zeros(norms.shape, dtype=torch.bool)
     for u, outputs in search.taken.items():
         chosen[outputs, u] = True
     return chosen, search.extras

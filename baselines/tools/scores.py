@@ -59,8 +59,8 @@ def shuffled_batches(samples: Samples, per_class: int, most: int) -> list[Batch]
     if whole is None:
         return batches
     n = len(whole[1])
-    order = torch.randperm(n, generator=seeded("sample")).tensor_split(math.ceil(n / most))
-    return [mapped(partial(_rows, at), whole) for at in order]
+    order = torch.randperm(n, generator=seeded("sample"), device="cpu")
+    return [mapped(partial(_rows, at), whole) for at in order.tensor_split(math.ceil(n / most))]
 
 
 def _rows(at: Tensor, tensor: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def joint_compensation(theta: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
     """
     gone = torch.bmm(fisher, theta.masked_fill(keep, 0.0).unsqueeze(2))
     pairs = keep.unsqueeze(1) & keep.unsqueeze(2)
-    inside = torch.where(pairs, fisher, torch.eye(keep.shape[1]).to(fisher))
+    inside = torch.where(pairs, fisher, torch.eye(keep.shape[1], device=fisher.device).to(fisher))
     move: Tensor = torch.linalg.solve(inside, gone.masked_fill(~keep.unsqueeze(2), 0.0))
     return (theta + move.squeeze(2)).masked_fill(~keep, 0.0)
 

@@ -28,7 +28,7 @@ def walked_masks(
     Raises:
         UserError: fewer than k weights can be on a path.
     """
-    masks = {name: torch.zeros(size.shape, dtype=torch.bool) for name, size in sizes.items()}
+    masks = {name: size.new_zeros(size.shape, dtype=torch.bool) for name, size in sizes.items()}
     kept = 0
     for walks in _batches(Walker(paths, sizes, generator)):
         union = {name: mask.clone() for name, mask in masks.items()}
@@ -119,7 +119,7 @@ class Walker:
 
     def _draw(self, table: Tensor, rows: Tensor) -> Tensor:
         chances = table[rows]
-        at = torch.rand(len(rows), 1, generator=self.generator) * chances[:, -1:]
+        at = torch.rand(len(rows), 1, generator=self.generator, device="cpu") * chances[:, -1:]
         return torch.searchsorted(chances, at, right=True).squeeze(1).clamp_max(table.shape[1] - 1)
 
     def _choose(self, here: Tensor, among: list[int]) -> Iterator[tuple[int, Tensor]]:
@@ -152,14 +152,14 @@ class Walker:
             yield slot, walks, here[walks] if op.kind == "layer" else here[walks] // several
 
     def _random(self, n: int, below: int) -> Tensor:
-        return torch.randint(below, (n,), generator=self.generator)
+        return torch.randint(below, (n,), generator=self.generator, device="cpu")
 
     def _nowhere(self, n: int) -> list[Tensor]:
-        return [torch.full((n,), -1) for _ in self.paths.ops]
+        return [torch.full((n,), -1, device="cpu") for _ in self.paths.ops]
 
     def _record(self, edges: dict[int, Tensor], i: int, walks: Tensor, used: Tensor) -> None:
         if self.paths.ops[i].layer not in self.paths.fixed:
-            edges.setdefault(i, torch.full((WALKS,), -1))[walks] = used
+            edges.setdefault(i, torch.full((WALKS,), -1, device="cpu"))[walks] = used
 
     def _arrived(self, edges: dict[int, Tensor], arrived: Tensor) -> dict[int, Tensor]:
         return {i: used.masked_fill(~arrived, -1) for i, used in edges.items()}
@@ -169,7 +169,7 @@ def _batches(walker: Walker) -> Iterator[dict[int, Tensor]]:
     """Yield walks from both ends in turn, starting from all units in turn."""
     first = 0
     while True:
-        starts = torch.arange(first, first + WALKS)
+        starts = torch.arange(first, first + WALKS, device="cpu")
         yield walker.from_input(starts % walker.paths.ops[0].units)
         yield walker.from_output(starts % walker.paths.ops[-1].units)
         first += WALKS
