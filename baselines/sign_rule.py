@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from torch.optim import Optimizer
 
-from baselines.engine.decay import decouples_decay
+from baselines.engine.decoupled_decay import decouples_decay
 from baselines.engine.product import Product
 from baselines.engine.sparse_model import SparseModel
 from baselines.engine.storage import Names, Plain, Storage

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from baselines.engine.broadcast import equal_on_ranks, has_ranks
-from baselines.engine.decay import warn_of_added_decay
+from baselines.engine.decoupled_decay import warn_of_added_decay
 from baselines.engine.optimizer_state import clear_gradients
 from baselines.engine.random_state import kept_random_state
 from baselines.engine.sparse_model import SparseModel

@@ -18,12 +18,12 @@ from analysis.folder import list_runs
 from analysis.frame import load_runs
 from baselines.errors import UserError
 from launch.config.assignments import GRID_LISTS
-from launch.config.calibration import add_calibrations
 from launch.config.dependencies import in_order, require_constants
 from launch.config.grid_file import alternatives, runs_of
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run, warn_of_short
+from launch.config.str_constants import add_calibrations
 from launch.executors.main_module import stop_in_worker
 from launch.plugins import import_plugins
 

@@ -8,8 +8,8 @@ from synthetic_runs import FEW, write_runs
 
 from analysis.figures import FIGURES
 from analysis.figures.ranks import cliques
+from analysis.mean_ranks import rank_summary
 from analysis.names import RULES, legend_entry
-from analysis.ranks import rank_summary
 from analysis.statistics import aggregate
 from baselines.errors import UserError
 

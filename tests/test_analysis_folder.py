@@ -32,7 +32,7 @@ from analysis.frame import load_runs
 from baselines.errors import UserError
 from launch.cli import main
 from launch.executors.status import Status, statuses, to_text
-from launch.runs.files import write_csv, write_json
+from launch.runs.atomic import write_csv, write_json
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("analysis", "baselines", "launch", "signin")

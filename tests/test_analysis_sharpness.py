@@ -22,7 +22,7 @@ from launch.config.run import Run
 from launch.data import load_data
 from launch.measures.hessian import Hessian, estimate_trace, largest_eigenvalues
 from launch.ranks import Share
-from launch.runs.files import write_csv
+from launch.runs.atomic import write_csv
 from launch.runs.snapshots import read_snapshot, write_snapshot
 
 

@@ -17,7 +17,7 @@ from baselines.methods.oneshot import OneShot, OneShotOptions
 from baselines.methods.wanda_sparsegpt import CalibratedOptions
 from baselines.samples import Samples
 from baselines.sparsifier import Sparsifier
-from baselines.tools.calibration import columns, layer_inputs, reconstructed, row_masks
+from baselines.tools.layer_inputs import columns, layer_inputs, reconstructed, row_masks
 from baselines.tools.masks import top_k_mask
 
 

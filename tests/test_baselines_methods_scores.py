@@ -16,7 +16,7 @@ from baselines.methods.grasp import Grasp, grasp_scores
 from baselines.methods.snip import SampleOptions, Snip, snip_scores
 from baselines.methods.synflow import synflow_masks
 from baselines.samples import Samples
-from baselines.tools.flow import Flow
+from baselines.tools.synaptic_flow import Flow
 from launch.models import build_model
 
 

@@ -14,11 +14,11 @@ import launch
 import launch.executors.progress
 from baselines.errors import UserError
 from launch import Run, grid, results, run
-from launch.config import calibration, grid_file
+from launch.config import grid_file, str_constants
 from launch.executors.main_module import uses_main
 from launch.executors.progress import Display
 from launch.packages import root as code
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 from launch.runs.provenance import write_config
 
 QUICK = {"epochs": 1, "threads": 1, "device": "cpu", "progress": False}
@@ -66,7 +66,7 @@ def test_lists_make_a_grid(forked_workers, here):
 
 
 def test_calibrations_in_the_folder_of_the_runs_are_used(here, monkeypatch):
-    monkeypatch.setattr(calibration, "_ADDED", {})
+    monkeypatch.setattr(str_constants, "_ADDED", {})
     folder = here / "runs" / "calibrations" / Run.make("digits", "str", epochs=1).conditions
     folder.mkdir(parents=True)
     write_json(folder / "calibration.json", {"s_init": -20.0, "threshold_decay": 0.01})

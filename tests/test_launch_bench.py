@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 import launch.bench.memory
 import launch.bench.scaling
 import launch.bench.steps
-from launch.bench.runs import Parts
 from launch.bench.variants import StepsBench, make_step, run_choices
+from launch.bench.whole_run import Parts
 from launch.cli import main
 from launch.models import build_model
 from launch.trackers.tracking import ADAPTERS

@@ -19,7 +19,7 @@ from launch.cli import main
 from launch.config.run import Run
 from launch.models import build_model
 from launch.runs.checkpoints import write_checkpoint
-from launch.sparse_inference.choice import choose_formats
+from launch.sparse_inference.format_choice import choose_formats
 from launch.sparse_training.linear import both_passes
 
 DIGITS = ("--model", "digits-cnn", "--classes", "10", "--channels", "1", "--image-size", "8")

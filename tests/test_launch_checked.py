@@ -40,10 +40,10 @@ from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.runs import files
+from launch.runs import atomic
 from launch.runs.archives import load_archive, save_archive
+from launch.runs.atomic import write_json
 from launch.runs.checkpoints import read_checkpoint
-from launch.runs.files import write_json
 from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import read_snapshot, write_snapshot
@@ -549,7 +549,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(machine):
 
 def test_on_a_full_disk_the_file_that_failed_is_named(machine, monkeypatch):
     def full(state, path, label):
-        monkeypatch.setattr(files, "write_text", write_nothing)  # nor can the failure be
+        monkeypatch.setattr(atomic, "write_text", write_nothing)  # nor can the failure be
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def write_nothing(path, _text):
@@ -567,7 +567,7 @@ def test_the_numbers_of_ranks_are_kept(stopped):
         epochs, _ = rows_of(state)
         for row in epochs[:2]:
             row["ranks"] = 2
-        state["rows"] = files.CsvText().extended(epochs), state["rows"][1]
+        state["rows"] = atomic.CsvText().extended(epochs), state["rows"][1]
 
     rewrite(machine.runs / run.name / LAST_STATE, two_ranks)
     result = train(run, machine)

@@ -18,7 +18,7 @@ from launch.config.recipes import RECIPES, find_recipe
 from launch.config.run import Run
 from launch.config.shell import run_command
 from launch.flags import parse
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.training.run import run_training
 
 

@@ -24,7 +24,7 @@ from launch.data import load_data
 from launch.data.augment import Normalise
 from launch.data.normalisation import constants_of_model, warn_of_constants
 from launch.ranks import Share
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.training.check import check_runs
 
 HALF = "test_resnet"  # timm's, with 0.5 for all

@@ -20,7 +20,7 @@ from launch.config.cluster import Cluster
 from launch.executors.code_copy import copy_code
 from launch.executors.slurm import parameters
 from launch.packages import root
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 
 
 def test_the_code_is_kept_as_it_was(tmp_path):

@@ -44,7 +44,7 @@ from launch.executors.code_copy import own_modules
 from launch.executors.queue import cancel_jobs, list_jobs, note_cancelled, queued_job
 from launch.executors.slurm import START, Job, master_port, parameters, submit
 from launch.executors.status import statuses
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 from launch.runs.folder import RunFolder
 from launch.runs.provenance import write_config
 

@@ -30,7 +30,7 @@ from launch.data.sources import SOURCES
 from launch.inputs import Inputs
 from launch.models import MODELS, build_model, mlp
 from launch.runs.card import input_facts, result_facts
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.runs.snapshots import read_snapshot, write_snapshot
 from launch.sparse_inference.export import sparse_network
 

@@ -16,7 +16,7 @@ from launch.commands import grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.local import Outcome
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 from launch.runs.provenance import write_config
 
 

@@ -12,9 +12,9 @@ import launch.config.run
 from analysis.folder import list_runs
 from launch.cli import main
 from launch.commands.missing import missing_command
-from launch.config.calibration import Constants
 from launch.config.grid_parts import from_mask_of
 from launch.config.run import Run
+from launch.config.str_constants import Constants
 from launch.runs.provenance import write_config
 
 SETTINGS = "--batch-size 512 --lr 0.02 --exclude 8.weight --flip --threads 1"

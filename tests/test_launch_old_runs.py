@@ -20,7 +20,7 @@ from test_launch_train import train
 import launch.training.run
 from analysis.folder import is_finished, list_runs, read_epochs, read_result
 from launch.cli import main
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs-0.1.tar.xz"
 

@@ -27,9 +27,9 @@ from launch.console import duration
 from launch.executors.estimate import time_left
 from launch.executors.progress import Progress
 from launch.executors.status import Status
-from launch.runs.files import write_json
-from launch.runs.network import read_run
+from launch.runs.atomic import write_json
 from launch.runs.provenance import write_config
+from launch.runs.reading import read_run
 from launch.training.check import check_runs
 
 FLAGS = "--epochs 1 --threads 1 --device cpu"

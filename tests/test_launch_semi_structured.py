@@ -34,7 +34,7 @@ from launch.inputs import Inputs
 from launch.measures import timing
 from launch.measures.timing import GPU_CALLS, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
-from launch.sparse_inference.choice import (
+from launch.sparse_inference.format_choice import (
     FASTER,
     check_outputs,
     choose_formats,

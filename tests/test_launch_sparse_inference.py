@@ -13,7 +13,7 @@ import launch.measures.timing
 from baselines.errors import UserError
 from launch.measures.timing import Times, measure, threads_set
 from launch.sparse_inference.candidates import candidates, why_dense
-from launch.sparse_inference.choice import (
+from launch.sparse_inference.format_choice import (
     FASTER,
     TOLERANCES,
     LayerFormat,

@@ -10,9 +10,9 @@ from test_launch_train import stopped_after, train
 
 from analysis.folder import EPOCHS, LAST_STATE, LAYERS
 from launch.config.run import Run
-from launch.runs import files
+from launch.runs import atomic
 from launch.runs.archives import load_archive
-from launch.runs.files import CsvText
+from launch.runs.atomic import CsvText
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_text_that_grows_is_that_of_all_rows(tmp_path):
         text.extended(rows)
         text.extended(rows)
         rows.append(more)
-        files.write_csv(tmp_path / EPOCHS, rows)
+        atomic.write_csv(tmp_path / EPOCHS, rows)
         assert text.extended(rows).encode() == (tmp_path / EPOCHS).read_bytes()
 
 
@@ -56,7 +56,7 @@ def test_rows_are_written_once(monkeypatch):
             written.append(len(rows))
             super().writerows(rows)
 
-    monkeypatch.setattr(files.csv, "DictWriter", Counted)
+    monkeypatch.setattr(atomic.csv, "DictWriter", Counted)
     text, rows = CsvText(), []
     for epoch in range(4):
         rows += [{"epoch": epoch, "layer": name} for name in "ab"]

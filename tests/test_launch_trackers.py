@@ -23,7 +23,7 @@ from baselines.errors import UserError
 from launch.cli import main
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 from launch.trackers.tracking import Tracking, open_tracking
 from launch.training.check import check_runs
 

@@ -40,9 +40,9 @@ from launch.data.order import mix
 from launch.measures.flops import count_flops
 from launch.ranks import Ranks, Share
 from launch.runs.folder import RunFolder
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.training.build import build_loop
-from launch.training.collapse import Collapsed
+from launch.training.constant_output import Collapsed
 from launch.training.loop import Diverged, Loop, memory_format
 from launch.training.run import run_training
 from signin.signs import count_flips, signs

@@ -18,7 +18,7 @@ from baselines.errors import UserError
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data.order import hold_out
-from launch.runs.network import load_network
+from launch.runs.reading import load_network
 from launch.runs.snapshots import read_source
 from launch.training.build import check_held_out
 from launch.training.check import check_sources

@@ -10,7 +10,7 @@ import torch
 from literal import batches, loss_of, tiny_net
 
 from baselines import sparsify
-from baselines.engine.decay import decouples_decay
+from baselines.engine.decoupled_decay import decouples_decay
 from baselines.engine.product import Product
 from baselines.errors import UserError
 from signin import SignIn

@@ -11,8 +11,8 @@ from analysis.alike import comparison_fields
 from analysis.figures.dots import DotPanel, draw_dots, rule_series
 from analysis.figures.style import SMALL, Size, new_figure, rule_name
 from analysis.frame import find_column
+from analysis.mean_ranks import Ranks, rank_summary
 from analysis.names import legend_entry
-from analysis.ranks import Ranks, rank_summary
 from analysis.statistics import aggregate
 from baselines.errors import UserError
 

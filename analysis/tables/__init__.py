@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.alike import comparison_fields
 from analysis.frame import find_column
+from analysis.mean_ranks import rank_summary
 from analysis.protocol import Protocol, check_protocol, of_protocol
-from analysis.ranks import rank_summary
 from analysis.selection import Choice, choose_by_validation, describe_choice
 from analysis.statistics import aggregate
 from analysis.tables.comparison import comparison_sheets

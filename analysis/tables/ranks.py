@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.ranks import LEAST_BLOCKS, LEAST_ROWS, Ranks
+from analysis.mean_ranks import LEAST_BLOCKS, LEAST_ROWS, Ranks
 from analysis.tables.comparison import FAILED, shortened, shown
 from analysis.tables.sheet import Sheet
 from analysis.variance import LEVEL

@@ -25,7 +25,7 @@ from torch.optim.sgd import sgd
 
 from baselines.engine import device
 from baselines.engine.layer import Layer
-from baselines.engine.memory import in_memory_order, lie_alike
+from baselines.engine.memory_layout import in_memory_order, lie_alike
 from baselines.engine.storage import Storage
 
 PIECE = 1 << 17  # entries: eight such vectors take 4 MiB, about what the caches of two cores hold

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from baselines.engine.memory import in_memory_order, lie_alike
+from baselines.engine.memory_layout import in_memory_order, lie_alike
 from baselines.errors import UserError
 
 

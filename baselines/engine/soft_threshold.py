@@ -9,7 +9,7 @@ from torch import Tensor
 
 from baselines.engine import device
 from baselines.engine.layer import Layer
-from baselines.engine.memory import in_memory_order, lie_alike
+from baselines.engine.memory_layout import in_memory_order, lie_alike
 from baselines.engine.storage import Names, Storage, Tensors
 
 

@@ -26,8 +26,8 @@ from baselines.registry import register
 from baselines.samples import Samples
 from baselines.tools.collapse import set_initial_masks, zero_scales
 from baselines.tools.density import keep_count
-from baselines.tools.flow import Flow
 from baselines.tools.scores import Scores, scoring
+from baselines.tools.synaptic_flow import Flow
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from baselines.methods.oneshot import Pretrained, PretrainedOptions
 from baselines.methods.snip import SampleOptions
 from baselines.registry import register
 from baselines.samples import Batch, Samples
-from baselines.tools.calibration import (
+from baselines.tools.density import layer_counts
+from baselines.tools.layer_inputs import (
     check_layers,
     layer_inputs,
     reconstructed,
     row_masks,
     rows_first,
 )
-from baselines.tools.density import layer_counts
 from baselines.tools.scores import scoring
 
 

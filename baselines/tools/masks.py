@@ -13,7 +13,7 @@ from torch import Tensor
 from baselines.engine import device
 from baselines.errors import UserError
 from baselines.tools.density import Shapes, capped, keep_count, layer_counts
-from baselines.tools.selection import largest
+from baselines.tools.largest import largest
 
 TINY = 1e-30  # below all scores that are not zero
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from analysis.folder import read_epochs
 from baselines.errors import check_positive
+from launch.bench.generated_images import CIFAR, write_pictures
 from launch.bench.masks import MasksBench, bench_masks
-from launch.bench.pictures import CIFAR, write_pictures
-from launch.bench.runs import RunBench, bench_run
 from launch.bench.scaling import run_quietly
 from launch.bench.sparse import SparseBench, bench_sparse
 from launch.bench.sparse_networks import NM, RANDOM, SparseSource
 from launch.bench.steps import bench_steps
 from launch.bench.variants import MEASURED_MODELS, StepsBench
+from launch.bench.whole_run import RunBench, bench_run
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.recipes import RECIPES

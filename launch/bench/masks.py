@@ -28,7 +28,7 @@ from baselines.methods.synflow import synflow_masks
 from baselines.tools.density import keep_count, layer_counts
 from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
-from launch.bench.pictures import data_set
+from launch.bench.generated_images import data_set
 from launch.bench.variants import MEASURED_MODELS
 from launch.config.recipes import RECIPES
 from launch.config.run import Run

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from baselines.errors import UserError, check_not_negative, check_positive
 from launch.bench.bare import BareLoop
-from launch.bench.pictures import IMAGENET
+from launch.bench.generated_images import IMAGENET
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.recipes import RECIPES

@@ -24,8 +24,8 @@ from baselines.errors import UserError, check_positive
 from launch.bench.sparse_networks import Network, SparseSource
 from launch.measures.timing import Times, measure, threads_set
 from launch.ranks import find_device
-from launch.runs.files import make_folder, write_csv
-from launch.sparse_inference.choice import (
+from launch.runs.atomic import make_folder, write_csv
+from launch.sparse_inference.format_choice import (
     DENSE,
     LayerFormat,
     check_outputs,

@@ -18,7 +18,7 @@ from launch.config.machine import Imports
 from launch.inputs import Inputs
 from launch.models import build_model, shape_of_model
 from launch.plugins import import_plugins
-from launch.runs.network import load_network, network_shape, read_run
+from launch.runs.reading import load_network, network_shape, read_run
 from launch.runs.snapshots import read_source, run_folder_of
 
 RANDOM = "random"

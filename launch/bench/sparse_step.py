@@ -24,8 +24,8 @@ from baselines.tools.masks import random_mask
 from launch.inputs import Inputs
 from launch.measures.timing import measure, threads_set
 from launch.models import find_model, make_model
-from launch.runs.files import make_folder, write_csv
-from launch.sparse_inference.choice import relative_difference
+from launch.runs.atomic import make_folder, write_csv
+from launch.sparse_inference.format_choice import relative_difference
 from launch.sparse_training.linear import Pattern, Product, both_passes, sparse_linear
 from launch.sparse_training.products import SparseProducts
 

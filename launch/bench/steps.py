@@ -32,7 +32,7 @@ from launch.bench.memory import median_memory
 from launch.bench.variants import StepsBench, make_step, run_choices, suite_loop
 from launch.measures.timing import threads_set, timed
 from launch.ranks import join_ranks
-from launch.runs.files import make_folder, write_csv
+from launch.runs.atomic import make_folder, write_csv
 
 
 def bench_steps(options: StepsBench) -> int:

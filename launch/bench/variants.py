@@ -20,7 +20,7 @@ from baselines.errors import check_inside_unit, check_not_negative, check_positi
 from baselines.registry import find_method, methods
 from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
-from launch.bench.pictures import CIFAR
+from launch.bench.generated_images import CIFAR
 from launch.config.recipe import Recipe
 from launch.config.recipes import RECIPES
 from launch.config.run import Run

@@ -20,8 +20,8 @@ from launch.measures.barrier import Named, Point, barrier, points_between
 from launch.measures.timing import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
-from launch.runs.files import write_csv
-from launch.runs.network import check_data, load_network, read_run
+from launch.runs.atomic import write_csv
+from launch.runs.reading import check_data, load_network, read_run
 from launch.runs.snapshots import read_source, run_folder_of
 
 _SAME = ("model", "data", "image_size", "normalise")  # settings that the two runs share

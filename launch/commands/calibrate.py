@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from baselines.errors import UserError
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.executors.calibrate import Search, calibrate
 from launch.executors.slots import check_slots
+from launch.executors.str_search import Search, calibrate
 from launch.flags import parse, split_name, values
 from launch.plugins import import_plugins
 

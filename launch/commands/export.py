@@ -19,10 +19,10 @@ from launch.config.run import Run
 from launch.flags import parse, split_name
 from launch.inputs import Inputs
 from launch.plugins import import_plugins
+from launch.runs.atomic import make_folder, remove_file, write_file, write_text
 from launch.runs.card import SENTENCE, model_card
 from launch.runs.checkpoints import write_checkpoint
-from launch.runs.files import make_folder, remove_file, write_file, write_text
-from launch.runs.network import load_network, network_shape, read_run
+from launch.runs.reading import load_network, network_shape, read_run
 from launch.runs.snapshots import read_snapshot
 from launch.sparse_inference.export import SparseNetwork, sparse_network
 from signin.transplant import masks_of

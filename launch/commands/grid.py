@@ -15,12 +15,12 @@ from launch.commands.missing import missing_command
 from launch.commands.selection import terminal_width
 from launch.commands.submission import print_scripts, resubmit_runs, submit_runs
 from launch.config.assignments import GRID_LISTS, is_field, parse_assignments
-from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
 from launch.config.run import Run, warn_of_short
+from launch.config.str_constants import add_calibrations
 from launch.executors.slots import check_slots
 from launch.flags import parse, split_name
 from launch.plugins import import_plugins

@@ -32,7 +32,7 @@ def _command(
     from analysis.tables.paper import LAYOUTS
     from launch.config.grid_parts import OTHER_SEED
     from launch.config.shell import grid_command
-    from launch.runs.network import read_run
+    from launch.runs.reading import read_run
 
     try:
         runs = [read_run(folder) for folder in folders if folder.is_dir()]

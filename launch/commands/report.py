@@ -23,7 +23,7 @@ def command(args: list[str]) -> int:
     """Write the report."""
     from analysis.report import render_page
     from launch.commands.missing import missing_command
-    from launch.runs.files import write_text
+    from launch.runs.atomic import write_text
 
     given = parse(ReportCommand, args, "signbench report")
     runs = given.selection.load()

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from analysis.folder import is_finished
 from baselines.errors import UserError
 from launch.commands.submission import print_scripts, submit_runs
-from launch.config.calibration import add_calibrations
 from launch.config.cluster import Cluster, Executor
 from launch.config.dependencies import require_constants
 from launch.config.machine import Machine
 from launch.config.recipes import find_recipe
 from launch.config.run import Run, warn_of_short
+from launch.config.str_constants import add_calibrations
 from launch.flags import parse, values
 from launch.plugins import import_plugins
 from launch.ranks import is_first
@@ -104,7 +104,7 @@ def _check_optimizer(run: Run) -> None:
 
 
 def train(run: Run, machine: Machine) -> int:
-    from launch.training.collapse import Collapsed
+    from launch.training.constant_output import Collapsed
     from launch.training.loop import Diverged
     from launch.training.run import run_training
 

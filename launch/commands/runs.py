@@ -27,7 +27,7 @@ from launch.executors.slots import check_slots
 from launch.executors.status import ACTIVE, Status
 from launch.flags import leading_names, parse
 from launch.plugins import import_plugins
-from launch.runs.network import read_own_run, read_run
+from launch.runs.reading import read_own_run, read_run
 
 DONE = "finished"
 USAGE = """usage: signbench runs ACTION [NAME…] [OPTIONS]

@@ -76,7 +76,7 @@ def print_or_write(text: str, output: Path | None) -> None:
     if output is None:
         print(text.rstrip("\n"))
         return
-    from launch.runs.files import write_text
+    from launch.runs.atomic import write_text
 
     write_text(output, text.rstrip("\n") + "\n")
     print(f"written: {output}")

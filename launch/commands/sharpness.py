@@ -35,8 +35,8 @@ from launch.flags import leading_names, parse
 from launch.measures.timing import threads_set
 from launch.plugins import import_plugins
 from launch.ranks import Share, join_ranks
-from launch.runs.files import cannot_write, write_csv
-from launch.runs.network import OtherData, check_data, load_network, read_run
+from launch.runs.atomic import cannot_write, write_csv
+from launch.runs.reading import OtherData, check_data, load_network, read_run
 from launch.runs.snapshots import read_snapshot
 from signin.transplant import masks_of
 

@@ -20,7 +20,6 @@ from baselines.method import Method, Options, Plan
 from baselines.methods.str_ import StrOptions
 from baselines.registry import find_method
 from baselines.sign_rule import Factors, SignRule, factors_of
-from launch.config.calibration import find_constants
 from launch.config.recipe import (
     RULES,
     Recipe,
@@ -30,6 +29,7 @@ from launch.config.recipe import (
     setting_names,
 )
 from launch.config.recipes import find_recipe, known_recipe, recipe_name
+from launch.config.str_constants import find_constants
 
 
 @dataclass(frozen=True)

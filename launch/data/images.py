@@ -22,7 +22,7 @@ from analysis.checked import FileError, open_regular
 from baselines.errors import UserError, first_line
 from launch.limits import IMAGE
 from launch.runs.archives import load_array, save_array
-from launch.runs.files import make_folder, remove_leftovers, write_file
+from launch.runs.atomic import make_folder, remove_leftovers, write_file
 
 _MOST_BYTES = 2**28
 _USUAL_SCANS = 32  # of a progressive JPEG, the embedded preview included

@@ -13,7 +13,7 @@ from baselines.errors import UserError
 from launch.config.recipe import Recipe
 from launch.data.arrays import digest_of_arrays, is_images
 from launch.data.batches import Contents, Data, check_batch_size, check_ranks
-from launch.data.huggingface import Images
+from launch.data.hub import Images
 from launch.data.images import class_names, find_folder, test_folder
 from launch.data.items import Items, check_labels, read_labels, without_augmentation
 from launch.data.normalisation import chosen_constants

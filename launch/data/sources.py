@@ -17,9 +17,9 @@ from filelock import FileLock
 from torch.utils.data import Dataset, Subset
 
 from baselines.errors import UserError
+from launch.data.array_files import ENDINGS, read_arrays
 from launch.data.arrays import Arrays, describe_arrays, digest_of_arrays
-from launch.data.files import ENDINGS, read_arrays
-from launch.data.huggingface import PREFIX, find_saved, read_huggingface
+from launch.data.hub import PREFIX, find_saved, read_huggingface
 from launch.data.images import digest_of_files, find_folder, read_once, scan, test_folder
 from launch.data.items import describe_items, read_labels, without_augmentation
 from launch.data.order import hold_out

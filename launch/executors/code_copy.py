@@ -15,7 +15,7 @@ from pathlib import Path
 from launch import packages
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 from launch.runs.provenance import REVISION, git_state
 
 MOST_BYTES = 2**25  # of the data in a package

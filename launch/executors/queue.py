@@ -12,7 +12,7 @@ from analysis.checked import BrokenFile
 from analysis.contents import JobRecord
 from analysis.folder import JOB, read_job
 from baselines.errors import UserError
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 
 _ENDING = ("CANCELLED", "COMPLETING")  # states of jobs that scancel has reached
 Queue = Mapping[str, tuple[str, str]]  # state and reason of jobs, by id

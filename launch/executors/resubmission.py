@@ -20,7 +20,7 @@ from launch.config.run import Run
 from launch.executors.queue import is_queued, list_jobs
 from launch.executors.slurm import submit
 from launch.plugins import import_plugins
-from launch.runs.network import read_own_run
+from launch.runs.reading import read_own_run
 
 Settings = tuple[Machine, Cluster, Path]  # and the folder to submit from
 

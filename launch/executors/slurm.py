@@ -33,7 +33,7 @@ from launch.config.run import Run
 from launch.executors.code_copy import copy_code, own_modules
 from launch.executors.queue import list_jobs, max_array_size, queued_job
 from launch.plugins import import_plugins
-from launch.runs.files import make_folder, remove_file, write_json
+from launch.runs.atomic import make_folder, remove_file, write_json
 from launch.runs.provenance import write_config
 from launch.training.check import missing_sources
 

@@ -64,7 +64,7 @@ def _loses_gpu(error: Exception) -> bool:
     """Return whether an error may be one of the GPU, after which further runs on it would fail."""
     import torch
 
-    from launch.training.collapse import Collapsed
+    from launch.training.constant_output import Collapsed
     from launch.training.loop import Diverged
 
     harmless = (UserError, Diverged, Collapsed, torch.OutOfMemoryError)

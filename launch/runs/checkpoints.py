@@ -16,9 +16,9 @@ from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.limits import CHECKPOINT
 from launch.runs.archives import copied_tensors, load_objects, save_archive
-from launch.runs.choice import choose
+from launch.runs.atomic import write_file
 from launch.runs.entries import MASK, Entry, find_entries
-from launch.runs.files import write_file
+from launch.runs.network_entries import choose
 from launch.runs.tensors import load_tensors, save_tensors
 
 _TYPES = {
@@ -58,7 +58,7 @@ def read_checkpoint(
     """Read a .safetensors file, or a file of torch.save (.pt, .pth, .ckpt).
 
     Finds the network among nested entries and wrappers, and joins what torch.nn.utils.prune splits.
-    `launch.runs.choice` has the rules.
+    `launch.runs.network_entries` has the rules.
 
     Args:
         label: that of the file, if it is known. Then it is one of the suite and read as it is,

@@ -43,8 +43,7 @@ from baselines.checkpoint import Checkpoint
 from baselines.errors import UserError
 from launch.config.run import Run
 from launch.runs.archives import load_archive, load_array, save_archive, save_array
-from launch.runs.checkpoints import read_checkpoint
-from launch.runs.files import (
+from launch.runs.atomic import (
     make_folder,
     move_file,
     one_sync,
@@ -54,6 +53,7 @@ from launch.runs.files import (
     write_json,
     write_text,
 )
+from launch.runs.checkpoints import read_checkpoint
 from launch.runs.provenance import write_config
 from launch.runs.snapshots import write_snapshot
 

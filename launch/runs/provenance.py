@@ -20,7 +20,7 @@ from baselines.errors import UserError
 from baselines.fields import new_defaults
 from launch.config.recipe import RULES
 from launch.config.run import Run
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 
 REVISION = "revision.json"  # in a copy of the code, next to the packages
 RECORDED = ("torch", "torchvision", "timm", "numpy", "signbench")

@@ -17,8 +17,8 @@ from analysis.folder import (
 )
 from baselines.checkpoint import FILE_ENDINGS, Checkpoint, run_of
 from baselines.errors import UserError
+from launch.runs.atomic import make_folder
 from launch.runs.checkpoints import read_checkpoint, write_checkpoint
-from launch.runs.files import make_folder
 
 
 def write_snapshot(folder: Path, name: str, epoch: int, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from baselines.errors import UserError, one_line
 from launch.measures.timing import Measure, measure
-from launch.sparse_inference.choice import LayerFormat, check_outputs, choose_formats, with_formats
+from launch.sparse_inference.format_choice import (
+    LayerFormat,
+    check_outputs,
+    choose_formats,
+    with_formats,
+)
 
 ROUNDS = 30
 

@@ -28,7 +28,7 @@ from analysis.nested import flatten
 from baselines.errors import UserError, describe
 from launch.config.machine import Machine
 from launch.config.run import Run
-from launch.runs.files import write_json
+from launch.runs.atomic import write_json
 
 # module and class of each adapter, and what to install for it
 ADAPTERS = {

@@ -32,7 +32,7 @@ from launch.inputs import Inputs
 from launch.models import make_model
 from launch.ranks import Ranks, is_first
 from launch.runs.folder import RunFolder
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.runs.snapshots import find_source, read_source, run_folder_of
 from launch.sparse_training.products import SparseProducts, check_products
 from launch.training.loop import Loop, memory_format

@@ -12,7 +12,7 @@ from baselines.engine import device
 from baselines.engine.sparse_model import SparseModel
 from baselines.errors import one_line
 from launch.inputs import Inputs
-from launch.sparse_inference.choice import DENSE, LayerFormat, choose_formats
+from launch.sparse_inference.format_choice import DENSE, LayerFormat, choose_formats
 from launch.sparse_inference.semi_structured import is_semi_structured
 
 ROUNDS = 10

@@ -19,12 +19,12 @@ from launch.data import load_data
 from launch.measures.flips import FlipTracker
 from launch.measures.timing import threads_set
 from launch.ranks import Ranks, join_ranks
-from launch.runs.files import CsvText, one_sync
+from launch.runs.atomic import CsvText, one_sync
 from launch.runs.folder import STATES, RowTexts, RunFolder
 from launch.runs.provenance import note_start
 from launch.trackers import Tracking, check_tracker, open_tracking
 from launch.training.build import build_loop
-from launch.training.collapse import check_collapse
+from launch.training.constant_output import check_collapse
 from launch.training.finished import complete, complete_if_needed, finished_text
 from launch.training.kernel_speed import speed_text
 from launch.training.result import device_name, make_result

@@ -20,7 +20,7 @@ from launch.cli import COMMANDS
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.console import exit_code_of
-from launch.runs.network import read_run
+from launch.runs.reading import read_run
 from launch.training.run import run_training
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "runs-0.1.tar.xz"

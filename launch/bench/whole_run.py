@@ -20,7 +20,7 @@ import torch
 
 from baselines.errors import check_not_negative, check_positive
 from launch.bench.bare import BareLoop
-from launch.bench.pictures import CLASSES, data_set, write_pictures
+from launch.bench.generated_images import CLASSES, data_set, write_pictures
 from launch.bench.variants import NEEDED
 from launch.config.machine import Machine
 from launch.config.run import Run

@@ -11,7 +11,7 @@ from test_analysis_tables import write_run
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs
-from analysis.ranks import critical_difference, friedman, rank_summary
+from analysis.mean_ranks import critical_difference, friedman, rank_summary
 from analysis.tables import make_table
 from baselines.errors import UserError
 

@@ -15,13 +15,13 @@ from analysis.folder import SNAPSHOTS
 from baselines.errors import UserError, check_positive
 from baselines.methods.str_ import Str, StrOptions
 from baselines.target import largest_difference
-from launch.config.calibration import FILE, Constants, calibration_folder
 from launch.config.machine import Machine
 from launch.config.run import Run
+from launch.config.str_constants import FILE, Constants, calibration_folder
 from launch.data import load_data
 from launch.executors.local import Outcome, run_all
 from launch.ranks import Share
-from launch.runs.files import make_folder, write_json
+from launch.runs.atomic import make_folder, write_json
 from launch.runs.provenance import find_provenance
 from launch.training.build import lr_integral
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from baselines.errors import UserError
-from launch.runs.choice import choose
 from launch.runs.entries import DEPTH, find_entries
+from launch.runs.network_entries import choose
 
 
 class Net(nn.Module):

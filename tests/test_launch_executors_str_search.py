@@ -6,19 +6,19 @@ import math
 
 import pytest
 
-import launch.executors.calibrate
+import launch.executors.str_search
 from analysis.folder import read_json
 from baselines.errors import UserError
 from launch.cli import main
-from launch.config import calibration
+from launch.config import str_constants
 from launch.config.run import Run
-from launch.executors.calibrate import Search, bisect, calibrate, first_guess
 from launch.executors.local import Outcome
+from launch.executors.str_search import Search, bisect, calibrate, first_guess
 
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(calibration, "_ADDED", {})
+    monkeypatch.setattr(str_constants, "_ADDED", {})
 
 
 def counted(function):
@@ -83,7 +83,7 @@ def test_collapsed_runs_count_as_empty_and_other_failures_stop_the_search(machin
         good = {"sparsity": smooth(decay)}
         return [Outcome(r, None, error) if decay > 0.5 else Outcome(r, good) for r in runs[::-1]]
 
-    monkeypatch.setattr(launch.executors.calibrate, "run_all", run_all)
+    monkeypatch.setattr(launch.executors.str_search, "run_all", run_all)
     lines = []
     run = Run.make("digits", "str", threshold_decay=2.0)
     path = calibrate(run, Search((3, 4), within=0.001), machine, report=lines.append)
@@ -101,7 +101,7 @@ def test_seeds_that_tables_mark_are_named(machine, monkeypatch):
     def run_all(runs, *_):
         return [Outcome(run, {"sparsity": found[run.seed]}) for run in runs]
 
-    monkeypatch.setattr(launch.executors.calibrate, "run_all", run_all)
+    monkeypatch.setattr(launch.executors.str_search, "run_all", run_all)
     lines = []
     run = Run.make("digits", "str", threshold_decay=2.0)
     calibrate(run, Search((5, 0, 2)), machine, report=lines.append)

@@ -11,12 +11,12 @@ from analysis.folder import read_json
 from baselines.errors import UserError
 from launch.cli import main
 from launch.commands.run import parse_run
-from launch.config import calibration
-from launch.config.calibration import SHIPPED, add_calibrations, find_constants
+from launch.config import str_constants
 from launch.config.dependencies import require_constants
 from launch.config.run import Run
 from launch.config.shell import run_command
-from launch.runs.files import write_json
+from launch.config.str_constants import SHIPPED, add_calibrations, find_constants
+from launch.runs.atomic import write_json
 
 SETTINGS = [
     *({"sparsity": s, "sign_in": on} for s in (0.8, 0.9, 0.95) for on in (False, True)),
@@ -29,7 +29,7 @@ MACHINE = ["--runs", "exp", "--data-dir", "sets", "--device", "cpu", "--import",
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
     """Forget calibrations that a test adds."""
-    monkeypatch.setattr(calibration, "_ADDED", {})
+    monkeypatch.setattr(str_constants, "_ADDED", {})
 
 
 def write(runs, conditions, **content):

@@ -10,8 +10,8 @@ from baselines.errors import UserError
 from launch.config.run import Run
 from launch.inputs import Inputs
 from launch.models import build_model
-from launch.runs.network import network_shape
 from launch.runs.provenance import note_start, write_config
+from launch.runs.reading import network_shape
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from analysis.folder import CONFIG, FAILURE, JOB, LOCK, read_failure, read_job
 from baselines.errors import UserError
 from launch.config.run import Run
-from launch.runs import files
-from launch.runs.files import LEFTOVER_AGE, one_sync, write_file, write_json, write_text
+from launch.runs import atomic
+from launch.runs.atomic import LEFTOVER_AGE, one_sync, write_file, write_json, write_text
 from launch.runs.folder import RunFolder
 
 RUN = Run.make("digits", "dense")
@@ -69,7 +69,7 @@ def test_what_a_kill_leaves_of_a_state_or_rows_is_removed_however_new(tmp_path, 
     with folder.opened():
         for write in (lambda: folder.save_state({}), lambda: folder.write_rows(("x", "y"))):
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(files, "_sync", kill)
+                patch.setattr(atomic, "_sync", kill)
                 patch.setattr(Path, "unlink", lambda *_, **__: None)  # nor is anything cleaned up
                 write()
     assert len(list(folder.path.glob(".*.tmp"))) == 2
@@ -99,13 +99,13 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, target):
 
 def test_folders_are_synchronised_after_each_file_or_once(tmp_path, monkeypatch):
     synced = []
-    original = files._sync
+    original = atomic._sync
 
     def sync(path: Path) -> None:
         synced.append(path.name if path.is_dir() else "file")
         original(path)
 
-    monkeypatch.setattr(files, "_sync", sync)
+    monkeypatch.setattr(atomic, "_sync", sync)
     (tmp_path / "a").mkdir()
     for name in ("x", "a/y"):
         write_text(tmp_path / name, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines.tools import selection
+from baselines.tools import largest
 
 
 def slow(values, k):
@@ -17,8 +17,8 @@ def slow(values, k):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(selection, "SAMPLE", 500)
-    monkeypatch.setattr(selection, "CHUNK", 700)
+    monkeypatch.setattr(largest, "SAMPLE", 500)
+    monkeypatch.setattr(largest, "CHUNK", 700)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -35,28 +35,28 @@ def test_largest_is_the_start_of_a_stable_sort(dtype, ties):
     elif ties == "infinite":
         values[:100], values[-3000:] = np.inf, -np.inf
     for k in (1, 99, 101, 1000, 1990, 2100, 5000, 9990, 10_000):
-        np.testing.assert_array_equal(selection.largest(values, k), slow(values, k))
+        np.testing.assert_array_equal(largest.largest(values, k), slow(values, k))
 
 
 def test_only_numbers_near_the_threshold_are_partitioned(monkeypatch):
     values = np.random.default_rng(1).normal(size=10_000)
     values[::2] = -9
     lengths = []
-    exactly = selection._exactly
+    exactly = largest._exactly
 
     def noted(values, k):
         lengths.append(len(values))
         return exactly(values, k)
 
-    monkeypatch.setattr(selection, "_exactly", noted)
+    monkeypatch.setattr(largest, "_exactly", noted)
     for k in (500, 4900):
-        selection.largest(values, k)
+        largest.largest(values, k)
     assert max(lengths) < 3000
 
 
 def test_a_sample_that_misleads_costs_time_only(monkeypatch):
     values = np.random.default_rng(1).normal(size=10_000)
     for bounds in ((-0.1, 0.1), (2.0, 3.0)):
-        monkeypatch.setattr(selection, "_bounds", lambda *_, bounds=bounds: bounds)
+        monkeypatch.setattr(largest, "_bounds", lambda *_, bounds=bounds: bounds)
         for k in (1, 100, 3000, 9000):
-            np.testing.assert_array_equal(selection.largest(values, k), slow(values, k))
+            np.testing.assert_array_equal(largest.largest(values, k), slow(values, k))
