@@ -109,7 +109,7 @@ def _check_padding(recipe: Recipe) -> None:
     """Raise UserError if images are cropped at random sizes, and padding would have no effect."""
     if recipe.crop_padding and are_files(recipe.data) and recipe.image_size > RESIDENT_MAX_SIZE:
         raise UserError(
-            f"images of more than {RESIDENT_MAX_SIZE} pixels are cropped at random sizes and "
+            f"with an image_size above {RESIDENT_MAX_SIZE}, images are cropped at random sizes and "
             "positions, without padding: use --crop-padding 0."
         )
 
