@@ -136,6 +136,6 @@ def _check_shapes(
             )
         if storage.has_shared and not steps_numbers(optimizer, group):
             raise UserError(
-                f"{kind} cannot step thresholds, which are tensors without a dimension: use another "
-                "optimizer."
+                f"{kind} cannot step thresholds, which are tensors without a dimension: use "
+                "another optimizer."
             )
