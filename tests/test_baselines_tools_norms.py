@@ -156,7 +156,7 @@ def test_a_state_of_other_normalisation_is_refused(saved):
     options = {"steps": 6, "until": 1}
     sparsifier, optimizer = trained("lrr", model, interpolate_norms=saved, **options)
     state = [part.state_dict() for part in (model, optimizer, sparsifier)]
-    message = f"the state has interpolate_norms={saved}, not {not saved}"
+    message = f"with interpolate_norms={saved}, not interpolate_norms={not saved}"
     with pytest.raises(UserError, match=message):
         trained("lrr", tiny_net().double(), state=state, interpolate_norms=not saved, **options)
 

@@ -11,11 +11,11 @@ from analysis.folder import read_result
 from analysis.frame import load_runs
 from analysis.tables import table_of_grid
 from baselines.errors import UserError
-from launch import api
 from launch.commands import grid
 from launch.config.machine import Machine
 from launch.config.run import Run
 from launch.executors.local import Outcome
+from launch.executors.outcomes import load_outcomes
 from launch.runs.atomic import write_json
 from launch.runs.provenance import write_config
 
@@ -88,8 +88,8 @@ def test_masks_of_runs_outside_the_grid_are_averaged(tmp_path, capsys):
         options, label = {"mask": f"{source.name}@final"}, f"fixed ({source.name}@final)"
         accuracy = 0.90 + seed / 100
         folders.append(write_run(tmp_path, label, accuracy, seed, options=options, method="fixed"))
-    assert grid.show("mine.yaml", list(map(outcome, folders)), Machine(runs=tmp_path)) == 0
+    outcomes = list(map(outcome, folders))
+    assert grid.show("mine.yaml", outcomes, Machine(runs=tmp_path)) == 0
     shown = capsys.readouterr().out
     assert "GMP mask" in shown and "91.00 ± 1.00" in shown
-    runs = [SimpleNamespace(name=folder.name) for folder in folders]
-    assert set(api._load(runs, tmp_path, {})["label"]) == {"fixed (gmp@final)"}
+    assert set(load_outcomes(outcomes, tmp_path)["label"]) == {"fixed (gmp@final)"}

@@ -10,7 +10,7 @@ from launch.flags import parse, split_name
 # module, its dataclass of flags, and its function
 MEASURES = {
     "steps": ("steps", "StepsBench", "bench_steps"),
-    "run": ("runs", "RunBench", "bench_run"),
+    "run": ("whole_run", "RunBench", "bench_run"),
     "masks": ("masks", "MasksBench", "bench_masks"),
     "scores": ("scores", "ScoresBench", "bench_scores"),
     "scaling": ("scaling", "ScalingBench", "bench_scaling"),
