@@ -61,7 +61,7 @@ def select_runs(
         states: all that the runs can have.
 
     Raises:
-        UserError: a condition is not of this form, or names no field, or a state that there is not.
+        UserError: a condition is not of this form, or names an unknown field or state.
     """
     parsed = parse_conditions(conditions)
     check_states(parsed, states)
@@ -75,12 +75,12 @@ def select_runs(
 
 
 def check_states(conditions: Sequence[Condition], states: Sequence[str]) -> None:
-    """Raise UserError if a value of a condition on the state matches none of the states."""
+    """Raise UserError if a condition asks for states of which there is none."""
     for condition in conditions:
-        for value in condition.values if condition.field == "state" else ():
-            if not any(_matches(state, value) for state in states):
-                text = f"--where state{condition.relation}{value}"
-                raise UserError(f"{text}: the state is one of {', '.join(states)} here.")
+        asks = condition.field == "state" and condition.relation == "="
+        if asks and not any(map(condition.holds, states)):
+            text = f"--where state={','.join(condition.values)}"
+            raise UserError(f"{text}: the state is one of {', '.join(states)} here.")
 
 
 def _check_order(condition: Condition, column: pd.Series[Any]) -> None:

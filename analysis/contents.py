@@ -61,7 +61,7 @@ class Config(TypedDict):
 
 
 class Validation(TypedDict):
-    """Loss and accuracy on training images that are held out (`validation`), if there are any."""
+    """Loss and accuracy on training examples that are held out (`validation`), if there are any."""
 
     validation_loss: NotRequired[float]
     validation_accuracy: NotRequired[float]

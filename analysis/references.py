@@ -23,6 +23,9 @@ _TRANSPLANT = (
     "flip_signs",
 )
 _DEFAULTS = (None, "", "each", 0.0)
+SOURCE = "source."  # begins the columns of options that name runs
+SOURCES = "sources"  # column of the settings of these runs
+_SETTINGS = ("sparsity", "settings.model", "settings.epochs", "settings.lr", "settings.batch_size")
 
 Row = dict[str, Any]
 
@@ -39,8 +42,9 @@ def name_references(rows: Iterable[Row], read: Callable[[str], Row | None]) -> N
     sources = _Sources(rows, read)
     labels = [sources.named(row) for row in rows]
     transplants = [_parts(row, sources) if row["method"] == "fixed" else {} for row in rows]
-    for row, label, parts in zip(rows, labels, transplants, strict=True):
-        row |= {"label": label, **parts}
+    named = [sources.columns(row) for row in rows]
+    for row, label, parts, columns in zip(rows, labels, transplants, named, strict=True):
+        row |= {"label": label, **parts, **columns}
 
 
 class _Sources:
@@ -71,10 +75,24 @@ class _Sources:
         if row["method"] == "fixed":
             label = _transplant_label(label, self.options(row))
         else:
-            for value in (v for k, v in row.items() if k.startswith("options.")):
+            for _, value in _options(row):
                 if (source := self.with_run(value)) != value:
                     label = label.replace(value, source)
-        return _REFERENCE.sub(lambda found: f"{self.label(found[1])}@{found[2]}", label)
+        return self.with_labels(label)
+
+    def with_labels(self, text: str) -> str:
+        """Return a text with the labels of runs instead of their names, at each `RUN@EPOCH`."""
+        return _REFERENCE.sub(lambda found: f"{self.label(found[1])}@{found[2]}", text)
+
+    def columns(self, row: Row) -> Row:
+        """Return the options that name runs with the labels of these runs, and their settings."""
+        found, settings = Row(), set[str]()
+        for key, value in _options(row):
+            source = self.with_run(value)
+            if run := self.find(source.rpartition("@")[0]):
+                found[SOURCE + key] = self.with_labels(source)
+                settings.add(", ".join(f"{k.rpartition('.')[2]} {run.get(k)}" for k in _SETTINGS))
+        return found | {SOURCES: "; ".join(sorted(settings))}
 
     def options(self, row: Row) -> dict[str, Any]:
         """Return the options of a run of the method `fixed`, with runs as `RUN@EPOCH`."""
@@ -87,6 +105,11 @@ class _Sources:
         head, at, epoch = value.rpartition("@")
         run = Path(head if at else value).name
         return f"{run}@{epoch if at else 'final'}" if self.find(run) else value
+
+
+def _options(row: Row) -> list[tuple[str, str]]:
+    """Return the options of a run that are texts, by their columns."""
+    return [(k, v) for k, v in row.items() if k.startswith("options.") and isinstance(v, str)]
 
 
 def _parts(row: Row, sources: _Sources) -> Row:

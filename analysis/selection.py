@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.alike import compared_columns, without_unused
 from analysis.frame import ended_runs, find_column
 from analysis.names import common_label, is_fixed, legend_entry
+from analysis.references import SOURCE
 from baselines.errors import UserError
 
 VALIDATION = "result.validation_accuracy"
@@ -51,7 +52,7 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     """
     if not fields:
         return Choice(runs)
-    ended = without_unused(ended_runs(runs))
+    ended = _with_sources(without_unused(ended_runs(runs)))
     columns = _with_followers([find_column(ended, name) for name in fields], ended)
     names, others = compared_columns(ended), _other_options(ended, columns)
     if others:  # label has all options
@@ -76,6 +77,12 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     if others:
         chosen = chosen.assign(label=_labels(ended, others))
     return Choice(chosen, columns, notes)
+
+
+def _with_sources(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs whose options have methods instead of names of runs: the same for all seeds."""
+    named = {c.removeprefix(SOURCE): runs[c] for c in runs.columns if c.startswith(SOURCE)}
+    return runs.assign(**{key: values.fillna(runs[key]) for key, values in named.items()})
 
 
 def _other_options(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -109,7 +116,7 @@ def _best(done: pd.DataFrame, columns: list[str]) -> tuple[list[object], bool]:
         names = ", ".join(column.rpartition(".")[2] for column in columns)
         raise UserError(
             f"{names} cannot be chosen: there are runs without validation accuracy. Train them "
-            "with --validation 0.1, which holds out a tenth of the training images."
+            "with --validation 0.1, which holds out a tenth of the training examples."
         )
     groups = done.groupby(columns, dropna=False)
     seeds, means = groups["seed"].nunique(), groups[VALIDATION].mean()
@@ -125,7 +132,7 @@ def _notes(
         return ("nothing was chosen: each row has one value only",)
     parts = runs.get("settings.validation", pd.Series(dtype=float)).dropna().unique()
     held_out = " or ".join(f"{part:.0%}" for part in sorted(parts) if part)
-    of = f" ({held_out} of the training images)" if held_out else ""
+    of = f" ({held_out} of the training examples)" if held_out else ""
     notes = [
         f"{column.rpartition('.')[2]} was chosen for each row among {_listed(values)}, by the mean "
         f"validation accuracy over seeds{of}"

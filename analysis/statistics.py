@@ -15,6 +15,7 @@ from analysis.frame import ended_runs, find_column
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
 from analysis.names import RULES, SIGN_IN
+from analysis.references import SOURCES
 from analysis.selection import VALIDATION
 from analysis.target import in_missing_rows, misses_target
 from baselines.errors import UserError
@@ -56,7 +57,7 @@ def aggregate(
         gain, gain_low, gain_high, gain_std: accuracy with Sign-In or HAM minus that of the plain
             runs of the same seeds: mean, 95 % interval (`analysis.gains.intervals`) and sample
             standard deviation; NaN if one of the two rows misses the requested sparsity
-        validation: mean accuracy on held-out training images in percent, if there are any
+        validation: mean accuracy on held-out training examples in percent, if there are any
         the columns `chosen`
         realised, realised_all, epochs, dense_epochs, training_flops, flops, dense_flops, seconds:
             means of the results' fields; NaN for fields that the results do not have
@@ -146,6 +147,7 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     done = runs[runs["state"] == "finished"]
     _warn_of_repeats(done, list(dict.fromkeys(["recipe", *by])))
     _warn_of_other_data(done)
+    _warn_of_other_sources(done, by)
 
 
 def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
@@ -173,7 +175,8 @@ def _warn_of_other_data(done: pd.DataFrame) -> None:
     """
     if "data_digest" not in done:
         return
-    keys = [k for k in ("recipe", "settings.data", "settings.image_size") if k in done]
+    fields = ("recipe", "settings.data", "settings.image_size", "settings.validation")
+    keys = [field for field in fields if field in done]
     known = done[done["data_digest"].fillna("") != ""]
     for (recipe, *_), group in known.groupby(keys, dropna=False):
         folders = group.drop_duplicates("data_digest")["folder"]
@@ -182,5 +185,19 @@ def _warn_of_other_data(done: pd.DataFrame) -> None:
             warnings.warn(
                 f"runs of {recipe} were trained on data with different digests, such as {names}: "
                 f"other files, or another version of signbench; see data_digest in {CONFIG}.",
+                stacklevel=3,
+            )
+
+
+def _warn_of_other_sources(done: pd.DataFrame, by: Sequence[str]) -> None:
+    """Warn of runs that are averaged although the runs that they start from differ in settings."""
+    if SOURCES not in done:
+        return
+    for _, group in done.groupby(list(dict.fromkeys(["recipe", *by])), dropna=False):
+        if group[SOURCES].nunique() > 1:
+            first, second = group[SOURCES].unique()[:2]
+            warnings.warn(
+                f"runs of {group['label'].iloc[0]} are averaged, but start from runs that differ: "
+                f"({first}) and ({second}).",
                 stacklevel=3,
             )

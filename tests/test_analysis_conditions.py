@@ -77,6 +77,8 @@ RUNS = pd.DataFrame(
         (["folder=*random", "settings.epochs==10"], [2]),
         (["state=failed"], [3]),
         (["state!=fail*,stopped"], [0, 1, 2, 4]),
+        (["state=failed,running"], [3]),
+        (["state!=running"], [0, 1, 2, 3, 4]),
     ],
 )
 def test_conditions(conditions, rows):
@@ -115,7 +117,7 @@ def test_methods_are_found_by_their_names_in_tables(condition, rows):
         ("epochs=<5", "--where takes FIELD=VALUE"),
         ("epochs>>5", "--where takes FIELD=VALUE"),
         ("state=running", "--where state=running: .* finished, failed, stopped here"),
-        ("state!=failed,run*", r"--where state!=run\*: .* finished, failed, stopped here"),
+        ("state=runing,x*", r"--where state=runing,x\*: .* finished, failed, stopped here"),
         ("method>=3", "--where method>=: method has texts, such as 'dense'"),
         (
             "epoch=5",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 from test_analysis_frame import write
 
 from analysis.folder import list_runs
 from analysis.frame import load_runs
+from analysis.selection import choose_by_validation
 from analysis.statistics import aggregate
 
 
@@ -98,3 +100,46 @@ def test_damaged_runs_that_name_each_other_are_read(tmp_path):
         for name, source in sources.items()
     ]
     assert load_runs(folders)["label"].str.startswith("mine (mine (").all()
+
+
+def write_pruned(root, seed, damping, validation, epochs=20):
+    """Write a dense run of a seed, and one that prunes its network."""
+    dense = f"digits-dense-seed{seed}"
+    pruned = f"digits-sparsegpt-{damping}-seed{seed}"
+    options = {"init_from": f"{dense}@final", "damping": damping}
+    label = f"sparsegpt ({dense}@final, damping={damping})"
+    for name, own, shown in ((dense, {}, "dense"), (pruned, options, label)):
+        if (root / name).exists():
+            continue
+        path = write(root / name, shown, own) / "config.json"
+        config = json.loads(path.read_text())
+        config["run"] |= {"seed": seed, "method": shown.partition(" ")[0]}
+        if not own:
+            config["run"]["settings"] = {"epochs": epochs}
+        path.write_text(json.dumps(config))
+        result = {"accuracy": validation, "validation_accuracy": validation}
+        (root / name / "result.json").write_text(json.dumps(result))
+
+
+def test_an_option_is_chosen_over_seeds_that_start_from_runs_of_their_own(tmp_path):
+    """The best of each seed would be 90, 95 and 90 %."""
+    for damping, accuracies in ((0.01, (0.9, 0.8, 0.9)), (0.1, (0.8, 0.95, 0.8))):
+        for seed, accuracy in enumerate(accuracies):
+            write_pruned(tmp_path, seed, damping, accuracy)
+    runs = load_runs(list_runs(tmp_path))
+    chosen = choose_by_validation(runs[runs["method"] == "sparsegpt"], ["damping"]).runs
+    assert chosen["options.damping"].tolist() == [0.01] * 3
+    assert chosen["result.accuracy"].tolist() == [0.9, 0.8, 0.9]
+
+
+@pytest.mark.parametrize("epochs", [20, 150])
+def test_a_warning_names_sources_with_other_settings(epochs, tmp_path):
+    for seed in range(2):
+        write_pruned(tmp_path, seed, 0.1, 0.9, epochs=(20, epochs)[seed])
+    runs = load_runs(list_runs(tmp_path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        aggregate(runs[runs["method"] == "sparsegpt"])
+    found = [str(w.message) for w in caught if "start from runs that differ" in str(w.message)]
+    assert bool(found) == (epochs == 150)
+    assert all("epochs 20" in text and "epochs 150" in text for text in found)

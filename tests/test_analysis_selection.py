@@ -64,7 +64,7 @@ def test_the_choice_is_by_validation_for_each_row(tmp_path):
     text = to_text(table.sheets[-1])
     assert "at the chosen lr" in text and "lr (chosen)" in text
     assert "lr was chosen for each row among 0.05, 0.1, 0.2, by the mean validation" in text
-    assert "(10% of the training images)" in text
+    assert "(10% of the training examples)" in text
 
 
 def test_fractions_and_accuracies_of_validation_have_columns_of_their_own(tmp_path):

@@ -36,6 +36,6 @@ def test_runs_that_need_each_other_are_refused():
 def test_str_without_constants_is_left_out_with_one_warning():
     rules = ({}, {"sign_in": True}, {"ham": True})
     runs = [Run.make("digits", "str", epochs=7, **rule) for rule in rules]
-    with pytest.warns(UserWarning, match="left out: .* So are 2 other settings") as caught:
+    with pytest.warns(UserWarning, match="left out: .* So is STR at 2 other settings") as caught:
         assert with_constants([*runs, digits()]) == [digits()]
     assert len(caught) == 1 and "(with the same --runs)" in str(caught[0].message)

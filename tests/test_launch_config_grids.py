@@ -221,7 +221,7 @@ def test_a_sweep_ends_with_what_was_chosen_by_what(forked_workers, tmp_path, cap
     assert main(["grid", str(grid), "--validation", "0.2", *flags]) == 0
     out = capsys.readouterr().out
     assert "lr was chosen for each row among 0.001, 0.2, by the mean validation accuracy" in out
-    assert "(20% of the training images)" in out
+    assert "(20% of the training examples)" in out
     chosen = pd.read_csv(tmp_path / "runs" / "tables" / "sweep-chosen.csv")
     assert chosen["settings.lr"].tolist() == [0.2] and chosen["runs"].tolist() == [3]
     show = ["table", "compare", "--where", "validation=0.2", "--select", "lr", "--format", "csv"]

@@ -56,6 +56,10 @@ def test_runs_that_failed_before_they_had_a_folder_are_rows(tmp_path, capsys):
     assert grid.show("table3", outcomes, Machine(runs=tmp_path)) == 1
     shown = capsys.readouterr().out
     assert "failed" in shown and "signbench grid table3 --recipe digits" in shown
+    assert grid.show("table10", outcomes, Machine(runs=tmp_path)) == 1
+    output = capsys.readouterr()
+    assert "signbench grid table10 --recipe digits" in output.out
+    assert "left out" not in output.err
     assert not (tmp_path / runs[1].name).exists()
 
 

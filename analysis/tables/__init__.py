@@ -119,7 +119,7 @@ def make_table(
     runs = choice.runs
     if name in OF_ANY_RUNS:
         require("seed" not in (*rows, *columns), "seed is no row or column: means are over seeds.")
-        rows = [field for field in rows if field != "rule"]  # the rows of each method
+        rows = [field for field in rows if field != "rule"]  # it is part of the rows anyway
         rows, columns = comparison_fields(runs, rows, columns, choice.columns)
         if name == FLIPS:
             return _flips(choice, ("recipe", *rows, *columns))

@@ -17,7 +17,7 @@ from analysis.tables.sheet import Sheet
 
 TIED = "† not distinguishable from the best (t-test, 5 %, paired by seed, variance of similar rows)"
 FAILED = "* some seeds failed and are not included in the mean"
-FEW_SEEDS = "rows of fewer than three seeds have no †, nor has any row if the best one has fewer"
+FEW_SEEDS = "no † for rows of fewer than three seeds; none at all if the best row has fewer"
 
 
 def comparison_sheets(
@@ -113,7 +113,8 @@ def mean_text(row: dict[Any, Any]) -> str:
 def mark_notes(table: pd.DataFrame) -> list[str]:
     """Return a line for each kind of mark in a table, and one for rows that cannot have †."""
     notes = [TIED] * bool(table["tied"].any())
-    notes += [FEW_SEEDS] * bool(table["runs"].between(1, LEAST_SEEDS - 1).any())
+    few = table["runs"].between(1, LEAST_SEEDS - 1).any() and len(table) > 1
+    notes += [FEW_SEEDS] * bool(few)
     if table["misses"].any():
         found = (f"{s:.4f}" for s in table["realised"][table["misses"]])
         realised = ", ".join(dict.fromkeys(found))
@@ -130,7 +131,8 @@ def listed_rules(table: pd.DataFrame) -> str:
 def gain_notes(table: pd.DataFrame) -> list[str]:
     """Return a line that defines the gain, if a table has gains."""
     told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
-    told += " from three seeds on" * bool(table["gain_low"].isna().gt(table["gain"].isna()).any())
+    without = table["gain_low"].isna() & table["gain"].notna()
+    told += " where there are three seeds or more" * bool(without.any())
     return [told] * bool(table["gain"].notna().any())
 
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from baselines.engine.sparse_model import SparseModel
-from baselines.errors import check_finite, check_inside_unit, check_positive
+from baselines.errors import check_finite, check_inside_unit, check_positive, require
 from baselines.method import Method, Options, Plan
 from baselines.samples import Samples
 from baselines.tools.density import check_initial_sparsity
@@ -114,5 +114,7 @@ class IterativePruning(Method[L]):
         return {} if self.norms is None else {"norms": self.norms.share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved, own = "norms" in state, self.norms is not None  # old states have no options
+        require(saved == own, f"the state has interpolate_norms={saved}, not {own}.")
         if self.norms is not None:
             self.norms.share = state["norms"]

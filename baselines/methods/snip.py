@@ -29,7 +29,7 @@ from baselines.tools.scores import Scores, mean_gradients, scoring, shuffled_bat
 @dataclass(frozen=True)
 class SampleOptions(Options):
     samples_per_class: int = 10
-    """Number of training images of each class in the sample."""
+    """Number of training examples of each class in the sample."""
     sample_batch_size: int = changed(128, before=0)
     """Most images of the shuffled sample at a time; scores depend on it through batch statistics.
     0: the data's own batches, sorted by class, which depend on batch size and number of ranks."""

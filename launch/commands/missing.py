@@ -35,7 +35,8 @@ def _command(
     from launch.runs.reading import read_run
 
     try:
-        runs = [read_run(folder) for folder in folders if folder.is_dir()]
+        folders = [folder for folder in folders if folder.is_dir()]
+        runs = [read_run(folder) for folder in folders]
         runs.sort(key=lambda run: not run.sign_in)  # Sign-In's settings count where it is used
         seeds = {run.seed - OTHER_SEED * (run.method == "fixed") for run in runs}
         flags: dict[str, tuple[Any, ...]] = {

@@ -73,6 +73,6 @@ def with_constants(runs: Iterable[Run]) -> list[Run]:
             missing[str(error)] = None
     if missing:
         first, *others = missing
-        also = f" So are {len(others)} other settings, such as with Sign-In." if others else ""
+        also = f" So is STR at {len(others)} other settings, as with Sign-In." if others else ""
         warnings.warn(f"left out: {first}{also}", stacklevel=3)
     return found

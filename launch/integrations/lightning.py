@@ -110,7 +110,7 @@ class Sparsify(SparsifyCallback, Callback):
         self._final, self._is_fitting = None, True
 
     def _check_trainer(self, trainer: Trainer) -> None:
-        """Raise UserError if the trainer, or the checkpoint that it has loaded, is not served."""
+        """Raise UserError if the trainer, or the checkpoint it has loaded, is not supported."""
         if trainer.strategy.restore_checkpoint_after_setup:
             name = type(trainer.strategy).__name__
             raise UserError(f"{name} shards the weights: use DDP or one device.")
