@@ -124,8 +124,9 @@ def accuracy_statistics(done: pd.DataFrame, by: list[str], within: list[str]) ->
 def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """Check that the runs of a recipe differ only in the columns `by` and in their seeds.
 
-    Warn if there are several runs of one seed, all else alike, with different results, and if runs
-    of the same data have recorded different digests of them.
+    Warn if there are several runs of one seed, all else alike, with different results, if runs of
+    the same data have recorded different digests of them, and if runs that are averaged start from
+    runs that differ.
 
     Raises:
         UserError: they differ in other fields, which are named with a choice of values.
@@ -145,9 +146,10 @@ def check_alike(runs: pd.DataFrame, by: Sequence[str]) -> None:
             f"--where {' '.join(chosen)}, or see all with signbench table compare."
         )
     done = runs[runs["state"] == "finished"]
-    _warn_of_repeats(done, list(dict.fromkeys(["recipe", *by])))
+    rows = list(dict.fromkeys(["recipe", *by]))
+    _warn_of_repeats(done, rows)
     _warn_of_other_data(done)
-    _warn_of_other_sources(done, by)
+    _warn_of_other_sources(done, rows)
 
 
 def _warn_of_repeats(done: pd.DataFrame, by: Sequence[str]) -> None:
@@ -193,7 +195,7 @@ def _warn_of_other_sources(done: pd.DataFrame, by: Sequence[str]) -> None:
     """Warn of runs that are averaged although the runs that they start from differ in settings."""
     if SOURCES not in done:
         return
-    for _, group in done.groupby(list(dict.fromkeys(["recipe", *by])), dropna=False):
+    for _, group in done.groupby([*by], dropna=False):
         if group[SOURCES].nunique() > 1:
             first, second = group[SOURCES].unique()[:2]
             warnings.warn(

@@ -12,6 +12,7 @@ from baselines.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.tables import Command
+    from launch.config.run import Run
 
 
 def missing_command(root: Path, protocol: Protocol = "suite") -> Command:
@@ -35,8 +36,7 @@ def _command(
     from launch.runs.reading import read_run
 
     try:
-        folders = [folder for folder in folders if folder.is_dir()]
-        runs = [read_run(folder) for folder in folders]
+        runs = [read_run(folder) for folder in folders if folder.is_dir()]
         runs.sort(key=lambda run: not run.sign_in)  # Sign-In's settings count where it is used
         seeds = {run.seed - OTHER_SEED * (run.method == "fixed") for run in runs}
         flags: dict[str, tuple[Any, ...]] = {
@@ -44,7 +44,7 @@ def _command(
         }
         if is_of_one_sparsity(number):
             flags["sparsity"] = tuple(sorted({run.sparsity for run in runs if run.sparsity}))
-            masks = {read_run(folder).method for folder in _sources_of_masks(folders, root)}
+            masks = {read_run(folder).method for folder in _sources_of_masks(runs, root)}
             own = ({run.method for run in runs} - {*PAI, "fixed"} | masks) - {*LEARNERS}
             flags["methods"] = (*LEARNERS, *sorted(own)) if own else ()
         flags["protocol"] = () if protocol == "suite" else (protocol,)
@@ -54,12 +54,10 @@ def _command(
         return ""
 
 
-def _sources_of_masks(folders: Sequence[Path], root: Path) -> list[Path]:
+def _sources_of_masks(runs: Sequence[Run], root: Path) -> list[Path]:
     """Return the folders of the runs whose masks runs of the method `fixed` train."""
-    from analysis.frame import load_runs
+    from signin.fixed import FixedOptions
 
-    runs = load_runs(folders, root)
-    if "mask.label" not in runs:
-        return []
-    names = runs["mask.run"][runs["mask.label"].fillna("") != ""]
-    return [root / name for name in set(names)]
+    masks = {run.options.source("mask") for run in runs if isinstance(run.options, FixedOptions)}
+    folders = {root / Path(mask.rpartition("@")[0] or mask).name for mask in masks}
+    return [folder for folder in folders if folder.is_dir()]
