@@ -19,6 +19,7 @@ import json
 import pkgutil
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -38,7 +39,8 @@ from signin import HAM, SignIn
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-OTHERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+README = ROOT / "README.md"
+OTHERS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 METHODS = methods()
 PACKAGES = {  # that the code of a page needs
     "guide/hugging-face.md": ("transformers", "accelerate"),
@@ -124,13 +126,13 @@ def commands(page: Path) -> list[str]:
     text = page.read_text()
     shell = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M))
     inline = re.findall(r"`(signbench [a-z]+[^`…]*)`", text)
-    lines = [line for line in shell.splitlines() if line.startswith("signbench ")]
-    return [*lines, *inline]
+    lines = [line.strip() for line in re.split(r"\n|&&", shell)]
+    return [*(line for line in lines if line.startswith("signbench ")), *inline]
 
 
 PLACEHOLDER = re.compile(r"\b(NAME|NUMBER|MODEL)\b")
 COMMAND_LINES = sorted(
-    {(str(page.relative_to(DOCS)), line) for page in PAGES for line in commands(page)}
+    {(str(page.relative_to(ROOT)), line) for page in [*PAGES, README] for line in commands(page)}
 )
 
 
@@ -139,7 +141,7 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(launch.config.recipes, "RECIPES", dict(RECIPES))
-    write_files(DOCS / page, tmp_path)
+    write_files(ROOT / page, tmp_path)
     _, command, *args = shlex.split(line, comments=True)
     assert command in COMMANDS
     if not args or "--help" in args or PLACEHOLDER.search(line):
@@ -162,35 +164,61 @@ def test_commands_parse(page, line, tmp_path, monkeypatch):
 # ---- links
 
 
+def without_blocks(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+
+
+TEXTS = {page: without_blocks(page) for page in [*PAGES, *OTHERS]}
+
+
+@cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    text = without_blocks(page)
     titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
     plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", t)) for t in titles]
     return {re.sub(r"[-\s]+", "-", title.strip().lower()) for title in plain}
 
 
-@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
-def test_links_resolve(page):
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("http://", "https://")):
-            continue
-        path, _, anchor = target.partition("#")
-        linked = (page.parent / path).resolve() if path else page
-        assert linked.exists(), f"{page}: {target}"
-        if anchor:
-            assert anchor in anchors(linked), f"{page}: {target}"
+def resolves(page: Path, target: str) -> bool:
+    if target.startswith(("http://", "https://")):
+        return True
+    path, _, anchor = target.partition("#")
+    linked = (page.parent / path).resolve() if path else page
+    return linked.exists() and (not anchor or anchor in anchors(linked))
 
 
-@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
-def test_paths_exist(page):
-    """Check the paths of modules and folders that a page has in backticks."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+def exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def named(pattern: str) -> list[tuple[Path, str]]:
+    """Return what a pattern finds in the text of all pages, with the page."""
+    found = [(page, match) for page, text in TEXTS.items() for match in re.findall(pattern, text)]
+    assert len(found) > 20
+    return found
+
+
+def test_links_resolve():
+    links = named(r"\]\(([^)\s]+)\)")
+    assert not [(page, target) for page, target in links if not resolves(page, target)]
+
+
+def test_paths_exist():
+    """Check the paths of modules and folders in backticks."""
     tops = "analysis|baselines|docs|examples|launch|signin|tests"
-    named = re.findall(rf"`((?:{tops})/[\w./-]*|[\w-]+(?:/[\w-]+)+\.py|\.ci/\w+)`", text)
-    missing = [path for path in named if not (ROOT / path).exists()]
-    assert not missing, f"{page}: {missing}"
+    paths = named(rf"`((?:{tops})/[\w./-]*|[\w-]+(?:/[\w-]+)+\.py|\.ci/\w+)`")
+    assert not [(page, path) for page, path in paths if not (ROOT / path).exists()]
+
+
+def test_dotted_names_exist():
+    """Check the names of modules and their members in backticks."""
+    names = named(r"`((?:analysis|baselines|launch|signin)(?:\.\w+)+)")
+    assert not [(page, name) for page, name in names if not exists(name)]
 
 
 def test_the_tree_of_the_architecture_exists():
@@ -204,14 +232,6 @@ def test_the_tree_of_the_architecture_exists():
             found.append(package)
         found += [package / name for name in names]
     assert len(found) > 15 and not [path for path in found if not path.exists()]
-
-
-@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
-def test_dotted_names_exist(page):
-    """Check the names of modules and their members that a page has in backticks."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
-    for name in re.findall(r"`((?:analysis|baselines|launch|signin)(?:\.\w+)+)", text):
-        pkgutil.resolve_name(name)
 
 
 def test_every_page_is_in_the_navigation():

@@ -9,8 +9,10 @@ import pytest
 import torch
 from trainer_cases import (
     CASES,
+    EACH_METHOD,
     OF_TWO_METHODS,
     PER_EPOCH,
+    RESUMED,
     SIGN_IN,
     SPARSITY,
     assert_equal,
@@ -193,8 +195,7 @@ def schedule_of(method):
     }
 
 
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", CASES)
+@EACH_METHOD
 def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
     trainer = trained(tmp_path, tiny_bert(), method, sign_in)
     assert_equal(trainer.model, by_hand(tiny_bert(), trainer, method, sign_in))
@@ -279,13 +280,7 @@ def test_a_stream_has_a_length_in_steps_only(tmp_path):
 # ---- resuming and saving
 
 
-@pytest.mark.parametrize(
-    "method, sign_in, stop",
-    [
-        *[(method, sign_in, 7) for method in CASES for sign_in in SIGN_IN],
-        *[("rigl", sign_in, 10) for sign_in in SIGN_IN],
-    ],
-)
+@RESUMED
 def test_a_resumed_training_is_bit_identical(tmp_path, method, sign_in, stop):
     """A training is resumed in the middle of its second epoch, and at its end."""
     saving = {"save_strategy": "steps", "save_steps": stop, "max_grad_norm": 0.5}

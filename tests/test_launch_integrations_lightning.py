@@ -11,8 +11,10 @@ import torch
 from literal import batches, loss_of, tiny_net
 from trainer_cases import (
     CASES,
+    EACH_METHOD,
     OF_TWO_METHODS,
     PER_EPOCH,
+    RESUMED,
     SIGN_IN,
     SPARSITY,
     assert_equal,
@@ -165,8 +167,7 @@ def by_hand(method, sign_in, data=None, clip=None, accumulate=1, autocast=False,
     return module.net
 
 
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", CASES)
+@EACH_METHOD
 def test_a_trainer_equals_a_loop(tmp_path, method, sign_in):
     module, callback = Module(level_of(method)), callback_of(method, sign_in)
     trainer_of(tmp_path, callback, CASES[method][1]).fit(module, Loader(batches(PER_EPOCH)))
@@ -296,13 +297,7 @@ def test_data_is_scored(tmp_path):
 # ---- resuming
 
 
-@pytest.mark.parametrize(
-    "method, sign_in, stop",
-    [
-        *[(method, sign_in, 7) for method in CASES for sign_in in SIGN_IN],
-        *[("rigl", sign_in, 10) for sign_in in SIGN_IN],
-    ],
-)
+@RESUMED
 def test_a_resumed_training_is_bit_identical(tmp_path, method, sign_in, stop):
     """A training is resumed in the middle of its second epoch, and at its end."""
     whole, callback = Module(level_of(method)), callback_of(method, sign_in)

@@ -131,9 +131,12 @@ def mask_file():
 # options that overview grids do not show, of methods that look at gradients
 GRADIENTS = (("mest", {"gradient_weight": 1.0}), ("rigl", {"keep_step": True}))
 OTHERS = [case(name, variant, rule) for name, variant in GRADIENTS for rule in ("plain", "signin")]
+# products see masks and weights, which a method changes in the same way with factors and without
+EACH_METHOD = [found for found in FIRST_VARIANTS if found.values[2] == "plain"]
+FACTORS = [case("rigl", {}, "signin"), case("rigl", {}, "ham")]
 
 
-@pytest.mark.parametrize("name, variant, rule", FIRST_VARIANTS + OTHERS)
+@pytest.mark.parametrize("name, variant, rule", EACH_METHOD + OTHERS + FACTORS)
 def test_every_method_ends_as_with_dense_products(faster, name, variant, rule):
     choices = {**SHORT, "batch_size": BATCH}
     if name == "fixed":

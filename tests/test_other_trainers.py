@@ -6,7 +6,7 @@ import pytest
 import torch
 from literal import batches, loss_of, tiny_net
 from torch.optim.lr_scheduler import LambdaLR
-from trainer_cases import CASES, PER_EPOCH, SIGN_IN, SPARSITY, assert_equal, level_of
+from trainer_cases import CASES, EACH_METHOD, PER_EPOCH, SPARSITY, assert_equal, level_of
 
 from baselines import sparsify
 from baselines.tools.schedules import triangular
@@ -69,8 +69,7 @@ class Accelerated:
                 self.optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", CASES)
+@EACH_METHOD
 def test_accelerate_equals_a_loop_and_resumes(tmp_path, method, sign_in):
     pytest.importorskip("accelerate", reason="no accelerate")
     epochs = CASES[method][1] // PER_EPOCH
@@ -85,8 +84,7 @@ def test_accelerate_equals_a_loop_and_resumes(tmp_path, method, sign_in):
     assert_equal(again.net, by_hand(method, sign_in))
 
 
-@pytest.mark.parametrize("sign_in", SIGN_IN, ids=["plain", "signin"])
-@pytest.mark.parametrize("method", CASES)
+@EACH_METHOD
 def test_skorch_equals_a_loop(method, sign_in):
     pytest.importorskip("skorch", reason="no skorch")
     from skorch import NeuralNetClassifier

@@ -21,6 +21,18 @@ CASES = {
 }
 SIGN_IN = [None, SignIn(frobenius_decay=1e-3)]
 SPARSITY = 0.75
+# a trainer takes the same steps of a loop with factors as without: one method shows it
+EACH_METHOD = pytest.mark.parametrize(
+    "method, sign_in",
+    [*((method, None) for method in CASES), ("rigl", SIGN_IN[1])],
+    ids=[*(f"{method}-plain" for method in CASES), "rigl-signin"],
+)
+# The state of every method is tested without a trainer. Steps: within an epoch, at its end
+RESUMED = pytest.mark.parametrize(
+    "method, sign_in, stop",
+    [("rigl", SIGN_IN[1], 7), ("rigl", SIGN_IN[1], 10), ("lrr", None, 7), ("lrr", None, 10)],
+    ids=["rigl-signin-7", "rigl-signin-10", "lrr-plain-7", "lrr-plain-10"],
+)
 OF_TWO_METHODS = pytest.mark.parametrize(
     "method, sign_in", [("rigl", SIGN_IN[1]), ("acdc", None)], ids=["rigl-signin", "acdc-plain"]
 )
