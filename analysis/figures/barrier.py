@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.figures.style import COLOURS, WIDTHS, Size, in_style, new_figure
+from analysis.figures.style import COLOURS, GREY, WIDTHS, Size, in_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHT = 1.9  # inches
-_GREY = "#808080"
 
 
 def draw_barrier(points: pd.DataFrame) -> Figure:
@@ -28,7 +27,7 @@ def draw_barrier(points: pd.DataFrame) -> Figure:
         at = points["position"]
         for axes, (label, values) in zip(panels, curves, strict=True):
             ends = values.iloc[[0, -1]]
-            axes.plot(at.iloc[[0, -1]], ends, linestyle="--", color=_GREY)
+            axes.plot(at.iloc[[0, -1]], ends, linestyle="--", color=GREY)
             axes.plot(at, values, color=COLOURS[0], marker="o")
             axes.set(ylabel=label, xlabel="position", ylim=(0, None), xticks=[0, 0.5, 1])
             axes.set_xticklabels(["first", "0.5", "second"])

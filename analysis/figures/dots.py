@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.figures.style import (
     CHARACTER,
     CROSS,
+    DARK,
     LINE,
     MISSES,
     RULE_COLOURS,
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 _PITCH, _DOT = 0.17, 0.06  # heights in inches: of a row at least, and of each of its dots
 _NARROWEST = 1.0  # width of a panel without the names of its rows
-_GREY = "#404040"
-_REFERENCE: Look = {"color": _GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
+_REFERENCE: Look = {"color": DARK, "linestyle": (0, (4, 2)), "linewidth": 0.9}
 
 
 @dataclass(frozen=True)
@@ -186,5 +186,5 @@ def _key(panels: Sequence[DotPanel], series: Sequence[Series]) -> list[Any]:
     ]
     references = dict.fromkeys(name for panel in panels for name in panel.reference)
     has_crosses = any(panel.table.get("marked", pd.Series(dtype=bool)).any() for panel in panels)
-    crosses = [Line2D([], [], color=_GREY, label=MISSES, **CROSS)] * has_crosses
+    crosses = [Line2D([], [], color=DARK, label=MISSES, **CROSS)] * has_crosses
     return [*dots, *(Line2D([], [], label=name, **_REFERENCE) for name in references), *crosses]

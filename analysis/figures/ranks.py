@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.alike import comparison_fields
 from analysis.figures.dots import DotPanel, draw_dots, rule_series
-from analysis.figures.style import SMALL, Size, new_figure, rule_name
+from analysis.figures.style import COLOURS, DARK, SMALL, Size, new_figure, rule_name
 from analysis.frame import find_column
 from analysis.mean_ranks import Ranks, rank_summary
 from analysis.names import legend_entry
@@ -72,12 +72,12 @@ def _draw_diagram(ranks: Ranks, names: list[str], room: float, size: Size) -> Fi
         left = i < -(-n // 2)
         y = first + 0.7 * (i if left else n - 1 - i)
         end = 1 - 0.02 * n if left else n + 0.02 * n
-        ax.plot([rank, rank, end], [0, y, y], color="#404040", linewidth=0.8)
+        ax.plot([rank, rank, end], [0, y, y], color=DARK, linewidth=0.8)
         text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
         ax.text(end, y, f" {text} ", ha="right" if left else "left", va="center", fontsize=SMALL)
     for i, (low, high) in enumerate(bars):
         y = 0.25 + 0.35 * i
-        ax.plot([low - 0.03, high + 0.03], [y, y], color="#0173b2", linewidth=2.5)
+        ax.plot([low - 0.03, high + 0.03], [y, y], color=COLOURS[0], linewidth=2.5)
     ax.set_ylim(first + 0.7 * (-(-n // 2)), -1.6)
     unit = (size.width - 2 * room) / max(n - 1, 1)
     ax.set_xlim(1 - room / unit, n + room / unit)
@@ -108,6 +108,6 @@ def _draw_axis(ax: Any, ranks: Ranks) -> None:
     title = f"average rank over {blocks} comparisons"
     if not np.isnan(ranks.critical_difference):
         end = 1 + ranks.critical_difference
-        ax.plot([1, end], [-1.0, -1.0], color="#0173b2", linewidth=1.5)
+        ax.plot([1, end], [-1.0, -1.0], color=COLOURS[0], linewidth=1.5)
         title += f"; critical difference {ranks.critical_difference:.2f}, p = {ranks.p_value:.2g}"
     ax.text((1 + n) / 2, -1.15, title, ha="center", va="bottom")

@@ -43,7 +43,7 @@ RULE_COLOURS: dict[str, Look] = {  # where colours do not distinguish methods
     SIGN_IN: {"color": COLOURS[3], "marker": "D"},
     HAM: {"color": COLOURS[2], "marker": "s"},
 }
-GREY = "#606060"
+DARK, GREY = COLOURS[7], "#606060"  # of marks that belong to no method
 MISSES = "not the requested sparsity"
 CROSS: Look = {"marker": "x", "markersize": 6, "linestyle": "", "zorder": 3}  # of such a result
 _RC: Any = {
