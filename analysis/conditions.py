@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import find_column
-from analysis.names import COMMA, name_of
+from analysis.names import name_of, split_outside
 from baselines.errors import UserError
 
 FORM = "FIELD=VALUE[,VALUE…], FIELD!=VALUE or FIELD<VALUE (also <=, >, >=)"
@@ -112,7 +112,7 @@ def _parts(texts: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
     """Yield field, relation and values of each condition."""
     for text in texts:
         parts: list[tuple[str, str, list[str]]] = []
-        for piece in COMMA.split(text):
+        for piece in split_outside(",", text):
             if match := _CONDITION.fullmatch(piece):
                 relation = "=" if match[2] == "==" else match[2]
                 parts.append((match[1], relation, [match[3].strip()]))

@@ -138,6 +138,16 @@ def ended_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["state"].isin(("finished", "failed"))]
 
 
+def one_per_seed(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return one run per combination of `by` and seed: a finished one, if there is any.
+
+    Args:
+        runs: from `finished_runs` or `ended_runs`.
+    """
+    finished_first = runs.sort_values(["state", "folder"], ascending=[False, True])
+    return finished_first.drop_duplicates([*by, "seed"])
+
+
 def find_column(runs: pd.DataFrame, field: str) -> str:
     """Return the column of a field, given with or without its prefix.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -63,7 +62,6 @@ NAMES = {
 LEARNERS = ("acdc", "rigl", "str")  # the methods of the paper that learn masks
 PAI = ("random", "snip", "synflow")  # those of the paper that prune at initialisation
 
-COMMA = re.compile(r",\s*(?![^(]*\))(?![^\[]*\])")  # outside of brackets, which labels have
 _NETWORKS = {
     "fashion": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
@@ -87,7 +85,8 @@ def name_of(label: str) -> str:
         mask, others = mask_of(label), label.removeprefix("fixed (").removesuffix(")")
         at, comma, others = others.removeprefix(mask).partition(", ")
         moment = "" if at in ("", "@final") else f" {at}"
-        return f"{name_of(mask)} mask{moment}{comma}{', '.join(map(_source, others.split(', ')))}"
+        sources = ", ".join(map(_source, split_outside(",", others)))
+        return f"{name_of(mask)} mask{moment}{comma}{sources}"
     method, space, options = label.partition(" ")
     return NAMES.get(method, method) + space + options
 
@@ -111,6 +110,12 @@ def with_rule(name: str, rule: str) -> str:
     return f"{name} + {rule}" if rule else name
 
 
+def listed_rules(rules: Iterable[str]) -> str:
+    """Return the rules that gains belong to: "Sign-In or HAM" if there are runs with both."""
+    present = set(rules) - {PLAIN}
+    return " or ".join(rule for rule in RULES if rule in present)
+
+
 def short_names(labels: Iterable[str]) -> dict[str, str]:
     """Return names by label, without options where no other label has the same method."""
     labels = dict.fromkeys(labels)
@@ -127,7 +132,7 @@ def method_of(label: str) -> str:
 def common_label(labels: Iterable[str]) -> str:
     """Return the label of one method with the options that all of its labels have."""
     parts = [label.removesuffix(")").partition(" (") for label in labels]
-    options = [COMMA.split(rest) for _, _, rest in parts]
+    options = [split_outside(",", rest) for _, _, rest in parts]
     common = [o for o in options[0] if o and all(o in others for others in options)]
     return f"{parts[0][0]} ({', '.join(common)})" if common else parts[0][0]
 
@@ -136,17 +141,20 @@ def mask_of(label: str) -> str:
     """Return the label whose mask a run with this label trains; the label itself, if its own."""
     if not is_fixed(label):
         return label
-    return _before("@", _before(",", label.removeprefix("fixed (").removesuffix(")")))
+    source = split_outside(",", label.removeprefix("fixed (").removesuffix(")"))[0]
+    return split_outside("@", source)[0]
 
 
-def _before(mark: str, text: str) -> str:
-    """Return the part of a text before a character that is outside of brackets."""
-    depth = 0
-    for i, character in enumerate(text):
-        depth += (character in "([") - (character in ")]")
+def split_outside(mark: str, text: str) -> list[str]:
+    """Return the parts of a text between those of its marks that are outside of brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(depth + (character in "([") - (character in ")]"), 0)
         if character == mark and not depth:
-            return text[:i]
-    return text
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def family_of(label: str) -> str:

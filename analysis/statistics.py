@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.alike import differing_fields, without_unused
 from analysis.folder import CONFIG
-from analysis.frame import ended_runs, find_column
+from analysis.frame import ended_runs, find_column, one_per_seed
 from analysis.gains import paired_gains, summarise_gains
 from analysis.marks import mark_best
 from analysis.names import RULES, SIGN_IN
@@ -72,8 +72,7 @@ def aggregate(
     )
     by = list(dict.fromkeys(["recipe", *column_fields, *row_fields, "rule"]))
     check_alike(ended, [*by, *chosen])
-    ended = ended.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
-    ended = ended.drop_duplicates([*by, "seed"])
+    ended = one_per_seed(ended, by)
     done, failed = ended[ended["state"] == "finished"], ended[ended["state"] == "failed"]
     table = accuracy_statistics(done, by, within=["recipe", *column_fields])
     groups = done.groupby(by, sort=True, dropna=False)

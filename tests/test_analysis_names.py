@@ -35,6 +35,7 @@ INDEX = Path(__file__).parent.parent / "docs" / "methods" / "index.md"
         ("fixed (acdc + Sign-In@final, signs=gmp@3)", "AC/DC + Sign-In mask, signs=GMP@3"),
         ("fixed (acdc@final, lrr (a=1)@3)", "AC/DC mask, LRR (a=1)@3"),
         ("fixed (acdc@final, signs=lrr (a=1)@3)", "AC/DC mask, signs=LRR (a=1)@3"),
+        ("fixed (acdc@final, signs=lrr (a=1, b=2)@3)", "AC/DC mask, signs=LRR (a=1, b=2)@3"),
         ("fixed (mask.safetensors)", "mask.safetensors mask"),
         ("fixed (mask.pt, signs=gmp@3)", "mask.pt mask, signs=GMP@3"),
         ("fixed (oneshot (dense@final)@final)", "One-shot (dense@final) mask"),

@@ -669,7 +669,10 @@ def test_gains_without_an_interval_are_explained(tmp_path):
     for sign_in in (False, True):
         write_run(tmp_path, "snip", 0.9, sign_in=sign_in)
     runs = load_runs(list_runs(tmp_path))
-    for shown, told in ((runs[runs["label"] == "random"], "interval"), (runs, "seeds or more")):
+    for shown, told in (
+        (runs[runs["label"] == "random"], "interval"),
+        (runs, "same for all of them"),
+    ):
         notes = make_table("compare", shown).sheets[-1].notes
         assert next(note for note in notes if note.startswith("gain")).endswith(told)
 

@@ -11,7 +11,7 @@ from analysis.figures.groups import lowest_typical
 from analysis.figures.lines import draw_panels
 from analysis.figures.panels import Panel, place_of_sparsity
 from analysis.figures.style import Size, rule_name
-from analysis.frame import finished_runs
+from analysis.frame import finished_runs, one_per_seed
 from analysis.names import PLAIN
 from analysis.statistics import check_alike
 from analysis.target import in_missing_rows
@@ -109,7 +109,7 @@ def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
             f"--where recipe={recipes[0]}."
         )
     check_alike(done, _BY)
-    done = done.drop_duplicates([*_BY, "seed"])
+    done = one_per_seed(done, _BY)
     # a configuration whose seeds miss in part is drawn as a whole
     misses = in_missing_rows(done, _BY)
     return done.assign(accuracy=100 * done["result.accuracy"], misses=misses)

@@ -10,10 +10,10 @@ import pandas as pd
 
 from analysis.alike import without_unused
 from analysis.figures.dots import DotPanel, Series, draw_dots
-from analysis.figures.style import COLOURS, MARKERS, PAGE, SMALL, Size, new_figure
-from analysis.frame import finished_runs
+from analysis.figures.style import COLOURS, DARK, GREY, MARKERS, PAGE, SMALL, Size, new_figure
+from analysis.frame import finished_runs, one_per_seed
 from analysis.gains import paired_gains, summarise_gains
-from analysis.names import PLAIN, RULES, short_names, with_rule
+from analysis.names import PLAIN, RULES, listed_rules, short_names, with_rule
 from analysis.statistics import check_alike
 from analysis.target import in_missing_rows
 from baselines.errors import UserError
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BY = ["recipe", "label", "sparsity", "rule"]
-_UP, _DOWN = "#0173b2", "#d55e00"  # of a gain, and of a loss
-_DARK = "#404040"
+_UP, _DOWN = COLOURS[0], COLOURS[3]  # of a gain, and of a loss
 _PITCH, _LEAST_PITCH, _ENDS = 0.24, 0.15, 0.75  # heights in inches: of a row, and of the rest
 _XLABEL = "gain (% points)"
 _FAR = 3  # interquartile ranges below the lower quartile: not drawn, but named
@@ -40,7 +39,7 @@ def draw_gains(runs: pd.DataFrame, size: Size) -> Figure:
     done = without_unused(finished_runs(runs))
     done = done[~in_missing_rows(done, _BY)]
     check_alike(done, _BY)
-    done = done.drop_duplicates([*_BY, "seed"])
+    done = one_per_seed(done, _BY)
     gains = paired_gains(done, _BY)
     if not len(gains):
         raise UserError("there are no two runs of one seed, plain and with Sign-In or HAM.")
@@ -101,10 +100,6 @@ def _limits(means: pd.DataFrame) -> tuple[float, float]:
     return -limit, limit
 
 
-def _listed(gains: pd.DataFrame) -> str:
-    return " or ".join(rule for rule in RULES if rule in gains.index.get_level_values("rule"))
-
-
 def _draw_pairs(ax: Any, gains: pd.DataFrame, accuracy: pd.Series) -> None:
     """Draw one line per seed, from the plain run to that with Sign-In or HAM."""
     shown = [accuracy[(*key[:-1], rule)] for key in gains.index for rule in (PLAIN, key[-1])]
@@ -125,7 +120,8 @@ def _draw_pairs(ax: Any, gains: pd.DataFrame, accuracy: pd.Series) -> None:
             ax.text(left, y, f"◂ {mean[0]:.1f} → {mean[1]:.1f}", va="center", fontsize=SMALL)
     margin = 0.03 * (values.max() - left or 1.0)
     ax.set_xlim(left - margin, values.max() + margin)
-    ax.set(xlabel="accuracy (%)", title=f"plain ● → {_listed(gains)} ○")
+    rules = listed_rules(gains.index.get_level_values("rule"))
+    ax.set(xlabel="accuracy (%)", title=f"plain ● → {rules} ○")
 
 
 def _draw_means(ax: Any, means: pd.DataFrame) -> None:
@@ -136,12 +132,12 @@ def _draw_means(ax: Any, means: pd.DataFrame) -> None:
         text = _far_text(*means.iloc[y][["gain", "gain_low", "gain_high"]])
         ax.text(0.98 * high, y + 0.1, text, ha="right", va="bottom", fontsize=SMALL)
     ax.set_xlim(low, high)
-    ax.axvline(0, color="#808080", linewidth=0.8)
+    ax.axvline(0, color=GREY, linewidth=0.8)
     half = means["gain_high"] - means["gain"]
     known = half.notna().to_numpy()
-    look = {"fmt": "s", "color": _DARK, "capsize": 2}
+    look = {"fmt": "s", "color": DARK, "capsize": 2}
     ax.errorbar(means["gain"][known], places[known], xerr=half[known], **look)
-    ax.plot(means["gain"][~known], places[~known], "s", color=_DARK, markerfacecolor="white")
+    ax.plot(means["gain"][~known], places[~known], "s", color=DARK, markerfacecolor="white")
     ax.locator_params(axis="x", nbins=5)
     title = "mean gain, 95 % interval" + ("" if known.all() else " (□: none)")
     ax.set(xlabel=_XLABEL, title=title)

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.decay import decay_notes
 from analysis.frame import find_column, finished_runs
 from analysis.marks import LEAST_SEEDS
-from analysis.names import RULES, name_of
+from analysis.names import listed_rules, name_of
 from analysis.selection import Choice
 from analysis.tables.sheet import Sheet
 
@@ -49,7 +49,7 @@ def _matrix(table: pd.DataFrame, down: list[str], across: list[str]) -> Sheet:
     row_of["text"] = [mean_text(row) for row in table.to_dict("records")]
     index = down if "rule" in across else [*down, "rule"]
     cells = row_of.pivot(index=index, columns="column", values="text").fillna("")
-    bold = row_of.pivot(index=index, columns="column", values="best").fillna(False).astype(bool)
+    bold = row_of.pivot(index=index, columns="column", values="best").eq(True)
     names = [shortened(name) for name in across]
     columns = [f"{', '.join(names)} = {value}" for value in cells.columns]
     rows = pd.MultiIndex.from_frame(row_of[index].drop_duplicates())
@@ -96,7 +96,7 @@ def _details(table: pd.DataFrame, by: list[str], chosen: Sequence[str]) -> Sheet
             "floating-point operations in total; inference: of one image (fraction of dense)"
         )
     at = f", at the chosen {', '.join(map(shortened, chosen))}" if chosen else ""
-    gain = f", gain of {listed_rules(table)}" if table["gain"].notna().any() else ""
+    gain = f", gain of {listed_rules(table['rule'])}" if table["gain"].notna().any() else ""
     title = f"Accuracy in percent{gain} and cost{at}"
     return Sheet(title, cells, bold, labels, notes)
 
@@ -122,17 +122,13 @@ def mark_notes(table: pd.DataFrame) -> list[str]:
     return notes + [FAILED] * bool((table["failed"] > 0).any())
 
 
-def listed_rules(table: pd.DataFrame) -> str:
-    """Return the rules that gains belong to: "Sign-In or HAM" if a table has runs with both."""
-    present = set(table["rule"])
-    return " or ".join(rule for rule in RULES if rule in present and rule)
-
-
 def gain_notes(table: pd.DataFrame) -> list[str]:
     """Return a line that defines the gain, if a table has gains."""
-    told = f"gain: {listed_rules(table)} minus plain runs of the same seeds, with 95 % interval"
+    rules = listed_rules(table["rule"])
+    told = f"gain: {rules} minus plain runs of the same seeds, with 95 % interval"
     without = table["gain_low"].isna() & table["gain"].notna()
-    told += " where there are three seeds or more" * bool(without.any())
+    if without.any():
+        told += "; a gain without one is of fewer than three seeds, or the same for all of them"
     return [told] * bool(table["gain"].notna().any())
 
 

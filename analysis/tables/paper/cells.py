@@ -13,7 +13,7 @@ from analysis.alike import differing_fields
 from analysis.checked import FileError
 from analysis.decay import decay_notes
 from analysis.folder import LAYERS
-from analysis.frame import ended_runs, load_rows
+from analysis.frame import ended_runs, load_rows, one_per_seed
 from analysis.names import LEARNERS, network_name
 from analysis.protocol import Protocol, protocol_note
 from analysis.statistics import accuracy_statistics, check_alike
@@ -182,9 +182,9 @@ def _statistics(placed: pd.DataFrame) -> pd.DataFrame:
     by, columns = ["row", "column"], ["accuracy", "std", "runs", "failed"]
     columns += ["misses", "realised", "best", "tied", *LOST]
     if not len(placed):
-        return pd.DataFrame(columns=columns, index=pd.MultiIndex.from_arrays([[], []], names=by))
-    placed = placed.sort_values(["state", "folder"], ascending=[False, True])  # finished ones first
-    placed = placed.drop_duplicates([*by, "seed"])  # also those of two labels
+        index = pd.MultiIndex.from_arrays([[], []], names=by)
+        return pd.DataFrame(columns=columns, index=index, dtype=float)
+    placed = one_per_seed(placed, by)  # also of two labels
     done = placed[placed["state"] == "finished"]
     table = pd.DataFrame({"failed": placed[placed["state"] == "failed"].groupby(by).size()})
     if len(done):
@@ -261,12 +261,12 @@ def _sheet(
     texts = [_cell(cell, paper) for cell in records]
     order = {by: list(dict.fromkeys(part[by])) for by in ("row", "column")}
 
-    def wide(values: list[Any], fill: Any) -> pd.DataFrame:
+    def wide(values: list[Any]) -> pd.DataFrame:
         long = part[["row", "column"]].assign(value=values)
         found = long.pivot(index="row", columns="column", values="value")
-        return found.reindex(index=order["row"], columns=order["column"]).fillna(fill)
+        return found.reindex(index=order["row"], columns=order["column"])
 
-    shown, bold = wide(texts, ""), wide(list(part["best"]), False).astype(bool)
+    shown, bold = wide(texts).fillna(""), wide(list(part["best"])).eq(True)
     shown.insert(0, recipe, shown.index)
     bold.insert(0, recipe, False)
     notes = [*mark_notes(part), *filter(None, set(part["decays"])), *_lost_notes(part)]
