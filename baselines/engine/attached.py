@@ -20,7 +20,7 @@ from baselines.engine.layer import Layer
 from baselines.engine.optimizer_state import (
     Lists,
     clear_gradients,
-    complete_momentum,
+    complete_state,
     set_gradients,
     show_latents,
     show_weights,
@@ -119,10 +119,10 @@ class AttachedLatents(Latents):
             latents = columns(block)
             parts = self.storage.pull_back([_gather_gradient(layer) for layer in block], latents)
             for tensors, grads in zip(latents, parts, strict=True):
-                set_gradients(tensors, grads)
+                set_gradients(self.optimizer, tensors, grads)
         self._show_latents()
         for group in self.optimizer.param_groups:
-            complete_momentum(self.optimizer, group)
+            complete_state(self.optimizer, group)
 
     def _groups(self) -> dict[int, dict[str, Any]]:
         """Return the parameter group of each parameter, by the parameter's id."""
@@ -158,7 +158,7 @@ class AttachedLatents(Latents):
             return False
         clear_gradients(layer.own_latents)
         if shared := layer.shared_latents:
-            set_gradients(shared, grads)
+            set_gradients(self.optimizer, shared, grads)
         layer.mark_read()
         return True
 

@@ -54,23 +54,42 @@ def clear_gradients(latents: Sequence[Tensor]) -> None:
         latent.grad = None
 
 
-def set_gradients(latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-    """Copy gradients into the memory of the step before: allocating it again is slower."""
+def set_gradients(optimizer: Optimizer, latents: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    """Copy gradients into the memory of the step before: allocating it again is slower.
+
+    An optimizer that is not torch's gets new memory: it may keep the last gradient without a copy.
+    """
+    is_kept = type(optimizer).__module__.startswith("torch.optim.")
     kept: list[Tensor] = []
     for latent in latents:
-        if latent.grad is None:
+        if latent.grad is None or not is_kept:
             latent.grad = torch.empty_like(latent)
         kept.append(latent.grad)
     torch._foreach_copy_(kept, list(grads))
 
 
-def complete_momentum(optimizer: Optimizer, group: dict[str, Any]) -> None:
+def complete_state(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Give new parameters the state that a step expects to be there."""
+    if isinstance(optimizer, Adagrad):
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimizer.state.get(parameter):
+                optimizer.state[parameter] = _first_state(optimizer, parameter, group["fused"])
+    elif isinstance(optimizer, SGD) and group["fused"] and group["momentum"]:
+        _complete_momentum(optimizer, group)
+
+
+def _first_state(optimizer: Adagrad, parameter: Tensor, fused: bool | None) -> dict[str, Tensor]:
+    """Return what Adagrad has of a parameter before its first step; old versions need it."""
+    first = cleared_value(optimizer, parameter, "sum")
+    step = torch.zeros((), device=parameter.device if fused else "cpu")
+    return {"step": step, "sum": torch.full_like(parameter, first)}
+
+
+def _complete_momentum(optimizer: SGD, group: dict[str, Any]) -> None:
     """Give zero momentum to new parameters in a group where others have momentum already.
 
     Fused SGD fails on such a group. Zero momentum equals none (without dampening).
     """
-    if not (isinstance(optimizer, SGD) and group["fused"] and group["momentum"]):
-        return
     stepped = [p for p in group["params"] if p.grad is not None]
     new = [p for p in stepped if optimizer.state.get(p, {}).get("momentum_buffer") is None]
     if len(new) < len(stepped) and not group["dampening"]:
