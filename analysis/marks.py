@@ -20,7 +20,7 @@ def mark_best(values: pd.DataFrame, competes: pd.Series, within: list[str]) -> p
     """
     marks = np.zeros((len(values), 2), dtype=bool)
     places = values.assign(place=np.arange(len(values)))[competes]
-    for _, group in places.groupby(level=within, sort=False, dropna=False):
+    for _, group in places.groupby(within, sort=False, dropna=False):
         place = group.pop("place").to_numpy()
         means = group.mean(axis=1).to_numpy()
         best = means >= means.max() - ROUNDING  # several, if they are equal

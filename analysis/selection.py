@@ -62,10 +62,10 @@ def choose_by_validation(runs: pd.DataFrame, fields: Sequence[str]) -> Choice:
     for _, group in ended.groupby(keys, dropna=False, sort=False):
         candidates = group.groupby(list(columns), dropna=False)
         done = group[group["state"] == "finished"]
-        if len(candidates) > 1 and len(done):
+        if candidates.ngroups > 1 and len(done):
             best, left_out = _best(done, list(columns))
             tried = done.groupby(list(columns), dropna=False)
-            incomplete |= left_out or len(tried) < len(candidates)
+            incomplete |= left_out or tried.ngroups < candidates.ngroups
             for column in columns:
                 considered.setdefault(column, set()).update(_values(group, column))
             found = group[list(columns)].astype(object)

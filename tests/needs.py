@@ -38,6 +38,9 @@ needs_fashion_mnist = _needs(
 )
 needs_git = _needs("git", _has("git"), "git")
 needs_latex = _needs("pdflatex", _has("pdflatex"), "texlive-latex-recommended")
+needs_muon = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="no torch.optim.Muon: it is new in torch 2.9"
+)
 needs_slurm = _needs("Slurm", slurm_cluster.is_installed(), "slurm-wlm")
 
 

@@ -10,6 +10,7 @@ import timm.optim
 import torch
 import torch.distributed as dist
 from literal import batches, loss_of, tiny_net
+from needs import needs_muon
 from timm.optim.kron import Kron
 from timm.optim.lookahead import Lookahead
 from torch import nn
@@ -357,6 +358,7 @@ def test_muon_with_dense_latents_is_muon_on_masked_gradients():
                 assert torch.equal(a, b)
 
 
+@needs_muon
 def test_torchs_muon_is_served_by_dense_latents_only():
     def build():
         torch.manual_seed(0)
@@ -378,6 +380,7 @@ def test_torchs_muon_is_served_by_dense_latents_only():
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
 
+@needs_muon
 def test_an_optimizer_of_matrices_is_refused_for_thresholds():
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5, bias=False))
     optimizer = torch.optim.Muon(model.parameters(), lr=0.01)

@@ -253,8 +253,9 @@ SCHEDULERS = {
     "timm poly": lambda o: timm_scheduler.PolyLRScheduler(o, 8),
     "timm step": lambda o: timm_scheduler.StepLRScheduler(o, 2, 0.3),
     "timm tanh": lambda o: timm_scheduler.TanhLRScheduler(o, 8),
-    "timm wsd": lambda o: timm_scheduler.WSDLRScheduler(o, 8, 4),
 }
+if hasattr(timm_scheduler, "WSDLRScheduler"):  # new in timm 1.0.31
+    SCHEDULERS["timm wsd"] = lambda o: timm_scheduler.WSDLRScheduler(o, 8, 4)
 
 
 def test_all_schedulers_are_tested():

@@ -61,8 +61,8 @@ def test_models_of_timm_have_their_own_constants():
     assert imagenet[0].tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert imagenet[1].tolist() == pytest.approx([0.229, 0.224, 0.225])
     # of the suite, of one's own, without weights, without a configuration, with no such tag
-    assert not timm.models.get_pretrained_cfg("test_coatnet").has_weights
-    for name in ("resnet50", "mine:Net", "test_coatnet", "nothing", "resnet18.nothing"):
+    assert not timm.models.get_pretrained_cfg("test_mambaout").has_weights
+    for name in ("resnet50", "mine:Net", "test_mambaout", "nothing", "resnet18.nothing"):
         assert constants_of_model(name) is None
 
 
@@ -132,7 +132,11 @@ def floats():
     [
         ("digits", {"model": "digits-cnn"}, "timm has no pretrained configuration of digits-cnn"),
         ("a.npz", {"model": "resnet50"}, "timm has no pretrained configuration of resnet50; use"),
-        ("a.npz", {"model": "test_coatnet"}, "has no pretrained configuration of test_coatnet"),
+        (
+            "a.npz",
+            {"model": "test_mambaout"},
+            "has no pretrained configuration of test_mambaout",
+        ),
         ("digits", {}, f"{HALF} has constants of 3 channels, and the images have 1; use"),
         ("normalised:floats", {}, "data normalised:floats are not normalised; use --normalise"),
         ("f.npz", {}, "data f.npz are not normalised; use --normalise data"),

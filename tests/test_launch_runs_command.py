@@ -256,7 +256,7 @@ def test_a_linked_folder_is_not_emptied(tmp_path, capsys):
     "flags, message",
     [
         ("--model resnt20", "unknown model 'resnt20', did you mean resnet20"),
-        ("--model vit_tiny_patch16_224", "cannot take images of 1 × 8 × 8"),
+        ("--model levit_128s", "cannot take images of 1 × 8 × 8"),
         ("--data nowhere", "no folder data/nowhere/train"),
         ("--set batch_size=5000", "above the 1198 training examples"),
         ("--set exclude=nothing", "'nothing' matches none of"),

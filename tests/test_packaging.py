@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OLDEST = ROOT / "tests" / "oldest.txt"
 PACKAGES = ("analysis", "baselines", "launch", "signin")
 NOT_DATA = (".pyc", ".md")
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
@@ -56,6 +58,14 @@ def environment(wheel, tmp_path_factory):
     paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (packages / "dependencies.pth").write_text("\n".join(paths))
     return folder
+
+
+def test_the_oldest_versions_are_those_that_the_requirements_allow():
+    requirements = (ROOT / "setup.cfg").read_text()
+    least = dict(re.findall(r"^    ([\w-]+) >= ([\d.]+)", requirements, flags=re.M))
+    oldest = re.findall(r"^([\w-]+) == ([\d.]+)$", OLDEST.read_text(), flags=re.M)
+    assert least.keys() <= dict(oldest).keys()
+    assert not [name for name, version in oldest if not version.startswith(least.get(name, ""))]
 
 
 def test_the_wheel_has_all_that_the_packages_have(wheel):

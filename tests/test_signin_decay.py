@@ -51,10 +51,10 @@ def test_decoupled_weight_decay_acts_on_the_factors():
     assert not decouples_decay(torch.optim.RMSprop(parameters))
     assert decouples_decay(torch.optim.NAdam(parameters, decoupled_weight_decay=True))
     for groups in ([parameters, []], [[], parameters]):  # timm's groups may be empty
-        optimizer = torch.optim.Adam([{"params": group} for group in groups], 0.1)
+        optimizer = torch.optim.NAdam([{"params": group} for group in groups], 0.1)
         assert not decouples_decay(optimizer)
         settings = {"weight_decay": 0.1, "decoupled_weight_decay": True}
-        assert decouples_decay(torch.optim.Adam([{"params": g} for g in groups], 0.1, **settings))
+        assert decouples_decay(torch.optim.NAdam([{"params": g} for g in groups], 0.1, **settings))
 
 
 class Signed(torch.optim.Optimizer):

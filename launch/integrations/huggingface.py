@@ -23,7 +23,7 @@ from launch.integrations.callback import SparsifyCallback
 STATE_FILE = "sparsifier.pt"
 
 if not hasattr(Trainer, "_clip_grad_norm"):  # an older one clips where SparseTrainer cannot see
-    raise UserError("transformers is too old: install transformers >= 5.3.")
+    raise UserError("transformers is too old: install transformers >= 5.6.")
 
 
 class Sparsify(SparsifyCallback, TrainerCallback):
