@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -66,6 +67,17 @@ def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = 
         reasons = [f"{reason} ({n} of {len(runs)} runs)" for reason, n in problems.items()]
         raise UserError(f"{' '.join(reasons)} Nothing was started.")
     _make_folder(machine.runs)
+    slow = [run for run in todo if run.settings.precision == "bfloat16"]
+    if slow and cluster is None and device.type == "cpu" and not _cpu_has_bfloat16():
+        warnings.warn(
+            "this CPU has no instructions for bfloat16: training takes many times as long as in "
+            f"float32 ({len(slow)} of {len(runs)} runs). Set precision to float32.",
+            stacklevel=2,
+        )
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _checker(machine: Machine, runs: Mapping[str, Run], elsewhere: bool) -> Callable[[Run], None]:
