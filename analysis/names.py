@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 FAMILIES = {
@@ -117,11 +116,20 @@ def listed_rules(rules: Iterable[str]) -> str:
 
 
 def short_names(labels: Iterable[str]) -> dict[str, str]:
-    """Return names by label, without options where no other label has the same method."""
-    labels = dict.fromkeys(labels)
-    brief = {label: label if is_fixed(label) else method_of(label) for label in labels}
-    alike = Counter(brief.values())
-    return {label: name_of(brief[label] if alike[brief[label]] == 1 else label) for label in labels}
+    """Return names by label, without the options that all labels of their method have.
+
+    A single label with the mask of another method keeps its options, and all of them the mask.
+    """
+    parts = {label: _parts(label) for label in labels}
+    names = {}
+    for label, (method, options) in parts.items():
+        alike = [others for other, others in parts.values() if other == method]
+        kept = [o for o in options if not all(o in others for others in alike)]
+        if is_fixed(label):
+            mask = options[0]
+            kept = options if len(alike) == 1 else [mask, *(o for o in kept if o != mask)]
+        names[label] = name_of(_label(method, kept))
+    return names
 
 
 def method_of(label: str) -> str:
@@ -131,10 +139,18 @@ def method_of(label: str) -> str:
 
 def common_label(labels: Iterable[str]) -> str:
     """Return the label of one method with the options that all of its labels have."""
-    parts = [label.removesuffix(")").partition(" (") for label in labels]
-    options = [split_outside(",", rest) for _, _, rest in parts]
-    common = [o for o in options[0] if o and all(o in others for others in options)]
-    return f"{parts[0][0]} ({', '.join(common)})" if common else parts[0][0]
+    (method, options), *others = map(_parts, labels)
+    return _label(method, [o for o in options if all(o in found for _, found in others)])
+
+
+def _parts(label: str) -> tuple[str, list[str]]:
+    """Return the method and the options of a label; of a fixed one, "fixed" and its sources."""
+    method, _, options = label.removesuffix(")").partition(" (")
+    return method, split_outside(",", options) if options else []
+
+
+def _label(method: str, options: list[str]) -> str:
+    return f"{method} ({', '.join(options)})" if options else method
 
 
 def mask_of(label: str) -> str:

@@ -63,7 +63,7 @@ def test_gains_of_sign_in_and_ham_are_told_apart(tmp_path):
 def test_a_gain_without_interval_is_told_from_one_with_a_narrow_interval(tmp_path):
     runs = write_runs(tmp_path, ("random", "snip", "synflow", "rigl", "acdc"))
     title = FIGURES["gains"].draw(runs).axes[1].get_title()
-    assert title == "mean gain, 95 % interval"
+    assert title == "mean, 95 % interval"
     collapsed = (runs["label"] == "snip") & runs["sign_in"]
     runs.loc[collapsed, "result.accuracy"] = 0.6
     runs = runs[~(collapsed & (runs["seed"] == 2))]
@@ -71,7 +71,7 @@ def test_a_gain_without_interval_is_told_from_one_with_a_narrow_interval(tmp_pat
     loss = 100 * plain["result.accuracy"].mean() - 60
     effects = FIGURES["gains"].draw(runs).axes[1]
     assert [text.get_text() for text in effects.texts] == [f"-{loss:.1f}"]
-    assert effects.get_title() == "mean gain, 95 % interval (□: none)"
+    assert effects.get_title() == "mean, 95 % interval (□: none)"
     (hollow,) = [line for line in effects.get_lines() if line.get_markerfacecolor() == "white"]
     assert hollow.get_xdata() == pytest.approx([-loss])
     assert len(effects.containers[0].lines[0].get_xdata()) == 4

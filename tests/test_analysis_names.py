@@ -73,6 +73,16 @@ def test_short_names_have_the_options_that_distinguish():
     labels = ["random", "random (uniform)", "lrr (level_length=0.25)", "fixed (random@final)"]
     names = ["Random", "Random (uniform)", "LRR", "Random mask"]
     assert list(short_names(labels).values()) == names
+    labels = ["lrr (a=1, b=[1, 2])", "lrr (a=1)", "fixed (lrr (a=1)@final, magnitudes=random)"]
+    names = ["LRR (b=[1, 2])", "LRR", "LRR (a=1) mask, magnitudes=random"]
+    assert list(short_names(labels).values()) == names
+    labels = [
+        f"fixed (acdc@{at}, magnitudes=random{more})"
+        for at in ("3", "final")
+        for more in ("", ", a=1")
+    ]
+    names = ["AC/DC mask @3", "AC/DC mask @3, a=1", "AC/DC mask", "AC/DC mask, a=1"]
+    assert list(short_names(labels).values()) == names
 
 
 def test_methods_that_keep_their_masks():

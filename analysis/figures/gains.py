@@ -139,7 +139,7 @@ def _draw_means(ax: Any, means: pd.DataFrame) -> None:
     ax.errorbar(means["gain"][known], places[known], xerr=half[known], **look)
     ax.plot(means["gain"][~known], places[~known], "s", color=DARK, markerfacecolor="white")
     ax.locator_params(axis="x", nbins=5)
-    title = "mean gain, 95 % interval" + ("" if known.all() else " (□: none)")
+    title = "mean, 95 % interval" + ("" if known.all() else " (□: none)")
     ax.set(xlabel=_XLABEL, title=title)
 
 
