@@ -29,6 +29,7 @@ from launch.bench.variants import MEASURED_MODELS, StepsBench
 from launch.bench.whole_run import RunBench, bench_run
 from launch.config.grids import find_grid
 from launch.config.machine import Machine
+from launch.config.recipe import Precision
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.ranks import find_device
@@ -52,6 +53,8 @@ class GpuBench:
     """Model for the work on masks."""
     iterations: int = 100
     """Iterations of SynFlow."""
+    precision: Precision = "bfloat16"
+    """Precision of steps and runs; that of the 2:4 kernels is bfloat16."""
     images: int = CIFAR[0]
     """Number of training images of the runs."""
     epochs: int = 3
@@ -78,14 +81,21 @@ def bench_gpu(options: GpuBench) -> int:
         steps=options.steps,
         batch_size=options.batch_size,
         memory=False,
+        precision=options.precision,
         device=device,
         output=options.output,
     )
-    masks = MasksBench(options.mask_model, iterations=options.iterations, device=device)
+    masks = MasksBench(
+        options.mask_model,
+        iterations=options.iterations,
+        precision=options.precision,
+        device=device,
+    )
     runs = RunBench(
         RECIPE,
         batch_size=options.batch_size,
         images=options.images,
+        precision=options.precision,
         rounds=options.epochs,
         device=device,
     )
@@ -142,6 +152,7 @@ def _epoch(options: GpuBench, data: Path, machine: Machine, count: int) -> float
     """Return the median seconds of an epoch of runs that are trained at the same time."""
     sizes = {"batch_size": options.batch_size} if options.batch_size else {}
     choices = {"data": str(data), "epochs": options.epochs + 1, "sign_in": True, **sizes}
+    choices["precision"] = options.precision
     runs = [Run.make(RECIPE, "random", seed=seed, **choices) for seed in range(count)]
     run_quietly(runs, machine, count)
     rows = [

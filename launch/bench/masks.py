@@ -30,6 +30,7 @@ from baselines.tools.masks import global_top_k_masks, random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.generated_images import data_set
 from launch.bench.variants import MEASURED_MODELS
+from launch.config.recipe import Precision
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.measures.flips import FlipTracker
@@ -50,6 +51,8 @@ class MasksBench:
     """Sparsity of the masks."""
     iterations: int = 100
     """Iterations of SynFlow."""
+    precision: Precision = "bfloat16"
+    """Precision of the training; bfloat16: autocast."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
@@ -81,7 +84,7 @@ def bench_masks(options: MasksBench) -> int:
     ):
         case = MEASURED_MODELS[options.model]
         batch = case.batch(r.device)
-        bare = BareLoop(case.recipe(batch), case.classes, r.device)
+        bare = BareLoop(case.recipe(batch, precision=options.precision), case.classes, r.device)
         bare.step()
         step = statistics.median(timed(bare.step, r.device) for _ in range(3))
         images, _ = data_set(case.image_size)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from baselines.registry import find_method, methods
 from baselines.tools.masks import random_masks
 from launch.bench.bare import BareLoop
 from launch.bench.generated_images import CIFAR
-from launch.config.recipe import Recipe
+from launch.config.recipe import Precision, Recipe
 from launch.config.recipes import RECIPES
 from launch.config.run import Run
 from launch.data.augment import Normalise
@@ -90,7 +90,7 @@ class StepsBench:
     """Measured steps of each variant, after two that are not measured."""
     memory: bool = True
     """Also measure peak memory, each variant in separate processes."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "bfloat16"
     """bfloat16: autocast."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""

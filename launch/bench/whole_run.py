@@ -23,6 +23,7 @@ from launch.bench.bare import BareLoop
 from launch.bench.generated_images import CLASSES, data_set, write_pictures
 from launch.bench.variants import NEEDED
 from launch.config.machine import Machine
+from launch.config.recipe import Precision
 from launch.config.run import Run
 from launch.data.sources import RESIDENT_MAX_SIZE
 from launch.measures.timing import threads_set, timed
@@ -51,6 +52,8 @@ class RunBench:
     """Batch size; 0: the recipe's."""
     images: int = 0
     """Number of generated training images; 0: 50,000 small ones, or 20 batches of large ones."""
+    precision: Precision | None = None
+    """Precision of the training; None: the recipe's."""
     rounds: int = 3
     """Measured epochs of each, taken in turn, after one that is not measured."""
     device: str = "auto"
@@ -70,8 +73,8 @@ class RunBench:
         """Return the run, on images in a folder."""
         choices: dict[str, object] = {"data": str(data), "epochs": self.rounds + 2}
         choices |= NEEDED.get(self.method, {})
-        sizes = {"image_size": self.image_size, "batch_size": self.batch_size}
-        choices |= {name: size for name, size in sizes.items() if size}
+        given = {name: getattr(self, name) for name in ("image_size", "batch_size", "precision")}
+        choices |= {name: value for name, value in given.items() if value}
         sparse = {"sparsity": self.sparsity} if self.method != "dense" else {}
         return Run.make(self.recipe, self.method, sign_in=self.sign_in, **sparse, **choices)
 

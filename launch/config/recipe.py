@@ -19,6 +19,7 @@ from signin import HAM, SignIn
 
 T = TypeVar("T")
 
+Precision = Literal["float32", "bfloat16"]
 RULES = ("sign_in", "ham")  # fields of Recipe with the settings, and of Run with the choice
 
 
@@ -71,7 +72,7 @@ class Recipe:
     """Label smoothing of the cross entropy."""
     clip_norm: float = 0.0
     """Clip the gradient to this norm, masked entries not counted; 0: do not clip."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Precision of the forward pass; bfloat16 uses autocast."""
     channels_last: bool = False
     """Use the channels_last memory format for model and images."""
