@@ -57,6 +57,7 @@ def run(
         Collapsed: the output of the final network is constant, and its sparsity is not the
             requested one.
     """
+    from launch.training.check import warn_of_slow_precision
     from launch.training.run import run_training, silent
 
     stop_in_worker()
@@ -67,6 +68,7 @@ def run(
     else:
         one = Run.make(recipe, method, **choices)
     warn_of_short([one], machine.runs)
+    warn_of_slow_precision([one], machine)
     run_training(one, machine, report=print if progress else silent, bar=False)
     return load_runs([machine.runs / one.name], machine.runs).iloc[0]
 

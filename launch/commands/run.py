@@ -104,10 +104,13 @@ def _check_optimizer(run: Run) -> None:
 
 
 def train(run: Run, machine: Machine) -> int:
+    from launch.training.check import warn_of_slow_precision
     from launch.training.constant_output import Collapsed
     from launch.training.loop import Diverged
     from launch.training.run import run_training
 
+    if is_first():
+        warn_of_slow_precision([run], machine)
     try:
         run_training(run, machine, patience=1.0)  # `status` may hold the lock briefly
     except (Diverged, Collapsed) as error:

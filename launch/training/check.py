@@ -67,12 +67,22 @@ def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = 
         reasons = [f"{reason} ({n} of {len(runs)} runs)" for reason, n in problems.items()]
         raise UserError(f"{' '.join(reasons)} Nothing was started.")
     _make_folder(machine.runs)
-    slow = [run for run in todo if run.settings.precision == "bfloat16"]
-    if slow and cluster is None and device.type == "cpu" and not _cpu_has_bfloat16():
+    if cluster is None:
+        warn_of_slow_precision(todo, machine)
+
+
+def warn_of_slow_precision(runs: Sequence[Run], machine: Machine) -> None:
+    """Warn if runs that have not finished train in bfloat16 on a CPU that cannot compute in it."""
+    slow = [run for run in runs if run.settings.precision == "bfloat16"]
+    device = choose_device(machine.device, torch.cuda.device_count())
+    if device.type != "cpu" or _cpu_has_bfloat16():
+        return
+    if not all(is_finished(machine.runs / run.name) for run in slow):
+        share = f" ({len(slow)} of {len(runs)} runs)" if len(runs) > 1 else ""
         warnings.warn(
-            "this CPU has no instructions for bfloat16: training takes many times as long as in "
-            f"float32 ({len(slow)} of {len(runs)} runs). Set precision to float32.",
-            stacklevel=2,
+            "this CPU has no instructions for bfloat16, so training takes many times as long as in "
+            f"float32{share}: set precision to float32.",
+            stacklevel=3,
         )
 
 
