@@ -73,11 +73,14 @@ def check_runs(runs: Sequence[Run], machine: Machine, cluster: Cluster | None = 
 
 def warn_of_slow_precision(runs: Sequence[Run], machine: Machine) -> None:
     """Warn if runs that have not finished train in bfloat16 on a CPU that cannot compute in it."""
-    slow = [run for run in runs if run.settings.precision == "bfloat16"]
-    device = choose_device(machine.device, torch.cuda.device_count())
-    if device.type != "cpu" or _cpu_has_bfloat16():
+    slow = [
+        run
+        for run in runs
+        if run.settings.precision == "bfloat16" and not is_finished(machine.runs / run.name)
+    ]
+    if not slow or choose_device(machine.device, torch.cuda.device_count()).type != "cpu":
         return
-    if not all(is_finished(machine.runs / run.name) for run in slow):
+    if not _cpu_has_bfloat16():
         share = f" ({len(slow)} of {len(runs)} runs)" if len(runs) > 1 else ""
         warnings.warn(
             "this CPU has no instructions for bfloat16, so training takes many times as long as in "
